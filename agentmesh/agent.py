@@ -1,0 +1,508 @@
+"""The façade: one agent, bytes in, events and bytes out (docs/protocol.md, whole).
+
+Theory of operation. Each call takes the agent's lock, computes a `Step` from the state without touching it, commits the
+step (journal first, then memory), and returns its output. So whatever a call refuses, the state is as it was; whatever
+a call returns, the state already accounts for. An agent opens no socket, starts no thread and reads no file: time and
+randomness are arguments, envelopes are bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, final
+
+from attrs import field, frozen
+
+from agentmesh import exchange, gate, upkeep
+from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
+from agentmesh.core import Clock, Core, system_clock_ms
+from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
+from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
+from agentmesh.errors import (
+    AgentMeshError,
+    ArgumentInvalid,
+    EnvelopeReflected,
+    NoSession,
+    ReentrantCall,
+    WrongMesh,
+    WrongRecipient,
+)
+from agentmesh.events import Event, KnockReceived
+from agentmesh.exchange import Knock
+from agentmesh.export import export_agent, restore_agent
+from agentmesh.identity import Identity, IdentityKey, parse_did
+from agentmesh.keys import Redacted, SessionId
+from agentmesh.knock import Intent
+from agentmesh.limits import Limits
+from agentmesh.pending import Pending, Undecided
+from agentmesh.session import Sealed
+from agentmesh.state import AgentState, Journal, Step
+from agentmesh.status import SessionView, view_of
+from agentmesh.upkeep import Shelf
+from agentmesh.verdict import UNLIMITED, Conditions, Reason
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let an error of ours leave without the frames it came through: their locals hold keys and plaintexts."""
+
+    @functools.wraps(call)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return call(*args, **kwargs)
+        except AgentMeshError as error:
+            left = error
+        left.__context__ = left.__cause__ = None
+        raise left.with_traceback(None)
+
+    return guarded
+
+
+@frozen(kw_only=True)
+class Accepted:
+    """What `accept` returns.
+
+    Attributes:
+        reply: The ACCEPT: hand it to the relay.
+        session_id: The session, 16 bytes.
+        early_payload: The data that came with the KNOCK, now released, or `None`.
+    """
+
+    reply: bytes = field(repr=lambda reply: f"<{len(reply)} bytes>")
+    session_id: SessionId = field(repr=lambda session_id: session_id.hex())
+    early_payload: bytes | None = field(repr=lambda data: "None" if data is None else "<redacted>")
+
+
+@final
+class Agent(Redacted):
+    """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
+
+    Make one with `create`, or with `restore` from exported state.
+    """
+
+    __slots__ = ("_busy", "_core", "_journal", "_lock", "_rotation_told", "_stock_told")
+
+    def __init__(self, core: Core, journal: Journal | None) -> None:
+        self._core = core
+        self._journal = journal
+        self._lock = threading.RLock()
+        self._busy = False
+        self._stock_told = False
+        self._rotation_told = False
+
+    # --- making one ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @_outermost
+    def create(
+        cls,
+        mesh: str,
+        *,
+        identity: Identity | None = None,
+        clock: Clock = system_clock_ms,
+        entropy: Entropy | None = None,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        journal: Journal | None = None,
+    ) -> Agent:
+        """Return a new agent.
+
+        Args:
+            mesh: The mesh's name, 1 to 64 of `a-z 0-9 . _ / -`.
+            identity: Who it is; a fresh identity if `None`.
+            clock: Returns milliseconds since the epoch.
+            entropy: Where randomness comes from; the operating system if `None`.
+            policy: Who decides on KNOCKs; the application is asked if `None`.
+            limits: What it allows.
+            journal: Is told of each step before it takes effect.
+
+        Raises:
+            ArgumentInvalid: not a mesh name, or not an identity.
+            RandomnessFailed: the source of randomness is visibly stuck.
+        """
+        if not is_mesh_name(mesh):
+            raise ArgumentInvalid("mesh")
+        if identity is not None and not isinstance(identity, Identity):
+            raise ArgumentInvalid("identity")
+        entropy = entropy or SystemEntropy()
+        check_entropy(entropy)
+        state = AgentState(identity or Identity.generate(entropy), mesh)
+        return cls._over(state, clock, entropy, policy, limits, journal)
+
+    @classmethod
+    @_outermost
+    def restore(
+        cls,
+        exported: bytes,
+        *,
+        clock: Clock = system_clock_ms,
+        entropy: Entropy | None = None,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        journal: Journal | None = None,
+    ) -> Agent:
+        """Return the agent that `export_state` wrote; the other arguments are those of `create`. Section 7.
+
+        Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md.
+
+        Raises:
+            StateMalformed: damaged, or fields that contradict one another; nothing was loaded.
+            StateVersionUnknown: written by a newer release.
+            RandomnessFailed: the source of randomness is visibly stuck.
+        """
+        entropy = entropy or SystemEntropy()
+        check_entropy(entropy)
+        return cls._over(restore_agent(exported), clock, entropy, policy, limits, journal)
+
+    @classmethod
+    def _over(
+        cls,
+        state: AgentState,
+        clock: Clock,
+        entropy: Entropy,
+        policy: Policy | None,
+        limits: Limits | None,
+        journal: Journal | None,
+    ) -> Agent:
+        core = Core(
+            state,
+            clock=clock,
+            entropy=entropy,
+            policy=policy or AskApplication(),
+            limits=limits or Limits(),
+            recording=journal is not None,
+        )
+        return cls(core, journal)
+
+    @property
+    def did(self) -> str:
+        """This agent's name: `did:agentmesh:...`."""
+        return self._core.state.identity.did
+
+    @property
+    def key(self) -> IdentityKey:
+        """This agent's public identity key."""
+        return self._core.state.identity.key
+
+    @property
+    def mesh(self) -> str:
+        """The mesh that it is in."""
+        return self._core.state.mesh
+
+    # --- bundles ---------------------------------------------------------------------------------------------------
+
+    @_outermost
+    def publish_bundles(self, one_time: int | None = None, *, last_resort: bool = True) -> Shelf:
+        """Make prekey bundles and keep their secrets. Hand the bytes to any registry. Section 3.
+
+        Args:
+            one_time: How many one-time bundles; `limits.one_time_bundles` (100) if `None`.
+            last_resort: Make a last-resort bundle too. Older ones serve on until they expire.
+
+        Raises:
+            ArgumentInvalid: negative, or more than `limits.bundles_max` in all.
+        """
+
+        def step(now_ms: int) -> Step:
+            return upkeep.publish(self._core, one_time, last_resort, now_ms)
+
+        with self._lock:
+            shelf: Shelf = self._run(step)
+            self._stock_told = False
+            self._rotation_told = self._rotation_told and not last_resort
+            return shelf
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    @_outermost
+    def knock(
+        self,
+        did: str,
+        bundle: bytes,
+        intent: Intent,
+        *,
+        early_payload: bytes | None = None,
+        early_with_last_resort: bool = False,
+        require_one_time: bool = False,
+        expires_in_seconds: int | None = None,
+    ) -> Knock:
+        """Ask a peer for a session; the result is the KNOCK envelope. Section 5.
+
+        Args:
+            did: Whom to reach.
+            bundle: One of its bundles, from any registry.
+            intent: What for; only the peer reads it.
+            early_payload: Data that the peer releases when it accepts. It has less forward secrecy than a message.
+            early_with_last_resort: Send the early payload even on a last-resort bundle; otherwise it is withheld, and
+                the result says so.
+            require_one_time: Refuse a last-resort bundle.
+            expires_in_seconds: When the KNOCK expires, at most 14 days; a day if `None`. Never later than the bundle.
+
+        Raises:
+            BadDid, EnvelopeReflected, ArgumentInvalid: not a peer's DID, this agent's own, or another bad argument.
+            RemoteError: the bundle is not acceptable; see `verify_bundle`. BundleExpired, BundleIdentityMismatch, ...
+            IdentityConflict: the DID is known with another key.
+            OneTimeRequired: the bundle is a last-resort one.
+            PeerNotAllowed: the policy does not allow the peer.
+            TooManySessions: five open sessions with the peer, or too many in all.
+        """
+        parse_did(did)
+        if not isinstance(intent, Intent):
+            raise ArgumentInvalid("intent")
+        if early_payload is not None and not isinstance(early_payload, bytes):
+            raise ArgumentInvalid("early_payload")
+
+        def step(now_ms: int) -> Step:
+            return exchange.knock(
+                self._core,
+                did,
+                bundle,
+                intent,
+                early_payload=None if early_payload is None else bytes(early_payload),
+                early_with_last_resort=early_with_last_resort,
+                require_one_time=require_one_time,
+                expires_in_seconds=expires_in_seconds,
+                now_ms=now_ms,
+            )
+
+        knock: Knock = self._run(step)
+        return knock
+
+    @_outermost
+    def accept(self, knock: KnockRequest, conditions: Conditions = UNLIMITED) -> Accepted:
+        """Accept a KNOCK that waits for the application. Section 5.2.
+
+        Raises:
+            ArgumentInvalid: not an event of a KNOCK, or not conditions.
+            KnockNotPending: it was decided, or has expired.
+            PeerNotAllowed: the policy does not allow the peer any more.
+        """
+        if not isinstance(conditions, Conditions):
+            raise ArgumentInvalid("conditions")
+        session_id = _knock_session(knock)
+        reply, early_payload = self._run(lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms))
+        return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
+
+    @_outermost
+    def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> bytes:
+        """Reject a KNOCK that waits for the application; the result is the REJECT envelope. Section 5.2.
+
+        Raises:
+            ArgumentInvalid: not an event of a KNOCK, not a reason, or not seconds.
+            KnockNotPending: it was decided, or has expired.
+        """
+        if not isinstance(reason, Reason):
+            raise ArgumentInvalid("reason")
+        denial = Deny(reason, retry_after_seconds)
+        session_id = _knock_session(knock)
+        reply: bytes = self._run(lambda now_ms: gate.reject_knock(self._core, session_id, denial, now_ms))
+        return reply
+
+    @_outermost
+    def pending_knocks(self) -> tuple[KnockReceived, ...]:
+        """Return the KNOCKs that wait for the application's decision, oldest first."""
+        with self._lock:
+            now_ms = self._core.now_ms()
+            return tuple(
+                gate.request_of(self._core, held, now_ms)
+                for held in self._core.state.live()
+                if isinstance(held, Undecided) and now_ms <= held.deadline_ms
+            )
+
+    @_outermost
+    def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
+        """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
+        parse_did(did)
+        with self._lock:
+            peer = self._core.state.peer(did)
+            held = () if peer is None else peer.sessions.values()
+            return tuple(pending.knock for pending in held if isinstance(pending, Pending))
+
+    @_outermost
+    def send(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> bytes:
+        """Seal a message to a peer; the result is the envelope that a relay carries. Section 6.
+
+        Args:
+            did: The peer.
+            data: 0 to `limits.plaintext_max_bytes` bytes.
+            action: What it is for; the KNOCK's action if `None`.
+            session_id: Which session; the one whose KNOCK is the latest if `None`.
+
+        Raises:
+            BadDid, ArgumentInvalid: a bad argument, or data over the limit.
+            NoSession: there is no session that sends.
+            SessionNotOpen: the named session is closed, superseded or expired.
+            ConditionNotMet: a condition of the session forbids it.
+            PeerNotAllowed: the policy does not allow the peer (any more).
+        """
+        return self._seal(did, data, action, session_id, disclosable=False).envelope
+
+    @_outermost
+    def seal(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> Sealed:
+        """Seal a message and keep what discloses it: as `send`, with the disclosure key. Section 8.1.
+
+        Keeping the key undoes the forward secrecy of this one message. Give it out only after the peer has opened it.
+        """
+        return self._seal(did, data, action, session_id, disclosable=True)
+
+    def _seal(
+        self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
+    ) -> Sealed:
+        parse_did(did)
+        sealed: Sealed = self._run(
+            lambda now_ms: exchange.send(
+                self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
+            )
+        )
+        return sealed
+
+    @_outermost
+    def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> bytes:
+        """Close a session; the result is the envelope to hand on. Nothing can be sent on it afterwards. Section 7.
+
+        Raises:
+            BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
+            NoSession, SessionNotOpen: there is nothing to close.
+        """
+        parse_did(did)
+        envelope: bytes = self._run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
+        return envelope
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    @_outermost
+    def receive(self, envelope: bytes, *, disclosable: bool = False) -> tuple[Event, ...]:
+        """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is to be handed on.
+
+        Args:
+            envelope: The bytes as they came.
+            disclosable: Keep the key that discloses this one message (section 8.1).
+
+        Raises:
+            ArgumentInvalid: not bytes.
+            TryAgain: `NotYet` or `Busy`: the bytes may be good; offer them again later.
+            RemoteError: the bytes are bad; drop them. Nothing has changed.
+            PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
+        """
+        core = self._core
+        outer = OuterEnvelope.parse(envelope, core.limits)
+        header, state = outer.header, core.state
+        if header.recipient != state.identity.did:
+            raise WrongRecipient
+        if header.sender == state.identity.did:
+            raise EnvelopeReflected
+        if header.mesh != state.mesh:
+            raise WrongMesh
+
+        def step(now_ms: int) -> Step:
+            if header.kind is Kind.KNOCK:
+                return gate.receive_knock(core, outer, now_ms)
+            if header.kind is Kind.REJECT:
+                return exchange.receive_reject(core, outer, now_ms)
+            return exchange.receive_message(core, outer, now_ms, disclosable=disclosable)
+
+        events: tuple[Event, ...] = self._run(step)
+        return events
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    @_outermost
+    def poll(self) -> tuple[Event, ...]:
+        """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
+
+        A low stock and a due rotation are told once, until bundles are published again.
+        """
+        with self._lock:
+            events: tuple[Event, ...] = self._run(
+                lambda now_ms: upkeep.poll(
+                    self._core, now_ms, tell_stock=not self._stock_told, tell_rotation=not self._rotation_told
+                )
+            )
+            self._stock_told |= any(isinstance(event, upkeep.StockLow) for event in events)
+            self._rotation_told |= any(isinstance(event, upkeep.RotationDue) for event in events)
+            return events
+
+    @property
+    def next_deadline_ms(self) -> int | None:
+        """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
+        with self._lock:
+            return upkeep.next_deadline_ms(self._core, tell_rotation=not self._rotation_told)
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    @_outermost
+    def session(self, did: str, session_id: SessionId | None = None) -> SessionView:
+        """Return a view of a session with a peer: the one that sends, or the newest, or the one that is named.
+
+        Raises:
+            BadDid: not a DID.
+            NoSession: there is none.
+        """
+        views = self.sessions(did)
+        if session_id is not None:
+            views = tuple(view for view in views if view.session_id == session_id)
+        sending = [view for view in views if view.status.sends]
+        if not views:
+            raise NoSession
+        return (sending or views)[-1]
+
+    @_outermost
+    def sessions(self, did: str) -> tuple[SessionView, ...]:
+        """Return views of all sessions with a peer, oldest first, ended ones that are remembered included.
+
+        Raises:
+            BadDid: not a DID.
+        """
+        parse_did(did)
+        with self._lock:
+            now_ms = self._core.now_ms()
+            peer = self._core.state.peer(did)
+            if peer is None:
+                return ()
+            sending = self._core.sending_session(peer, now_ms)
+            return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions.values())
+
+    @_outermost
+    def export_state(self) -> bytes:
+        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
+        with self._lock:
+            return export_agent(self._core.state)
+
+    # --- the seam --------------------------------------------------------------------------------------------------
+
+    def _run(self, compute: Callable[[int], Step]) -> Any:
+        """Compute a step, commit it, return its output: the one way in which this agent's state changes."""
+        with self._lock:
+            if self._busy:
+                raise ReentrantCall
+            self._busy = True
+            try:
+                step = compute(self._core.now_ms())
+                self._commit(step)
+            finally:
+                self._busy = False
+            return step.output
+
+    def _commit(self, step: Step) -> None:
+        if self._journal is not None and (step.changes or step.records):
+            try:
+                self._journal.commit(step.changes, step.records)
+            except BaseException:
+                if step.withdraw is not None:
+                    self._core.state.knocks.withdraw(step.withdraw)
+                raise
+        for change in step.changes:
+            change.apply(self._core.state)
+
+    def __repr__(self) -> str:
+        return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
+
+
+def _knock_session(knock: KnockRequest) -> SessionId:
+    if not isinstance(knock, KnockRequest):
+        raise ArgumentInvalid("knock")
+    return knock.session_id

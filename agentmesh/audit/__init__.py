@@ -1,0 +1,1 @@
+"""The audit trail's values (docs/protocol.md, section 8)."""

@@ -1,0 +1,250 @@
+"""What an agent tells its application. Values; none of them prints plaintext or intent.
+
+An event that wants an answer sent carries it in `reply`: hand those bytes to the relay.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from attrs import field, frozen
+
+from agentmesh.admission.policy import KnockRequest
+from agentmesh.facts import Phase
+from agentmesh.identity import IdentityKey
+from agentmesh.keys import DisclosureKey, Receipt, SessionId
+from agentmesh.prekeys import BundleClass
+from agentmesh.verdict import Conditions, Reason
+
+
+def _hex(value: bytes) -> str:
+    return value.hex()
+
+
+def _hidden(value: object) -> str:
+    return "None" if value is None else "<redacted>"
+
+
+def _size(value: bytes | None) -> str:
+    return "None" if value is None else f"<{len(value)} bytes>"
+
+
+@frozen(kw_only=True)
+class KnockReceived(KnockRequest):
+    """A peer asks for a session, and the policy leaves it to the application: `accept` or `reject` it."""
+
+    reply: None = field(default=None, repr=False)
+
+    @property
+    def did(self) -> str:
+        """The peer's DID."""
+        return self.peer.did
+
+
+@frozen(kw_only=True)
+class KnockRefused:
+    """A genuine KNOCK was rejected without asking the application; `reply` tells the peer.
+
+    Attributes:
+        peer: Who knocked.
+        receipt: The KNOCK's receipt.
+        reason: Why.
+        reply: The REJECT.
+    """
+
+    peer: IdentityKey
+    receipt: Receipt = field(repr=_hex)
+    reason: Reason
+    reply: bytes = field(repr=_size)
+
+
+@frozen(kw_only=True)
+class AnswerRepeated:
+    """A KNOCK that was answered came again, so its answer may have been lost; `reply` is the same answer."""
+
+    peer: IdentityKey
+    receipt: Receipt = field(repr=_hex)
+    reply: bytes = field(repr=_size)
+
+
+@frozen(kw_only=True)
+class SessionEstablished:
+    """A session is open: the peer accepted this agent's KNOCK, or the policy accepted the peer's.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        bundle_class: What the KNOCK was made on.
+        conditions: What the acceptor granted.
+        early_payload: The data that came with the KNOCK, where the policy accepted it.
+        reply: The ACCEPT, where the policy accepted; otherwise `None`.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    bundle_class: BundleClass
+    conditions: Conditions
+    early_payload: bytes | None = field(default=None, repr=_hidden)
+    reply: bytes | None = field(default=None, repr=_size)
+
+
+@frozen(kw_only=True)
+class SessionRejected:
+    """The peer rejected this agent's KNOCK.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        reason: The peer's coarse reason.
+        retry_after_seconds: The peer's advice, 0 for none.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    reason: Reason
+    retry_after_seconds: int
+    reply: None = field(default=None, repr=False)
+
+
+@final
+class MessageReceived:
+    """A data message, opened. Slotted and not frozen, because one is made for every message.
+
+    Attributes:
+        peer: Who sent it: the session's other side, proved.
+        session_id: 16 bytes.
+        plaintext: The data.
+        action: The action that it carries.
+        number: Its position in the peer's direction, from 1.
+        time_ms: The envelope's time, by the peer's clock.
+        receipt: The envelope's receipt.
+        disclosure_key: Opens this one message; only where it was asked for.
+        lost: Messages whose kept keys were evicted by this one.
+    """
+
+    __slots__ = (
+        "action",
+        "disclosure_key",
+        "lost",
+        "number",
+        "peer",
+        "plaintext",
+        "receipt",
+        "session_id",
+        "time_ms",
+    )
+    reply = None
+
+    def __init__(
+        self,
+        peer: IdentityKey,
+        session_id: SessionId,
+        plaintext: bytes,
+        action: str,
+        number: int,
+        time_ms: int,
+        receipt: Receipt,
+        disclosure_key: DisclosureKey | None,
+        lost: int,
+    ) -> None:
+        self.peer = peer
+        self.session_id = session_id
+        self.plaintext = plaintext
+        self.action = action
+        self.number = number
+        self.time_ms = time_ms
+        self.receipt = receipt
+        self.disclosure_key = disclosure_key
+        self.lost = lost
+
+    def __repr__(self) -> str:
+        return (
+            f"MessageReceived(peer={self.peer!r}, number={self.number}, plaintext=<redacted>, action=<redacted>, "
+            f"receipt={self.receipt.hex()})"
+        )
+
+
+@frozen(kw_only=True)
+class PeerClosed:
+    """The peer closed the session. Late data is still opened for 600 s, or until all that it announced has come.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        reason: The peer's words; escape them before you show them. They are not printed.
+        missing: Data messages that the peer announced and that have not come.
+        peer_opened: How many of this side's data messages the peer says it had opened.
+        reply: This side's own close, unless it had closed before.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    reason: str = field(repr=_hidden)
+    missing: int
+    peer_opened: int
+    reply: bytes | None = field(repr=_size)
+
+
+@frozen(kw_only=True)
+class SessionOver:
+    """A session ended: `phase` says how (closed, expired or truncated), `detail` why.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        phase: How it ended. Truncated means: data may have been lost in one direction.
+        detail: A fixed word.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    phase: Phase
+    detail: str = ""
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class SkippedKeysExpired:
+    """Kept keys of messages that never came were removed, by age: those messages are lost.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        lost: How many.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    lost: int
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class StockLow:
+    """Few unused one-time bundles are left: publish more."""
+
+    unused: int
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class RotationDue:
+    """The last-resort bundle is old enough to be replaced: publish bundles."""
+
+    published_at_ms: int
+    reply: None = field(default=None, repr=False)
+
+
+Event = (
+    KnockReceived
+    | KnockRefused
+    | AnswerRepeated
+    | SessionEstablished
+    | SessionRejected
+    | MessageReceived
+    | PeerClosed
+    | SessionOver
+    | SkippedKeysExpired
+    | StockLow
+    | RotationDue
+)

@@ -1,0 +1,110 @@
+"""What every phase of a session shares: its facts, its phases, and the memory of one that is over (section 7)."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+from attrs import frozen
+
+from agentmesh.envelope import Header, Kind
+from agentmesh.identity import IdentityKey
+from agentmesh.keys import Receipt, SessionId, TranscriptHash
+from agentmesh.prekeys import BundleClass
+
+SESSION_ID_BYTES: Final = 16
+REASON_MAX_BYTES: Final = 128
+
+
+class ContentType(IntEnum):
+    """The first byte of every plaintext."""
+
+    DATA = 0
+    ACCEPT = 1
+    CLOSE = 2
+
+
+class Phase(StrEnum):
+    """Where a session stands."""
+
+    PENDING = "pending"
+    UNDECIDED = "undecided"
+    ESTABLISHED = "established"
+    REJECTED = "rejected"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+    TRUNCATED = "truncated"
+
+
+@frozen(kw_only=True)
+class Facts:
+    """What is fixed for a session's whole life, and not secret.
+
+    Attributes:
+        session_id: 16 bytes, on every envelope of the session.
+        th: The transcript hash, 64 bytes, in the context of every message.
+        mesh: The mesh's name.
+        own_did: This side's DID.
+        peer: The other side's identity.
+        initiator: This side knocked.
+        bundle_class: What the KNOCK was made on.
+        knock_time_ms: The KNOCK's header time; decides which of several sessions sends.
+        knock_receipt: The KNOCK's receipt.
+        action: The KNOCK's action, which data messages carry unless they name another.
+        early_payload: An early payload went with the KNOCK; it is the initiator's data message number 1.
+    """
+
+    session_id: SessionId
+    th: TranscriptHash
+    mesh: str
+    own_did: str
+    peer: IdentityKey
+    initiator: bool
+    bundle_class: BundleClass
+    knock_time_ms: int
+    knock_receipt: Receipt
+    action: str
+    early_payload: bool
+
+    def number_out(self, running_number: int) -> int:
+        """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
+        return running_number + (1 + self.early_payload if self.initiator else 0)
+
+    def number_in(self, running_number: int) -> int:
+        """Return the position in the peer's direction: B's ACCEPT is 0."""
+        return running_number + (0 if self.initiator else 1 + self.early_payload)
+
+    def header(self, kind: Kind, now_ms: int) -> bytes:
+        """Return the encoded outer header of an envelope from this side."""
+        return Header(kind=kind, mesh=self.mesh, sender=self.own_did, recipient=self.peer.did, time_ms=now_ms).encode()
+
+    def context(self, header_bytes: bytes) -> bytes:
+        """Return what every message of the session authenticates beside itself: session id || th || outer header."""
+        return self.session_id + self.th + header_bytes
+
+
+@frozen(kw_only=True)
+class Ended:
+    """The memory of a session that is over: its keys are gone.
+
+    Attributes:
+        session_id: 16 bytes.
+        peer: The other side's identity.
+        phase: How it ended.
+        detail: A reason of ours, or the REJECT's.
+        at_ms: When.
+        bundle_class: What its KNOCK was made on.
+        initiated: This side knocked.
+        data_sent: Data messages sealed.
+        data_opened: Data messages opened.
+    """
+
+    session_id: SessionId
+    peer: IdentityKey
+    phase: Phase
+    detail: str
+    at_ms: int
+    bundle_class: BundleClass
+    initiated: bool
+    data_sent: int
+    data_opened: int

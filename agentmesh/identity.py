@@ -1,0 +1,139 @@
+"""Identities: an Ed25519 key pair, its DID, and the X25519 key derived from it (docs/protocol.md, section 2)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, final
+
+from agentmesh import _crypto, _wire
+from agentmesh._labels import SignatureLabel
+from agentmesh.entropy import Entropy, SystemEntropy
+from agentmesh.errors import ArgumentInvalid, BadDid, Malformed
+from agentmesh.keys import Ed25519PublicKey, IdentitySeed, Redacted, Signature, X25519PublicKey, X25519Secret
+
+DID_PREFIX: Final = "did:agentmesh:"
+_DID_HASH_BYTES: Final = 20
+
+# Conversion costs as much as a verification, and its result never changes. The entries are public keys.
+_converted = lru_cache(maxsize=4096)(_crypto.ed25519_to_x25519)
+
+
+def did_of(public_key: bytes) -> str:
+    """Return the DID of a 32-byte Ed25519 public key: the prefix and base58btc(SHA-256(key)[0:20]). Section 2.
+
+    It is only a name: nothing is said of the key's validity, and what must not be confused is bound by the key.
+    """
+    return DID_PREFIX + _wire.base58_encode(_crypto.sha256(public_key)[:_DID_HASH_BYTES])
+
+
+def parse_did(did: str) -> str:
+    """Return `did` if it is a DID of this method in its one canonical form.
+
+    Raises:
+        BadDid: another method, case, length, alphabet or encoding.
+    """
+    if type(did) is str and did.startswith(DID_PREFIX):
+        try:
+            _wire.base58_decode(did[len(DID_PREFIX) :], _DID_HASH_BYTES)
+            return did
+        except Malformed:
+            pass
+    raise BadDid
+
+
+@final
+class IdentityKey:
+    """The public half of an identity: an Ed25519 key that passed strict validation, with its DID and X25519 image.
+
+    Attributes:
+        raw: The Ed25519 public key, 32 bytes.
+        dh: Its X25519 image, 32 bytes; always derived, never read from the wire.
+    """
+
+    __slots__ = ("_did", "dh", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        """Validate a 32-byte Ed25519 public key.
+
+        Raises:
+            BadIdentityKey: not canonical, not on the curve, of small order or outside the prime-order subgroup.
+        """
+        self.dh = X25519PublicKey(_converted(raw))
+        self.raw = Ed25519PublicKey(raw)
+        self._did: str | None = None
+
+    @property
+    def did(self) -> str:
+        """The identity's name, `did:agentmesh:...`."""
+        if self._did is None:
+            self._did = did_of(self.raw)
+        return self._did
+
+    def verify(self, label: SignatureLabel, body: bytes, signature: bytes) -> None:
+        """Verify this identity's signature over `label || body`.
+
+        Raises:
+            BadSignature: it does not verify under the strict rules of section 1.
+        """
+        _crypto.ed25519_verify(self.raw, label + body, signature)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IdentityKey) and self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"IdentityKey({self.did})"
+
+
+@final
+class Identity(Redacted):
+    """An agent's own identity: it signs, and agrees on keys. It prints its DID and nothing else.
+
+    Attributes:
+        key: The public half.
+        dh_secret: The X25519 secret derived from the signing key (section 2).
+    """
+
+    __slots__ = ("_seed", "_signing_key", "dh_secret", "key")
+
+    def __init__(self, seed: IdentitySeed) -> None:
+        """Derive the key pair of a 32-byte seed."""
+        if type(seed) is not IdentitySeed:
+            raise ArgumentInvalid("seed")
+        public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
+        self._seed = seed
+        self.key = IdentityKey(public)
+        self.dh_secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
+
+    @classmethod
+    def generate(cls, entropy: Entropy | None = None) -> Identity:
+        """Return a fresh identity, from the operating system's randomness unless another source is given."""
+        return cls(IdentitySeed((entropy or SystemEntropy()).token(32)))
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """Return the identity of a 32-byte seed.
+
+        Raises:
+            ArgumentInvalid: another type or length.
+        """
+        return cls(IdentitySeed(seed))
+
+    @property
+    def seed(self) -> IdentitySeed:
+        """The seed, wrapped; whoever has it is this agent."""
+        return self._seed
+
+    @property
+    def did(self) -> str:
+        """The identity's name, `did:agentmesh:...`."""
+        return self.key.did
+
+    def sign(self, label: SignatureLabel, body: bytes) -> Signature:
+        """Return the 64-byte signature over `label || body`."""
+        return Signature(_crypto.ed25519_sign(self._signing_key, label + body))
+
+    def __repr__(self) -> str:
+        return f"Identity({self.did}, <redacted>)"

@@ -1,0 +1,88 @@
+"""Every limit of the library, with its reason.
+
+The constants at the top are fixed by the protocol: both sides must agree on them, so they cannot be set. `Limits` holds
+what an agent may set for itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import Attribute, field, frozen
+
+from agentmesh.errors import ArgumentInvalid
+
+# --- fixed by version 1 of the protocol (docs/protocol.md) -----------------------------------------------------------
+
+CLOCK_TOLERANCE_MS: Final = 300_000  # one tolerance everywhere: the spread of clocks among honest machines
+KNOCK_LIFETIME_MAX_MS: Final = 14 * 86_400_000  # how long a KNOCK, and so the memory against its replay, can live
+PENDING_GRACE_MS: Final = 86_400_000  # an ACCEPT given in the last second may lie at a relay for a day
+LATE_WINDOW_MS: Final = 600_000  # late data after a close, or after a session was superseded
+KEPT_CHAINS: Final = 5  # past receiving chains whose headers still open: bounds the trial openings at seven
+OPEN_SESSIONS_PER_PEER: Final = 5  # in both roles, pending and undecided included
+DID_MAX_BYTES: Final = 128
+MESH_MAX_BYTES: Final = 64
+ACTION_MAX_BYTES: Final = 128
+PADDED_MIN_BYTES: Final = 64  # short messages all look alike
+COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
+UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
+
+
+def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) is not int or not 0 < value <= UINT_MAX:
+        raise ArgumentInvalid(attribute.name)
+
+
+def _limit(default: int) -> Any:
+    return field(default=default, validator=_positive)
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What one agent allows. Every value is a positive integer; anything else raises `ArgumentInvalid`.
+
+    The defaults are those of docs/protocol.md. Sizes are bytes on this side only: a peer with smaller ones refuses what
+    is larger, so lower them together.
+    """
+
+    # Sizes: refused by length alone, before anything is parsed or allocated.
+    plaintext_max_bytes: int = _limit(1 << 20)
+    envelope_max_bytes: int = _limit(2 << 20)
+    intent_detail_max_bytes: int = _limit(64 << 10)
+    capabilities_max: int = _limit(64)
+
+    # Ratchet: what a peer can make this side derive at a step, and keep.
+    skipped_keys_per_step: int = _limit(1000)
+    skipped_keys_per_session: int = _limit(2000)
+    skipped_key_lifetime_seconds: int = _limit(30 * 86_400)
+
+    # Prekeys: how many a publication makes, when the shelf is low, how long they serve.
+    one_time_bundles: int = _limit(100)
+    one_time_bundles_low: int = _limit(20)
+    one_time_lifetime_seconds: int = _limit(30 * 86_400)
+    last_resort_lifetime_seconds: int = _limit(21 * 86_400)
+    last_resort_rotation_seconds: int = _limit(7 * 86_400)
+    bundles_max: int = _limit(10_000)  # published and not yet forgotten: bounds what publish_bundles can pile up
+
+    # KNOCKs: lifetime of one's own, and what strangers can make this agent do or keep.
+    knock_lifetime_seconds: int = _limit(86_400)
+    signature_checks_per_second: int = _limit(2000)  # about a tenth of a core for a flood of forged KNOCKs
+    failed_checks_per_bundle: int = _limit(8)  # forgeries on one bundle_ref before it is left alone for a while
+    failed_checks_refill_seconds: int = _limit(1)  # one check comes back so often
+    knocks_per_identity: int = _limit(20)  # a burst; see the next
+    knock_refill_seconds: int = _limit(1)  # one KNOCK of an identity comes back so often
+    answers_per_knock: int = _limit(5)  # how often one answer is repeated before the next
+    answer_refill_seconds: int = _limit(60)
+    remembered_knocks: int = _limit(65_536)  # memory against replay, in all; full means busy
+    remembered_knocks_per_identity: int = _limit(256)
+    undecided_knocks: int = _limit(1024)  # waiting for the application, in all; those per peer count as sessions
+    tracked_identities: int = _limit(65_536)  # peers, and rate-limit buckets; full means busy
+
+    # Sessions in all, every peer together; one peer is bounded by the protocol's five.
+    sessions_max: int = _limit(100_000)
+    ended_session_seconds: int = _limit(86_400)  # how long the status of an ended session can be asked for
+
+    def __attrs_post_init__(self) -> None:
+        # One step's keys must fit what a session may keep, or a step would evict its own.
+        if self.skipped_keys_per_step > self.skipped_keys_per_session:
+            raise ArgumentInvalid("skipped_keys_per_step")

@@ -1,0 +1,460 @@
+"""One conversation: conditions, positions, padding, and how it ends (docs/protocol.md, sections 5.2, 6.1 and 7).
+
+The phases before and after stand in `agentmesh.pending` and `agentmesh.facts`.
+
+Nothing here changes by opening or sealing: both return what they would change, and `apply` is the owner's last act.
+
+Plaintexts are `type || content`, padded: 0 data [action length (1) || action || data], 1 accept, 2 close [msgpack].
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from attrs import frozen
+
+from agentmesh import _crypto, _wire
+from agentmesh.aead import pad, unpad
+from agentmesh.entropy import Entropy
+from agentmesh.envelope import Kind, OuterEnvelope, build, receipt_of
+from agentmesh.errors import (
+    ArgumentInvalid,
+    ClosedSession,
+    ConditionNotMet,
+    GapTooLarge,
+    Malformed,
+    MessageAfterClose,
+    MessageRefused,
+    PeerConditionBroken,
+    SessionNotOpen,
+    TooLarge,
+)
+from agentmesh.facts import REASON_MAX_BYTES, SESSION_ID_BYTES, ContentType, Facts, Phase
+from agentmesh.keys import (
+    DisclosureKey,
+    Receipt,
+    Redacted,
+)
+from agentmesh.knock import text_argument
+from agentmesh.limits import (
+    ACTION_MAX_BYTES,
+    CLOCK_TOLERANCE_MS,
+    LATE_WINDOW_MS,
+    Limits,
+)
+from agentmesh.ratchet import OpenDelta, Opened, Ratchet, SendingChain, Turn
+from agentmesh.verdict import Conditions
+
+_DATA: Final = bytes([ContentType.DATA])
+_CLOSE: Final = bytes([ContentType.CLOSE])
+_CLOSE_LAYOUT: Final = _wire.array(_wire.Text(0, REASON_MAX_BYTES), _wire.Uint(), _wire.Uint())
+_CLOSE_MAX_BYTES: Final = 256
+
+
+@final
+class Sealed(Redacted):
+    """An envelope ready to leave.
+
+    Attributes:
+        envelope: What a relay carries.
+        number: Its position in this direction.
+        disclosure_key: Opens this one message; only where it was asked for.
+    """
+
+    __slots__ = ("_receipt", "delta", "disclosure_key", "envelope", "number")
+
+    def __init__(self, envelope: bytes, number: int, delta: SessionDelta, disclosure_key: DisclosureKey | None) -> None:
+        self.envelope = envelope
+        self.number = number
+        self.delta = delta
+        self.disclosure_key = disclosure_key
+        self._receipt: Receipt | None = None
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
+        if self._receipt is None:
+            self._receipt = receipt_of(self.envelope)
+        return self._receipt
+
+
+@frozen
+class PeerClose:
+    """The peer's close: its position, the data messages it says it sent and opened, and when it arrived."""
+
+    number: int
+    data_sent: int
+    data_opened: int
+    at_ms: int
+
+
+@final
+class SessionDelta(Redacted):
+    """What one sealed or opened message changes in a session."""
+
+    __slots__ = ("confirmed", "data_opened", "data_sent", "opened", "own_close_at_ms", "peer_close", "sending")
+
+    def __init__(
+        self,
+        *,
+        sending: SendingChain | None = None,
+        opened: OpenDelta | None = None,
+        data_sent: int = 0,
+        data_opened: int = 0,
+        confirmed: bool = False,
+        own_close_at_ms: int | None = None,
+        peer_close: PeerClose | None = None,
+    ) -> None:
+        self.sending = sending
+        self.opened = opened
+        self.data_sent = data_sent
+        self.data_opened = data_opened
+        self.confirmed = confirmed
+        self.own_close_at_ms = own_close_at_ms
+        self.peer_close = peer_close
+
+
+@final
+class Incoming(Redacted):
+    """An authentic message that passed every check of section 6.1; nothing has changed yet.
+
+    Attributes:
+        content_type: Data or close.
+        action: The action that a data message carries.
+        data: The data, or the reason of a close as UTF-8.
+        number: Its position in the peer's direction.
+        peer_close: What a close announces.
+        disclosure_key: Opens this one message; only where it was asked for.
+    """
+
+    __slots__ = ("_opened", "action", "content_type", "data", "disclosure_key", "number", "peer_close")
+
+    def __init__(
+        self,
+        opened: Opened,
+        content_type: ContentType,
+        action: str,
+        data: bytes,
+        number: int,
+        peer_close: PeerClose | None,
+        disclosure_key: DisclosureKey | None,
+    ) -> None:
+        self._opened = opened
+        self.content_type = content_type
+        self.action = action
+        self.data = data
+        self.number = number
+        self.peer_close = peer_close
+        self.disclosure_key = disclosure_key
+
+    def delta(self, entropy: Entropy) -> SessionDelta:
+        """Return what accepting this message changes."""
+        return SessionDelta(
+            opened=self._opened.delta(entropy),
+            data_opened=int(self.content_type is ContentType.DATA),
+            confirmed=True,
+            peer_close=self.peer_close,
+        )
+
+
+# --- established -----------------------------------------------------------------------------------------------------
+
+
+@final
+class Session(Redacted):
+    """An established conversation. `seal` and `open` return what they would change; `apply` changes it.
+
+    Attributes:
+        facts: What is fixed.
+        ratchet: The Double Ratchet.
+        conditions: What the acceptor granted.
+        accepted_at_ms: The ACCEPT's header time.
+        data_sent: Data messages sealed, early payload included.
+        data_opened: Data messages opened, early payload included.
+        confirmed: The peer has shown that it holds the session's keys.
+        own_close_at_ms: When this side sealed its close.
+        peer_close: The peer's close, once it was opened.
+        superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
+    """
+
+    __slots__ = (
+        "accepted_at_ms",
+        "conditions",
+        "confirmed",
+        "data_opened",
+        "data_sent",
+        "facts",
+        "own_close_at_ms",
+        "peer_close",
+        "ratchet",
+        "superseded_at_ms",
+    )
+
+    def __init__(
+        self,
+        facts: Facts,
+        ratchet: Ratchet,
+        conditions: Conditions,
+        *,
+        accepted_at_ms: int,
+        data_sent: int = 0,
+        data_opened: int = 0,
+        confirmed: bool = False,
+        own_close_at_ms: int | None = None,
+        peer_close: PeerClose | None = None,
+        superseded_at_ms: int | None = None,
+    ) -> None:
+        self.facts = facts
+        self.ratchet = ratchet
+        self.conditions = conditions
+        self.accepted_at_ms = accepted_at_ms
+        self.data_sent = data_sent
+        self.data_opened = data_opened
+        self.confirmed = confirmed
+        self.own_close_at_ms = own_close_at_ms
+        self.peer_close = peer_close
+        self.superseded_at_ms = superseded_at_ms
+
+    # --- when it ends ----------------------------------------------------------------------------------------------
+
+    @property
+    def ttl_end_ms(self) -> int | None:
+        """The end of its time to live, or `None` for unlimited. Sending ends here, receiving 300 s later."""
+        ttl_seconds = self.conditions.ttl_seconds
+        return None if ttl_seconds is None else self.accepted_at_ms + ttl_seconds * 1000
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """The next time at which it ends by itself, or `None`."""
+        times = [
+            time_ms + window_ms
+            for time_ms, window_ms in (
+                (self.ttl_end_ms, CLOCK_TOLERANCE_MS),
+                (self.own_close_at_ms, LATE_WINDOW_MS),
+                (None if self.peer_close is None else self.peer_close.at_ms, LATE_WINDOW_MS),
+                (self.superseded_at_ms, LATE_WINDOW_MS),
+            )
+            if time_ms is not None
+        ]
+        return min(times, default=None)
+
+    def ending(self, now_ms: int) -> Phase | None:
+        """Return how it has ended by `now_ms`, or `None` while it lives."""
+        close = self.peer_close
+        if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
+            return Phase.CLOSED
+        deadline_ms = self.deadline_ms
+        if deadline_ms is None or now_ms <= deadline_ms:
+            return None
+        ttl_end_ms = self.ttl_end_ms
+        closing = (self.own_close_at_ms, close, self.superseded_at_ms) != (None, None, None)
+        if not closing and ttl_end_ms is not None:
+            return Phase.EXPIRED
+        return Phase.TRUNCATED
+
+    def may_send(self, now_ms: int) -> bool:
+        """Say whether data can be sealed now, conditions aside."""
+        return (
+            self.own_close_at_ms is None
+            and self.peer_close is None
+            and self.superseded_at_ms is None
+            and (self.ttl_end_ms is None or now_ms <= self.ttl_end_ms)
+            and self.ending(now_ms) is None
+        )
+
+    # --- sealing ---------------------------------------------------------------------------------------------------
+
+    def seal(
+        self,
+        data: bytes,
+        *,
+        action: str | None = None,
+        now_ms: int,
+        limits: Limits,
+        entropy: Entropy,
+        disclosable: bool = False,
+    ) -> Sealed:
+        """Return a data message, sealed. Nothing changes until its `delta` is applied; apply before it leaves.
+
+        Args:
+            data: 0 to `limits.plaintext_max_bytes` bytes.
+            action: What the data is for, 1 to 128 bytes of UTF-8; the KNOCK's action if `None`.
+            now_ms: This side's clock.
+            limits: This side's limits.
+            entropy: For the nonce.
+            disclosable: Return the message's key too (section 8.1); keeping it undoes its forward secrecy.
+
+        Raises:
+            ArgumentInvalid: a wrong type, or data over the limit.
+            SessionNotOpen: closed, superseded or expired.
+            ConditionNotMet: `max_messages` or `allowed_actions` forbids it.
+            ChainExhausted: 2^32 - 1 messages without an answer.
+        """
+        if not isinstance(data, bytes) or len(data) > limits.plaintext_max_bytes:
+            raise ArgumentInvalid("data")
+        named = b""
+        if action is not None and action != self.facts.action:
+            named = text_argument("action", action, 1, ACTION_MAX_BYTES).encode()
+        if not self.may_send(now_ms):
+            raise SessionNotOpen
+        conditions = self.conditions
+        allowed = conditions.allowed_actions
+        if allowed is not None and (action or self.facts.action) not in allowed:
+            raise ConditionNotMet("allowed_actions")
+        if conditions.max_messages is not None and self.next_number > conditions.max_messages:
+            raise ConditionNotMet("max_messages")
+        padded = pad(_DATA, bytes([len(named)]), named, data)
+        return self._seal(padded, now_ms, entropy, disclosable, data_sent=1)
+
+    def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> Sealed:
+        """Return this side's close, sealed: the last thing that it sends. Allowed whatever `max_messages` says.
+
+        Raises:
+            ArgumentInvalid: the reason is not 0 to 128 bytes of UTF-8.
+            SessionNotOpen: this side has closed already, or the session is over.
+        """
+        text_argument("reason", reason, 0, REASON_MAX_BYTES)
+        expired = self.ttl_end_ms is not None and now_ms > self.ttl_end_ms
+        if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
+            raise SessionNotOpen
+        padded = pad(_CLOSE, _wire.encode([reason, self.data_sent, self.data_opened]))
+        return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms)
+
+    def answer_close(self, closing: SessionDelta, *, now_ms: int, entropy: Entropy) -> Sealed:
+        """Return this side's close in answer to the peer's, sealed over the state after `closing`. Apply that first."""
+        padded = pad(_CLOSE, _wire.encode(["", self.data_sent, self.data_opened]))
+        turn = None if closing.opened is None else closing.opened.turn
+        return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms, turn=turn)
+
+    @property
+    def next_number(self) -> int:
+        """The position of the next message of this side."""
+        sending = self.ratchet.sending
+        return self.facts.number_out(0 if sending is None else sending.start + sending.n)
+
+    @property
+    def last_number_in(self) -> int:
+        """The highest position received from the peer; -1 before the first."""
+        receiving = self.ratchet.receiving
+        return -1 if receiving is None else self.facts.number_in(receiving.start + receiving.n - 1)
+
+    def _seal(
+        self,
+        padded: bytes,
+        now_ms: int,
+        entropy: Entropy,
+        disclosable: bool,
+        *,
+        data_sent: int = 0,
+        own_close_at_ms: int | None = None,
+        turn: Turn | None = None,
+    ) -> Sealed:
+        facts = self.facts
+        header_bytes = facts.header(Kind.MESSAGE, now_ms)
+        nonce = entropy.token(_crypto.NONCE_BYTES)
+        message, message_key, sending = self.ratchet.seal(padded, facts.context(header_bytes), nonce, turn)
+        number = facts.number_out(sending.start + sending.n - 1)
+        delta = SessionDelta(sending=sending, data_sent=data_sent, own_close_at_ms=own_close_at_ms)
+        envelope = build(header_bytes, facts.session_id + message)
+        return Sealed(envelope, number, delta, DisclosureKey(message_key) if disclosable else None)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def open(self, outer: OuterEnvelope, *, now_ms: int, limits: Limits, disclosable: bool = False) -> Incoming:
+        """Return an authentic message that may stand here. Steps 3 to 6 of section 6.1; changes nothing.
+
+        Raises:
+            ClosedSession: the session is over.
+            Malformed, DecryptionFailed, DuplicateMessage, ContradictoryHeader, GapTooLarge, BadPoint: as
+                `Ratchet.open`.
+            MessageRefused: authentic, but its kind, type or content may not stand here.
+            MessageAfterClose: numbered behind the peer's close.
+            PeerConditionBroken: it breaks a condition.
+        """
+        if self.ending(now_ms) is not None:
+            raise ClosedSession
+        opened = self._open(outer, now_ms, limits)
+        plaintext = unpad(opened.plaintext)
+        number = self.facts.number_in(opened.number)
+        content_type, action, data, peer_close = self._parse(plaintext, outer.header.kind, number, now_ms)
+        self._check_conditions(content_type, action, number, outer.header.time_ms)
+        key = DisclosureKey(opened.message_key) if disclosable else None
+        return Incoming(opened, content_type, action, data, number, peer_close, key)
+
+    def _open(self, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
+        facts = self.facts
+        try:
+            return self.ratchet.open(
+                outer.body[SESSION_ID_BYTES:], facts.context(outer.header_bytes), now_ms=now_ms, limits=limits
+            )
+        except GapTooLarge:
+            pass
+        raise GapTooLarge(facts.session_id)
+
+    def _parse(
+        self, plaintext: bytes, kind: Kind, number: int, now_ms: int
+    ) -> tuple[ContentType, str, bytes, PeerClose | None]:
+        # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
+        if kind is not Kind.MESSAGE:
+            raise MessageRefused
+        close = self.peer_close
+        if close is not None and number > close.number:
+            raise MessageAfterClose
+        content_type = plaintext[:1]
+        if content_type == _DATA:
+            action, data = _parse_data(plaintext, self.facts.action)
+            return ContentType.DATA, action, data, None
+        # A close is the last thing that its sender seals, so one that stands before another message is a lie.
+        if content_type != _CLOSE or close is not None or number < self.last_number_in:
+            raise MessageRefused
+        reason, data_sent, data_opened = _parse_close(plaintext[1:])
+        return ContentType.CLOSE, "", reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
+
+    def _check_conditions(self, content_type: ContentType, action: str, number: int, time_ms: int) -> None:
+        if self.ttl_end_ms is not None and time_ms > self.ttl_end_ms:
+            raise PeerConditionBroken("ttl_seconds")
+        if content_type is not ContentType.DATA:
+            return
+        conditions = self.conditions
+        if conditions.max_messages is not None and number > conditions.max_messages:
+            raise PeerConditionBroken("max_messages")
+        if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
+            raise PeerConditionBroken("allowed_actions")
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def apply(self, delta: SessionDelta) -> None:
+        """Commit what `seal`, `seal_close` or an `Incoming` returned."""
+        if delta.sending is not None:
+            self.ratchet.apply_sealed(delta.sending)
+        if delta.opened is not None:
+            self.ratchet.apply(delta.opened)
+        self.data_sent += delta.data_sent
+        self.data_opened += delta.data_opened
+        self.confirmed |= delta.confirmed
+        if delta.own_close_at_ms is not None:
+            self.own_close_at_ms = delta.own_close_at_ms
+        if delta.peer_close is not None:
+            self.peer_close = delta.peer_close
+
+
+def _parse_data(plaintext: bytes, default_action: str) -> tuple[str, bytes]:
+    if len(plaintext) >= 2:
+        end = 2 + plaintext[1]
+        if plaintext[1] == 0:
+            return default_action, plaintext[2:]
+        if plaintext[1] <= ACTION_MAX_BYTES and len(plaintext) >= end:
+            try:
+                return plaintext[2:end].decode(), plaintext[end:]
+            except UnicodeDecodeError:
+                pass
+    raise MessageRefused
+
+
+def _parse_close(content: bytes) -> tuple[str, int, int]:
+    try:
+        reason, data_sent, data_opened = _wire.decode(content, _CLOSE_LAYOUT, _CLOSE_MAX_BYTES)
+        return reason, data_sent, data_opened
+    except (Malformed, TooLarge):
+        pass
+    raise MessageRefused

@@ -1,0 +1,344 @@
+"""An agent's state, and the changes that are the only way to alter it.
+
+Theory of operation. Every call of the façade computes a `Step` from the state without touching it: changes, audit
+records, and what the call returns. The agent hands changes and records to its journal, if it has one, and then applies
+the changes; the output leaves last. So a refusal or a failing journal leaves all as it was, and whatever is sent was
+committed first.
+
+A change names what it alters in the protocol's own terms, so that a store can write just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol, final
+
+from attrs import frozen
+
+from agentmesh.audit.record import Record
+from agentmesh.facts import Ended
+from agentmesh.identity import Identity, IdentityKey
+from agentmesh.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
+from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
+from agentmesh.pending import Pending, Undecided
+from agentmesh.prekeys import PublishedBundle
+from agentmesh.ratchet import OpenDelta
+from agentmesh.replay import KnockMemo, KnockMemory
+from agentmesh.session import Session, SessionDelta
+
+Held = Pending | Undecided | Session | Ended
+
+_ENDED_PER_PEER: Final = 8  # how many endings of one peer can be asked for
+
+
+@final
+class Peer:
+    """What is known of one peer.
+
+    Attributes:
+        key: Its identity.
+        sessions: Its sessions, by id, oldest first, ended ones included.
+        latest_knock_ms: The header time of its latest KNOCK that opened: an earlier one is stale.
+        own_knock_ms: The header time of this agent's latest KNOCK to it: the next is later.
+    """
+
+    __slots__ = ("key", "latest_knock_ms", "own_knock_ms", "sessions")
+
+    def __init__(self, key: IdentityKey, latest_knock_ms: int = -1, own_knock_ms: int = -1) -> None:
+        self.key = key
+        self.sessions: dict[SessionId, Held] = {}
+        self.latest_knock_ms = latest_knock_ms
+        self.own_knock_ms = own_knock_ms
+
+    @property
+    def forget_at_ms(self) -> int:
+        """When no KNOCK can exist any more that these times would make stale."""
+        return max(self.latest_knock_ms, self.own_knock_ms) + KNOCK_LIFETIME_MAX_MS + CLOCK_TOLERANCE_MS
+
+
+@final
+class AgentState(Redacted):
+    """All that an agent must not lose.
+
+    Attributes:
+        identity: The agent's own identity.
+        mesh: The mesh that it is in.
+        bundles: What it published and has not forgotten, by ref.
+        knocks: The memory of KNOCKs.
+        peers: By identity key.
+        dids: From DID to identity key.
+        sessions: By session id, in every phase.
+        pruned_at_ms: The clock never counts as earlier than this, so that what was forgotten stays refused.
+    """
+
+    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "pruned_at_ms", "sessions")
+
+    def __init__(self, identity: Identity, mesh: str) -> None:
+        self.identity = identity
+        self.mesh = mesh
+        self.bundles: dict[BundleRef, PublishedBundle] = {}
+        self.knocks = KnockMemory()
+        self.peers: dict[Ed25519PublicKey, Peer] = {}
+        self.dids: dict[str, Ed25519PublicKey] = {}
+        self.sessions: dict[SessionId, Held] = {}
+        self.pruned_at_ms = 0
+
+    def peer(self, did: str) -> Peer | None:
+        """Return what is known of the peer with this DID."""
+        raw = self.dids.get(did)
+        return None if raw is None else self.peers[raw]
+
+    def unused_one_time(self) -> int:
+        """Return how many one-time bundles have not been used."""
+        return sum(1 for bundle in self.bundles.values() if bundle.bundle_class == 1 and bundle.secrets is not None)
+
+    def ensure_peer(self, key: IdentityKey) -> Peer:
+        """Return the peer of this identity, made if it is new. For changes alone."""
+        peer = self.peers.get(key.raw)
+        if peer is None:
+            peer = self.peers[key.raw] = Peer(key)
+            self.dids[key.did] = key.raw
+        return peer
+
+    def live(self) -> Iterator[Pending | Undecided | Session]:
+        """Yield every session that has not ended."""
+        for held in self.sessions.values():
+            if not isinstance(held, Ended):
+                yield held
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+class Change(Protocol):
+    """Something that a step alters. Applying it never fails: everything was checked before."""
+
+    def apply(self, state: AgentState, /) -> None:
+        """Alter the state."""
+        ...
+
+
+@frozen
+class BundlesPublished:
+    """These bundles may be named by KNOCKs from now on."""
+
+    bundles: tuple[PublishedBundle, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Keep their secrets."""
+        for bundle in self.bundles:
+            state.bundles[bundle.ref] = bundle
+
+
+@frozen
+class BundleUsed:
+    """A one-time bundle has served: its secrets go, the memory of it stays."""
+
+    ref: BundleRef
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete the secrets."""
+        state.bundles[self.ref] = state.bundles[self.ref].used()
+
+
+@frozen
+class BundlesForgotten:
+    """Nobody can name these bundles any more: secrets and memory go."""
+
+    refs: tuple[BundleRef, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for ref in self.refs:
+            del state.bundles[ref]
+
+
+@frozen
+class KnockRemembered:
+    """A KNOCK that opened, or its answer."""
+
+    memo: KnockMemo
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember it."""
+        state.knocks.remember(self.memo)
+
+
+@frozen
+class AnswerDropped:
+    """The initiator has shown that it holds the session: its KNOCK's answer need not be repeated."""
+
+    th: TranscriptHash
+
+    def apply(self, state: AgentState, /) -> None:
+        """Drop the answer's bytes."""
+        memo = state.knocks.get(self.th)
+        if memo is not None:
+            state.knocks.remember(memo.answered(None))
+
+
+@frozen
+class KnocksForgotten:
+    """Memories past their time go, and the clock never counts as earlier again."""
+
+    now_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Forget them."""
+        state.knocks.forget(self.now_ms, durable_too=True)
+        state.pruned_at_ms = max(state.pruned_at_ms, self.now_ms)
+
+
+@frozen
+class PeerKnocked:
+    """A peer's KNOCK opened: earlier ones are stale from now on."""
+
+    key: IdentityKey
+    time_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember its time."""
+        peer = state.ensure_peer(self.key)
+        peer.latest_knock_ms = max(peer.latest_knock_ms, self.time_ms)
+
+
+@frozen
+class KnockedPeer:
+    """This agent knocked at a peer: its next KNOCK there must be later."""
+
+    key: IdentityKey
+    time_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember its time."""
+        state.ensure_peer(self.key).own_knock_ms = self.time_ms
+
+
+@frozen
+class PeersForgotten:
+    """Nothing is held of these peers any more."""
+
+    keys: tuple[IdentityKey, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for key in self.keys:
+            del state.peers[key.raw]
+            del state.dids[key.did]
+
+
+@final
+class SessionPut(Redacted):
+    """A session is new, or enters another phase; `opened` is what its first message changes in its ratchet."""
+
+    __slots__ = ("held", "opened")
+
+    def __init__(self, held: Pending | Undecided | Session, opened: OpenDelta | None = None) -> None:
+        self.held = held
+        self.opened = opened
+
+    def apply(self, state: AgentState, /) -> None:
+        """Hold it in its new phase."""
+        held = self.held
+        if self.opened is not None and isinstance(held, Session):
+            held.ratchet.apply(self.opened)
+        facts = held.facts
+        state.ensure_peer(facts.peer).sessions[facts.session_id] = held
+        state.sessions[facts.session_id] = held
+
+
+@final
+class SessionMoved(Redacted):
+    """A message was sealed or opened, or kept keys went."""
+
+    __slots__ = ("delta", "session")
+
+    def __init__(self, session: Session, delta: SessionDelta) -> None:
+        self.session = session
+        self.delta = delta
+
+    def apply(self, _state: AgentState, /) -> None:
+        """Advance the session."""
+        self.session.apply(self.delta)
+
+
+@frozen
+class SessionSuperseded:
+    """A fresh KNOCK of the peer takes this session's place: it receives a while longer and sends no more."""
+
+    session_id: SessionId
+    at_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Let it end."""
+        held = state.sessions[self.session_id]
+        if isinstance(held, Session):
+            held.superseded_at_ms = self.at_ms
+
+
+@frozen
+class SessionEnded:
+    """A session is over: its keys go, the memory of how it ended stays for a while."""
+
+    ended: Ended
+
+    def apply(self, state: AgentState, /) -> None:
+        """Replace it by its memory."""
+        peer = state.ensure_peer(self.ended.peer)
+        peer.sessions.pop(self.ended.session_id, None)
+        peer.sessions[self.ended.session_id] = state.sessions[self.ended.session_id] = self.ended
+        over = [session_id for session_id, held in peer.sessions.items() if isinstance(held, Ended)]
+        for session_id in over[:-_ENDED_PER_PEER]:
+            del peer.sessions[session_id]
+            del state.sessions[session_id]
+
+
+@frozen
+class SessionsForgotten:
+    """The memory of these endings goes."""
+
+    ended: tuple[Ended, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for ended in self.ended:
+            del state.sessions[ended.session_id]
+            del state.peers[ended.peer.raw].sessions[ended.session_id]
+
+
+# --- the seam --------------------------------------------------------------------------------------------------------
+
+
+@final
+class Step(Redacted):
+    """What one call of the façade changes, records and returns.
+
+    `withdraw` is a KNOCK that was remembered in memory while the step was computed: where the journal refuses the step,
+    that memory goes too, so that the KNOCK can be offered again.
+    """
+
+    __slots__ = ("changes", "output", "records", "withdraw")
+
+    def __init__(
+        self,
+        changes: tuple[Change, ...],
+        records: tuple[Record, ...],
+        output: Any,
+        *,
+        withdraw: TranscriptHash | None = None,
+    ) -> None:
+        self.changes = changes
+        self.records = records
+        self.output = output
+        self.withdraw = withdraw
+
+
+class Journal(Protocol):
+    """What an agent tells of each step before it takes effect: an audit log, a durable store."""
+
+    def commit(self, changes: tuple[Change, ...], records: tuple[Record, ...], /) -> None:
+        """Take note of a step, durably if that is the journal's promise.
+
+        Raising leaves the agent's state as it was, and nothing of the step's output leaves.
+        """
+        ...

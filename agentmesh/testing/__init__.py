@@ -1,0 +1,9 @@
+"""Shipped for users' own tests: a manual clock, seeded randomness, strategies, and a simulated mesh.
+
+Nothing here is for production: the randomness repeats itself on purpose.
+"""
+
+from agentmesh.testing.clock import ManualClock
+from agentmesh.testing.entropy import SeededEntropy
+
+__all__ = ["ManualClock", "SeededEntropy"]

@@ -1,0 +1,36 @@
+"""Randomness that repeats itself, for tests and vectors. Never use it for anything that is to stay secret."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable
+
+from agentmesh import _crypto
+
+
+class SeededEntropy:
+    """Deterministic bytes from a seed, and recorded ML-KEM encapsulations.
+
+    The ML-KEM backend draws its own randomness, so a run is only repeated exactly with the encapsulations of the first
+    run: take them from `recorded` and pass them as `encapsulations`. When they have run out, fresh ones are drawn.
+
+    Attributes:
+        recorded: Every (ciphertext, shared secret) that was given out, in order.
+    """
+
+    def __init__(self, seed: int | str | bytes, encapsulations: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._encapsulations = deque(encapsulations)
+        self.recorded: list[tuple[bytes, bytes]] = []
+
+    def token(self, size: int, /) -> bytes:
+        """Return the next `size` bytes of the seed's sequence."""
+        return self._random.randbytes(size)
+
+    def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
+        """Return the next recorded encapsulation, or a fresh one for this key."""
+        _crypto.kem_check(public_key)
+        pair = self._encapsulations.popleft() if self._encapsulations else _crypto.kem_encapsulate(public_key)
+        self.recorded.append(pair)
+        return pair

@@ -1,0 +1,26 @@
+"""What all tests share: the Hypothesis profiles.
+
+AGENTMESH_DEPTH, a positive integer, multiplies how many examples each property tries (100 by default).
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+
+def _depth() -> int:
+    text = os.environ.get("AGENTMESH_DEPTH") or "1"
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise pytest.UsageError(f"AGENTMESH_DEPTH must be a positive integer, not {text!r}")
+    return int(text)
+
+
+# No deadline, because a slow machine is not a fault of the code. Derandomised in CI, because what fails there must fail
+# again; elsewhere new examples are tried each time.
+_COMMON = settings(deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("fast", _COMMON, max_examples=100)
+settings.register_profile("deep", _COMMON, max_examples=100 * _depth())
+settings.load_profile("deep" if _depth() > 1 else "fast")

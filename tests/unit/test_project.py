@@ -1,0 +1,651 @@
+"""The house rules that a parser can see: who imports what, what is never used, what every error and label must be.
+
+Each rule takes one parsed module and yields what breaks it. `PLANTED` shows for each rule a line that it must catch.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import agentmesh
+from agentmesh import _labels, errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "agentmesh"
+MODULE_LINES_MAX = 500
+
+# The rooms, from the bottom up: a module imports from its own row and from those above it in this list, never from
+# those after it. Names are relative to agentmesh; every module must match exactly one row.
+LAYERS: tuple[frozenset[str], ...] = tuple(
+    frozenset(row.split())
+    for row in (
+        "errors limits",
+        "_wire _labels",
+        "_crypto",
+        "keys entropy clock",
+        "identity",
+        "aead signing",
+        "envelope",
+        "prekeys",
+        "handshake suite ratchet replay knock intent verdict conditions",
+        "facts session pending",
+        "audit audit.*",
+        "admission admission.*",
+        "core events gate policy roster state steps",
+        "store store.*",
+        "agt agt.*",
+        "agent",
+        "__init__",
+        "cli cli.* __main__",
+        "testing testing.*",
+    )
+)
+
+# Who alone may import what. Anything else that is neither here nor in the standard library is a new dependency.
+ANYBODY = ("*",)
+INPUT_AND_OUTPUT = (
+    "_thread", "asyncio", "concurrent", "ctypes", "fcntl", "fileinput", "ftplib", "glob", "http", "io", "mmap",
+    "multiprocessing", "pathlib", "select", "selectors", "shutil", "signal", "smtplib", "socket", "socketserver",
+    "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
+)  # fmt: skip
+TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
+THIRD_PARTY = {
+    "attrs": ANYBODY,
+    "cryptography": ("_crypto",),
+    "hypothesis": ("testing", "testing.*"),
+    "msgpack": ("_wire",),
+    "nacl": ("_crypto",),
+}
+STANDARD_LIBRARY = {
+    "datetime": ("agent", "clock", "core", *TOUCHES_THE_WORLD),
+    "hashlib": ("_crypto",),
+    "hmac": ("_crypto",),
+    "os": ("entropy", *TOUCHES_THE_WORLD),
+    "random": (),
+    "secrets": (),
+    "threading": ("agent", *TOUCHES_THE_WORLD),
+    "time": ("agent", "clock", "core", *TOUCHES_THE_WORLD),
+    **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
+    **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
+}
+# Where only a part of such a module may be used.
+PARTS = {
+    ("os", "entropy"): {"urandom"},
+    ("threading", "agent"): {"Lock", "RLock"},
+}
+IMPORTLIB_PARTS = {"importlib.resources", "importlib.metadata"}  # data and versions, not code
+
+
+# --- the source ------------------------------------------------------------------------------------------------------
+
+
+class Module(NamedTuple):
+    name: str  # relative to agentmesh: "audit.log", "__init__" for agentmesh itself
+    tree: ast.Module
+    is_package: bool = False
+
+
+def parse(name: str, source: str, *, is_package: bool = False) -> Module:
+    return Module(name, ast.parse(source), is_package)
+
+
+@cache
+def module_paths() -> dict[str, Path]:
+    paths = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if len(parts) > 1 and parts[-1] == "__init__":
+            parts = parts[:-1]
+        paths[".".join(parts)] = path
+    return paths
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    return tuple(
+        parse(name, path.read_text(encoding="utf-8"), is_package=path.stem == "__init__")
+        for name, path in module_paths().items()
+    )
+
+
+def is_one_of(name: str, patterns: tuple[str, ...] | frozenset[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def imports(module: Module) -> Iterator[tuple[int, str, str | None]]:
+    """Yield (line, absolute module, imported name or None) of every import, wherever it stands."""
+    package = ["agentmesh", *module.name.split(".")]
+    if not module.is_package or module.name == "__init__":
+        package.pop()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, None
+        elif isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*parts, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, source, alias.name
+
+
+def imported_modules(module: Module, known: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Yield (line, relative name) of every module of this package that `module` imports."""
+    for line, source, name in imports(module):
+        if source != "agentmesh" and not source.startswith("agentmesh."):
+            continue
+        relative = source.removeprefix("agentmesh").removeprefix(".")
+        inner = f"{relative}.{name}".removeprefix(".")
+        yield line, inner if name is not None and inner in known else relative or "__init__"
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------
+
+Rule = Callable[[Module], Iterator[str]]
+
+
+def layer_of(name: str) -> int:
+    rows = [index for index, row in enumerate(LAYERS) if is_one_of(name, row)]
+    assert len(rows) == 1, f"agentmesh.{name} has {len(rows)} places in LAYERS; give it one"
+    return rows[0]
+
+
+def imports_only_downwards(module: Module) -> Iterator[str]:
+    known = frozenset(module_paths())
+    for line, target in imported_modules(module, known):
+        if layer_of(target) > layer_of(module.name):
+            yield f"{line}: {module.name} imports {target}, which is above it"
+
+
+def imports_only_what_it_may(module: Module) -> Iterator[str]:
+    for line, source, name in imports(module):
+        top = source.partition(".")[0]
+        if top == "agentmesh" or source in IMPORTLIB_PARTS or f"{source}.{name}" in IMPORTLIB_PARTS:
+            continue
+        is_standard = top in sys.stdlib_module_names
+        allowed = STANDARD_LIBRARY.get(top, ANYBODY) if is_standard else THIRD_PARTY.get(top, ())
+        if not is_one_of(module.name, allowed):
+            yield f"{line}: {module.name} may not import {source}"
+        parts = PARTS.get((top, module.name))
+        if parts is not None and name is not None and name not in parts:
+            yield f"{line}: {module.name} may not import {name} from {source}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            parts = PARTS.get((node.value.id, module.name))
+            if parts is not None and node.attr not in parts:
+                yield f"{node.lineno}: {module.name} may not use {node.value.id}.{node.attr}"
+
+
+def runs_no_code_from_data(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name) and node.id in {"eval", "exec", "__import__", "compile", "breakpoint"}:
+            yield f"{node.lineno}: {node.id}"
+
+
+def neither_opens_nor_prints(module: Module) -> Iterator[str]:
+    if is_one_of(module.name, TOUCHES_THE_WORLD):
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name) and node.id in {"open", "print", "input"}:
+            yield f"{node.lineno}: {node.id}"
+        elif isinstance(node, ast.Attribute) and node.attr in {"stdin", "stdout", "stderr", "__stdout__", "__stderr__"}:
+            yield f"{node.lineno}: {node.attr}"
+
+
+def says_what_it_is(module: Module) -> Iterator[str]:
+    # What a private module or class holds is not public.
+    if ast.get_docstring(module.tree) is None:
+        yield f"1: module {module.name}"
+    if any(part.startswith("_") and not part.startswith("__") for part in module.name.split(".")):
+        return
+    yield from _undocumented(module.tree.body)
+
+
+def _undocumented(body: list[ast.stmt]) -> Iterator[str]:
+    for node in _statements(body):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+        if ast.get_docstring(node) is None and not decorators & {"overload", "override", "setter", "deleter"}:
+            yield f"{node.lineno}: {node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node.body)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a module or class, those inside an `if`, `try` or `with` included."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            yield from _statements([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
+
+
+def defines_no_error(module: Module) -> Iterator[str]:
+    if module.name == "errors":
+        return
+    exceptions = {error.__name__ for error in ERRORS}
+    exceptions |= {
+        name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                if ast.unparse(base).rpartition(".")[2] in exceptions:
+                    yield f"{node.lineno}: {node.name}({ast.unparse(base)})"
+
+
+def writes_no_label(module: Module) -> Iterator[str]:
+    if module.name == "_labels":
+        return
+    docstrings = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in docstrings:
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            if text.startswith(("am1-", "agentmesh/v1/")):
+                yield f"{node.lineno}: {text!r}"
+
+
+SECRET_WORDS = frozenset(
+    ("mk", "ek", "kc", "ck", "rk", "hk", "prk", "ss", "seed", "secret", "secrets", "commitment", "tag", "mac")
+)
+SECRET_NAME = re.compile(
+    r"(.*_)?(root|cks|ckr|hks|hkr|nhk|nhks|nhkr|shared"
+    r"|(root|chain|message|header|intent|box|signing|disclosure|sealing|kem)_keys?(_[a-z]{1,2})?)"
+)
+NOT_SECRET_SUFFIX = re.compile(r".*_(size|count|len|length|bytes_max|label|kind|id|ms|seconds)")
+# Comparisons that are constant-time although they are written `==`, each with its reason.
+CONSTANT_TIME_ANYWAY = {
+    ("prekeys", "self.prekey_secret == other.prekey_secret"): "both are wrapped in Secret, whose == is constant-time",
+    ("prekeys", "self.kem_seed == other.kem_seed"): "both are wrapped in Secret, whose == is constant-time",
+}
+
+
+def is_secret_name(name: str) -> bool:
+    name = name.lstrip("_")
+    if NOT_SECRET_SUFFIX.fullmatch(name):
+        return False
+    return bool(SECRET_WORDS & set(name.split("_"))) or SECRET_NAME.fullmatch(name) is not None
+
+
+def _names_a_secret(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return is_secret_name(node.id)
+    if isinstance(node, ast.Attribute):
+        return is_secret_name(node.attr)
+    if isinstance(node, ast.Subscript):
+        return _names_a_secret(node.value)
+    if isinstance(node, ast.Tuple | ast.List):
+        return any(_names_a_secret(item) for item in node.elts)
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reveal"
+
+
+def secret_comparisons(module: Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        is_equality = any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+        if is_equality and any(_names_a_secret(side) for side in (node.left, *node.comparators)):
+            yield node.lineno, ast.unparse(node)
+
+
+def compares_secrets_in_constant_time(module: Module) -> Iterator[str]:
+    for line, text in secret_comparisons(module):
+        if (module.name, text) not in CONSTANT_TIME_ANYWAY:
+            yield f"{line}: {text}"
+
+
+BARE_SECRETS = {"RootKey", "ChainKey", "MessageKey", "HeaderKey", "IntentKey", "X25519Secret"}  # plain bytes to Python
+PRINTING_DECORATORS = {"attrs.frozen", "attrs.define", "frozen", "define", "dataclass", "dataclasses.dataclass"}
+
+
+def prints_no_bare_secret(module: Module) -> Iterator[str]:
+    # A generated __repr__ prints its fields and a generated __eq__ compares them one by one. Redacted does neither.
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        switched_off: set[str] = set()
+        is_generated = any(ast.unparse(base) in {"NamedTuple", "typing.NamedTuple"} for base in node.bases)
+        for decorator in node.decorator_list:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if ast.unparse(called) in PRINTING_DECORATORS:
+                is_generated = True
+                if isinstance(decorator, ast.Call):
+                    switched_off |= {f"{word.arg}={ast.unparse(word.value)}" for word in decorator.keywords}
+        if not is_generated or switched_off >= {"repr=False", "eq=False"}:
+            continue
+        for statement in node.body:
+            # A field that takes or returns such a key is a function, and holds none.
+            if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.annotation).startswith("Callable["):
+                named = {name.id for name in ast.walk(statement.annotation) if isinstance(name, ast.Name)}
+                if named & BARE_SECRETS:
+                    yield f"{statement.lineno}: {node.name}.{ast.unparse(statement.target)}"
+
+
+def leaves_primitives_to_the_suite(module: Module) -> Iterator[str]:
+    if module.name == "ratchet":
+        for line, target in imported_modules(module, frozenset(module_paths())):
+            if target in {"_crypto", "_labels", "aead"}:
+                yield f"{line}: ratchet imports {target}"
+
+
+# Each rule, with what it must catch: (module, source).
+PLANTED: dict[Rule, list[tuple[str, str]]] = {
+    imports_only_downwards: [
+        ("keys", "from agentmesh import handshake"),
+        ("keys", "from agentmesh.handshake import respond"),
+        ("keys", "import agentmesh.handshake"),
+        ("keys", "from . import handshake"),
+        ("keys", "from .handshake import respond"),
+        ("keys", "def f():\n    from agentmesh.handshake import respond"),
+        ("keys", "from agentmesh import __version__"),
+        ("audit.log", "from ..agent import Agent"),
+        ("errors", "from agentmesh import _crypto"),
+    ],
+    imports_only_what_it_may: [
+        ("aead", "import nacl.secret"),
+        ("aead", "from hashlib import sha256"),
+        ("identity", "import hmac as h"),
+        ("_crypto", "import msgpack"),
+        ("session", "from cryptography.hazmat.primitives import hashes"),
+        ("agent", "import pickle"),
+        ("store.sqlite", "import pickle"),
+        ("cli.demo", "import yaml"),
+        ("agent", "import socket"),
+        ("testing.network", "from pathlib import Path"),
+        ("session", "import threading"),
+        ("agent", "from threading import Thread"),
+        ("agent", "import threading\nthreading.Thread(target=f)"),
+        ("entropy", "import os\nos.remove(path)"),
+        ("ratchet", "import os"),
+        ("ratchet", "import random"),
+        ("session", "import time"),
+        ("session", "import importlib"),
+        ("agent", "import hypothesis"),
+        ("agent", "import requests"),
+    ],
+    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo", "exec(text)"), ("agent", "__import__(name)")],
+    neither_opens_nor_prints: [
+        ("agent", "open(path)"),
+        ("agent", "print(key)"),
+        ("testing", "sys.stderr.write(text)"),
+    ],
+    says_what_it_is: [
+        ("agent", "x = 1"),
+        ("agent", '"""Doc."""\ndef f():\n    pass'),
+        ("agent", '"""Doc."""\nclass C:\n    pass'),
+        ("agent", '"""Doc."""\nclass C:\n    """Doc."""\n    def f(self):\n        pass'),
+        ("agent", '"""Doc."""\nif x:\n    def f():\n        pass'),
+        ("_wire", "x = 1"),
+    ],
+    defines_no_error: [
+        ("agent", "class Bad(ValueError):\n    pass"),
+        ("agent", "class Bad(errors.LocalError):\n    pass"),
+        ("cli.demo", "class Bad(Exception):\n    pass"),
+    ],
+    writes_no_label: [("ratchet", 'x = b"am1-other"'), ("signing", 'x = f"agentmesh/v1/{name}"')],
+    compares_secrets_in_constant_time: [
+        ("ratchet", "mk == other"),
+        ("ratchet", "if expected != sealed.commitment: pass"),
+        ("ratchet", "x = self._chain_key == y"),
+        ("ratchet", "x = derived[32:] == kc[:32]"),
+        ("ratchet", "x = y == identity_seed.reveal()"),
+        ("ratchet", "x = (a, tag) == (b, c)"),
+        ("ratchet", "x = a == seed.reveal()"),
+        ("ratchet", "x = keys.header_key_ab == y"),
+    ],
+    prints_no_bare_secret: [
+        ("session", "@frozen(kw_only=True)\nclass Keys:\n    root: RootKey"),
+        ("session", "@attrs.define(eq=False)\nclass Keys:\n    chains: dict[int, ChainKey] = field()"),
+        ("session", "class Keys(NamedTuple):\n    chain: ChainKey | None"),
+    ],
+    leaves_primitives_to_the_suite: [("ratchet", "from agentmesh import _crypto")],
+}
+# What looks close to a breach and is none.
+FINE: dict[Rule, list[tuple[str, str]]] = {
+    imports_only_downwards: [
+        ("handshake", "from agentmesh import keys"),
+        ("session", "from agentmesh.ratchet import Ratchet"),
+        ("cli.demo", "from agentmesh import Agent, __version__"),
+        ("audit.log", "from .record import Record\nfrom . import proof\nfrom .. import _crypto"),
+    ],
+    imports_only_what_it_may: [
+        ("agent", "from threading import RLock\nimport time"),
+        ("agent", "import threading\nlock = threading.Lock()"),
+        ("entropy", "import os\nos.urandom(32)"),
+        ("cli.demo", "import subprocess, socket\nfrom importlib import resources"),
+        ("store.file", "from pathlib import Path"),
+        ("testing", "from hypothesis import strategies"),
+    ],
+    runs_no_code_from_data: [("agent", "self.exec(x)\nre.compile(y)")],
+    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo", "print(x)")],
+    says_what_it_is: [
+        ("_wire", '"""Doc."""\ndef f():\n    pass'),
+        ("agent", '"""Doc."""\ndef _f():\n    pass\nclass _C:\n    def f(self):\n        pass'),
+        ("agent", '"""Doc."""\ndef f():\n    """Doc."""\n    def inner():\n        pass'),
+    ],
+    defines_no_error: [("agent", "class Good(Redacted):\n    pass")],
+    writes_no_label: [("ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
+    compares_secrets_in_constant_time: [
+        ("ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
+        ("ratchet", "x = seed_count == 3 and key.size == 32 and stage == STAGE"),
+    ],
+    prints_no_bare_secret: [
+        ("session", "@frozen(repr=False, eq=False)\nclass Keys:\n    root: RootKey"),
+        ("session", "@frozen\nclass Keys:\n    kdf: Callable[[bytes], bytes]\n    key: DisclosureKey"),
+        ("session", "class Keys(Redacted):\n    root: RootKey"),
+    ],
+    leaves_primitives_to_the_suite: [("suite", "from agentmesh import _crypto")],
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED, ids=lambda rule: rule.__name__)
+def test_every_module_keeps_the_rule(rule: Rule) -> None:
+    broken = [f"agentmesh.{module.name}:{breach}" for module in modules() for breach in rule(module)]
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [(rule, name, source) for rule, cases in PLANTED.items() for name, source in cases],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_rule_catches_a_planted_breach(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(parse(name, source)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [(rule, name, source) for rule, cases in FINE.items() for name, source in cases],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_rule_lets_pass_what_is_no_breach(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(parse(name, source))) == []
+
+
+def test_every_exempt_comparison_still_exists() -> None:
+    found = {(module.name, text) for module in modules() for _, text in secret_comparisons(module)}
+    assert CONSTANT_TIME_ANYWAY.keys() <= found
+
+
+# --- the package as a whole ------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_one_place() -> None:
+    assert {name: layer_of(name) for name in module_paths()}
+
+
+def test_modules_import_one_another_in_no_circle() -> None:
+    known = frozenset(module_paths())
+    waiting = {module.name: {target for _, target in imported_modules(module, known)} for module in modules()}
+    while free := [name for name, targets in waiting.items() if not targets & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert waiting == {}
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in module_paths().items()}
+    assert {name: length for name, length in lengths.items() if length > MODULE_LINES_MAX} == {}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_installed_version_is_the_packages_own() -> None:
+    try:
+        installed = importlib.metadata.version("agentmesh-e2ee")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("agentmesh-e2ee is not installed here: pip install '.[test]'")
+    assert installed == agentmesh.__version__
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+]
+BRANCHES = [error for error in ERRORS if any(other is not error and issubclass(other, error) for other in ERRORS)]
+LEAVES = [error for error in ERRORS if error not in BRANCHES]
+
+
+def test_the_tree_has_the_branches_that_callers_catch() -> None:
+    assert {branch.__name__ for branch in BRANCHES} == {
+        "AgentMeshError",
+        "LocalError",
+        "RemoteError",
+        "StoreError",
+        "TryAgain",
+    }
+    assert all(issubclass(error, errors.AgentMeshError) for error in ERRORS)
+    assert all(issubclass(leaf, errors.LocalError | errors.RemoteError | errors.StoreError) for leaf in LEAVES)
+
+
+def test_the_error_module_exports_its_errors_and_nothing_else() -> None:
+    names = sorted(error.__name__ for error in ERRORS)
+    own = [value for value in vars(errors).values() if getattr(value, "__module__", None) == errors.__name__]
+    assert sorted(value.__name__ for value in own if not value.__name__.startswith("_")) == names
+    assert sorted(getattr(errors, "__all__", names)) == names
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = [vars(error).get("code") for error in ERRORS]
+    assert len(set(codes)) == len(ERRORS)
+    assert all(code is not None for code in codes)
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.__name__)
+def test_a_leaf_says_what_went_wrong_and_what_to_do(leaf: type[errors.AgentMeshError]) -> None:
+    own = vars(leaf)
+    assert re.fullmatch(r"[a-z]+\.[a-z_]+", own["code"])
+    for sentence in (own["text"], own["hint"]):
+        assert sentence.strip() == sentence != ""
+        assert "\n" not in sentence
+        assert not sentence.endswith(".")  # because str() joins them
+    parameters = list(inspect.signature(leaf).parameters.values())
+    error = leaf(*("argument" for parameter in parameters if parameter.default is parameter.empty))
+    assert all(part in str(error) for part in (leaf.code, leaf.text, leaf.hint))
+    assert error.args == ()  # because args are printed, pickled and logged by whoever catches
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+LABELS = [value for name, value in vars(_labels).items() if isinstance(value, bytes) and name.isupper()]
+
+
+def test_the_label_tables_hold_every_label_once() -> None:
+    tables = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS]
+    assert sorted(tables) == sorted(LABELS)
+    assert len(set(tables)) == len(tables)
+
+
+def test_no_label_is_a_prefix_of_another() -> None:
+    assert [(one, other) for one, other in permutations(LABELS, 2) if other.startswith(one)] == []
+
+
+@pytest.mark.parametrize("label", _labels.KDF_LABELS)
+def test_a_kdf_label_is_a_personalisation(label: bytes) -> None:
+    assert len(label) <= 16  # BLAKE2b's person
+    assert re.fullmatch(rb"am1-[a-z-]+", label)  # no zero byte, because hashlib pads with zeros
+
+
+@pytest.mark.parametrize("label", _labels.SIGNATURE_LABELS)
+def test_a_signature_label_ends_with_a_zero_byte(label: bytes) -> None:
+    assert re.fullmatch(rb"agentmesh/v1/[a-z]+\x00", label)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+# Paths of one machine and hosts of registries. Each is written in two halves, so that this file holds none of them.
+FORBIDDEN = re.compile(
+    "|".join(
+        first + second
+        for first, second in (
+            (r"/wo", r"rk/"),
+            (r"/fa", r"rm/"),
+            (r"/ro", r"ot/"),
+            (r"/ho", r"me/(?!user\b|you\b)\w"),
+            (r"/Us", r"ers/\w"),
+            (r"bash_", r"jobs"),
+            (r"py", r"pi\.org"),
+            (r"python", r"hosted"),
+            (r"registry\.np", r"mjs"),
+            (r"deb\.deb", r"ian"),
+        )
+    )
+)
+
+
+def project_files() -> list[Path]:
+    """Return the files that git tracks or would track; all files where this is no checkout (a source archive)."""
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+        return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
+    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$")
+    return [
+        path
+        for path in sorted(ROOT.rglob("*"))
+        if path.is_file() and not any(hidden.match(part) for part in path.relative_to(ROOT).parts)
+    ]
+
+
+def test_the_files_of_the_project_name_no_machine_and_no_registry() -> None:
+    found = []
+    for path in project_files():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue  # not text
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+            if match := FORBIDDEN.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {match[0]}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_forbidden"),
+    [
+        ("see /wo" + "rk/main", True),
+        ("https://py" + "pi.org/project/x", True),
+        ("/ho" + "me/alice/key", True),
+        ("a framework/plugin for /home/user", False),
+        ("pip install agentmesh-e2ee", False),
+    ],
+)
+def test_the_forbidden_words_are_found(text: str, is_forbidden: bool) -> None:
+    assert (FORBIDDEN.search(text) is not None) is is_forbidden
