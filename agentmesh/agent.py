@@ -29,7 +29,7 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.events import Event, KnockReceived
+from agentmesh.events import Event, KnockReceived, RotationDue, StockLow
 from agentmesh.exchange import Knock
 from agentmesh.export import export_agent, restore_agent
 from agentmesh.identity import Identity, IdentityKey, parse_did
@@ -422,8 +422,8 @@ class Agent(Redacted):
                     self._core, now_ms, tell_stock=not self._stock_told, tell_rotation=not self._rotation_told
                 )
             )
-            self._stock_told |= any(isinstance(event, upkeep.StockLow) for event in events)
-            self._rotation_told |= any(isinstance(event, upkeep.RotationDue) for event in events)
+            self._stock_told |= any(isinstance(event, StockLow) for event in events)
+            self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
             return events
 
     @property

@@ -29,8 +29,8 @@ class SessionStatus:
     Attributes:
         phase: Pending, undecided, established, rejected, closed, expired or truncated.
         detail: A fixed word on how it ended.
-        bundle_class: What its KNOCK was made on. With a last-resort bundle the intent and the early payload have forward
-            secrecy only once that bundle's secrets go.
+        bundle_class: What its KNOCK was made on. With a last-resort bundle the intent and the early payload have
+            forward secrecy only once that bundle's secrets go.
         initiated: This agent knocked.
         sends: This is the session that `send` uses for the peer.
         assurance: What is known of the other side.

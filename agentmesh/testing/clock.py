@@ -18,6 +18,7 @@ class ManualClock:
         self.now_ms = now_ms
 
     def __call__(self) -> int:
+        """Return the time."""
         return self.now_ms
 
     def advance(self, *, seconds: int = 0, ms: int = 0) -> int:
