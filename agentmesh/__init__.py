@@ -6,11 +6,12 @@ Applications use `Agent` and the values around it. Each layer below is importabl
 """
 
 from agentmesh.admission.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
-from agentmesh.agent import Accepted, Agent
+from agentmesh.agent import Agent
 from agentmesh.entropy import Entropy, SystemEntropy
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.events import (
+    Accepted,
     AnswerRepeated,
     Event,
     KnockReceived,

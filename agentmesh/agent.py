@@ -13,8 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, final
 
-from attrs import field, frozen
-
 from agentmesh import exchange, gate, upkeep
 from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
 from agentmesh.core import Clock, Core, system_clock_ms
@@ -29,7 +27,7 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.events import Event, KnockReceived, RotationDue, StockLow
+from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
 from agentmesh.exchange import Knock
 from agentmesh.export import export_agent, restore_agent
 from agentmesh.identity import Identity, IdentityKey, parse_did
@@ -60,21 +58,6 @@ def _outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
         raise left.with_traceback(None)
 
     return guarded
-
-
-@frozen(kw_only=True)
-class Accepted:
-    """What `accept` returns.
-
-    Attributes:
-        reply: The ACCEPT: hand it to the relay.
-        session_id: The session, 16 bytes.
-        early_payload: The data that came with the KNOCK, now released, or `None`.
-    """
-
-    reply: bytes = field(repr=lambda reply: f"<{len(reply)} bytes>")
-    session_id: SessionId = field(repr=lambda session_id: session_id.hex())
-    early_payload: bytes | None = field(repr=lambda data: "None" if data is None else "<redacted>")
 
 
 @final

@@ -235,6 +235,21 @@ class RotationDue:
     reply: None = field(default=None, repr=False)
 
 
+@frozen(kw_only=True)
+class Accepted:
+    """What `accept` returns.
+
+    Attributes:
+        reply: The ACCEPT: hand it to the relay.
+        session_id: The session, 16 bytes.
+        early_payload: The data that came with the KNOCK, now released, or `None`.
+    """
+
+    reply: bytes = field(repr=_size)
+    session_id: SessionId = field(repr=_hex)
+    early_payload: bytes | None = field(repr=_hidden)
+
+
 Event = (
     KnockReceived
     | KnockRefused

@@ -5,5 +5,6 @@ Nothing here is for production: the randomness repeats itself on purpose.
 
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
+from agentmesh.testing.pair import Pair, agent_pair, establish, established_pair
 
-__all__ = ["ManualClock", "SeededEntropy"]
+__all__ = ["ManualClock", "Pair", "SeededEntropy", "agent_pair", "establish", "established_pair"]
