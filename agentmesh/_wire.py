@@ -151,6 +151,18 @@ def _bin_length(size: int) -> int:
     return size + (2 if size < 0x100 else 3 if size < 0x10000 else 5)
 
 
+def _bin_head(size: int) -> bytes:
+    if size < 0x100:
+        return b"\xc4" + size.to_bytes(1, "big")
+    return b"\xc5" + size.to_bytes(2, "big") if size < 0x10000 else b"\xc6" + size.to_bytes(4, "big")
+
+
+def encode_pair(first: bytes, *second: bytes) -> bytes:
+    """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
+    size = sum(map(len, second))
+    return b"".join((b"\x92", _bin_head(len(first)), first, _bin_head(size), *second))
+
+
 def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
     """Return the two byte strings of an array of exactly two.
 

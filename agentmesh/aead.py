@@ -63,15 +63,24 @@ def pad(*parts: bytes) -> bytes:
     return b"".join((*parts, b"\x80", bytes(padded_length(length) - length)))
 
 
-def unpad(padded: bytes) -> bytes:
-    """Return what `pad` was given.
+def unpadded_length(padded: bytes) -> int:
+    """Return how many bytes `pad` was given, without copying them.
 
     Raises:
         DecryptionFailed: the marker is missing, or the length is not exactly the padded one.
     """
-    plaintext_length = padded.rfind(b"\x80")
-    if plaintext_length < 0 or padded.count(b"\x00", plaintext_length) != len(padded) - plaintext_length - 1:
+    length = padded.rfind(b"\x80")
+    if length < 0 or padded.count(b"\x00", length) != len(padded) - length - 1:
         raise DecryptionFailed
-    if len(padded) != padded_length(plaintext_length + 1):
+    if len(padded) != padded_length(length + 1):
         raise DecryptionFailed
-    return padded[:plaintext_length]
+    return length
+
+
+def unpad(padded: bytes) -> bytes:
+    """Return what `pad` was given.
+
+    Raises:
+        DecryptionFailed: as `unpadded_length`.
+    """
+    return padded[: unpadded_length(padded)]

@@ -8,10 +8,9 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, final
+from typing import Any, final
 
 from agentmesh import exchange, gate, upkeep
 from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
@@ -19,7 +18,6 @@ from agentmesh.core import Clock, Core, system_clock_ms
 from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
 from agentmesh.errors import (
-    AgentMeshError,
     ArgumentInvalid,
     EnvelopeReflected,
     NoSession,
@@ -30,6 +28,7 @@ from agentmesh.errors import (
 from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
 from agentmesh.exchange import Knock
 from agentmesh.export import export_agent, restore_agent
+from agentmesh.guard import outermost
 from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import Redacted, SessionId
 from agentmesh.knock import Intent
@@ -40,24 +39,6 @@ from agentmesh.state import AgentState, Journal, Step
 from agentmesh.status import SessionView, view_of
 from agentmesh.upkeep import Shelf
 from agentmesh.verdict import UNLIMITED, Conditions, Reason
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let an error of ours leave without the frames it came through: their locals hold keys and plaintexts."""
-
-    @functools.wraps(call)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return call(*args, **kwargs)
-        except AgentMeshError as error:
-            left = error
-        left.__context__ = left.__cause__ = None
-        raise left.with_traceback(None)
-
-    return guarded
 
 
 @final
@@ -80,7 +61,7 @@ class Agent(Redacted):
     # --- making one ------------------------------------------------------------------------------------------------
 
     @classmethod
-    @_outermost
+    @outermost
     def create(
         cls,
         mesh: str,
@@ -117,7 +98,7 @@ class Agent(Redacted):
         return cls._over(state, clock, entropy, policy, limits, journal)
 
     @classmethod
-    @_outermost
+    @outermost
     def restore(
         cls,
         exported: bytes,
@@ -178,7 +159,7 @@ class Agent(Redacted):
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
-    @_outermost
+    @outermost
     def publish_bundles(self, one_time: int | None = None, *, last_resort: bool = True) -> Shelf:
         """Make prekey bundles and keep their secrets. Hand the bytes to any registry. Section 3.
 
@@ -201,7 +182,7 @@ class Agent(Redacted):
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    @_outermost
+    @outermost
     def knock(
         self,
         did: str,
@@ -255,7 +236,7 @@ class Agent(Redacted):
         knock: Knock = self._run(step)
         return knock
 
-    @_outermost
+    @outermost
     def accept(self, knock: KnockRequest, conditions: Conditions = UNLIMITED) -> Accepted:
         """Accept a KNOCK that waits for the application. Section 5.2.
 
@@ -270,7 +251,7 @@ class Agent(Redacted):
         reply, early_payload = self._run(lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms))
         return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
 
-    @_outermost
+    @outermost
     def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> bytes:
         """Reject a KNOCK that waits for the application; the result is the REJECT envelope. Section 5.2.
 
@@ -285,7 +266,7 @@ class Agent(Redacted):
         reply: bytes = self._run(lambda now_ms: gate.reject_knock(self._core, session_id, denial, now_ms))
         return reply
 
-    @_outermost
+    @outermost
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
         """Return the KNOCKs that wait for the application's decision, oldest first."""
         with self._lock:
@@ -296,7 +277,7 @@ class Agent(Redacted):
                 if isinstance(held, Undecided) and now_ms <= held.deadline_ms
             )
 
-    @_outermost
+    @outermost
     def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
         parse_did(did)
@@ -305,7 +286,7 @@ class Agent(Redacted):
             held = () if peer is None else peer.sessions.values()
             return tuple(pending.knock for pending in held if isinstance(pending, Pending))
 
-    @_outermost
+    @outermost
     def send(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> bytes:
         """Seal a message to a peer; the result is the envelope that a relay carries. Section 6.
 
@@ -324,7 +305,7 @@ class Agent(Redacted):
         """
         return self._seal(did, data, action, session_id, disclosable=False).envelope
 
-    @_outermost
+    @outermost
     def seal(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> Sealed:
         """Seal a message and keep what discloses it: as `send`, with the disclosure key. Section 8.1.
 
@@ -343,7 +324,7 @@ class Agent(Redacted):
         )
         return sealed
 
-    @_outermost
+    @outermost
     def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> bytes:
         """Close a session; the result is the envelope to hand on. Nothing can be sent on it afterwards. Section 7.
 
@@ -355,9 +336,22 @@ class Agent(Redacted):
         envelope: bytes = self._run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
+    @outermost
+    def drop(self, did: str, session_id: SessionId) -> None:
+        """End a session here and now, without a word to the peer: its keys go. For a KNOCK that nobody answers.
+
+        An ACCEPT that comes for it later is refused. Sessions that converse are better ended with `close`.
+
+        Raises:
+            BadDid: not a DID.
+            NoSession: no such session, or it is over, or it waits for this application's own decision.
+        """
+        parse_did(did)
+        self._run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
+
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    @_outermost
+    @outermost
     def receive(self, envelope: bytes, *, disclosable: bool = False) -> tuple[Event, ...]:
         """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is to be handed on.
 
@@ -372,28 +366,35 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
         core = self._core
-        outer = OuterEnvelope.parse(envelope, core.limits)
-        header, state = outer.header, core.state
-        if header.recipient != state.identity.did:
-            raise WrongRecipient
-        if header.sender == state.identity.did:
-            raise EnvelopeReflected
-        if header.mesh != state.mesh:
-            raise WrongMesh
+        outer = OuterEnvelope(envelope, core.limits)
 
         def step(now_ms: int) -> Step:
-            if header.kind is Kind.KNOCK:
+            session = exchange.known_session(core, outer)
+            if session is not None:
+                return exchange.receive_known(core, session, outer, now_ms, disclosable=disclosable)
+            kind = self._route(outer)
+            if kind is Kind.KNOCK:
                 return gate.receive_knock(core, outer, now_ms)
-            if header.kind is Kind.REJECT:
+            if kind is Kind.REJECT:
                 return exchange.receive_reject(core, outer, now_ms)
             return exchange.receive_message(core, outer, now_ms, disclosable=disclosable)
 
         events: tuple[Event, ...] = self._run(step)
         return events
 
+    def _route(self, outer: OuterEnvelope) -> Kind:
+        header, state = outer.header, self._core.state
+        if header.recipient != state.identity.did:
+            raise WrongRecipient
+        if header.sender == state.identity.did:
+            raise EnvelopeReflected
+        if header.mesh != state.mesh:
+            raise WrongMesh
+        return header.kind
+
     # --- time ------------------------------------------------------------------------------------------------------
 
-    @_outermost
+    @outermost
     def poll(self) -> tuple[Event, ...]:
         """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
 
@@ -417,7 +418,7 @@ class Agent(Redacted):
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    @_outermost
+    @outermost
     def session(self, did: str, session_id: SessionId | None = None) -> SessionView:
         """Return a view of a session with a peer: the one that sends, or the newest, or the one that is named.
 
@@ -433,7 +434,7 @@ class Agent(Redacted):
             raise NoSession
         return (sending or views)[-1]
 
-    @_outermost
+    @outermost
     def sessions(self, did: str) -> tuple[SessionView, ...]:
         """Return views of all sessions with a peer, oldest first, ended ones that are remembered included.
 
@@ -449,7 +450,7 @@ class Agent(Redacted):
             sending = self._core.sending_session(peer, now_ms)
             return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions.values())
 
-    @_outermost
+    @outermost
     def export_state(self) -> bytes:
         """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
         with self._lock:

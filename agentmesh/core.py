@@ -9,7 +9,7 @@ from typing import Any, final
 from agentmesh.admission.buckets import Buckets, Rate
 from agentmesh.admission.policy import Policy
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.entropy import Entropy
+from agentmesh.entropy import CheckedEntropy, Entropy
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
 from agentmesh.facts import Ended
 from agentmesh.identity import IdentityKey
@@ -71,14 +71,14 @@ class Core(Redacted):
     ) -> None:
         self.state = state
         self._clock = clock
-        self.entropy = entropy
+        self.entropy = CheckedEntropy(entropy)
         self.policy = policy
         self.limits = limits
         self.budgets = Budgets(limits)
         self.recording = recording
 
     def now_ms(self) -> int:
-        """Return the clock, but never earlier than when something was last forgotten.
+        """Return the clock.
 
         Raises:
             ArgumentInvalid: the clock does not return milliseconds since the epoch as an int.
@@ -86,7 +86,7 @@ class Core(Redacted):
         now_ms = self._clock()
         if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
             raise ArgumentInvalid("clock")
-        return max(now_ms, self.state.pruned_at_ms)
+        return now_ms
 
     def check_allowed(self, peer: IdentityKey) -> None:
         """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.

@@ -41,6 +41,40 @@ class SystemEntropy:
         return _crypto.kem_encapsulate(public_key)
 
 
+class CheckedEntropy:
+    """Another source, held to its contract at every draw: the right type and length, and never the last draw again."""
+
+    __slots__ = ("_last", "_source")
+
+    def __init__(self, source: Entropy) -> None:
+        self._source = source
+        self._last = b""
+
+    def token(self, size: int, /) -> bytes:
+        """Return `size` bytes of the source.
+
+        Raises:
+            RandomnessFailed: the source broke its contract.
+        """
+        draw = self._source.token(size)
+        if type(draw) is not bytes or len(draw) != size or draw == self._last:
+            raise RandomnessFailed
+        self._last = draw
+        return draw
+
+    def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
+        """Return an encapsulation of the source.
+
+        Raises:
+            RandomnessFailed: the source broke its contract.
+            BadPoint: `public_key` is not valid.
+        """
+        ciphertext, shared = self._source.encapsulate(public_key)
+        if len(ciphertext) != _crypto.KEM_CIPHERTEXT_BYTES or len(shared) != _crypto.KEY_BYTES:
+            raise RandomnessFailed
+        return ciphertext, shared
+
+
 def check_entropy(entropy: Entropy) -> None:
     """Refuse a source that is visibly stuck: two draws that are equal, constant, or of the wrong length.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import Final
+from typing import Final, final
 
-from attrs import field, frozen
+from attrs import evolve, frozen
 
 from agentmesh import _crypto, _wire
 from agentmesh._labels import RECEIPT
@@ -32,6 +32,11 @@ _HEADER: Final = _wire.array(
 )
 
 
+# A time from 2^32 ms on (February 1970) is always eight bytes behind its head, at the header's end.
+_LONG_TIME_MS: Final = 1 << 32
+_TIME_BYTES: Final = 8
+
+
 class Kind(IntEnum):
     """What an envelope carries."""
 
@@ -42,6 +47,19 @@ class Kind(IntEnum):
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+def with_time(prefix: bytes, time_ms: int) -> bytes | None:
+    """Return the header of this `Header.prefix` and time, or `None` where the time needs another form."""
+    return prefix + time_ms.to_bytes(_TIME_BYTES, "big") if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
+
+
+def time_behind(prefix: bytes, header_bytes: bytes) -> int | None:
+    """Return the time of a header, if it is the canonical encoding of this `Header.prefix` and a time of that form."""
+    if len(header_bytes) != len(prefix) + _TIME_BYTES or not header_bytes.startswith(prefix):
+        return None
+    time_ms = int.from_bytes(header_bytes[-_TIME_BYTES:], "big")
+    return time_ms if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
 
 
 def is_mesh_name(mesh: object) -> bool:
@@ -79,6 +97,10 @@ class Header:
             raise ArgumentInvalid("time_ms")
         return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, self.time_ms])
 
+    def prefix(self) -> bytes:
+        """Return the encoded header without the eight bytes of a time from 2^32 on, which all others share."""
+        return evolve(self, time_ms=_LONG_TIME_MS).encode()[:-_TIME_BYTES]
+
     @classmethod
     def decode(cls, data: bytes) -> Header:
         """Return the header that `data` is the canonical encoding of.
@@ -100,23 +122,27 @@ class Header:
         return cls(kind=known, mesh=mesh, sender=sender, recipient=recipient, time_ms=time_ms)
 
 
-@frozen(kw_only=True)
+_DEFAULT_LIMITS: Final = Limits()
+
+
+@final
 class OuterEnvelope:
     """An envelope as anybody sees it who holds its bytes and no key.
 
     Attributes:
-        header: The parsed header.
         header_bytes: The header as received: what signatures and contexts cover.
         body: What the kind says, sealed or signed.
-        receipt: SHA-256 over the whole envelope; identifies it everywhere.
-        size_bytes: The envelope's length.
     """
 
-    header: Header
-    header_bytes: bytes = field(repr=False)
-    body: bytes = field(repr=False)
-    receipt: Receipt = field(repr=lambda receipt: receipt.hex())
-    size_bytes: int
+    __slots__ = ("_envelope", "_header", "_receipt", "body", "header_bytes")
+
+    def __init__(self, envelope: bytes, limits: Limits) -> None:
+        if not isinstance(envelope, bytes):
+            raise ArgumentInvalid("envelope")
+        self._envelope = envelope
+        self._header: Header | None = None
+        self._receipt: Receipt | None = None
+        self.header_bytes, self.body = _wire.decode_pair(envelope, limits.envelope_max_bytes)
 
     @classmethod
     def parse(cls, envelope: bytes, limits: Limits | None = None) -> OuterEnvelope:
@@ -128,24 +154,40 @@ class OuterEnvelope:
             Malformed: not the canonical encoding of an envelope.
             UnknownVersion: another version or kind.
         """
-        if not isinstance(envelope, bytes):
-            raise ArgumentInvalid("envelope")
-        header_bytes, body = _wire.decode_pair(envelope, (limits or _DEFAULT_LIMITS).envelope_max_bytes)
-        return cls(
-            header=Header.decode(header_bytes),
-            header_bytes=header_bytes,
-            body=body,
-            receipt=receipt_of(envelope),
-            size_bytes=len(envelope),
-        )
+        outer = cls(envelope, limits or _DEFAULT_LIMITS)
+        outer.header  # noqa: B018 - a header that is none is refused here
+        return outer
+
+    @property
+    def header(self) -> Header:
+        """The parsed header; decoded when asked for, since a session knows the headers of its peer by their bytes.
+
+        Raises:
+            TooLarge, Malformed, UnknownVersion: not a header.
+        """
+        if self._header is None:
+            self._header = Header.decode(self.header_bytes)
+        return self._header
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt: it identifies it everywhere. Computed when asked for, since it hashes the whole."""
+        if self._receipt is None:
+            self._receipt = receipt_of(self._envelope)
+        return self._receipt
+
+    @property
+    def size_bytes(self) -> int:
+        """The envelope's length."""
+        return len(self._envelope)
+
+    def __repr__(self) -> str:
+        return f"OuterEnvelope({self.header!r}, receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
 
 
-_DEFAULT_LIMITS: Final = Limits()
-
-
-def build(header_bytes: bytes, body: bytes) -> bytes:
-    """Return the envelope `msgpack [header, body]`."""
-    return _wire.encode([header_bytes, body])
+def build(header_bytes: bytes, *body: bytes) -> bytes:
+    """Return the envelope `msgpack [header, body]`; the parts of the body are joined once."""
+    return _wire.encode_pair(header_bytes, *body)
 
 
 def receipt_of(envelope: bytes) -> Receipt:

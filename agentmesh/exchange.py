@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.core import Core
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
@@ -199,6 +197,21 @@ def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_m
     return Step((SessionMoved(session, sealed.delta),), _sealed(core, session, sealed, now_ms), sealed.envelope)
 
 
+def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
+    """End a session on this side alone. There is no output.
+
+    Raises:
+        NoSession: no such session, or it is over or undecided.
+    """
+    peer = core.state.peer(did)
+    held = None if peer is None else peer.sessions.get(session_id)
+    if not isinstance(held, Pending | Session):
+        raise NoSession
+    phase = Phase.EXPIRED if isinstance(held, Pending) else Phase.TRUNCATED
+    over = ended(held, phase, at_ms=now_ms, detail="dropped")
+    return Step((SessionEnded(over),), over_record(core, over, now_ms), None)
+
+
 # --- receiving -------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +245,7 @@ def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosabl
 def _receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: int) -> Step:
     conditions, opened = pending.open_accept(outer, now_ms=now_ms, limits=core.limits)
     session = pending.established(conditions, outer.header.time_ms)
-    records = _received(core, AuditEvent.KNOCK_ACCEPTED, session.facts, outer, 0, now_ms)
+    records = _received(core, AuditEvent.KNOCK_ACCEPTED, session.facts, outer, 0, outer.header.time_ms, now_ms)
     event = SessionEstablished(
         peer=session.facts.peer,
         session_id=session.facts.session_id,
@@ -242,6 +255,20 @@ def _receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: 
     return Step((SessionPut(session, opened.delta(core.entropy)),), records, (event,))
 
 
+def known_session(core: Core, outer: OuterEnvelope) -> Session | None:
+    """Return the session of a kind 4 whose header is known by its bytes: version, kind, mesh, names are right."""
+    held = core.state.sessions.get(SessionId(outer.body[:SESSION_ID_BYTES]))
+    if isinstance(held, Session) and held.facts.message_time_ms(outer.header_bytes) is not None:
+        return held
+    return None
+
+
+def receive_known(core: Core, session: Session, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step:
+    """Receive a kind 4 of a `known_session`. Raises as `receive_message` does from the policy on."""
+    core.check_allowed(session.facts.peer)
+    return _receive_message(core, session, outer, now_ms, disclosable)
+
+
 def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool) -> Step:
     incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable)
     facts = session.facts
@@ -249,7 +276,7 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
     changes: list[Change] = []
     if not session.confirmed and not facts.initiator:
         changes.append(AnswerDropped(facts.th))
-    records = _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, incoming.number, now_ms)
+    records = _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, incoming.number, incoming.time_ms, now_ms)
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, delta, changes, records, now_ms)
     lost = 0 if delta.opened is None else len(delta.opened.evicted)
@@ -259,7 +286,7 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
         incoming.data,
         incoming.action,
         incoming.number,
-        outer.header.time_ms,
+        incoming.time_ms,
         outer.receipt,
         incoming.disclosure_key,
         lost,
@@ -329,9 +356,8 @@ def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
                 reason=reject.reason,
                 retry_after_seconds=reject.retry_after_seconds,
             )
-            records = _received(
-                core, AuditEvent.KNOCK_REJECTED, held.facts, outer, 0, now_ms, reason=str(reject.reason)
-            )
+            time_ms, reason = outer.header.time_ms, str(reject.reason)
+            records = _received(core, AuditEvent.KNOCK_REJECTED, held.facts, outer, 0, time_ms, now_ms, reason)
             return Step((SessionEnded(over),), records, (event,))
     raise VerdictUnmatched
 
@@ -387,18 +413,27 @@ def _sent(
 
 
 def _received(
-    core: Core, event: AuditEvent, facts: Facts, outer: OuterEnvelope, number: int, now_ms: int, **more: Any
+    core: Core,
+    event: AuditEvent,
+    facts: Facts,
+    outer: OuterEnvelope,
+    number: int,
+    time_ms: int,
+    now_ms: int,
+    reason: str = "",
 ) -> tuple[Record, ...]:
+    if not core.recording:
+        return ()
     return core.record(
         event,
         now_ms,
-        sender=outer.header.sender,
-        recipient=outer.header.recipient,
-        envelope_time_ms=outer.header.time_ms,
+        sender=facts.peer.did,
+        recipient=facts.own_did,
+        envelope_time_ms=time_ms,
         receipt=outer.receipt,
         session_id=facts.session_id,
         number=number,
         size_bytes=outer.size_bytes,
         bundle_class=facts.bundle_class,
-        **more,
+        reason=reason,
     )

@@ -110,7 +110,6 @@ _AGENT: Final = _wire.array(
     _wire.Uint(),
     _wire.Text(1, MESH_MAX_BYTES),
     _KEY,
-    _MS,
     _wire.ArrayOf(PUBLISHED_LAYOUT, _MANY),
     _wire.ArrayOf(_MEMO, _MANY),
     _wire.ArrayOf(_PEER, _MANY),
@@ -118,7 +117,7 @@ _AGENT: Final = _wire.array(
 # An intent and a payload were held to the limits of the agent that took them; here any that can exist may come back.
 _ANY_LIMITS: Final = Limits(
     plaintext_max_bytes=1 << 31,
-    envelope_max_bytes=1 << 31,
+    envelope_max_bytes=1 << 40,
     intent_detail_max_bytes=1 << 31,
     capabilities_max=1 << 31,
 )
@@ -229,7 +228,6 @@ def export_agent(state: AgentState) -> bytes:
             _VERSION,
             state.mesh,
             state.identity.seed.reveal(),
-            state.pruned_at_ms,
             [export_published(bundle) for bundle in state.bundles.values()],
             [
                 [memo.th, memo.initiator, memo.receipt, memo.expires_ms, memo.forget_at_ms, memo.answer]
@@ -393,14 +391,11 @@ def _restore_held(data: bytes, mesh: str, own_did: str) -> Held:
 
 
 def _restore_agent(data: bytes) -> AgentState:
-    version, mesh, seed, pruned_at_ms, bundle_fields, memo_fields, peer_fields = _wire.decode(
-        data, _AGENT, _STATE_MAX_BYTES
-    )
+    version, mesh, seed, bundle_fields, memo_fields, peer_fields = _wire.decode(data, _AGENT, _STATE_MAX_BYTES)
     if version != _VERSION:
         raise StateVersionUnknown
     _require(is_mesh_name(mesh))
     state = AgentState(Identity.from_seed(seed), mesh)
-    state.pruned_at_ms = pruned_at_ms
     for fields in bundle_fields:
         bundle = restore_published(fields)
         _require(bundle.ref not in state.bundles)

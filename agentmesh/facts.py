@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind
+from agentmesh.envelope import Header, Kind, time_behind, with_time
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
@@ -65,6 +65,8 @@ class Facts:
     knock_receipt: Receipt
     action: str
     early_payload: bool
+    _prefix_out: bytes = field(init=False, eq=False, repr=False)
+    _prefix_in: bytes = field(init=False, eq=False, repr=False)
 
     def number_out(self, running_number: int) -> int:
         """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
@@ -74,9 +76,25 @@ class Facts:
         """Return the position in the peer's direction: B's ACCEPT is 0."""
         return running_number + (0 if self.initiator else 1 + self.early_payload)
 
+    @_prefix_out.default
+    def _(self) -> bytes:
+        return self._header(Kind.MESSAGE, self.own_did, self.peer.did, 0).prefix()
+
+    @_prefix_in.default
+    def _(self) -> bytes:
+        return self._header(Kind.MESSAGE, self.peer.did, self.own_did, 0).prefix()
+
+    def _header(self, kind: Kind, sender: str, recipient: str, time_ms: int) -> Header:
+        return Header(kind=kind, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=time_ms)
+
     def header(self, kind: Kind, now_ms: int) -> bytes:
         """Return the encoded outer header of an envelope from this side."""
-        return Header(kind=kind, mesh=self.mesh, sender=self.own_did, recipient=self.peer.did, time_ms=now_ms).encode()
+        header_bytes = with_time(self._prefix_out, now_ms) if kind is Kind.MESSAGE else None
+        return header_bytes or self._header(kind, self.own_did, self.peer.did, now_ms).encode()
+
+    def message_time_ms(self, header_bytes: bytes) -> int | None:
+        """Return the time of the header of a kind 4 from the peer to this side, or `None` if it is not known as one."""
+        return time_behind(self._prefix_in, header_bytes)
 
     def context(self, header_bytes: bytes) -> bytes:
         """Return what every message of the session authenticates beside itself: session id || th || outer header."""

@@ -23,9 +23,8 @@ from agentmesh.errors import ArgumentInvalid, DecryptionFailed, KnockUnopened, M
 from agentmesh.handshake import Initiation
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.keys import BundleRef, Ed25519PublicKey, IntentKey, KemCiphertext, Redacted, Signature, X25519PublicKey
-from agentmesh.limits import ACTION_MAX_BYTES, Limits
+from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, Limits
 
-_CAPABILITY_MAX_BYTES: Final = 128
 _SEALED_MIN_BYTES: Final = OVERHEAD_BYTES + padded_length(1)
 
 
@@ -88,7 +87,7 @@ class Intent:
             raise ArgumentInvalid("detail")
         self.__attrs_init__(
             text_argument("action", action, 1, ACTION_MAX_BYTES),
-            tuple(text_argument("capabilities", item, 0, _CAPABILITY_MAX_BYTES) for item in capabilities),
+            tuple(text_argument("capabilities", item, 0, CAPABILITY_MAX_BYTES) for item in capabilities),
             detail,
         )
 
@@ -126,7 +125,7 @@ def _content_layout(limits: Limits) -> _wire.Array:
     return _wire.array(
         _wire.array(
             _wire.Text(1, ACTION_MAX_BYTES),
-            _wire.ArrayOf(_wire.Text(0, _CAPABILITY_MAX_BYTES), limits.capabilities_max),
+            _wire.ArrayOf(_wire.Text(0, CAPABILITY_MAX_BYTES), limits.capabilities_max),
             _wire.Bin(0, limits.intent_detail_max_bytes),
         ),
         _wire.Maybe(_wire.Bin(0, limits.plaintext_max_bytes)),

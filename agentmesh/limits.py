@@ -23,6 +23,8 @@ OPEN_SESSIONS_PER_PEER: Final = 5  # in both roles, pending and undecided includ
 DID_MAX_BYTES: Final = 128
 MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
+CAPABILITY_MAX_BYTES: Final = 128
+_FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
@@ -86,3 +88,7 @@ class Limits:
         # One step's keys must fit what a session may keep, or a step would evict its own.
         if self.skipped_keys_per_step > self.skipped_keys_per_session:
             raise ArgumentInvalid("skipped_keys_per_step")
+        # The largest KNOCK and the largest message must fit an envelope: padding adds an eighth at most.
+        intent_max_bytes = self.intent_detail_max_bytes + self.capabilities_max * (CAPABILITY_MAX_BYTES + 3)
+        if (self.plaintext_max_bytes + intent_max_bytes) * 9 // 8 + _FRAMING_MAX_BYTES > self.envelope_max_bytes:
+            raise ArgumentInvalid("envelope_max_bytes")

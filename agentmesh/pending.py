@@ -60,11 +60,10 @@ class Pending(Redacted):
         """
         if now_ms > self.deadline_ms:
             raise ClosedSession
-        message = outer.body[SESSION_ID_BYTES:]
         if outer.header.kind is not Kind.ACCEPT:
-            raise NotYet if self.ratchet.awaits(message) else DecryptionFailed
+            raise NotYet if self.ratchet.awaits(outer.body, start=SESSION_ID_BYTES) else DecryptionFailed
         context = self.facts.context(outer.header_bytes)
-        opened = self.ratchet.open(message, context, now_ms=now_ms, limits=limits)
+        opened = self.ratchet.open(outer.body, context, now_ms=now_ms, limits=limits, start=SESSION_ID_BYTES)
         plaintext = unpad(opened.plaintext)
         if plaintext[:1] != _ACCEPT or opened.number != 0:
             raise MessageRefused
@@ -163,7 +162,7 @@ class Undecided(Redacted):
             accepted_at_ms=now_ms,
             data_opened=int(self.facts.early_payload),
         )
-        return session, build(header_bytes, self.facts.session_id + message)
+        return session, build(header_bytes, self.facts.session_id, *message)
 
 
 def ended(

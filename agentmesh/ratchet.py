@@ -53,8 +53,9 @@ class Suite:
         dh: Return the shared secret of (secret, public); raises `BadPoint`.
         kdf_root: From (root key, shared secret) to (root key, chain key, next header key).
         kdf_chain: From a chain key to (chain key, message key).
-        seal: From (header key, message key, header, context, plaintext, nonce) to the message.
-        parse: From a message to the frame that the two `open` calls take; raises `Malformed`.
+        seal: From (header key, message key, header, context, plaintext, nonce) to the message, in parts to be joined.
+        parse: From bytes and where in them the message begins to the frame that the two `open` calls take; raises
+            `Malformed`.
         open_header: From (header key, frame) to the header, or `None` if it is not of that chain.
         open_body: From (message key, frame, context) to the plaintext; raises `DecryptionFailed`.
         chain_name: From (header key of the new chain, the peer's ratchet key) to what names the chain from then on.
@@ -66,8 +67,8 @@ class Suite:
     dh: Callable[[X25519Secret, X25519PublicKey], bytes]
     kdf_root: Callable[[RootKey, bytes], tuple[RootKey, ChainKey, HeaderKey]]
     kdf_chain: Callable[[ChainKey], tuple[ChainKey, MessageKey]]
-    seal: Callable[[HeaderKey, MessageKey, RatchetHeader, bytes, bytes, bytes], bytes]
-    parse: Callable[[bytes], Any]
+    seal: Callable[[HeaderKey, MessageKey, RatchetHeader, bytes, bytes, bytes], tuple[bytes, ...]]
+    parse: Callable[[bytes, int], Any]
     open_header: Callable[[HeaderKey, Any], RatchetHeader | None]
     open_body: Callable[[MessageKey, Any, bytes], bytes]
     chain_name: Callable[[HeaderKey, X25519PublicKey], HeaderKey]
@@ -300,8 +301,10 @@ class Ratchet(Redacted):
 
     def seal(
         self, plaintext: bytes, context: bytes, nonce: bytes, turn: Turn | None = None
-    ) -> tuple[bytes, MessageKey, SendingChain]:
-        """Return (message, its key, the sending chain after it). Nothing changes until `apply_sealed`.
+    ) -> tuple[tuple[bytes, ...], MessageKey, SendingChain]:
+        """Return (message in parts, its key, the sending chain after it). Nothing changes until `apply_sealed`.
+
+        The parts are joined by the caller, once, with what it puts before them.
 
         With `turn`, seal over the state after that turn, which is to be applied first.
 
@@ -324,16 +327,16 @@ class Ratchet(Redacted):
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def awaits(self, message: bytes) -> bool:
-        """Say whether the message's header opens under the next receiving header key: the peer has taken a turn.
+    def awaits(self, message: bytes, *, start: int = 0) -> bool:
+        """Say whether the message at `start` is sealed under the next receiving header key: the peer has taken a turn.
 
         Raises:
             Malformed: not a message of this suite.
         """
-        return self.suite.open_header(self.next_receiving, self.suite.parse(message)) is not None
+        return self.suite.open_header(self.next_receiving, self.suite.parse(message, start)) is not None
 
-    def open(self, message: bytes, context: bytes, *, now_ms: int, limits: Limits) -> Opened:
-        """Return the authenticated message. The state is untouched, whatever happens. Section 6.
+    def open(self, message: bytes, context: bytes, *, now_ms: int, limits: Limits, start: int = 0) -> Opened:
+        """Return the authenticated message that begins at `start`. The state is untouched, whatever happens. Section 6.
 
         Raises:
             Malformed: not a message of this suite.
@@ -343,7 +346,7 @@ class Ratchet(Redacted):
             ContradictoryHeader: an authentic header that contradicts its chain.
             BadPoint: an authentic header with a ratchet key of small order.
         """
-        frame = self.suite.parse(message)
+        frame = self.suite.parse(message, start)
         open_header = self.suite.open_header
         receiving = self.receiving
         if receiving is not None:

@@ -14,7 +14,7 @@ from typing import Final, final
 from attrs import frozen
 
 from agentmesh import _crypto, _wire
-from agentmesh.aead import pad, unpad
+from agentmesh.aead import pad, unpadded_length
 from agentmesh.entropy import Entropy
 from agentmesh.envelope import Kind, OuterEnvelope, build, receipt_of
 from agentmesh.errors import (
@@ -123,11 +123,12 @@ class Incoming(Redacted):
         action: The action that a data message carries.
         data: The data, or the reason of a close as UTF-8.
         number: Its position in the peer's direction.
+        time_ms: The envelope's time, by the peer's clock.
         peer_close: What a close announces.
         disclosure_key: Opens this one message; only where it was asked for.
     """
 
-    __slots__ = ("_opened", "action", "content_type", "data", "disclosure_key", "number", "peer_close")
+    __slots__ = ("_opened", "action", "content_type", "data", "disclosure_key", "number", "peer_close", "time_ms")
 
     def __init__(
         self,
@@ -136,6 +137,7 @@ class Incoming(Redacted):
         action: str,
         data: bytes,
         number: int,
+        time_ms: int,
         peer_close: PeerClose | None,
         disclosure_key: DisclosureKey | None,
     ) -> None:
@@ -144,6 +146,7 @@ class Incoming(Redacted):
         self.action = action
         self.data = data
         self.number = number
+        self.time_ms = time_ms
         self.peer_close = peer_close
         self.disclosure_key = disclosure_key
 
@@ -355,7 +358,7 @@ class Session(Redacted):
         message, message_key, sending = self.ratchet.seal(padded, facts.context(header_bytes), nonce, turn)
         number = facts.number_out(sending.start + sending.n - 1)
         delta = SessionDelta(sending=sending, data_sent=data_sent, own_close_at_ms=own_close_at_ms)
-        envelope = build(header_bytes, facts.session_id + message)
+        envelope = build(header_bytes, facts.session_id, *message)
         return Sealed(envelope, number, delta, DisclosureKey(message_key) if disclosable else None)
 
     # --- opening ---------------------------------------------------------------------------------------------------
@@ -374,40 +377,48 @@ class Session(Redacted):
         if self.ending(now_ms) is not None:
             raise ClosedSession
         opened = self._open(outer, now_ms, limits)
-        plaintext = unpad(opened.plaintext)
         number = self.facts.number_in(opened.number)
-        content_type, action, data, peer_close = self._parse(plaintext, outer.header.kind, number, now_ms)
-        self._check_conditions(content_type, action, number, outer.header.time_ms)
+        # A header that is not known by its bytes is of another kind, or older than February 1970: read it whole.
+        time_ms, kind = self.facts.message_time_ms(outer.header_bytes), Kind.MESSAGE
+        if time_ms is None:
+            time_ms, kind = outer.header.time_ms, outer.header.kind
+        content_type, action, data, peer_close = self._parse(opened.plaintext, kind, number, now_ms)
+        self._check_conditions(content_type, action, number, time_ms)
         key = DisclosureKey(opened.message_key) if disclosable else None
-        return Incoming(opened, content_type, action, data, number, peer_close, key)
+        return Incoming(opened, content_type, action, data, number, time_ms, peer_close, key)
 
     def _open(self, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
         facts = self.facts
         try:
             return self.ratchet.open(
-                outer.body[SESSION_ID_BYTES:], facts.context(outer.header_bytes), now_ms=now_ms, limits=limits
+                outer.body,
+                facts.context(outer.header_bytes),
+                now_ms=now_ms,
+                limits=limits,
+                start=SESSION_ID_BYTES,
             )
         except GapTooLarge:
             pass
         raise GapTooLarge(facts.session_id)
 
     def _parse(
-        self, plaintext: bytes, kind: Kind, number: int, now_ms: int
+        self, padded: bytes, kind: Kind, number: int, now_ms: int
     ) -> tuple[ContentType, str, bytes, PeerClose | None]:
+        length = unpadded_length(padded)
         # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
         if kind is not Kind.MESSAGE:
             raise MessageRefused
         close = self.peer_close
         if close is not None and number > close.number:
             raise MessageAfterClose
-        content_type = plaintext[:1]
+        content_type = padded[: min(1, length)]
         if content_type == _DATA:
-            action, data = _parse_data(plaintext, self.facts.action)
+            action, data = _parse_data(padded, length, self.facts.action)
             return ContentType.DATA, action, data, None
         # A close is the last thing that its sender seals, so one that stands before another message is a lie.
         if content_type != _CLOSE or close is not None or number < self.last_number_in:
             raise MessageRefused
-        reason, data_sent, data_opened = _parse_close(plaintext[1:])
+        reason, data_sent, data_opened = _parse_close(padded[1:length])
         return ContentType.CLOSE, "", reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
 
     def _check_conditions(self, content_type: ContentType, action: str, number: int, time_ms: int) -> None:
@@ -438,14 +449,14 @@ class Session(Redacted):
             self.peer_close = delta.peer_close
 
 
-def _parse_data(plaintext: bytes, default_action: str) -> tuple[str, bytes]:
-    if len(plaintext) >= 2:
-        end = 2 + plaintext[1]
-        if plaintext[1] == 0:
-            return default_action, plaintext[2:]
-        if plaintext[1] <= ACTION_MAX_BYTES and len(plaintext) >= end:
+def _parse_data(padded: bytes, length: int, default_action: str) -> tuple[str, bytes]:
+    if length >= 2:
+        end = 2 + padded[1]
+        if padded[1] == 0:
+            return default_action, padded[2:length]
+        if padded[1] <= ACTION_MAX_BYTES and length >= end:
             try:
-                return plaintext[2:end].decode(), plaintext[end:]
+                return padded[2:end].decode(), padded[end:length]
             except UnicodeDecodeError:
                 pass
     raise MessageRefused

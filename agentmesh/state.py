@@ -68,10 +68,9 @@ class AgentState(Redacted):
         peers: By identity key.
         dids: From DID to identity key.
         sessions: By session id, in every phase.
-        pruned_at_ms: The clock never counts as earlier than this, so that what was forgotten stays refused.
     """
 
-    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "pruned_at_ms", "sessions")
+    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions")
 
     def __init__(self, identity: Identity, mesh: str) -> None:
         self.identity = identity
@@ -81,7 +80,6 @@ class AgentState(Redacted):
         self.peers: dict[Ed25519PublicKey, Peer] = {}
         self.dids: dict[str, Ed25519PublicKey] = {}
         self.sessions: dict[SessionId, Held] = {}
-        self.pruned_at_ms = 0
 
     def peer(self, did: str) -> Peer | None:
         """Return what is known of the peer with this DID."""
@@ -179,14 +177,13 @@ class AnswerDropped:
 
 @frozen
 class KnocksForgotten:
-    """Memories past their time go, and the clock never counts as earlier again."""
+    """Memories past their time go: never before their bundle, so a clock set back brings no KNOCK back."""
 
     now_ms: int
 
     def apply(self, state: AgentState, /) -> None:
         """Forget them."""
         state.knocks.forget(self.now_ms, durable_too=True)
-        state.pruned_at_ms = max(state.pruned_at_ms, self.now_ms)
 
 
 @frozen

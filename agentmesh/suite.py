@@ -26,12 +26,13 @@ MESSAGE_OVERHEAD_BYTES: Final = _BOX_AT + _crypto.TAG_BYTES
 
 
 class Frame(NamedTuple):
-    """A message cut into its parts; nothing of it is verified."""
+    """A message cut into its parts; nothing of it is verified. The box stays where it is until it is opened."""
 
     nonce: bytes
     sealed_header: bytes
     commitment: bytes
-    box: bytes
+    message: bytes
+    box_at: int
 
 
 def _key_pair(entropy: Entropy) -> tuple[X25519Secret, X25519PublicKey]:
@@ -59,22 +60,20 @@ def _kdf_chain(chain_key: ChainKey) -> tuple[ChainKey, MessageKey]:
 
 def _seal(
     header_key: HeaderKey, message_key: MessageKey, header: RatchetHeader, context: bytes, padded: bytes, nonce: bytes
-) -> bytes:
+) -> tuple[bytes, ...]:
     key, previous_length, n = header
     clear = key + previous_length.to_bytes(4, "big") + n.to_bytes(4, "big")
     sealed_header = _crypto.secretbox(clear, nonce, header_key)
     derived = _crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64)
-    return b"".join((nonce, sealed_header, derived[32:], _crypto.secretbox(padded, nonce, derived[:32])))
+    return nonce, sealed_header, derived[32:], _crypto.secretbox(padded, nonce, derived[:32])
 
 
-def _parse(message: bytes) -> Frame:
-    if len(message) < MESSAGE_OVERHEAD_BYTES:
+def _parse(message: bytes, start: int) -> Frame:
+    if len(message) < start + MESSAGE_OVERHEAD_BYTES:
         raise Malformed
+    header_at, commitment_at, box_at = start + _crypto.NONCE_BYTES, start + _COMMITMENT_AT, start + _BOX_AT
     return Frame(
-        message[: _crypto.NONCE_BYTES],
-        message[_crypto.NONCE_BYTES : _COMMITMENT_AT],
-        message[_COMMITMENT_AT:_BOX_AT],
-        message[_BOX_AT:],
+        message[start:header_at], message[header_at:commitment_at], message[commitment_at:box_at], message, box_at
     )
 
 
@@ -88,11 +87,11 @@ def _open_header(header_key: HeaderKey, frame: Frame) -> RatchetHeader | None:
 
 
 def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
-    nonce, sealed_header, commitment, box = frame
+    nonce, sealed_header, commitment, message, box_at = frame
     derived = _crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64)
     if not _crypto.constant_time_equal(derived[32:], commitment):
         raise DecryptionFailed
-    return _crypto.secretbox_open(box, nonce, derived[:32])
+    return _crypto.secretbox_open(message[box_at:], nonce, derived[:32])
 
 
 def _chain_name(header_key: HeaderKey, _peer_key: X25519PublicKey) -> HeaderKey:
