@@ -18,7 +18,9 @@ from agentmesh.core import Clock, Core, system_clock_ms
 from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
 from agentmesh.errors import (
+    AgentMeshError,
     ArgumentInvalid,
+    CommitFailed,
     EnvelopeReflected,
     NoSession,
     ReentrantCall,
@@ -33,7 +35,7 @@ from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import Redacted, SessionId
 from agentmesh.knock import Intent
 from agentmesh.limits import Limits
-from agentmesh.pending import Pending, Undecided
+from agentmesh.pending import Pending
 from agentmesh.session import Sealed
 from agentmesh.state import AgentState, Journal, Step
 from agentmesh.status import SessionView, view_of
@@ -273,8 +275,8 @@ class Agent(Redacted):
             now_ms = self._core.now_ms()
             return tuple(
                 gate.request_of(self._core, held, now_ms)
-                for held in self._core.state.live()
-                if isinstance(held, Undecided) and now_ms <= held.deadline_ms
+                for held in self._core.state.undecided.values()
+                if now_ms <= held.deadline_ms
             )
 
     @outermost
@@ -475,10 +477,12 @@ class Agent(Redacted):
         if self._journal is not None and (step.changes or step.records):
             try:
                 self._journal.commit(step.changes, step.records)
-            except BaseException:
+            except BaseException as error:
                 if step.withdraw is not None:
                     self._core.state.knocks.withdraw(step.withdraw)
-                raise
+                if isinstance(error, AgentMeshError) or not isinstance(error, Exception):
+                    raise
+                raise CommitFailed from error
         for change in step.changes:
             change.apply(self._core.state)
 

@@ -461,6 +461,14 @@ class StoreError(AgentMeshError):
     code = "store"
 
 
+class CommitFailed(StoreError):
+    """The journal did not take a step. Nothing changed and nothing leaves; `__cause__` is the journal's own error."""
+
+    code = "store.commit"
+    text = "the journal did not take the step"
+    hint = "see __cause__, mend the journal, and make the call again"
+
+
 class StateMalformed(StoreError):
     """Exported state that is damaged, or whose fields contradict one another."""
 

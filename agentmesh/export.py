@@ -428,8 +428,7 @@ def _restore_into(state: AgentState, peer: Peer, held: Held) -> None:
     owner = held.peer if isinstance(held, Ended) else held.facts.peer
     # A record under another peer's name is a swapped record, whichever of them was moved.
     _require(owner == peer.key and session_id not in state.sessions)
-    peer.sessions[session_id] = held
-    state.sessions[session_id] = held
+    state.hold(peer, session_id, held)
 
 
 _Restored = TypeVar("_Restored")

@@ -18,7 +18,7 @@ from typing import final
 
 from attrs import frozen
 
-from agentmesh.admission.policy import ClaimedSender, Decision, Deny, Grant
+from agentmesh.admission.policy import Ask, ClaimedSender, Decision, Deny, Grant
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.core import Core
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
@@ -237,8 +237,9 @@ def decide(core: Core, request: KnockReceived, now_ms: int) -> Decision:
         return Deny()
     if isinstance(decision, Grant | Deny):
         return decision
-    undecided = sum(isinstance(held, Undecided) for held in core.state.live())
-    return Deny(Reason.BUSY) if undecided >= core.limits.undecided_knocks else decision
+    if not isinstance(decision, Ask):
+        return Deny()
+    return Deny(Reason.BUSY) if len(core.state.undecided) >= core.limits.undecided_knocks else decision
 
 
 # --- what becomes of a KNOCK -----------------------------------------------------------------------------------------

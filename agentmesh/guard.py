@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from agentmesh.errors import AgentMeshError
+from agentmesh.errors import AgentMeshError, CommitFailed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -21,7 +21,9 @@ def outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
             return call(*args, **kwargs)
         except AgentMeshError as error:
             left = error
-        left.__context__ = left.__cause__ = None
+        left.__context__ = None
+        if not isinstance(left, CommitFailed):  # the journal is the caller's own, and so is its error
+            left.__cause__ = None
         raise left.with_traceback(None)
 
     return guarded

@@ -10,7 +10,6 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final, Protocol, final
 
 from attrs import frozen
@@ -68,9 +67,10 @@ class AgentState(Redacted):
         peers: By identity key.
         dids: From DID to identity key.
         sessions: By session id, in every phase.
+        undecided: Those of them that wait for the application's verdict, oldest first.
     """
 
-    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions")
+    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
 
     def __init__(self, identity: Identity, mesh: str) -> None:
         self.identity = identity
@@ -80,6 +80,7 @@ class AgentState(Redacted):
         self.peers: dict[Ed25519PublicKey, Peer] = {}
         self.dids: dict[str, Ed25519PublicKey] = {}
         self.sessions: dict[SessionId, Held] = {}
+        self.undecided: dict[SessionId, Undecided] = {}
 
     def peer(self, did: str) -> Peer | None:
         """Return what is known of the peer with this DID."""
@@ -98,11 +99,13 @@ class AgentState(Redacted):
             self.dids[key.did] = key.raw
         return peer
 
-    def live(self) -> Iterator[Pending | Undecided | Session]:
-        """Yield every session that has not ended."""
-        for held in self.sessions.values():
-            if not isinstance(held, Ended):
-                yield held
+    def hold(self, peer: Peer, session_id: SessionId, held: Held) -> None:
+        """Hold a session in the phase that it is in now. For changes and restoring alone."""
+        peer.sessions[session_id] = self.sessions[session_id] = held
+        if isinstance(held, Undecided):
+            self.undecided[session_id] = held
+        else:
+            self.undecided.pop(session_id, None)
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------
@@ -239,9 +242,7 @@ class SessionPut(Redacted):
         held = self.held
         if self.opened is not None and isinstance(held, Session):
             held.ratchet.apply(self.opened)
-        facts = held.facts
-        state.ensure_peer(facts.peer).sessions[facts.session_id] = held
-        state.sessions[facts.session_id] = held
+        state.hold(state.ensure_peer(held.facts.peer), held.facts.session_id, held)
 
 
 @final
@@ -283,7 +284,7 @@ class SessionEnded:
         """Replace it by its memory."""
         peer = state.ensure_peer(self.ended.peer)
         peer.sessions.pop(self.ended.session_id, None)
-        peer.sessions[self.ended.session_id] = state.sessions[self.ended.session_id] = self.ended
+        state.hold(peer, self.ended.session_id, self.ended)
         over = [session_id for session_id, held in peer.sessions.items() if isinstance(held, Ended)]
         for session_id in over[:-_ENDED_PER_PEER]:
             del peer.sessions[session_id]
@@ -336,6 +337,7 @@ class Journal(Protocol):
     def commit(self, changes: tuple[Change, ...], records: tuple[Record, ...], /) -> None:
         """Take note of a step, durably if that is the journal's promise.
 
-        Raising leaves the agent's state as it was, and nothing of the step's output leaves.
+        Raising leaves the agent's state as it was, and nothing of the step's output leaves: the caller gets
+        `CommitFailed` with this error as its cause.
         """
         ...

@@ -6,7 +6,8 @@ held and must not be called back from it.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from attrs import Attribute, field, frozen
 
@@ -61,11 +62,19 @@ class KnockRequest:
     open_sessions: int
 
 
+def _is(kind: type) -> Callable[[object, Attribute[Any], Any], None]:
+    def check(_instance: object, attribute: Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ArgumentInvalid(attribute.name)
+
+    return check
+
+
 @frozen
 class Grant:
     """Accept the KNOCK under these conditions."""
 
-    conditions: Conditions = UNLIMITED
+    conditions: Conditions = field(default=UNLIMITED, validator=_is(Conditions))
 
 
 def _uint(_instance: object, attribute: Attribute[int], value: int) -> None:
@@ -77,7 +86,7 @@ def _uint(_instance: object, attribute: Attribute[int], value: int) -> None:
 class Deny:
     """Reject the KNOCK. The reason travels in clear; `retry_after_seconds` is advice, 0 for none."""
 
-    reason: Reason = Reason.POLICY
+    reason: Reason = field(default=Reason.POLICY, validator=_is(Reason))
     retry_after_seconds: int = field(default=0, validator=_uint)
 
 
