@@ -282,7 +282,6 @@ class Agent(Redacted):
     @outermost
     def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        parse_did(did)
         with self._lock:
             peer = self._core.state.peer(did)
             held = () if peer is None else peer.sessions.values()
@@ -318,7 +317,6 @@ class Agent(Redacted):
     def _seal(
         self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
     ) -> Sealed:
-        parse_did(did)
         sealed: Sealed = self._run(
             lambda now_ms: exchange.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
@@ -334,7 +332,6 @@ class Agent(Redacted):
             BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
             NoSession, SessionNotOpen: there is nothing to close.
         """
-        parse_did(did)
         envelope: bytes = self._run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
@@ -348,7 +345,6 @@ class Agent(Redacted):
             BadDid: not a DID.
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
-        parse_did(did)
         self._run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
@@ -443,7 +439,6 @@ class Agent(Redacted):
         Raises:
             BadDid: not a DID.
         """
-        parse_did(did)
         with self._lock:
             now_ms = self._core.now_ms()
             peer = self._core.state.peer(did)

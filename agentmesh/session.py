@@ -244,16 +244,15 @@ class Session(Redacted):
     def ending(self, now_ms: int) -> Phase | None:
         """Return how it has ended by `now_ms`, or `None` while it lives."""
         close = self.peer_close
+        closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
+        if not closing and self.conditions.ttl_seconds is None:
+            return None
         if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
             return Phase.CLOSED
         deadline_ms = self.deadline_ms
         if deadline_ms is None or now_ms <= deadline_ms:
             return None
-        ttl_end_ms = self.ttl_end_ms
-        closing = (self.own_close_at_ms, close, self.superseded_at_ms) != (None, None, None)
-        if not closing and ttl_end_ms is not None:
-            return Phase.EXPIRED
-        return Phase.TRUNCATED
+        return Phase.TRUNCATED if closing else Phase.EXPIRED
 
     def may_send(self, now_ms: int) -> bool:
         """Say whether data can be sealed now, conditions aside."""

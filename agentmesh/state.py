@@ -16,7 +16,7 @@ from attrs import frozen
 
 from agentmesh.audit.record import Record
 from agentmesh.facts import Ended
-from agentmesh.identity import Identity, IdentityKey
+from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.pending import Pending, Undecided
@@ -83,9 +83,16 @@ class AgentState(Redacted):
         self.undecided: dict[SessionId, Undecided] = {}
 
     def peer(self, did: str) -> Peer | None:
-        """Return what is known of the peer with this DID."""
-        raw = self.dids.get(did)
-        return None if raw is None else self.peers[raw]
+        """Return what is known of the peer with this DID, or `None`.
+
+        Raises:
+            BadDid: it is none. (A known one is compared, not parsed.)
+        """
+        raw = self.dids.get(did) if type(did) is str else None
+        if raw is None:
+            parse_did(did)
+            return None
+        return self.peers[raw]
 
     def unused_one_time(self) -> int:
         """Return how many one-time bundles have not been used."""
