@@ -66,6 +66,23 @@ def sha256_of_two(first: bytes, second: bytes) -> bytes:
     return digest.digest()
 
 
+class Sha256Stream:
+    """SHA-256 over data that comes in pieces: memory stays flat however much it is. FIPS 180-4."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._state.update(piece)
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all pieces so far, 32 bytes. More may follow."""
+        return self._state.digest()
+
+
 # --- Ed25519 (RFC 8032), strict --------------------------------------------------------------------------------------
 
 

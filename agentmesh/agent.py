@@ -8,9 +8,7 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 from agentmesh import exchange, gate, upkeep
 from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
@@ -18,12 +16,9 @@ from agentmesh.core import Clock, Core, system_clock_ms
 from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
 from agentmesh.errors import (
-    AgentMeshError,
     ArgumentInvalid,
-    CommitFailed,
     EnvelopeReflected,
     NoSession,
-    ReentrantCall,
     WrongMesh,
     WrongRecipient,
 )
@@ -36,6 +31,7 @@ from agentmesh.keys import Redacted, SessionId
 from agentmesh.knock import Intent
 from agentmesh.limits import Limits
 from agentmesh.pending import Pending
+from agentmesh.seam import Seam
 from agentmesh.session import Sealed
 from agentmesh.state import AgentState, Journal, Step
 from agentmesh.status import SessionView, view_of
@@ -50,13 +46,11 @@ class Agent(Redacted):
     Make one with `create`, or with `restore` from exported state.
     """
 
-    __slots__ = ("_busy", "_core", "_journal", "_lock", "_rotation_told", "_stock_told")
+    __slots__ = ("_core", "_rotation_told", "_seam", "_stock_told")
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self._core = core
-        self._journal = journal
-        self._lock = threading.RLock()
-        self._busy = False
+        self._seam = Seam(core, journal)
         self._stock_told = False
         self._rotation_told = False
 
@@ -176,8 +170,8 @@ class Agent(Redacted):
         def step(now_ms: int) -> Step:
             return upkeep.publish(self._core, one_time, last_resort, now_ms)
 
-        with self._lock:
-            shelf: Shelf = self._run(step)
+        with self._seam.lock:
+            shelf: Shelf = self._seam.run(step)
             self._stock_told = False
             self._rotation_told = self._rotation_told and not last_resort
             return shelf
@@ -235,7 +229,7 @@ class Agent(Redacted):
                 now_ms=now_ms,
             )
 
-        knock: Knock = self._run(step)
+        knock: Knock = self._seam.run(step)
         return knock
 
     @outermost
@@ -250,7 +244,9 @@ class Agent(Redacted):
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions")
         session_id = _knock_session(knock)
-        reply, early_payload = self._run(lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms))
+        reply, early_payload = self._seam.run(
+            lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms)
+        )
         return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
 
     @outermost
@@ -265,13 +261,13 @@ class Agent(Redacted):
             raise ArgumentInvalid("reason")
         denial = Deny(reason, retry_after_seconds)
         session_id = _knock_session(knock)
-        reply: bytes = self._run(lambda now_ms: gate.reject_knock(self._core, session_id, denial, now_ms))
+        reply: bytes = self._seam.run(lambda now_ms: gate.reject_knock(self._core, session_id, denial, now_ms))
         return reply
 
     @outermost
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
         """Return the KNOCKs that wait for the application's decision, oldest first."""
-        with self._lock:
+        with self._seam.lock:
             now_ms = self._core.now_ms()
             return tuple(
                 gate.request_of(self._core, held, now_ms)
@@ -282,7 +278,7 @@ class Agent(Redacted):
     @outermost
     def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        with self._lock:
+        with self._seam.lock:
             peer = self._core.state.peer(did)
             held = () if peer is None else peer.sessions.values()
             return tuple(pending.knock for pending in held if isinstance(pending, Pending))
@@ -317,7 +313,7 @@ class Agent(Redacted):
     def _seal(
         self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
     ) -> Sealed:
-        sealed: Sealed = self._run(
+        sealed: Sealed = self._seam.run(
             lambda now_ms: exchange.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
             )
@@ -332,7 +328,7 @@ class Agent(Redacted):
             BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
             NoSession, SessionNotOpen: there is nothing to close.
         """
-        envelope: bytes = self._run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
+        envelope: bytes = self._seam.run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
     @outermost
@@ -345,7 +341,7 @@ class Agent(Redacted):
             BadDid: not a DID.
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
-        self._run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
+        self._seam.run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -364,9 +360,11 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
         core = self._core
-        outer = OuterEnvelope(envelope, core.limits)
+        if not isinstance(envelope, bytes):
+            raise ArgumentInvalid("envelope")
 
         def step(now_ms: int) -> Step:
+            outer = OuterEnvelope(envelope, core.limits)
             session = exchange.known_session(core, outer)
             if session is not None:
                 return exchange.receive_known(core, session, outer, now_ms, disclosable=disclosable)
@@ -377,7 +375,7 @@ class Agent(Redacted):
                 return exchange.receive_reject(core, outer, now_ms)
             return exchange.receive_message(core, outer, now_ms, disclosable=disclosable)
 
-        events: tuple[Event, ...] = self._run(step)
+        events: tuple[Event, ...] = self._seam.run(step, envelope=envelope)
         return events
 
     def _route(self, outer: OuterEnvelope) -> Kind:
@@ -398,8 +396,8 @@ class Agent(Redacted):
 
         A low stock and a due rotation are told once, until bundles are published again.
         """
-        with self._lock:
-            events: tuple[Event, ...] = self._run(
+        with self._seam.lock:
+            events: tuple[Event, ...] = self._seam.run(
                 lambda now_ms: upkeep.poll(
                     self._core, now_ms, tell_stock=not self._stock_told, tell_rotation=not self._rotation_told
                 )
@@ -411,7 +409,7 @@ class Agent(Redacted):
     @property
     def next_deadline_ms(self) -> int | None:
         """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
-        with self._lock:
+        with self._seam.lock:
             return upkeep.next_deadline_ms(self._core, tell_rotation=not self._rotation_told)
 
     # --- looking ---------------------------------------------------------------------------------------------------
@@ -439,7 +437,7 @@ class Agent(Redacted):
         Raises:
             BadDid: not a DID.
         """
-        with self._lock:
+        with self._seam.lock:
             now_ms = self._core.now_ms()
             peer = self._core.state.peer(did)
             if peer is None:
@@ -450,36 +448,8 @@ class Agent(Redacted):
     @outermost
     def export_state(self) -> bytes:
         """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
-        with self._lock:
+        with self._seam.lock:
             return export_agent(self._core.state)
-
-    # --- the seam --------------------------------------------------------------------------------------------------
-
-    def _run(self, compute: Callable[[int], Step]) -> Any:
-        """Compute a step, commit it, return its output: the one way in which this agent's state changes."""
-        with self._lock:
-            if self._busy:
-                raise ReentrantCall
-            self._busy = True
-            try:
-                step = compute(self._core.now_ms())
-                self._commit(step)
-            finally:
-                self._busy = False
-            return step.output
-
-    def _commit(self, step: Step) -> None:
-        if self._journal is not None and (step.changes or step.records):
-            try:
-                self._journal.commit(step.changes, step.records)
-            except BaseException as error:
-                if step.withdraw is not None:
-                    self._core.state.knocks.withdraw(step.withdraw)
-                if isinstance(error, AgentMeshError) or not isinstance(error, Exception):
-                    raise
-                raise CommitFailed from error
-        for change in step.changes:
-            change.apply(self._core.state)
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"

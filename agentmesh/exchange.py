@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.content import ContentType
 from agentmesh.core import Core
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
 from agentmesh.errors import (
@@ -20,7 +21,7 @@ from agentmesh.errors import (
     VerdictUnmatched,
 )
 from agentmesh.events import Event, MessageReceived, PeerClosed, SessionEstablished, SessionOver, SessionRejected
-from agentmesh.facts import SESSION_ID_BYTES, ContentType, Ended, Facts, Phase
+from agentmesh.facts import SESSION_ID_BYTES, Ended, Facts, Phase
 from agentmesh.handshake import initiate
 from agentmesh.keys import Receipt, SessionId
 from agentmesh.knock import Intent, KnockContent, build_knock_body, encode_content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Final
 
 from attrs import field, frozen
@@ -13,15 +13,6 @@ from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
 
 SESSION_ID_BYTES: Final = 16
-REASON_MAX_BYTES: Final = 128
-
-
-class ContentType(IntEnum):
-    """The first byte of every plaintext."""
-
-    DATA = 0
-    ACCEPT = 1
-    CLOSE = 2
 
 
 class Phase(StrEnum):

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from agentmesh.errors import AgentMeshError, CommitFailed
+from agentmesh.errors import AgentMeshError, StoreError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -22,7 +22,7 @@ def outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
         except AgentMeshError as error:
             left = error
         left.__context__ = None
-        if not isinstance(left, CommitFailed):  # the journal is the caller's own, and so is its error
+        if not isinstance(left, StoreError):  # the journal is the caller's own, and so is its error
             left.__cause__ = None
         raise left.with_traceback(None)
 

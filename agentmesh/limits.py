@@ -82,6 +82,7 @@ class Limits:
 
     # Sessions in all, every peer together; one peer is bounded by the protocol's five.
     sessions_max: int = _limit(100_000)
+    refusal_records_per_minute: int = _limit(64)  # reasons and senders told apart in the audit trail; the rest is one
     ended_session_seconds: int = _limit(86_400)  # how long the status of an ended session can be asked for
 
     def __attrs_post_init__(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
 from agentmesh import _crypto
-from agentmesh.aead import pad, unpad
+from agentmesh.content import ContentType, pad_accept, parse_content
 from agentmesh.entropy import Entropy
 from agentmesh.envelope import Kind, OuterEnvelope, build
 from agentmesh.errors import (
@@ -17,7 +17,7 @@ from agentmesh.errors import (
     PeerConditionBroken,
     TooLarge,
 )
-from agentmesh.facts import SESSION_ID_BYTES, ContentType, Ended, Facts, Phase
+from agentmesh.facts import SESSION_ID_BYTES, Ended, Facts, Phase
 from agentmesh.identity import Identity
 from agentmesh.keys import HeaderKey, Redacted, RootKey, X25519PublicKey
 from agentmesh.knock import KnockContent
@@ -26,8 +26,6 @@ from agentmesh.ratchet import Opened, Ratchet
 from agentmesh.session import Session
 from agentmesh.suite import SUITE
 from agentmesh.verdict import Conditions, build_accept_content, verify_accept_content
-
-_ACCEPT: Final = bytes([ContentType.ACCEPT])
 
 
 @final
@@ -64,10 +62,10 @@ class Pending(Redacted):
             raise NotYet if self.ratchet.awaits(outer.body, start=SESSION_ID_BYTES) else DecryptionFailed
         context = self.facts.context(outer.header_bytes)
         opened = self.ratchet.open(outer.body, context, now_ms=now_ms, limits=limits, start=SESSION_ID_BYTES)
-        plaintext = unpad(opened.plaintext)
-        if plaintext[:1] != _ACCEPT or opened.number != 0:
+        content_type, _, content = parse_content(opened.plaintext)
+        if content_type is not ContentType.ACCEPT or opened.number != 0:
             raise MessageRefused
-        conditions = _accept_conditions(plaintext[1:], self.facts, outer, opened)
+        conditions = _accept_conditions(content, self.facts, outer, opened)
         if conditions.ttl_seconds is not None:
             end_ms = outer.header.time_ms + conditions.ttl_seconds * 1000
             if now_ms > end_ms + CLOCK_TOLERANCE_MS:
@@ -153,7 +151,7 @@ class Undecided(Redacted):
             ratchet_key=ratchet.public,
         )
         context = self.facts.context(header_bytes)
-        message, _, sending = ratchet.seal(pad(_ACCEPT, content), context, entropy.token(_crypto.NONCE_BYTES))
+        message, _, sending = ratchet.seal(pad_accept(content), context, entropy.token(_crypto.NONCE_BYTES))
         ratchet.apply_sealed(sending)  # the ratchet is fresh and nobody else's yet
         session = Session(
             self.facts,

@@ -9,12 +9,12 @@ Plaintexts are `type || content`, padded: 0 data [action length (1) || action ||
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
 from attrs import frozen
 
-from agentmesh import _crypto, _wire
-from agentmesh.aead import pad, unpadded_length
+from agentmesh import _crypto
+from agentmesh.content import REASON_MAX_BYTES, ContentType, pad_close, pad_data, parse_close, parse_content
 from agentmesh.entropy import Entropy
 from agentmesh.envelope import Kind, OuterEnvelope, build, receipt_of
 from agentmesh.errors import (
@@ -22,14 +22,12 @@ from agentmesh.errors import (
     ClosedSession,
     ConditionNotMet,
     GapTooLarge,
-    Malformed,
     MessageAfterClose,
     MessageRefused,
     PeerConditionBroken,
     SessionNotOpen,
-    TooLarge,
 )
-from agentmesh.facts import REASON_MAX_BYTES, SESSION_ID_BYTES, ContentType, Facts, Phase
+from agentmesh.facts import SESSION_ID_BYTES, Facts, Phase
 from agentmesh.keys import (
     DisclosureKey,
     Receipt,
@@ -44,11 +42,6 @@ from agentmesh.limits import (
 )
 from agentmesh.ratchet import OpenDelta, Opened, Ratchet, SendingChain, Turn
 from agentmesh.verdict import Conditions
-
-_DATA: Final = bytes([ContentType.DATA])
-_CLOSE: Final = bytes([ContentType.CLOSE])
-_CLOSE_LAYOUT: Final = _wire.array(_wire.Text(0, REASON_MAX_BYTES), _wire.Uint(), _wire.Uint())
-_CLOSE_MAX_BYTES: Final = 256
 
 
 @final
@@ -305,7 +298,7 @@ class Session(Redacted):
             raise ConditionNotMet("allowed_actions")
         if conditions.max_messages is not None and self.next_number > conditions.max_messages:
             raise ConditionNotMet("max_messages")
-        padded = pad(_DATA, bytes([len(named)]), named, data)
+        padded = pad_data(named, data)
         return self._seal(padded, now_ms, entropy, disclosable, data_sent=1)
 
     def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> Sealed:
@@ -319,12 +312,12 @@ class Session(Redacted):
         expired = self.ttl_end_ms is not None and now_ms > self.ttl_end_ms
         if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
             raise SessionNotOpen
-        padded = pad(_CLOSE, _wire.encode([reason, self.data_sent, self.data_opened]))
+        padded = pad_close(reason, self.data_sent, self.data_opened)
         return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms)
 
     def answer_close(self, closing: SessionDelta, *, now_ms: int, entropy: Entropy) -> Sealed:
         """Return this side's close in answer to the peer's, sealed over the state after `closing`. Apply that first."""
-        padded = pad(_CLOSE, _wire.encode(["", self.data_sent, self.data_opened]))
+        padded = pad_close("", self.data_sent, self.data_opened)
         turn = None if closing.opened is None else closing.opened.turn
         return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms, turn=turn)
 
@@ -403,22 +396,20 @@ class Session(Redacted):
     def _parse(
         self, padded: bytes, kind: Kind, number: int, now_ms: int
     ) -> tuple[ContentType, str, bytes, PeerClose | None]:
-        length = unpadded_length(padded)
+        content_type, action, data = parse_content(padded)
         # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
-        if kind is not Kind.MESSAGE:
+        if kind is not Kind.MESSAGE or content_type is ContentType.ACCEPT:
             raise MessageRefused
         close = self.peer_close
         if close is not None and number > close.number:
             raise MessageAfterClose
-        content_type = padded[: min(1, length)]
-        if content_type == _DATA:
-            action, data = _parse_data(padded, length, self.facts.action)
-            return ContentType.DATA, action, data, None
+        if content_type is ContentType.DATA:
+            return content_type, action or self.facts.action, data, None
         # A close is the last thing that its sender seals, so one that stands before another message is a lie.
-        if content_type != _CLOSE or close is not None or number < self.last_number_in:
+        if close is not None or number < self.last_number_in:
             raise MessageRefused
-        reason, data_sent, data_opened = _parse_close(padded[1:length])
-        return ContentType.CLOSE, "", reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
+        reason, data_sent, data_opened = parse_close(data)
+        return content_type, "", reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
 
     def _check_conditions(self, content_type: ContentType, action: str, number: int, time_ms: int) -> None:
         if self.ttl_end_ms is not None and time_ms > self.ttl_end_ms:
@@ -446,25 +437,3 @@ class Session(Redacted):
             self.own_close_at_ms = delta.own_close_at_ms
         if delta.peer_close is not None:
             self.peer_close = delta.peer_close
-
-
-def _parse_data(padded: bytes, length: int, default_action: str) -> tuple[str, bytes]:
-    if length >= 2:
-        end = 2 + padded[1]
-        if padded[1] == 0:
-            return default_action, padded[2:length]
-        if padded[1] <= ACTION_MAX_BYTES and length >= end:
-            try:
-                return padded[2:end].decode(), padded[end:length]
-            except UnicodeDecodeError:
-                pass
-    raise MessageRefused
-
-
-def _parse_close(content: bytes) -> tuple[str, int, int]:
-    try:
-        reason, data_sent, data_opened = _wire.decode(content, _CLOSE_LAYOUT, _CLOSE_MAX_BYTES)
-        return reason, data_sent, data_opened
-    except (Malformed, TooLarge):
-        pass
-    raise MessageRefused

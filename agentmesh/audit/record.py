@@ -1,15 +1,30 @@
 """What is recorded of an envelope: who, when, how much, with which receipt; by type never what it says.
 
 A record has no field for plaintext, intent, a key, or a hash of plaintext: short plaintexts can be guessed from one.
+
+    entry = msgpack [1, sequence, previous (32), at, event, mesh, sender, recipient, envelope time, receipt (0 | 32),
+                     session id (0 | 16), number, size, class (0 none), decision, reason, count]
+
+`previous` is the entry hash of the entry before (32 zero bytes for the first), so that the entries form a chain; the
+entry hash is the leaf hash of RFC 9162, so that one hash serves chain and tree.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import final
+from typing import Any, Final, final
 
+from agentmesh import _wire
+from agentmesh.errors import Malformed, UnknownVersion
 from agentmesh.keys import Receipt, SessionId
+from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES
 from agentmesh.prekeys import BundleClass
+
+_VERSION: Final = 1
+ENTRY_MAX_BYTES: Final = 1024  # a genuine one has at most 700
+_WORD_MAX_BYTES: Final = 32
+_NO_RECEIPT: Final = Receipt(b"")
+_NO_SESSION: Final = SessionId(b"")
 
 
 class AuditEvent(StrEnum):
@@ -22,20 +37,59 @@ class AuditEvent(StrEnum):
     KNOCK_REJECTED = "knock.rejected"
     MESSAGE_SEALED = "message.sealed"
     MESSAGE_OPENED = "message.opened"
+    MESSAGE_REFUSED = "message.refused"
     SESSION_CLOSED = "session.closed"
+    STOCK_EXHAUSTED = "stock.exhausted"
+    ENVELOPE_SEEN = "envelope.seen"
+
+
+class Outcome(StrEnum):
+    """What was decided: `INFO` where nothing was."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    INFO = "info"
+
+
+_EVENTS: Final = {str(event): event for event in AuditEvent}
+_OUTCOMES: Final = {str(outcome): outcome for outcome in Outcome}
+_OUTCOME_OF: Final = {
+    AuditEvent.KNOCK_ACCEPTED: Outcome.ALLOW,
+    AuditEvent.KNOCK_REJECTED: Outcome.DENY,
+    AuditEvent.MESSAGE_REFUSED: Outcome.DENY,
+}
+_ENTRY: Final = _wire.array(
+    _wire.Uint(),
+    _wire.Uint(),
+    _wire.Bin(32),
+    _wire.Uint(),
+    _wire.Text(1, _WORD_MAX_BYTES),
+    _wire.Text(1, MESH_MAX_BYTES),
+    _wire.Text(0, DID_MAX_BYTES),
+    _wire.Text(0, DID_MAX_BYTES),
+    _wire.Uint(),
+    _wire.Bin(0, 32),
+    _wire.Bin(0, 16),
+    _wire.Uint(),
+    _wire.Uint(),
+    _wire.Uint(2),
+    _wire.Text(1, _WORD_MAX_BYTES),
+    _wire.Text(0, _WORD_MAX_BYTES),
+    _wire.Uint(),
+)
 
 
 @final
 class Record:
-    """One line of the audit trail, before it has a sequence number.
+    """One line of the audit trail; its sequence number and the hash before it are the log's.
 
     Slotted and not frozen, because one is made for every message.
 
     Attributes:
         event: What happened.
-        at_ms: This agent's clock.
+        at_ms: The clock of the log's owner.
         mesh: The mesh.
-        sender: The envelope's sender, a DID; for an event without an envelope this agent's.
+        sender: The envelope's sender, a DID; for an event without an envelope the log's owner.
         recipient: The envelope's recipient, a DID, or empty.
         envelope_time_ms: The envelope's time, or 0 without one.
         receipt: The envelope's receipt, 32 bytes, or empty without one.
@@ -43,16 +97,20 @@ class Record:
         number: The position in the envelope's direction.
         size_bytes: The envelope's length on the wire.
         bundle_class: What the session's KNOCK was made on, or `None`.
-        reason: A fixed word of ours: how a session ended, why a KNOCK was rejected.
+        outcome: What was decided.
+        reason: A fixed word of ours: how a session ended, why a KNOCK was rejected, the code of a refusal.
+        count: How many such events this record stands for; 1 but for refusals.
     """
 
     __slots__ = (
         "at_ms",
         "bundle_class",
+        "count",
         "envelope_time_ms",
         "event",
         "mesh",
         "number",
+        "outcome",
         "reason",
         "receipt",
         "recipient",
@@ -70,12 +128,14 @@ class Record:
         sender: str,
         recipient: str = "",
         envelope_time_ms: int = 0,
-        receipt: Receipt = Receipt(b""),  # noqa: B008 - an immutable value
-        session_id: SessionId = SessionId(b""),  # noqa: B008 - an immutable value
+        receipt: Receipt = _NO_RECEIPT,
+        session_id: SessionId = _NO_SESSION,
         number: int = 0,
         size_bytes: int = 0,
         bundle_class: BundleClass | None = None,
+        outcome: Outcome | None = None,
         reason: str = "",
+        count: int = 1,
     ) -> None:
         self.event = event
         self.at_ms = at_ms
@@ -88,7 +148,79 @@ class Record:
         self.number = number
         self.size_bytes = size_bytes
         self.bundle_class = bundle_class
+        self.outcome = outcome or _OUTCOME_OF.get(event, Outcome.INFO)
         self.reason = reason
+        self.count = count
+
+    def encode(self, sequence: int, previous: bytes) -> bytes:
+        """Return the entry of this record at its place in a log."""
+        return _wire.encode(
+            [
+                _VERSION,
+                sequence,
+                previous,
+                self.at_ms,
+                self.event.value,
+                self.mesh,
+                self.sender,
+                self.recipient,
+                self.envelope_time_ms,
+                self.receipt,
+                self.session_id,
+                self.number,
+                self.size_bytes,
+                self.bundle_class or 0,
+                self.outcome.value,
+                self.reason,
+                self.count,
+            ]
+        )
+
+    def _fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Record) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"Record({self.event}, {self.sender} -> {self.recipient or '-'}, receipt={self.receipt.hex() or '-'})"
+
+
+def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
+    """Return (sequence, previous entry hash, record) of an entry. Nothing of the chain is verified by it.
+
+    Raises:
+        TooLarge, Malformed: not an entry.
+        UnknownVersion: written by a newer release.
+    """
+    fields = _wire.decode(entry, _ENTRY, ENTRY_MAX_BYTES)
+    version, sequence, previous, at_ms, event, mesh, sender, recipient, envelope_time_ms, receipt, *rest = fields
+    session_id, number, size_bytes, bundle_class, outcome, reason, count = rest
+    if version != _VERSION:
+        raise UnknownVersion
+    if (
+        event not in _EVENTS
+        or outcome not in _OUTCOMES
+        or len(receipt) not in (0, 32)
+        or len(session_id) not in (0, 16)
+    ):
+        raise Malformed
+    record = Record(
+        _EVENTS[event],
+        at_ms=at_ms,
+        mesh=mesh,
+        sender=sender,
+        recipient=recipient,
+        envelope_time_ms=envelope_time_ms,
+        receipt=Receipt(receipt),
+        session_id=SessionId(session_id),
+        number=number,
+        size_bytes=size_bytes,
+        bundle_class=BundleClass(bundle_class) if bundle_class else None,
+        outcome=_OUTCOMES[outcome],
+        reason=reason,
+        count=count,
+    )
+    return sequence, previous, record

@@ -1,0 +1,89 @@
+"""Disclosure: one message opened to an auditor, provably, without another (docs/protocol.md, section 8.1).
+
+The message key of one message opens that message and no other, and the key commitment kc leaves no second key that
+opens the same envelope to other content. What a disclosure proves is about the *log's owner*: it saw these bytes. It is
+evidence of the sender only with an inclusion proof of the receipt, as a message sealed, in a checkpoint signed by the
+sender: message keys are symmetric, and anybody can make an envelope with one of its own.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from attrs import field, frozen
+
+from agentmesh import _crypto
+from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.content import ContentType, parse_content
+from agentmesh.envelope import Header, Kind, OuterEnvelope
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, DisclosureInvalid
+from agentmesh.facts import SESSION_ID_BYTES
+from agentmesh.keys import DisclosureKey, MessageKey, TranscriptHash
+from agentmesh.limits import Limits
+from agentmesh.suite import SUITE
+
+
+@final
+@frozen(kw_only=True)
+class Disclosed:
+    """A message that was proved to be what an envelope and its record stand for. It prints nothing of itself.
+
+    Attributes:
+        header: The envelope's outer header.
+        content_type: Data or close.
+        action: The action that the message names, or `None` where it is the KNOCK's, which is not disclosed.
+        data: The data.
+    """
+
+    header: Header
+    content_type: ContentType
+    action: str | None = field(repr=False)
+    data: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
+
+
+def verify_disclosure(
+    envelope: bytes, th: TranscriptHash, key: DisclosureKey, record: Record, *, limits: Limits | None = None
+) -> Disclosed:
+    """Return the content of an envelope, once envelope, record and key have been proved to belong together.
+
+    Args:
+        envelope: The envelope, as it was sent.
+        th: The session's transcript hash, 64 bytes.
+        key: The disclosed message key.
+        record: The record of this envelope, from a log that was verified.
+        limits: For the envelope's size.
+
+    Raises:
+        ArgumentInvalid: an argument of another type or length.
+        DisclosureInvalid: another envelope, record, session, key or content.
+    """
+    if not isinstance(key, DisclosureKey) or not isinstance(record, Record):
+        raise ArgumentInvalid("key" if not isinstance(key, DisclosureKey) else "record")
+    if type(th) is not bytes or len(th) != 64:
+        raise ArgumentInvalid("th")
+    try:
+        return _disclosed(OuterEnvelope.parse(envelope, limits), th, MessageKey(key.reveal()), record)
+    except ArgumentInvalid:
+        raise
+    except AgentMeshError:
+        pass
+    raise DisclosureInvalid
+
+
+def _disclosed(outer: OuterEnvelope, th: TranscriptHash, message_key: MessageKey, record: Record) -> Disclosed:
+    header = outer.header
+    session_id = outer.body[:SESSION_ID_BYTES]
+    same = (
+        record.event in (AuditEvent.MESSAGE_SEALED, AuditEvent.MESSAGE_OPENED)
+        and header.kind is Kind.MESSAGE
+        and (record.sender, record.recipient, record.mesh) == (header.sender, header.recipient, header.mesh)
+        and (record.envelope_time_ms, record.size_bytes) == (header.time_ms, outer.size_bytes)
+        and record.session_id == session_id
+        and _crypto.constant_time_equal(record.receipt, outer.receipt)
+    )
+    if not same:
+        raise DisclosureInvalid
+    frame = SUITE.parse(outer.body, SESSION_ID_BYTES)
+    padded = SUITE.open_body(message_key, frame, session_id + th + outer.header_bytes)
+    content_type, action, data = parse_content(padded)
+    return Disclosed(header=header, content_type=content_type, action=action, data=data)

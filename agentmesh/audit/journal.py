@@ -1,0 +1,47 @@
+"""The audit log at an agent's commit seam: no record, no envelope."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import final
+
+from agentmesh.audit.log import AuditLog
+from agentmesh.audit.record import Record
+from agentmesh.errors import StoreError
+
+
+class OnFailure(Enum):
+    """What a failing sink means."""
+
+    STOP = "stop"  # no envelope leaves, no plaintext is released, the state stays as it was
+    CARRY_ON = "carry_on"  # the agent goes on; what is missing from the log is counted
+
+
+@final
+class AuditJournal:
+    """A journal for `Agent.create(journal=...)` that records every step in an `AuditLog`.
+
+    Attributes:
+        log: The log.
+        unrecorded: How many records a failing sink did not take, where the agent carried on.
+    """
+
+    def __init__(self, log: AuditLog, *, on_failure: OnFailure = OnFailure.STOP) -> None:
+        self.log = log
+        self.unrecorded = 0
+        self._on_failure = on_failure
+
+    def commit(self, _changes: tuple[object, ...], records: tuple[Record, ...], /) -> None:
+        """Record a step.
+
+        Raises:
+            StoreError: the sink did not take the records, and the agent is to stop.
+        """
+        if not records:
+            return
+        try:
+            self.log.append(records)
+        except StoreError:
+            if self._on_failure is OnFailure.STOP:
+                raise
+            self.unrecorded += len(records)

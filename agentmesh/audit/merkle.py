@@ -1,0 +1,185 @@
+"""The Merkle tree of RFC 9162, section 2.1: roots and proofs over entries that are only ever appended.
+
+Leaves and nodes are hashed under different first bytes, so that no node passes for an entry. The tree keeps the hash of
+every complete subtree (64 bytes an entry in all): an append adds one leaf and, amortised, one node; a root or a proof
+touches a logarithmic number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NewType, final
+
+from agentmesh import _crypto
+from agentmesh.errors import ProofInvalid
+
+EntryHash = NewType("EntryHash", bytes)  # 32: the leaf hash of an entry
+RootHash = NewType("RootHash", bytes)  # 32
+
+_LEAF: Final = b"\x00"
+_NODE: Final = b"\x01"
+_SIZE: Final = 32
+
+EMPTY_ROOT: Final = RootHash(_crypto.sha256(b""))
+
+
+def leaf_hash(entry: bytes) -> EntryHash:
+    """Return SHA-256(0x00 || entry). RFC 9162, section 2.1.1."""
+    return EntryHash(_crypto.sha256(_LEAF + entry))
+
+
+def _node_hash(left: bytes, right: bytes) -> bytes:
+    return _crypto.sha256(_NODE + left + right)
+
+
+def _split(size: int) -> int:
+    """Return the largest power of two smaller than `size` > 1."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+@final
+class MerkleTree:
+    """A tree over the entries appended so far."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self) -> None:
+        # _levels[k] holds, one behind the other, the hashes of the complete subtrees of 2^k entries.
+        self._levels: list[bytearray] = [bytearray()]
+
+    def __len__(self) -> int:
+        return len(self._levels[0]) // _SIZE
+
+    def append(self, entry_hash: EntryHash) -> None:
+        """Add the leaf of the next entry: at most log2(size) + 1 hashes, one on average."""
+        node: bytes = entry_hash
+        for level in self._levels:
+            level += node
+            if len(level) % (2 * _SIZE):
+                return
+            node = _node_hash(bytes(level[-2 * _SIZE : -_SIZE]), node)
+        self._levels.append(bytearray(node))
+
+    def leaf(self, index: int) -> EntryHash:
+        """Return the leaf hash of an entry."""
+        return EntryHash(self._complete(0, index))
+
+    def root(self, size: int | None = None) -> RootHash:
+        """Return the root over the first `size` entries, all of them if `None`. RFC 9162, section 2.1.1."""
+        size = len(self) if size is None else size
+        return RootHash(self._subtree(0, size)) if size else EMPTY_ROOT
+
+    def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
+        """Return the audit path of an entry in the tree over the first `size` entries. RFC 9162, section 2.1.3.1."""
+        size = len(self) if size is None else size
+        path: list[bytes] = []
+        start = 0
+        while size - start > 1:
+            middle = start + _split(size - start)
+            if index < middle:
+                path.append(self._subtree(middle, size))
+                size = middle
+            else:
+                path.append(self._subtree(start, middle))
+                start = middle
+        return tuple(reversed(path))
+
+    def consistency_proof(self, old_size: int, size: int | None = None) -> tuple[bytes, ...]:
+        """Return the proof that the tree of `old_size` is a prefix of that of `size`. RFC 9162, section 2.1.4.1."""
+        size = len(self) if size is None else size
+        if not 0 < old_size < size:
+            return ()
+        path: list[bytes] = []
+        start, known = 0, True
+        while old_size != size:
+            middle = start + _split(size - start)
+            if old_size <= middle:
+                path.append(self._subtree(middle, size))
+                size = middle
+            else:
+                path.append(self._subtree(start, middle))
+                start, known = middle, False
+        if not known:
+            path.append(self._subtree(start, size))
+        return tuple(reversed(path))
+
+    def _complete(self, level: int, index: int) -> bytes:
+        return bytes(self._levels[level][index * _SIZE : (index + 1) * _SIZE])
+
+    def _subtree(self, start: int, end: int) -> bytes:
+        """Return the hash over the entries start .. end - 1; `start` is a multiple of the enclosing power of two."""
+        size = end - start
+        if size & (size - 1) == 0:
+            level = size.bit_length() - 1
+            return self._complete(level, start >> level)
+        middle = start + _split(size)
+        return _node_hash(self._subtree(start, middle), self._subtree(middle, end))
+
+
+def verify_inclusion(entry_hash: EntryHash, index: int, size: int, proof: Sequence[bytes], root: RootHash) -> EntryHash:
+    """Return `entry_hash` once it is proved to be entry `index` of the `size` under `root`. RFC 9162, 2.1.3.2.
+
+    Raises:
+        ProofInvalid: it is not.
+    """
+    if not 0 <= index < size or any(len(step) != _SIZE for step in proof):
+        raise ProofInvalid
+    node: bytes = entry_hash
+    position, last = index, size - 1
+    for step in proof:
+        if last == 0:
+            raise ProofInvalid
+        if position & 1 or position == last:
+            node = _node_hash(step, node)
+            while position and not position & 1:
+                position >>= 1
+                last >>= 1
+        else:
+            node = _node_hash(node, step)
+        position >>= 1
+        last >>= 1
+    if last != 0 or not _crypto.constant_time_equal(node, root):
+        raise ProofInvalid
+    return entry_hash
+
+
+def verify_consistency(
+    old_size: int, old_root: RootHash, size: int, root: RootHash, proof: Sequence[bytes]
+) -> RootHash:
+    """Return `root` once the tree of `old_size` under `old_root` is proved a prefix of it. RFC 9162, 2.1.4.2.
+
+    Raises:
+        ProofInvalid: it is not: entries were altered, removed or inserted.
+    """
+    if not 0 <= old_size <= size or any(len(step) != _SIZE for step in proof):
+        raise ProofInvalid
+    if old_size in (0, size):
+        # Nothing to prove: the empty tree is a prefix of all, and a tree is one of itself.
+        expected = EMPTY_ROOT if old_size == 0 else root
+        if proof or not _crypto.constant_time_equal(old_root, expected):
+            raise ProofInvalid
+        return root
+    path = list(proof) if old_size & (old_size - 1) else [old_root, *proof]
+    if not path:
+        raise ProofInvalid
+    position, last = old_size - 1, size - 1
+    while position & 1:
+        position >>= 1
+        last >>= 1
+    old_node = node = path[0]
+    for step in path[1:]:
+        if last == 0:
+            raise ProofInvalid
+        if position & 1 or position == last:
+            old_node, node = _node_hash(step, old_node), _node_hash(step, node)
+            while position and not position & 1:
+                position >>= 1
+                last >>= 1
+        else:
+            node = _node_hash(node, step)
+        position >>= 1
+        last >>= 1
+    matches = _crypto.constant_time_equal(old_node, old_root) & _crypto.constant_time_equal(node, root)
+    if last != 0 or not matches:
+        raise ProofInvalid
+    return root

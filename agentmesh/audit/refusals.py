@@ -1,0 +1,60 @@
+"""Refusals, counted: one record a reason, peer and minute, so that nobody fills a disk (section 8)."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.keys import Receipt
+
+_MINUTE_MS: Final = 60_000
+_OTHERS: Final = ""  # peers beyond the number that a minute's records may name
+
+
+@final
+class Refusals:
+    """The refusals of the minute that runs, and those of earlier minutes that have not been recorded yet."""
+
+    __slots__ = ("_counts", "_max_peers", "_mesh", "_minute", "_recipient")
+
+    def __init__(self, mesh: str, recipient: str, *, max_peers: int) -> None:
+        self._mesh = mesh
+        self._recipient = recipient
+        self._max_peers = max_peers
+        self._minute = 0
+        self._counts: dict[tuple[str, str], Record] = {}
+
+    def is_known(self, reason: str, peer: str) -> bool:
+        """Say whether the minute already has a record for this: its receipt is not needed then."""
+        return (reason, peer) in self._counts
+
+    def count(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
+        """Count a refusal. Call `due` first, so that a new minute begins with new records."""
+        if not self._counts:
+            self._minute = now_ms // _MINUTE_MS
+        if (reason, peer) not in self._counts and len(self._counts) >= self._max_peers:
+            peer = _OTHERS
+        record = self._counts.get((reason, peer))
+        if record is not None:
+            record.count += 1
+            return
+        self._counts[reason, peer] = Record(
+            AuditEvent.MESSAGE_REFUSED,
+            at_ms=now_ms,
+            mesh=self._mesh,
+            sender=peer,
+            recipient=self._recipient,
+            receipt=receipt,
+            size_bytes=size_bytes,
+            reason=reason,
+        )
+
+    def due(self, now_ms: int) -> tuple[Record, ...]:
+        """Return the records of a minute that is over; `recorded` drops them."""
+        if not self._counts or now_ms // _MINUTE_MS == self._minute:
+            return ()
+        return tuple(self._counts.values())
+
+    def recorded(self) -> None:
+        """Drop what `due` returned: it is in the log now."""
+        self._counts.clear()

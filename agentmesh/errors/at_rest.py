@@ -1,0 +1,66 @@
+"""State and logs at rest that cannot be read or written."""
+
+from __future__ import annotations
+
+from agentmesh.errors.base import StoreError
+
+
+class StoreFailed(StoreError):
+    """The operating system did not read or write; `__cause__` is its error. Nothing changed."""
+
+    code = "store.failed"
+    text = "reading or writing the store failed"
+    hint = "see __cause__; free space or mend the disk, then make the call again"
+
+
+class StoreLocked(StoreError):
+    """Another process has the store open for writing."""
+
+    code = "store.locked"
+    text = "another process has the store open"
+    hint = "let one process write it at a time"
+
+
+class LogBroken(StoreError):
+    """An audit log that is not what its owner wrote.
+
+    Attributes:
+        sequence: The first entry that is wrong; for a log that is too short or of another root, the size in question.
+        fault: `entry`, `sequence`, `previous`, `cut`, `root` or `range`.
+    """
+
+    code = "audit.broken"
+    text = "the audit log is not intact"
+    hint = "keep it as evidence; compare it with the other side's log and with a checkpoint from elsewhere"
+
+    def __init__(self, sequence: int, fault: str) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.fault} at {self.sequence} [{self.code}]; {self.hint}"
+
+
+class CommitFailed(StoreError):
+    """The journal did not take a step. Nothing changed and nothing leaves; `__cause__` is the journal's own error."""
+
+    code = "store.commit"
+    text = "the journal did not take the step"
+    hint = "see __cause__, mend the journal, and make the call again"
+
+
+class StateMalformed(StoreError):
+    """Exported state that is damaged, or whose fields contradict one another."""
+
+    code = "state.malformed"
+    text = "the exported state is not well formed"
+    hint = "restore from another copy; nothing was loaded"
+
+
+class StateVersionUnknown(StoreError):
+    """Exported state of a version that this release does not read."""
+
+    code = "state.version"
+    text = "the exported state has a version that this release does not read"
+    hint = "use the release that wrote it, or a newer one"

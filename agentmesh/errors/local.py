@@ -1,0 +1,104 @@
+"""The caller's mistakes: this call was wrong or cannot be served now, and nothing changed."""
+
+from __future__ import annotations
+
+from agentmesh.errors.base import LocalError
+
+
+class ArgumentInvalid(LocalError):
+    """An argument has the wrong type, length or range; `argument` names it."""
+
+    code = "call.argument"
+    text = "an argument is not what this call takes"
+    hint = "see .argument and the docstring of the call"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__()
+        self.argument = argument
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.argument} [{self.code}]; {self.hint}"
+
+
+class ReentrantCall(LocalError):
+    """A policy or journal hook called back into the agent that was calling it."""
+
+    code = "call.reentrant"
+    text = "the agent was called from inside one of its own hooks"
+    hint = "let the hook return first, then make the call"
+
+
+class RandomnessFailed(LocalError):
+    """The source of randomness repeated itself or returned the wrong length."""
+
+    code = "entropy.failed"
+    text = "the source of randomness is stuck or broken"
+    hint = "use the operating system's source; never send with this one"
+
+
+class NoSession(LocalError):
+    """There is no session with this peer that this call could use."""
+
+    code = "session.none"
+    text = "there is no usable session with this peer"
+    hint = "knock first, or wait for the acceptance of a KNOCK that is under way"
+
+
+class SessionNotOpen(LocalError):
+    """The session is over, or this side has closed it."""
+
+    code = "session.not_open"
+    text = "the session is not open for sending"
+    hint = "knock again for a new session"
+
+
+class TooManySessions(LocalError):
+    """This agent holds as many open sessions, pending ones included, as its limits allow."""
+
+    code = "session.too_many"
+    text = "too many open sessions"
+    hint = "close one, or wait until a pending one ends"
+
+
+class ConditionNotMet(LocalError):
+    """Sending this would break a condition of the session; `condition` names it."""
+
+    code = "session.condition"
+    text = "a condition of the session forbids this message"
+    hint = "knock again to ask for other conditions"
+
+    def __init__(self, condition: str) -> None:
+        super().__init__()
+        self.condition = condition
+
+
+class PeerNotAllowed(LocalError):
+    """The policy does not allow this peer (any more), or the policy failed."""
+
+    code = "policy.denied"
+    text = "the policy does not allow this peer"
+    hint = "ask the policy's owner; nothing was sent and nothing was opened"
+
+
+class KnockNotPending(LocalError):
+    """The KNOCK to decide on has been decided, has expired or was never received."""
+
+    code = "knock.not_pending"
+    text = "this KNOCK does not wait for a decision"
+    hint = "pending_knocks() lists those that do"
+
+
+class OneTimeRequired(LocalError):
+    """The caller asked for a one-time bundle and was given a last-resort one."""
+
+    code = "bundle.one_time_required"
+    text = "the bundle is of the last-resort class and the caller requires a one-time one"
+    hint = "fetch another bundle, or knock without require_one_time"
+
+
+class ChainExhausted(LocalError):
+    """The sending chain has reached its last number; only a turn of the peer begins a new one."""
+
+    code = "ratchet.exhausted"
+    text = "the sending chain is exhausted"
+    hint = "wait for a message of the peer, or knock again"
