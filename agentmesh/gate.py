@@ -314,6 +314,8 @@ def _commit_opened(
         size_bytes=outer.size_bytes,
         bundle_class=published.bundle_class,
     )
+    if published.bundle_class is BundleClass.ONE_TIME and core.recording and core.state.unused_one_time() == 1:
+        received += core.record(AuditEvent.STOCK_EXHAUSTED, now_ms)
     if isinstance(decision, Deny):
         reply = _reject_envelope(core, knock.initiator, outer.receipt, decision, now_ms)
         changes.append(KnockRemembered(memo.answered(reply)))

@@ -71,14 +71,14 @@ THIRD_PARTY = {
     "nacl": ("_crypto",),
 }
 STANDARD_LIBRARY = {
-    "datetime": ("agent", "clock", "core", *TOUCHES_THE_WORLD),
+    "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("_crypto",),
     "hmac": ("_crypto",),
     "os": ("entropy", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("seam", "audit.log", *TOUCHES_THE_WORLD),
-    "time": ("agent", "clock", "core", *TOUCHES_THE_WORLD),
+    "time": ("core", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
@@ -423,8 +423,8 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
         ("audit.log", "from .record import Record\nfrom . import proof\nfrom .. import _crypto"),
     ],
     imports_only_what_it_may: [
-        ("agent", "from threading import RLock\nimport time"),
-        ("agent", "import threading\nlock = threading.Lock()"),
+        ("seam", "from threading import RLock"),
+        ("audit.log", "import threading\nlock = threading.Lock()"),
         ("entropy", "import os\nos.urandom(32)"),
         ("cli.demo", "import subprocess, socket\nfrom importlib import resources"),
         ("store.file", "from pathlib import Path"),

@@ -1,0 +1,159 @@
+"""The audit trail in other systems' forms; JSON is built here and nowhere else (docs/protocol.md, section 8).
+
+- JSON Lines, one entry a line;
+- CloudEvents 1.0 in structured JSON, with types `ai.agentmesh.<event>`;
+- AuditEntry of Microsoft's Agent Governance Toolkit (AGT), whose own `verify_hash` and `MerkleAuditChain` take it;
+- AuditEvent of the kars router.
+
+None of them can say more than a record does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from agentmesh import _crypto
+from agentmesh.audit.merkle import leaf_hash
+from agentmesh.audit.record import Outcome, Record, decode_entry
+from agentmesh.errors import Malformed
+
+_TYPE_PREFIX: Final = "ai.agentmesh."
+_ACTION_PREFIX: Final = "agentmesh."
+_AGT_OUTCOMES: Final = {Outcome.ALLOW: "success", Outcome.INFO: "success", Outcome.DENY: "denied"}
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _utc(time_ms: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(milliseconds=time_ms)
+    except OverflowError:
+        pass
+    raise Malformed  # after the year 9999: no calendar of these forms has it
+
+
+def _iso_time(time_ms: int) -> str:
+    """Return RFC 3339 in UTC with milliseconds, as `2026-01-01T00:00:00.000Z`."""
+    return _utc(time_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _data(record: Record, sequence: int) -> dict[str, Any]:
+    return {
+        "sequence": sequence,
+        "mesh": record.mesh,
+        "sender": record.sender,
+        "recipient": record.recipient,
+        "envelope_time_ms": record.envelope_time_ms,
+        "receipt": record.receipt.hex(),
+        "session_id": record.session_id.hex(),
+        "number": record.number,
+        "size_bytes": record.size_bytes,
+        "bundle_class": 0 if record.bundle_class is None else int(record.bundle_class),
+        "outcome": str(record.outcome),
+        "reason": record.reason,
+        "count": record.count,
+    }
+
+
+def to_json_lines(entries: Iterable[bytes]) -> Iterator[str]:
+    """Yield one JSON object an entry, without line ends; ASCII only, so that no text in it can act on a terminal.
+
+    Raises:
+        TooLarge, Malformed, UnknownVersion: not an entry.
+    """
+    for entry in entries:
+        sequence, previous, record = decode_entry(entry)
+        line = {
+            "event": str(record.event),
+            "at_ms": record.at_ms,
+            **_data(record, sequence),
+            "previous_hash": previous.hex(),
+            "entry_hash": leaf_hash(entry).hex(),
+        }
+        yield json.dumps(line, separators=(",", ":"))
+
+
+def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
+    """Yield a CloudEvents 1.0 object an entry (structured mode, JSON).
+
+    Args:
+        entries: The log.
+        owner: The DID of its owner: the events' source.
+
+    Raises:
+        TooLarge, Malformed, UnknownVersion: not an entry.
+    """
+    for entry in entries:
+        sequence, previous, record = decode_entry(entry)
+        entry_hash = leaf_hash(entry).hex()
+        event = {
+            "specversion": "1.0",
+            "id": entry_hash,
+            "source": owner,
+            "type": _TYPE_PREFIX + str(record.event),
+            "time": _iso_time(record.at_ms),
+            "datacontenttype": "application/json",
+            "data": _data(record, sequence),
+            "agentmeshentryhash": entry_hash,
+            "agentmeshprevioushash": previous.hex(),
+        }
+        if record.receipt:
+            event["subject"] = record.receipt.hex()
+        yield event
+
+
+def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
+    """Yield the keyword arguments of AGT's `AuditEntry` an entry, in a chain of AGT's own hashes.
+
+    AGT hashes the JSON of nine of its fields with Python's default separators, and the time as Python prints it. Its
+    chain starts with an empty `previous_hash`; it does not cover the fields that this library's own chain does not put
+    into `data`, so everything is in `data`.
+
+    Raises:
+        TooLarge, Malformed, UnknownVersion: not an entry.
+    """
+    previous_hash = ""
+    for entry in entries:
+        sequence, _, record = decode_entry(entry)
+        peer = record.recipient if record.sender == owner else record.sender
+        hashed = {
+            "entry_id": f"audit_{sequence:016d}",
+            "timestamp": _utc(record.at_ms).isoformat(),
+            "event_type": str(record.event),
+            "agent_did": owner,
+            "action": _ACTION_PREFIX + str(record.event),
+            "resource": peer or None,
+            "data": _data(record, sequence),
+            "outcome": _AGT_OUTCOMES[record.outcome],
+            "previous_hash": previous_hash,
+        }
+        previous_hash = _crypto.sha256(json.dumps(hashed, sort_keys=True).encode()).hex()
+        yield {**hashed, "timestamp": _iso_time(record.at_ms), "entry_hash": previous_hash}
+
+
+def to_kars_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
+    """Yield the kars router's AuditEvent an entry.
+
+    Its digest is the receipt, a SHA-256 over the sealed envelope; for an event without one the entry's hash, because
+    the router takes equal (time, principal, action, digest) for one event.
+
+    Raises:
+        TooLarge, Malformed, UnknownVersion: not an entry.
+    """
+    for entry in entries:
+        sequence, _, record = decode_entry(entry)
+        verdict = str(record.outcome)
+        if record.outcome is Outcome.DENY:
+            verdict = f"deny:{record.reason}"
+        yield {
+            "timestamp_ms": record.at_ms,
+            "principal": owner,
+            "action": _ACTION_PREFIX + str(record.event),
+            "payload_digest_hex": (record.receipt or leaf_hash(entry)).hex(),
+            "verdict": verdict,
+            "labels": [[name, str(value)] for name, value in _data(record, sequence).items()],
+        }
