@@ -146,7 +146,13 @@ def ed25519_secret_to_x25519(signing_key: bytes) -> bytes:
 
 
 def x25519_public(secret: bytes) -> bytes:
-    """Return the X25519 public key of a 32-byte secret."""
+    """Return the X25519 public key of a 32-byte secret.
+
+    Raises:
+        BadPoint: `secret` is not 32 bytes.
+    """
+    if len(secret) != KEY_BYTES:
+        raise BadPoint
     public: bytes = crypto_scalarmult_base(secret)
     return public
 
@@ -157,6 +163,8 @@ def x25519(secret: bytes, public: bytes) -> bytes:
     Raises:
         BadPoint: the result is all zero, so `public` has small order (RFC 7748, section 6.1).
     """
+    if len(public) != KEY_BYTES or len(secret) != KEY_BYTES:  # libsodium would read behind the end of a shorter one
+        raise BadPoint
     try:
         shared: bytes = crypto_scalarmult(secret, public)
         return shared

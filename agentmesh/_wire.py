@@ -87,9 +87,25 @@ class ArrayOf:
 
 @frozen
 class Array:
-    """An array with exactly these fields."""
+    """An array with exactly these fields.
+
+    Attributes:
+        kinds: Its fields.
+        most_arrays: How many arrays it can hold, itself included.
+        longest_array: How many fields the longest of them can have.
+    """
 
     kinds: tuple[Kind, ...]
+    most_arrays: int = field(init=False)
+    longest_array: int = field(init=False)
+
+    @most_arrays.default
+    def _most(self) -> int:
+        return 1 + sum(_most_arrays(kind) for kind in self.kinds)
+
+    @longest_array.default
+    def _longest(self) -> int:
+        return max([len(self.kinds), *map(_longest_array, self.kinds)])
 
     def check(self, value: Any) -> None:
         if type(value) is not list or len(value) != len(self.kinds):
@@ -99,6 +115,22 @@ class Array:
 
 
 Kind = Uint | Bin | Text | Maybe | ArrayOf | Array
+
+
+def _most_arrays(kind: Kind) -> int:
+    if isinstance(kind, Array):
+        return kind.most_arrays
+    if isinstance(kind, ArrayOf):
+        return 1 + kind.maximum * _most_arrays(kind.kind)
+    return _most_arrays(kind.kind) if isinstance(kind, Maybe) else 0
+
+
+def _longest_array(kind: Kind) -> int:
+    if isinstance(kind, Array):
+        return kind.longest_array
+    if isinstance(kind, ArrayOf):
+        return max(kind.maximum, _longest_array(kind.kind))
+    return _longest_array(kind.kind) if isinstance(kind, Maybe) else 0
 
 
 def array(*kinds: Kind) -> Array:
@@ -113,14 +145,36 @@ def _refuse_ext(_code: int, _data: bytes) -> NoReturn:
     raise Malformed
 
 
-def _unpack(data: bytes, max_bytes: int) -> Any:
+def _check_size(data: bytes, max_bytes: int) -> None:
     if not isinstance(data, bytes):
         raise Malformed
     if len(data) > max_bytes:
         raise TooLarge
+
+
+def _unpack(data: bytes, layout: Array, max_bytes: int) -> Any:
+    _check_size(data, max_bytes)
+    arrays_left = layout.most_arrays
+
+    def count_array(items: list[Any]) -> list[Any]:
+        # An array costs one byte to write and sixty to build, so no more are built than the layout can hold.
+        nonlocal arrays_left
+        arrays_left -= 1
+        if arrays_left < 0:
+            raise Malformed
+        return items
+
     try:
         # Every msgpack error for bad bytes is a ValueError, except that its pure-Python fallback may recurse.
-        return msgpack.unpackb(data, raw=False, max_map_len=0, max_ext_len=0, ext_hook=_refuse_ext)
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            max_array_len=layout.longest_array,
+            max_map_len=0,
+            max_ext_len=0,
+            ext_hook=_refuse_ext,
+            list_hook=count_array,
+        )
     except (ValueError, RecursionError):
         pass
     raise Malformed  # outside the except block, so that no foreign exception hangs on ours
@@ -139,7 +193,7 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
         TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
         Malformed: any other shape, or a longer form of the same.
     """
-    value = _unpack(data, max_bytes)
+    value = _unpack(data, layout, max_bytes)
     layout.check(value)
     if encode(value) != data:
         raise Malformed
@@ -147,8 +201,17 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
     return fields
 
 
-def _bin_length(size: int) -> int:
-    return size + (2 if size < 0x100 else 3 if size < 0x10000 else 5)
+_BIN_HEADS: Final = {0xC4: (1, 0), 0xC5: (2, 0x100), 0xC6: (4, 0x10000)}  # bytes of length, least length
+
+
+def _bin_at(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the byte string whose head is at `at` begins and ends; its end may lie behind the input's."""
+    width, least = _BIN_HEADS.get(data[at] if at < len(data) else 0, (0, 1))
+    begin = at + 1 + width
+    size = int.from_bytes(data[at + 1 : begin], "big")
+    if size < least or begin > len(data):
+        raise Malformed
+    return begin, begin + size
 
 
 def _bin_head(size: int) -> bytes:
@@ -166,21 +229,21 @@ def encode_pair(first: bytes, *second: bytes) -> bytes:
 def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
     """Return the two byte strings of an array of exactly two.
 
-    For a pair of byte strings the shortest length is the canonical form, so a megabyte is not encoded again.
+    For a pair of byte strings the shortest heads are the canonical form, so a megabyte is not encoded again; and it is
+    cut by hand, because msgpack would first build whatever arrays stand there instead.
 
     Raises:
         TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
         Malformed: any other shape, or a longer form of the same.
     """
-    value = _unpack(data, max_bytes)
-    if type(value) is not list or len(value) != 2:
+    _check_size(data, max_bytes)
+    if data[:1] != b"\x92":
         raise Malformed
-    first, second = value
-    if type(first) is not bytes or type(second) is not bytes:
+    first_at, first_end = _bin_at(data, 1)
+    second_at, second_end = _bin_at(data, first_end)
+    if second_end != len(data):
         raise Malformed
-    if len(data) != 1 + _bin_length(len(first)) + _bin_length(len(second)):
-        raise Malformed
-    return first, second
+    return data[first_at:first_end], data[second_at:second_end]
 
 
 # --- base58btc -------------------------------------------------------------------------------------------------------

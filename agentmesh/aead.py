@@ -11,7 +11,7 @@ from typing import Final
 
 from agentmesh import _crypto
 from agentmesh._labels import KdfLabel
-from agentmesh.errors import DecryptionFailed
+from agentmesh.errors import ArgumentInvalid, DecryptionFailed
 from agentmesh.limits import PADDED_MIN_BYTES
 
 COMMITMENT_BYTES: Final = 32
@@ -29,7 +29,14 @@ def seal(key: bytes, label: KdfLabel, context: bytes, plaintext: bytes, nonce: b
         plaintext: Any bytes; pad them first where their length tells something.
         nonce: 24 fresh random bytes. Random even where a key is used once, because a restored snapshot may use it
             again, and must not then reuse a keystream.
+
+    Raises:
+        ArgumentInvalid: a key or nonce of another length.
     """
+    if len(nonce) != _crypto.NONCE_BYTES:
+        raise ArgumentInvalid("nonce")
+    if len(key) not in (32, 64):
+        raise ArgumentInvalid("key")
     derived = _crypto.kdf(key, label, nonce + context, 64)
     return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 

@@ -42,13 +42,12 @@ class SystemEntropy:
 
 
 class CheckedEntropy:
-    """Another source, held to its contract at every draw: the right type and length, and never the last draw again."""
+    """Another source, held to its contract at every draw: the right type and length."""
 
-    __slots__ = ("_last", "_source")
+    __slots__ = ("_source",)
 
     def __init__(self, source: Entropy) -> None:
         self._source = source
-        self._last = b""
 
     def token(self, size: int, /) -> bytes:
         """Return `size` bytes of the source.
@@ -57,9 +56,8 @@ class CheckedEntropy:
             RandomnessFailed: the source broke its contract.
         """
         draw = self._source.token(size)
-        if type(draw) is not bytes or len(draw) != size or draw == self._last:
+        if type(draw) is not bytes or len(draw) != size:
             raise RandomnessFailed
-        self._last = draw
         return draw
 
     def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
@@ -70,6 +68,8 @@ class CheckedEntropy:
             BadPoint: `public_key` is not valid.
         """
         ciphertext, shared = self._source.encapsulate(public_key)
+        if type(ciphertext) is not bytes or type(shared) is not bytes:
+            raise RandomnessFailed
         if len(ciphertext) != _crypto.KEM_CIPHERTEXT_BYTES or len(shared) != _crypto.KEY_BYTES:
             raise RandomnessFailed
         return ciphertext, shared

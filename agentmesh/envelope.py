@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from agentmesh import _crypto, _wire
 from agentmesh._labels import RECEIPT
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
-from agentmesh.identity import DID_PREFIX
+from agentmesh.identity import is_did_shaped
 from agentmesh.keys import Receipt
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 
@@ -91,8 +91,13 @@ class Header:
         Raises:
             ArgumentInvalid: a field that no receiver would take.
         """
+        if type(self.kind) is not Kind:
+            raise ArgumentInvalid("kind")
         if not is_mesh_name(self.mesh):
             raise ArgumentInvalid("mesh")
+        for name, did in (("sender", self.sender), ("recipient", self.recipient)):
+            if not is_did_shaped(did):
+                raise ArgumentInvalid(name)
         if type(self.time_ms) is not int or not 0 <= self.time_ms <= UINT_MAX:
             raise ArgumentInvalid("time_ms")
         return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, self.time_ms])
@@ -117,7 +122,7 @@ class Header:
         if not is_mesh_name(mesh):
             raise Malformed
         # Whether a DID is the right one is decided against a key; here only what could never be one is kept out.
-        if not (sender.startswith(DID_PREFIX) and recipient.startswith(DID_PREFIX)):
+        if not (is_did_shaped(sender) and is_did_shaped(recipient)):
             raise Malformed
         return cls(kind=known, mesh=mesh, sender=sender, recipient=recipient, time_ms=time_ms)
 
@@ -182,7 +187,7 @@ class OuterEnvelope:
         return len(self._envelope)
 
     def __repr__(self) -> str:
-        return f"OuterEnvelope({self.header!r}, receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
+        return f"OuterEnvelope(receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
 
 
 def build(header_bytes: bytes, *body: bytes) -> bytes:

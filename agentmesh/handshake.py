@@ -12,6 +12,7 @@ from typing import final
 from agentmesh import _crypto
 from agentmesh._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
 from agentmesh.entropy import Entropy
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.keys import (
     HeaderKey,
@@ -24,6 +25,7 @@ from agentmesh.keys import (
     X25519PublicKey,
     X25519Secret,
 )
+from agentmesh.limits import UINT_MAX
 from agentmesh.prekeys import Bundle, BundleSecrets
 
 
@@ -103,8 +105,11 @@ def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: En
     """Run the initiator's side against a verified bundle. Section 5.
 
     Raises:
+        ArgumentInvalid: `expires_ms` is not a time.
         BadPoint: the bundle's prekey has small order, or its KEM key is not valid.
     """
+    if type(expires_ms) is not int or not 0 <= expires_ms <= UINT_MAX:
+        raise ArgumentInvalid("expires_ms")
     secret = X25519Secret(entropy.token(32))
     public = X25519PublicKey(_crypto.x25519_public(secret))
     ciphertext, shared_kem = entropy.encapsulate(bundle.kem_key)

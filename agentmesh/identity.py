@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Final, final
 
@@ -13,6 +14,7 @@ from agentmesh.keys import Ed25519PublicKey, IdentitySeed, Redacted, Signature, 
 
 DID_PREFIX: Final = "did:agentmesh:"
 _DID_HASH_BYTES: Final = 20
+_DID_SHAPE: Final = re.compile(DID_PREFIX + "[1-9A-HJ-NP-Za-km-z]{1,114}", re.ASCII)  # 128 bytes in all
 
 # Conversion costs as much as a verification, and its result never changes. The entries are public keys.
 _converted = lru_cache(maxsize=4096)(_crypto.ed25519_to_x25519)
@@ -24,6 +26,11 @@ def did_of(public_key: bytes) -> str:
     It is only a name: nothing is said of the key's validity, and what must not be confused is bound by the key.
     """
     return DID_PREFIX + _wire.base58_encode(_crypto.sha256(public_key)[:_DID_HASH_BYTES])
+
+
+def is_did_shaped(did: object) -> bool:
+    """Say whether `did` could be one: the prefix and base58btc, 128 bytes at most. It need not decode."""
+    return type(did) is str and _DID_SHAPE.fullmatch(did) is not None
 
 
 def parse_did(did: str) -> str:
@@ -56,8 +63,11 @@ class IdentityKey:
         """Validate a 32-byte Ed25519 public key.
 
         Raises:
+            ArgumentInvalid: not bytes.
             BadIdentityKey: not canonical, not on the curve, of small order or outside the prime-order subgroup.
         """
+        if type(raw) is not bytes:
+            raise ArgumentInvalid("raw")
         self.dh = X25519PublicKey(_converted(raw))
         self.raw = Ed25519PublicKey(raw)
         self._did: str | None = None

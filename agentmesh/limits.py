@@ -20,6 +20,8 @@ PENDING_GRACE_MS: Final = 86_400_000  # an ACCEPT given in the last second may l
 LATE_WINDOW_MS: Final = 600_000  # late data after a close, or after a session was superseded
 KEPT_CHAINS: Final = 5  # past receiving chains whose headers still open: bounds the trial openings at seven
 OPEN_SESSIONS_PER_PEER: Final = 5  # in both roles, pending and undecided included
+SCORE_MAX: Final = 1000
+SIGNAL_MAX: Final = 200  # what one signal, and one issuer within a window, can move a score
 DID_MAX_BYTES: Final = 128
 MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
@@ -79,6 +81,11 @@ class Limits:
     remembered_knocks_per_identity: int = _limit(256)
     undecided_knocks: int = _limit(1024)  # waiting for the application, in all; those per peer count as sessions
     tracked_identities: int = _limit(65_536)  # peers, and rate-limit buckets; full means busy
+
+    # Trust: what statements can make this agent keep.
+    trust_window_seconds: int = _limit(86_400)  # late updates still count, and one issuer moves a score by 200 at most
+    trust_subjects: int = _limit(100_000)
+    trust_updates_per_issuer: int = _limit(256)  # on one subject, within the window
 
     # Sessions in all, every peer together; one peer is bounded by the protocol's five.
     sessions_max: int = _limit(100_000)

@@ -44,7 +44,7 @@ _BODY: Final = _wire.array(
     _wire.Uint(),
     _wire.Uint(),
 )
-BUNDLE_MAX_BYTES: Final = 1500  # a genuine one has at most 1,411: refused by length before any check
+BUNDLE_MAX_BYTES: Final = 1500  # a genuine one has at most 1,412: refused by length before any check
 
 
 class BundleClass(IntEnum):
@@ -107,6 +107,8 @@ def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
     bundle_class = _CLASSES.get(class_number)
     if version != _VERSION or bundle_class is None:
         raise UnknownVersion
+    if not_after_ms < not_before_ms:
+        raise Malformed
     if did_of(owner) != did:
         raise BundleIdentityMismatch
     if body_mesh != mesh:
@@ -213,6 +215,8 @@ def issue_bundle(
     Raises:
         ArgumentInvalid: a mesh name or time that no verifier would take.
     """
+    if not isinstance(bundle_class, BundleClass):
+        raise ArgumentInvalid("bundle_class")
     if not is_mesh_name(mesh):
         raise ArgumentInvalid("mesh")
     for name, time_ms in (("not_before_ms", not_before_ms), ("not_after_ms", not_after_ms)):

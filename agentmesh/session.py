@@ -26,6 +26,7 @@ from agentmesh.errors import (
     MessageRefused,
     PeerConditionBroken,
     SessionNotOpen,
+    TooLarge,
 )
 from agentmesh.facts import SESSION_ID_BYTES, Facts, Phase
 from agentmesh.keys import (
@@ -363,6 +364,7 @@ class Session(Redacted):
             Malformed, DecryptionFailed, DuplicateMessage, ContradictoryHeader, GapTooLarge, BadPoint: as
                 `Ratchet.open`.
             MessageRefused: authentic, but its kind, type or content may not stand here.
+            TooLarge: more data than this side takes.
             MessageAfterClose: numbered behind the peer's close.
             PeerConditionBroken: it breaks a condition.
         """
@@ -375,6 +377,8 @@ class Session(Redacted):
         if time_ms is None:
             time_ms, kind = outer.header.time_ms, outer.header.kind
         content_type, action, data, peer_close = self._parse(opened.plaintext, kind, number, now_ms)
+        if len(data) > limits.plaintext_max_bytes:
+            raise TooLarge
         self._check_conditions(content_type, action, number, time_ms)
         key = DisclosureKey(opened.message_key) if disclosable else None
         return Incoming(opened, content_type, action, data, number, time_ms, peer_close, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class AgentMeshError(Exception):
@@ -20,6 +20,10 @@ class AgentMeshError(Exception):
 
     def __init__(self) -> None:
         super().__init__()
+
+    def __reduce__(self) -> tuple[type[AgentMeshError], tuple[Any, ...]]:
+        # So that an error crosses a process pool: attributes stand in the order of the constructor's arguments.
+        return type(self), tuple(vars(self).values())
 
     def __str__(self) -> str:
         return f"{self.text} [{self.code}]" + (f"; {self.hint}" if self.hint else "")

@@ -297,6 +297,30 @@ class ProofInvalid(RemoteError):
     hint = "keep it and the log as evidence; do not rely on the log"
 
 
+class StatementUnfit(RemoteError):
+    """A signed statement that may not count here: another mesh, an issuer that is not believed, or about itself."""
+
+    code = "trust.unfit"
+    text = "the statement may not count here"
+    hint = "drop it; the ledger counts the issuers that it was told to believe"
+
+
+class StatementStale(RemoteError):
+    """A signed statement that was seen, was replaced, is too old, or comes from the future."""
+
+    code = "trust.stale"
+    text = "the statement is old, replaced or not due"
+    hint = "drop it; if it is fresh, check both clocks"
+
+
+class TrustFull(TryAgain):
+    """The bounded memory for statements is full. Nothing was stored."""
+
+    code = "trust.full"
+    text = "the memory for statements is full"
+    hint = "keep the statement and offer it again later, or raise the limit"
+
+
 class DisclosureInvalid(RemoteError):
     """A disclosure whose envelope, record, session, key or content do not belong together."""
 

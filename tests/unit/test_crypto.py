@@ -217,6 +217,14 @@ def test_x25519_refuses_every_low_order_point(u: int) -> None:
             _crypto.x25519(secret, u_bytes(u))
 
 
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+def test_x25519_refuses_keys_of_another_length(size: int) -> None:
+    # The binding below hands the bytes on unmeasured: a short key would be read past its end.
+    public = (_crypto.x25519_public(b"\x01" * 32) * 2)[:size]
+    with pytest.raises(BadPoint):
+        _crypto.x25519(b"\x02" * 32, public)
+
+
 def test_only_canonical_encodings_of_x25519_keys_pass() -> None:
     for u in (0, 1, 9, P - 1, *LOW_ORDER_U):
         _crypto.check_x25519_encoding(u_bytes(u))

@@ -223,7 +223,7 @@ def test_keys_of_small_order_are_refused(encoded: str) -> None:
 @given(identities)
 @brisk
 def test_keys_of_mixed_order_are_refused(identity: Identity) -> None:
-    seen = {identity.key.raw}
+    seen: set[bytes] = {identity.key.raw}
     for encoded in TORSION[1:]:
         mixed = crypto_core_ed25519_add(identity.key.raw, bytes.fromhex(encoded))
         seen.add(mixed)

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from agentmesh import _crypto
 from agentmesh._labels import KdfLabel
 from agentmesh._wire import base58_encode
-from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
-from agentmesh.errors import ArgumentInvalid, RandomnessFailed
+from agentmesh.entropy import CheckedEntropy, Entropy, SystemEntropy, check_entropy
+from agentmesh.errors import ArgumentInvalid, BadPoint, RandomnessFailed
 from agentmesh.handshake import Initiation, SessionKeys, initiate
 from agentmesh.identity import Identity
 from agentmesh.keys import DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret, TranscriptHash
@@ -190,7 +190,7 @@ def test_vars_finds_nothing(name: str) -> None:
 
 
 def test_every_redacted_type_has_slots_and_a_holder_here() -> None:
-    def below(base: type) -> Iterator[type]:
+    def below(base: type[object]) -> Iterator[type[object]]:
         for child in base.__subclasses__():
             yield child
             yield from below(child)
@@ -347,6 +347,58 @@ def test_a_working_source_passes() -> None:
     check_entropy(Fixed(GOOD_1, GOOD_2))
     check_entropy(SystemEntropy())
     check_entropy(Counting(0))
+
+
+@pytest.mark.parametrize("draw", [b"", bytes(15), bytes(17), bytes(32), bytearray(16), "0" * 16, None, 16, [0] * 16])
+def test_a_checked_source_refuses_a_wrong_draw(draw: Any) -> None:
+    checked = CheckedEntropy(Fixed(GOOD_1[:16], draw, GOOD_2[:16]))
+    assert checked.token(16) == GOOD_1[:16]
+    with pytest.raises(RandomnessFailed):
+        checked.token(16)
+    assert checked.token(16) == GOOD_2[:16]  # what was refused is forgotten
+
+
+def test_a_checked_source_refuses_a_repeated_draw() -> None:
+    checked = CheckedEntropy(Fixed(GOOD_1, GOOD_1, GOOD_2, GOOD_1))
+    assert checked.token(32) == GOOD_1
+    with pytest.raises(RandomnessFailed):
+        checked.token(32)
+    assert (checked.token(32), checked.token(32)) == (GOOD_2, GOOD_1)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (b"", b""),
+        (bytes(1087), bytes(32)),
+        (bytes(1089), bytes(32)),
+        (bytes(1088), bytes(31)),
+        (bytes(1088), bytes(33)),
+        (bytes(32), bytes(1088)),
+        (bytearray(1088), bytes(32)),
+        (bytes(1088), bytearray(32)),
+        ("0" * 1088, "0" * 32),
+        ([0] * 1088, [0] * 32),
+    ],
+)
+def test_a_checked_source_refuses_a_wrong_encapsulation(pair: Any) -> None:
+    class Broken(SystemEntropy):
+        def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
+            answer: tuple[bytes, bytes] = pair
+            return answer
+
+    with pytest.raises(RandomnessFailed):
+        CheckedEntropy(Broken()).encapsulate(bytes(1184))
+
+
+def test_a_checked_source_passes_a_good_one_on() -> None:
+    checked = CheckedEntropy(SystemEntropy())
+    assert len({checked.token(24) for _ in range(500)}) == 500
+    key = _crypto.kem_key(bytes(64))
+    ciphertext, shared = checked.encapsulate(_crypto.kem_public(key))
+    assert _crypto.kem_decapsulate(key, ciphertext) == shared
+    with pytest.raises(BadPoint):
+        checked.encapsulate(b"\xff" * 1184)
 
 
 def test_a_patched_system_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from agentmesh.errors import AgentMeshError, Malformed, TooLarge
 from agentmesh.limits import UINT_MAX
 
 AMPLE = 1 << 22
-thorough = settings(max_examples=2 * settings().max_examples)
-brisk = settings(max_examples=max(1, settings().max_examples // 2))
+thorough = settings(max_examples=settings().max_examples)
+brisk = settings(max_examples=max(1, settings().max_examples // 3))
 
 
 # --- an encoder that shares nothing with the library: each value in each of its msgpack forms -------------------------
@@ -403,6 +403,29 @@ def test_a_pair_has_one_form_at_every_size(first: int, second: int) -> None:
     assert refused >= 2
 
 
+@given(st.binary(max_size=300), st.lists(st.binary(max_size=200), max_size=4), st.sampled_from([0, 255, 65535, 65536]))
+@brisk
+def test_a_pair_is_encoded_from_its_parts_as_from_the_whole(first: bytes, parts: list[bytes], more: int) -> None:
+    parts.append(bytes(more))
+    data = _wire.encode_pair(first, *parts)
+    assert data == _wire.encode([first, b"".join(parts)]) == shortest([first, b"".join(parts)])
+    assert _wire.encode_pair(first) == _wire.encode([first, b""])
+
+
+@pytest.mark.parametrize("first", BOUNDARIES)
+@pytest.mark.parametrize("second", BOUNDARIES)
+def test_a_pair_is_encoded_in_its_one_form(first: int, second: int) -> None:
+    assert _wire.encode_pair(bytes(first), bytes(second)) == shortest([bytes(first), bytes(second)])
+
+
+@pytest.mark.parametrize("wrong", [None, "", "data", 5, [b""], bytearray(b"\x90"), memoryview(b"\x90"), bytearray(3)])
+def test_only_bytes_are_decoded(wrong: Any) -> None:
+    with pytest.raises(Malformed):
+        _wire.decode(wrong, _wire.array(), AMPLE)
+    with pytest.raises(Malformed):
+        _wire.decode_pair(wrong, AMPLE)
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300))
 @brisk
 def test_pairs_round_trip_and_refuse_tails(first: bytes, second: bytes) -> None:
@@ -414,7 +437,18 @@ def test_pairs_round_trip_and_refuse_tails(first: bytes, second: bytes) -> None:
 
 
 def test_a_pair_of_anything_else_is_refused() -> None:
-    for value in ([], [b""], [b"", b"", b""], ["", b""], [b"", ""], [b"", None], [1, b""], [[], []], [[b"", b""]]):
+    others: list[list[Any]] = [
+        [],
+        [b""],
+        [b"", b"", b""],
+        ["", b""],
+        [b"", ""],
+        [b"", None],
+        [1, b""],
+        [[], []],
+        [[b"", b""]],
+    ]
+    for value in others:
         with pytest.raises(Malformed):
             _wire.decode_pair(_wire.encode(value), AMPLE)
     with pytest.raises(Malformed):
@@ -514,13 +548,28 @@ def test_base58_refuses_look_alikes_and_oversize() -> None:
     for bad in "0OIl+/-_ é１²":
         with pytest.raises(Malformed):
             _wire.base58_decode(f"2NEpo7TZRRrLZSi2{bad}", 12)
-    # Ten million digits: the arithmetic is quadratic, so a length check that came late would not end.
-    with pytest.raises(Malformed):
-        _wire.base58_decode("z" * 10_000_000, 20)
     with pytest.raises(Malformed):
         _wire.base58_decode("z" * 28, 20)  # above 256^20 - 1, short enough to be computed
     with pytest.raises(Malformed):
         _wire.base58_decode("2", 0)
+
+
+class Unread(str):
+    """A text that must not be read."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("read, though its length alone says that it is wrong")
+
+
+def test_a_text_of_impossible_length_is_not_read() -> None:
+    # The arithmetic is quadratic: over a million digits it would not end.
+    for text in (Unread("z" * 41), Unread("1" * 1_000_000)):
+        with pytest.raises(Malformed):
+            _wire.base58_decode(text, 20)
+    with pytest.raises(AssertionError):
+        _wire.base58_decode(Unread("z" * 40), 20)
 
 
 # --- msgpack's other implementation -----------------------------------------------------------------------------------
