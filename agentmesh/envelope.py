@@ -187,7 +187,7 @@ class OuterEnvelope:
         return len(self._envelope)
 
     def __repr__(self) -> str:
-        return f"OuterEnvelope(receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
+        return f"OuterEnvelope({self._header!r}, receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
 
 
 def build(header_bytes: bytes, *body: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import string
 from typing import Any
 
 import attrs
@@ -24,9 +23,9 @@ MESH_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789._/-"
 # Letters that look or count like good ones: accented, full-width, Cyrillic, an Arabic digit, invisible, half, script.
 BEYOND = "\u00e9\uff41\u0430\u0663\u200b\ud800\U0001d4b6"
 meshes = st.text(MESH_LETTERS, min_size=1, max_size=MESH_MAX_BYTES)
-dids = st.text(string.ascii_letters + string.digits, min_size=1, max_size=DID_MAX_BYTES - len(DID_PREFIX)).map(
-    DID_PREFIX.__add__
-)
+dids = st.text(
+    "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", min_size=1, max_size=DID_MAX_BYTES - len(DID_PREFIX)
+).map(DID_PREFIX.__add__)
 times = st.integers(0, UINT_MAX) | st.sampled_from([0, 127, 128, 2**32 - 1, 2**32, UINT_MAX])
 headers = st.builds(Header, kind=st.sampled_from(Kind), mesh=meshes, sender=dids, recipient=dids, time_ms=times)
 bodies = st.binary(max_size=400)

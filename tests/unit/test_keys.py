@@ -358,14 +358,6 @@ def test_a_checked_source_refuses_a_wrong_draw(draw: Any) -> None:
     assert checked.token(16) == GOOD_2[:16]  # what was refused is forgotten
 
 
-def test_a_checked_source_refuses_a_repeated_draw() -> None:
-    checked = CheckedEntropy(Fixed(GOOD_1, GOOD_1, GOOD_2, GOOD_1))
-    assert checked.token(32) == GOOD_1
-    with pytest.raises(RandomnessFailed):
-        checked.token(32)
-    assert (checked.token(32), checked.token(32)) == (GOOD_2, GOOD_1)
-
-
 @pytest.mark.parametrize(
     "pair",
     [

@@ -31,6 +31,8 @@ def test_the_protocol_s_constants() -> None:
         "KEPT_CHAINS": 5,
         "OPEN_SESSIONS_PER_PEER": 5,
         "DID_MAX_BYTES": 128,
+        "SCORE_MAX": 1000,
+        "SIGNAL_MAX": 200,
         "MESH_MAX_BYTES": 64,
         "ACTION_MAX_BYTES": 128,
         "CAPABILITY_MAX_BYTES": 128,
@@ -262,4 +264,4 @@ def test_codes_are_stable_names() -> None:
 
 
 def test_try_again_is_remote_and_nothing_else_keeps_bytes() -> None:
-    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {"Busy", "NotYet"}
+    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {"Busy", "NotYet", "TrustFull"}
