@@ -7,7 +7,7 @@ from typing import final
 
 from agentmesh.audit.log import AuditLog
 from agentmesh.audit.record import Record
-from agentmesh.errors import StoreError
+from agentmesh.errors import ArgumentInvalid
 
 
 class OnFailure(Enum):
@@ -23,10 +23,13 @@ class AuditJournal:
 
     Attributes:
         log: The log.
-        unrecorded: How many records a failing sink did not take, where the agent carried on.
+        unrecorded: How many records a failing sink did not take, where the agent carried on. The log itself does not
+            show that they are missing; the other side's log does.
     """
 
     def __init__(self, log: AuditLog, *, on_failure: OnFailure = OnFailure.STOP) -> None:
+        if not isinstance(on_failure, OnFailure):
+            raise ArgumentInvalid("on_failure")
         self.log = log
         self.unrecorded = 0
         self._on_failure = on_failure
@@ -35,13 +38,14 @@ class AuditJournal:
         """Record a step.
 
         Raises:
-            StoreError: the sink did not take the records, and the agent is to stop.
+            StoreError: the sink did not take the records, and the agent is to stop. What else a sink of the caller's own
+                raises goes up as it is.
         """
         if not records:
             return
         try:
             self.log.append(records)
-        except StoreError:
+        except Exception:
             if self._on_failure is OnFailure.STOP:
                 raise
             self.unrecorded += len(records)

@@ -1,17 +1,19 @@
 """The Merkle tree of RFC 9162, section 2.1: roots and proofs over entries that are only ever appended.
 
-Leaves and nodes are hashed under different first bytes, so that no node passes for an entry. The tree keeps the hash of
-every complete subtree (64 bytes an entry in all): an append adds one leaf and, amortised, one node; a root or a proof
-touches a logarithmic number of them.
+Leaves and nodes are hashed under different first bytes, so that no node passes for an entry. `MerkleTree` keeps the
+hash of every complete subtree (64 bytes an entry in all): an append adds one leaf and, amortised, one node; a root or a
+proof touches a logarithmic number of them. `RunningRoot` keeps a logarithmic number of hashes, and gives roots alone.
+
+The two `verify_` functions are pure: they look at their arguments and at nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NewType, final
+from typing import Final, NewType, TypeGuard, final
 
 from agentmesh import _crypto
-from agentmesh.errors import ProofInvalid
+from agentmesh.errors import ArgumentInvalid, ProofInvalid
 
 EntryHash = NewType("EntryHash", bytes)  # 32: the leaf hash of an entry
 RootHash = NewType("RootHash", bytes)  # 32
@@ -19,6 +21,7 @@ RootHash = NewType("RootHash", bytes)  # 32
 _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
 _SIZE: Final = 32
+_PROOF_MAX_STEPS: Final = 64  # a consistency proof of a log of 2^53 entries has 54
 
 EMPTY_ROOT: Final = RootHash(_crypto.sha256(b""))
 
@@ -37,9 +40,48 @@ def _split(size: int) -> int:
     return 1 << (size - 1).bit_length() - 1
 
 
+# --- growing ---------------------------------------------------------------------------------------------------------
+
+
+@final
+class RunningRoot:
+    """The root over entries that go by, in memory that does not grow with them."""
+
+    __slots__ = ("_nodes", "_size")
+
+    def __init__(self) -> None:
+        self._nodes: list[bytes] = []  # the complete subtrees, the largest first: one for each bit of the size
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, entry_hash: EntryHash) -> None:
+        """Add the leaf of the next entry."""
+        node: bytes = entry_hash
+        size = self._size
+        while size & 1:
+            node = _node_hash(self._nodes.pop(), node)
+            size >>= 1
+        self._nodes.append(node)
+        self._size += 1
+
+    def root(self) -> RootHash:
+        """Return the root over what was added."""
+        if not self._nodes:
+            return EMPTY_ROOT
+        node = self._nodes[-1]
+        for left in reversed(self._nodes[:-1]):
+            node = _node_hash(left, node)
+        return RootHash(node)
+
+
 @final
 class MerkleTree:
-    """A tree over the entries appended so far."""
+    """A tree over the entries appended so far.
+
+    A size or an index outside it raises `ArgumentInvalid`.
+    """
 
     __slots__ = ("_levels",)
 
@@ -62,16 +104,20 @@ class MerkleTree:
 
     def leaf(self, index: int) -> EntryHash:
         """Return the leaf hash of an entry."""
+        if type(index) is not int or not 0 <= index < len(self):
+            raise ArgumentInvalid("index")
         return EntryHash(self._complete(0, index))
 
     def root(self, size: int | None = None) -> RootHash:
         """Return the root over the first `size` entries, all of them if `None`. RFC 9162, section 2.1.1."""
-        size = len(self) if size is None else size
+        size = self._checked(size)
         return RootHash(self._subtree(0, size)) if size else EMPTY_ROOT
 
     def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
         """Return the audit path of an entry in the tree over the first `size` entries. RFC 9162, section 2.1.3.1."""
-        size = len(self) if size is None else size
+        size = self._checked(size)
+        if type(index) is not int or not 0 <= index < size:
+            raise ArgumentInvalid("index")
         path: list[bytes] = []
         start = 0
         while size - start > 1:
@@ -85,9 +131,14 @@ class MerkleTree:
         return tuple(reversed(path))
 
     def consistency_proof(self, old_size: int, size: int | None = None) -> tuple[bytes, ...]:
-        """Return the proof that the tree of `old_size` is a prefix of that of `size`. RFC 9162, section 2.1.4.1."""
-        size = len(self) if size is None else size
-        if not 0 < old_size < size:
+        """Return the proof that the tree of `old_size` is a prefix of that of `size`. RFC 9162, section 2.1.4.1.
+
+        It is empty where there is nothing to prove: for an `old_size` of 0, and for equal sizes.
+        """
+        size = self._checked(size)
+        if type(old_size) is not int or not 0 <= old_size <= size:
+            raise ArgumentInvalid("old_size")
+        if old_size in (0, size):
             return ()
         path: list[bytes] = []
         start, known = 0, True
@@ -103,6 +154,13 @@ class MerkleTree:
             path.append(self._subtree(start, size))
         return tuple(reversed(path))
 
+    def _checked(self, size: int | None) -> int:
+        if size is None:
+            return len(self)
+        if type(size) is not int or not 0 <= size <= len(self):
+            raise ArgumentInvalid("size")
+        return size
+
     def _complete(self, level: int, index: int) -> bytes:
         return bytes(self._levels[level][index * _SIZE : (index + 1) * _SIZE])
 
@@ -116,13 +174,39 @@ class MerkleTree:
         return _node_hash(self._subtree(start, middle), self._subtree(middle, end))
 
 
+# --- verifying -------------------------------------------------------------------------------------------------------
+
+
+def _is_hash(value: object) -> TypeGuard[bytes]:
+    return type(value) is bytes and len(value) == _SIZE
+
+
+def _are_places(*numbers: object) -> bool:
+    """Say whether these can be sizes and indexes; types too, because proofs are read from files."""
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _is_proof(proof: object) -> bool:
+    return isinstance(proof, list | tuple) and len(proof) <= _PROOF_MAX_STEPS and all(map(_is_hash, proof))
+
+
 def verify_inclusion(entry_hash: EntryHash, index: int, size: int, proof: Sequence[bytes], root: RootHash) -> EntryHash:
     """Return `entry_hash` once it is proved to be entry `index` of the `size` under `root`. RFC 9162, 2.1.3.2.
+
+    Args:
+        entry_hash: `leaf_hash` of the entry's bytes, computed by whoever verifies. A hash that somebody else hands over
+            proves nothing about an entry: `agentmesh.audit.verify_entry` takes the entry itself.
+        index: The entry's place, from 0.
+        size: The size of the log, from the checkpoint that has `root`.
+        proof: A list or tuple of 32-byte hashes.
+        root: From a checkpoint that was verified.
 
     Raises:
         ProofInvalid: it is not.
     """
-    if not 0 <= index < size or any(len(step) != _SIZE for step in proof):
+    if not (_is_hash(entry_hash) and _is_hash(root) and _are_places(index, size) and _is_proof(proof)):
+        raise ProofInvalid
+    if index >= size:
         raise ProofInvalid
     node: bytes = entry_hash
     position, last = index, size - 1
@@ -151,12 +235,14 @@ def verify_consistency(
     Raises:
         ProofInvalid: it is not: entries were altered, removed or inserted.
     """
-    if not 0 <= old_size <= size or any(len(step) != _SIZE for step in proof):
+    if not (_is_hash(old_root) and _is_hash(root) and _are_places(old_size, size) and _is_proof(proof)):
+        raise ProofInvalid
+    if old_size > size:
         raise ProofInvalid
     if old_size in (0, size):
-        # Nothing to prove: the empty tree is a prefix of all, and a tree is one of itself.
-        expected = EMPTY_ROOT if old_size == 0 else root
-        if proof or not _crypto.constant_time_equal(old_root, expected):
+        # Nothing to prove: a tree is a prefix of itself, and the empty tree is one of all.
+        same = old_size < size or _crypto.constant_time_equal(old_root, root)
+        if proof or not same or (old_size == 0 and old_root != EMPTY_ROOT):
             raise ProofInvalid
         return root
     path = list(proof) if old_size & (old_size - 1) else [old_root, *proof]

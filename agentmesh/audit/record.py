@@ -11,18 +11,21 @@ entry hash is the leaf hash of RFC 9162, so that one hash serves chain and tree.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any, Final, final
 
 from agentmesh import _wire
-from agentmesh.errors import Malformed, UnknownVersion
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
 from agentmesh.keys import Receipt, SessionId
-from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES
+from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.prekeys import BundleClass
 
 _VERSION: Final = 1
-ENTRY_MAX_BYTES: Final = 1024  # a genuine one has at most 700
+ENTRY_MAX_BYTES: Final = 1024  # a genuine one has at most 600
 _WORD_MAX_BYTES: Final = 32
+_REASON: Final = re.compile(r"[a-z0-9._-]{0,32}", re.ASCII)
 _NO_RECEIPT: Final = Receipt(b"")
 _NO_SESSION: Final = SessionId(b"")
 
@@ -51,6 +54,8 @@ class Outcome(StrEnum):
     INFO = "info"
 
 
+_RECEIPT_BYTES: Final = (0, 32)
+_SESSION_BYTES: Final = (0, 16)
 _EVENTS: Final = {str(event): event for event in AuditEvent}
 _OUTCOMES: Final = {str(outcome): outcome for outcome in Outcome}
 _OUTCOME_OF: Final = {
@@ -153,7 +158,13 @@ class Record:
         self.count = count
 
     def encode(self, sequence: int, previous: bytes) -> bytes:
-        """Return the entry of this record at its place in a log."""
+        """Return the entry of this record at its place in a log.
+
+        Raises:
+            ArgumentInvalid: a field that no reader would take: written all the same, it would break the log for good.
+        """
+        if not self._is_sound():
+            raise ArgumentInvalid("record")
         return _wire.encode(
             [
                 _VERSION,
@@ -176,6 +187,25 @@ class Record:
             ]
         )
 
+    def _is_sound(self) -> bool:
+        for number in (self.at_ms, self.envelope_time_ms, self.number, self.size_bytes, self.count):
+            if type(number) is not int or not 0 <= number <= UINT_MAX:
+                return False
+        return (
+            type(self.event) is AuditEvent
+            and type(self.outcome) is Outcome
+            and (self.bundle_class is None or type(self.bundle_class) is BundleClass)
+            and type(self.receipt) is bytes
+            and len(self.receipt) in _RECEIPT_BYTES
+            and type(self.session_id) is bytes
+            and len(self.session_id) in _SESSION_BYTES
+            and is_mesh_name(self.mesh)
+            and _is_name(self.sender)
+            and _is_name(self.recipient)
+            and type(self.reason) is str
+            and _REASON.fullmatch(self.reason) is not None
+        )
+
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
@@ -185,7 +215,16 @@ class Record:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Record({self.event}, {self.sender} -> {self.recipient or '-'}, receipt={self.receipt.hex() or '-'})"
+        # Escaped, because a sender may be whatever an envelope that was refused claimed.
+        names = f"{self.sender!a} -> {self.recipient!a}"
+        return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
+
+
+def _is_name(name: object) -> bool:
+    try:
+        return type(name) is str and len(name.encode()) <= DID_MAX_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
@@ -203,8 +242,10 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
     if (
         event not in _EVENTS
         or outcome not in _OUTCOMES
-        or len(receipt) not in (0, 32)
-        or len(session_id) not in (0, 16)
+        or len(receipt) not in _RECEIPT_BYTES
+        or len(session_id) not in _SESSION_BYTES
+        or not is_mesh_name(mesh)
+        or _REASON.fullmatch(reason) is None
     ):
         raise Malformed
     record = Record(

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agentmesh
-from agentmesh import Agent, Intent
-from agentmesh.cli import demo, inspection, ledger, leaks, main, peers, relay, report, text
+from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
+from agentmesh.cli import demo, inspection, leaks, ledger, main, peers, relay, report, text
 from agentmesh.cli.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
+from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
 from agentmesh.testing import Pair, agent_pair, established_pair
 
@@ -47,7 +49,9 @@ def test_escaping_loses_nothing_and_lets_nothing_pass_for_another(value: str) ->
     assert text.escaped(value, 1000).encode("ascii").decode("unicode_escape") == value
 
 
-@pytest.mark.parametrize("value", ["\x1b[2J", "a\nb", "\r", "\x7f", "\x9b", "caf\xe9", "‮", "\udcff", "\U0001f600", "\\"])
+@pytest.mark.parametrize(
+    "value", ["\x1b[2J", "a\nb", "\r", "\x7f", "\x9b", "caf\xe9", "‮", "\udcff", "\U0001f600", "\\"]
+)
 def test_what_could_move_a_cursor_is_escaped(value: str) -> None:
     assert text.escaped(value).startswith("\\" if len(value) == 1 or value[0] == "\x1b" else value[0])
     assert is_printable_ascii(text.escaped(value))
@@ -58,7 +62,10 @@ def test_what_is_cut_says_so() -> None:
     assert text.escaped("a" * 10, 10) == "a" * 10
 
 
-@given(st.lists(st.lists(st.text("abc ", max_size=30), min_size=3, max_size=3)), st.lists(st.integers(2, 20), min_size=3, max_size=3))
+@given(
+    st.lists(st.lists(st.text("abc ", max_size=30), min_size=3, max_size=3)),
+    st.lists(st.integers(2, 20), min_size=3, max_size=3),
+)
 def test_columns_are_aligned_and_never_wider_than_they_may_be(rows: list[list[str]], widths: list[int]) -> None:
     lines = text.columns([*rows, ["x" * width for width in widths]], widths, frozenset({1}))
     assert len(lines) == len(rows) + 1
@@ -159,7 +166,7 @@ def test_a_ledgers_hash_tells_which_receipts_came_in_which_order(receipts: list[
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, *(cut % (len(data) + 1) for cut in cuts), len(data)})
-    return [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(places)]
 
 
 def windows(data: bytes) -> set[bytes]:
@@ -170,7 +177,13 @@ def windows(data: bytes) -> set[bytes]:
 FEW_LETTERS = st.lists(st.sampled_from([b"a", b"b", b"ab", b"aaaa", b"abababab"]), max_size=40).map(b"".join)
 
 
-@given(FEW_LETTERS, st.lists(FEW_LETTERS, max_size=3), FEW_LETTERS, st.lists(st.integers(0, 500), max_size=5), st.booleans())
+@given(
+    FEW_LETTERS,
+    st.lists(FEW_LETTERS, max_size=3),
+    FEW_LETTERS,
+    st.lists(st.integers(0, 500), max_size=5),
+    st.booleans(),
+)
 def test_the_search_finds_what_a_plain_search_finds(
     carried: bytes, stretches: list[bytes], public: bytes, cuts: list[int], is_sample: bool
 ) -> None:
@@ -347,7 +360,7 @@ def letter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of eleven chunks and a bit, of recognisable text."""
     path = tmp_path_factory.mktemp("files") / "letter.txt"
     lines = b"".join(b"%08d: %b\n" % (number, CANARY) for number in range(60_000))
-    path.write_bytes(lines[: 11 * peers.CHUNK_BYTES // 2 * 2 - 2_800_000 + peers.CHUNK_BYTES])
+    path.write_bytes(lines[: 11 * peers.CHUNK_BYTES + 1000])
     return path
 
 
@@ -359,3 +372,403 @@ def conversation(letter: Path) -> Conversation:
 @pytest.fixture
 def seen(conversation: Conversation) -> report.Reports:
     return conversation.seen()
+
+
+def failed(seen: report.Reports) -> list[str]:
+    return [check.name for check in report.checks(seen) if not check.passed]
+
+
+def test_an_honest_conversation_passes_every_check(seen: report.Reports) -> None:
+    checks = report.checks(seen)
+    assert [check.name for check in checks] == ["bytes", "blind", "receipts", "peers", "session"]
+    assert failed(seen) == []
+    assert seen.sender["data_sent"] == 13  # twelve chunks and the end
+    assert seen.receiver["data_sent"] == 2  # one SHA-256 after eight chunks, one at the end
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, peers.CHUNK_BYTES, peers.CHUNK_BYTES + 1, 16 * peers.CHUNK_BYTES])
+def test_a_file_of_any_size_arrives(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    seen = Conversation(path).seen()
+    assert failed(seen) == []
+    assert seen.receiver["bytes"] == size
+
+
+@pytest.mark.parametrize("size", [16, 100, 5000])
+def test_a_relay_that_carried_plaintext_fails_the_check(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(10_000))
+    leak = path.read_bytes()[1234 : 1234 + size]
+    conversation = Conversation(path, leak=leak)
+    seen = conversation.seen()
+    assert failed(seen) == ["blind"]
+    assert seen.leak is not None
+    assert conversation.copy.getvalue()[seen.leak : seen.leak + 16] in leak
+
+
+@pytest.mark.parametrize("what", ["intent", "digest", "hexadecimal"])
+def test_what_the_agents_say_about_the_file_is_plaintext_too(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    file = demo._measure(path)
+    leak = {
+        "intent": peers.intent_of(file.name, file.size_bytes).detail,
+        "digest": file.sha256,
+        "hexadecimal": file.sha256.hex().encode(),
+    }[what]
+    assert failed(Conversation(path, leak=leak[4:20]).seen()) == ["blind"]
+
+
+def test_names_that_the_relay_must_know_are_no_leak(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"did:agentmesh:" + CANARY)
+    conversation = Conversation(path)
+    path.write_bytes(conversation.alice.agent.did.encode() + CANARY)
+    conversation.file = demo._measure(path)
+    assert conversation.seen().leak is None
+
+
+def test_a_message_altered_under_way_is_refused_and_nothing_passes(letter: Path) -> None:
+    conversation = Conversation(letter, tamper=True)
+    assert isinstance(conversation.errors["bob"], DecryptionFailed)
+    assert isinstance(conversation.errors["alice"], ConnectionError)
+    assert conversation.reports.keys() <= {"relay"}
+
+
+def test_an_answer_about_other_bytes_is_found_out(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = peers.Receiver.run
+
+    def forgetful(receiver: peers.Receiver) -> dict[str, Any]:
+        receiver._count = 1
+        return run(receiver)
+
+    monkeypatch.setattr(peers.Receiver, "run", forgetful)
+    errors = Conversation(letter).errors
+    assert type(errors["alice"]) is OSError
+    assert str(errors["alice"]) == "other bytes arrived than were sent"
+
+
+def test_a_file_that_changes_under_way_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"twelve bytes")
+    measure = demo._measure
+
+    def slow(measured: Path) -> Any:
+        file = measure(measured)
+        path.write_bytes(b"twelve bytes and more")
+        return file
+
+    monkeypatch.setattr(demo, "_measure", slow)
+    assert str(Conversation(path).errors["alice"]) == "the file changed while it was sent"
+
+
+def test_the_relay_refuses_an_envelope_under_another_name(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = established_pair(1)
+    foreign = pair.alice.send(pair.bob.did, b"")
+    monkeypatch.setattr(Agent, "knock", lambda *_arguments, **_named: foreign)
+    assert str(Conversation(letter).errors["relay"]) == "an envelope names another sender"
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def with_value(side: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {**side, **changed}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("bytes", lambda seen: {"receiver": with_value(seen.receiver, sha256="00" * 32)}),
+        ("bytes", lambda seen: {"receiver": with_value(seen.receiver, bytes=seen.size_bytes - 1)}),
+        ("bytes", lambda seen: {"sender": with_value(seen.sender, sha256="00" * 32)}),
+        ("bytes", lambda seen: {"sha256": "00" * 32}),
+        ("bytes", lambda seen: {"size_bytes": seen.size_bytes + 1}),
+        ("blind", lambda _seen: {"leak": 0}),
+        ("blind", lambda seen: {"searched_bytes": seen.searched_bytes - 1}),
+        ("receipts", lambda seen: {"sender": with_value(seen.sender, envelopes={})}),
+        ("receipts", lambda seen: {"receiver": with_value(seen.receiver, envelopes={})}),
+        ("receipts", lambda seen: {"relay": with_value(seen.relay, envelopes={})}),
+        (
+            "receipts",
+            lambda seen: {
+                "relay": with_value(
+                    seen.relay, envelopes={**seen.relay["envelopes"], seen.bob: seen.relay["envelopes"][seen.alice]}
+                )
+            },
+        ),
+        ("peers", lambda seen: {"sender": with_value(seen.sender, peer=seen.alice)}),
+        ("peers", lambda seen: {"receiver": with_value(seen.receiver, peer=seen.bob)}),
+        ("session", lambda seen: {"sender": with_value(seen.sender, phase="established")}),
+        ("session", lambda seen: {"receiver": with_value(seen.receiver, phase="truncated")}),
+        ("session", lambda seen: {"receiver": with_value(seen.receiver, data_opened=1)}),
+        ("session", lambda seen: {"sender": with_value(seen.sender, data_opened=1)}),
+    ],
+)
+def test_each_check_can_fail_and_alone(
+    seen: report.Reports,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[report.Reports], dict[str, Any]],
+) -> None:
+    changed = attrs.evolve(seen, **change(seen))
+    assert failed(changed) == [name]
+    assert demo._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == 1
+    shown = capsys.readouterr()
+    assert shown.err == f"agentmesh: 1 check failed: {name}\n"
+    assert f"\nFAIL  {name}" in shown.out
+    assert shown.out.count("\nok  ") == 4
+
+
+def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo._show(seen, {"Alice": 1, "relay": 2, "Bob": 3}) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert len(lines) < 50
+    assert all(len(line) <= text.WIDTH and is_printable_ascii(line) for line in lines)
+    assert "FAIL" not in shown.out
+    assert CANARY.decode() not in shown.out
+    # Both ends of the table, and how much lies between.
+    for row in ("chunk 1: 262,144 B", "chunk 12: 1,000 B", "end of file", "closes: 13 sent", "closes: 2 sent"):
+        assert row in shown.out
+    assert "... 5 more envelopes ..." in shown.out
+    assert sum(line.startswith("session closed") and line.endswith("session closed") for line in lines) == 1
+    # Every side knew every envelope that it is shown with.
+    assert "?" not in shown.out
+
+
+def test_the_relays_columns_hold_nothing_but_what_a_relay_knows(conversation: Conversation) -> None:
+    rows = conversation.reports["relay"]
+    for entry in (*rows["first"], *rows["last"]):
+        assert entry.keys() == {"kind", "size", "from", "to", "receipt"}
+        assert entry["kind"] in {"bundle", "knock", "accept", "message"}
+        assert {entry["from"], entry["to"]} <= {"", conversation.alice.agent.did, conversation.bob.agent.did}
+
+
+def test_the_relay_knows_of_the_library_only_the_outer_envelope() -> None:
+    tree = ast.parse(Path(relay.__file__).read_text(encoding="utf-8"))
+    imported = {
+        (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("agentmesh")
+        for alias in node.names
+        if not str(node.module).startswith("agentmesh.cli.")
+    }
+    assert imported == {("agentmesh.envelope", "OuterEnvelope"), ("agentmesh.errors", "AgentMeshError")}
+
+
+# --- the demo's parent -----------------------------------------------------------------------------------------------
+
+
+def complaint(argv: list[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(argv)
+    assert isinstance(stopped.value.code, str)  # so Python prints it and exits with status 1
+    assert is_printable_ascii(stopped.value.code)
+    return stopped.value.code
+
+
+def test_a_file_that_cannot_be_sent_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "Child", None)
+    assert complaint(["demo", "no\x1b[1mfile"]) == "agentmesh: cannot read no\\x1b[1mfile: No such file or directory"
+    assert complaint(["demo", "."]) == "agentmesh: cannot send .: a directory"
+    assert complaint(["demo", os.devnull]) == f"agentmesh: cannot send {os.devnull}: not a regular file"
+    assert complaint(["demo", "a\0b"]) == "agentmesh: cannot read a\\x00b: not a file name"
+    assert complaint(["demo", "x" * 5000]).startswith("agentmesh: cannot read xxx")
+
+
+def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / "pipe")
+    assert complaint(["demo", str(tmp_path / "pipe")]).endswith("pipe: not a regular file")
+
+
+def test_the_sample_is_shipped_and_is_plain_text() -> None:
+    sample = (files("agentmesh.cli") / "sample.txt").read_bytes()
+    assert 2_000 < len(sample) < 10_000
+    assert all(is_printable_ascii(line) and len(line) < 80 for line in sample.decode("ascii").split("\n"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stderr", "size_bytes", "shows"),
+    [(Terminal(), 20 << 20, True), (Terminal(), 1 << 20, False), (io.StringIO(), 20 << 20, False)],
+)
+def test_progress_is_shown_only_to_who_watches_a_long_run(
+    monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, size_bytes: int, shows: bool
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with demo._progress(size_bytes) as show:
+        show(size_bytes // 2)
+        assert ("50 %" in stderr.getvalue()) is shows
+    # The line is wiped, and no new one is begun.
+    assert stderr.getvalue().endswith(" \r") is shows
+    assert "\n" not in stderr.getvalue()
+
+
+# --- inspect ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return agent_pair(7)
+
+
+@pytest.fixture(scope="module")
+def specimens(pair: Pair) -> dict[str, bytes]:
+    alice, bob = pair.alice, pair.bob
+    shelf = bob.publish_bundles(2)
+    knock = alice.knock(bob.did, shelf.one_time[0], Intent("sing", description=CANARY.decode()), early_payload=CANARY)
+    [event] = bob.receive(knock)
+    accepted = bob.accept(event)  # type: ignore[arg-type]
+    alice.receive(accepted.reply)
+    other = alice.knock(bob.did, shelf.one_time[1], Intent("sing"))
+    [event] = bob.receive(other)
+    assert shelf.last_resort is not None
+    return {
+        "knock": bytes(knock),
+        "accept": accepted.reply,
+        "reject": bob.reject(event),  # type: ignore[arg-type]
+        "message": alice.send(bob.did, CANARY),
+        "one-time": shelf.one_time[0],
+        "last-resort": shelf.last_resort,
+    }
+
+
+@pytest.mark.parametrize("kind", ["knock", "accept", "reject", "message"])
+def test_an_envelope_shows_its_header_receipt_and_size(pair: Pair, specimens: dict[str, bytes], kind: str) -> None:
+    envelope = specimens[kind]
+    fields = dict(inspection.describe(envelope))
+    outer = OuterEnvelope.parse(envelope)
+    ends = (pair.alice.did, pair.bob.did)
+    assert fields["envelope"] == kind
+    assert fields["mesh"] == "example/test"
+    assert (fields["from"], fields["to"]) == (ends if kind in {"knock", "message"} else ends[::-1])
+    assert fields["time"] == "2026-01-01T00:00:00.000Z"
+    assert fields["receipt"] == outer.receipt.hex()
+    assert fields["size"].startswith(f"{len(envelope):,} bytes: ")
+    assert ("session" in fields) is (kind in {"accept", "message"})
+    assert not any(CANARY.decode() in value for value in fields.values())
+
+
+@pytest.mark.parametrize("kind", ["one-time", "last-resort"])
+def test_a_bundle_shows_what_its_owner_signed(pair: Pair, specimens: dict[str, bytes], kind: str) -> None:
+    fields = dict(inspection.describe(specimens[kind]))
+    assert fields["bundle"] == kind
+    assert fields["owner"] == pair.bob.did
+    assert fields["valid"] == "2026-01-01T00:00:00.000Z to"
+    assert fields["size"] == f"{len(specimens[kind]):,} bytes"
+
+
+@given(st.integers(0, 10**9), st.integers(1, 255))
+def test_a_bundle_with_any_bit_changed_is_refused(specimens: dict[str, bytes], place: int, bits: int) -> None:
+    data = bytearray(specimens["one-time"])
+    data[place % len(data)] ^= bits
+    with pytest.raises(RemoteError):
+        inspection.describe(bytes(data))
+
+
+def test_a_bundle_with_a_forged_signature_says_so(specimens: dict[str, bytes]) -> None:
+    data = bytearray(specimens["one-time"])
+    data[-64] ^= 1
+    with pytest.raises(BadSignature):
+        inspection.describe(bytes(data))
+
+
+@given(st.binary(max_size=2000))
+def test_other_bytes_are_refused_by_an_error_of_ours(data: bytes) -> None:
+    with pytest.raises(RemoteError):
+        inspection.describe(data)
+
+
+def test_too_many_bytes_are_refused_by_their_length() -> None:
+    with pytest.raises(TooLarge):
+        inspection.describe(bytes(PAYLOAD_MAX_BYTES + 1))
+
+
+def test_what_a_stranger_wrote_into_a_header_is_cut_to_the_width() -> None:
+    name = "did:agentmesh:".ljust(128, "z")
+    header = Header(kind=Kind.MESSAGE, mesh="m" * 64, sender=name, recipient=name, time_ms=2**53 - 1)
+    fields = dict(inspection.describe(build(header.encode(), b"")))
+    assert all(is_printable_ascii(value) and len(value) <= text.WIDTH - 11 for value in fields.values())
+    assert fields["from"] == fields["to"] == name[:86] + ".."
+    assert fields["time"] == f"{2**53 - 1} ms since the epoch"
+
+
+def test_inspect_reads_a_file_or_standard_input(
+    tmp_path: Path, specimens: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "envelope"
+    path.write_bytes(specimens["message"])
+    assert main.main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("envelope   message\n")
+    assert all(len(line) <= text.WIDTH for line in shown.splitlines())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(specimens["message"])))
+    assert main.main(["inspect", "-"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_what_cannot_be_inspected_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"x")
+    shown = complaint(["inspect", str(tmp_path / "bad")])
+    assert shown.endswith(f"bad: {Malformed()}")
+    assert complaint(["inspect", str(tmp_path)]).endswith("Is a directory")
+    assert complaint(["inspect", str(tmp_path / "none")]).endswith("none: No such file or directory")
+    assert complaint(["inspect", "\0"]) == "agentmesh: cannot read \\x00: not a file name"
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"agentmesh {agentmesh.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "\n    demo " in shown
+    assert "\n    inspect " in shown
+
+
+@pytest.mark.parametrize("argv", [[], ["nothing"], ["inspect"], ["demo", "a", "b"], ["--nothing"]])
+def test_wrong_usage_has_an_exit_status_of_its_own(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(argv)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m agentmesh")
+
+
+def test_an_interrupted_command_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_data: bytes) -> inspection.Fields:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspection, "describe", interrupted)
+    assert main.main(["inspect", os.devnull]) == 130
+    assert capsys.readouterr() == ("", "agentmesh: interrupted\n")
+
+
+def test_a_command_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        commands.add_parser("other").set_defaults(run=lambda _arguments: 7)
+
+    monkeypatch.setattr(main, "_COMMANDS", (*main._COMMANDS, add_command))
+    assert main.main(["other"]) == 7
