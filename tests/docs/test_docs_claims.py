@@ -1,0 +1,361 @@
+"""What README.md and docs/ claim is what the code is: every table and number that a machine can hold against it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+import pytest
+
+import agentmesh
+from agentmesh import (
+    Agent,
+    Conditions,
+    Identity,
+    Intent,
+    Limits,
+    Reason,
+    _crypto,
+    _labels,
+    _wire,
+    content,
+    envelope,
+    errors,
+    limits,
+    prekeys,
+    suite,
+    verdict,
+)
+from agentmesh.aead import pad
+from agentmesh.audit.record import AuditEvent, Outcome
+from agentmesh.audit.record import Record as AuditRecord
+from agentmesh.events import Event
+from agentmesh.export import export_agent, export_session
+from agentmesh.testing import ManualClock, established_pair
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PROTOCOL = DOCS / "protocol.md"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+# --- reading tables --------------------------------------------------------------------------------------------------
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text("utf-8")
+
+
+def rows(page: Path, header: str) -> Iterator[list[str]]:
+    """Yield the cells of every table of `page` whose header line is `header`, without the backticks around a cell."""
+    lines = iter(text_of(page).splitlines())
+    found = False
+    for line in lines:
+        if line.strip() != header:
+            continue
+        found = True
+        next(lines)
+        for row in lines:
+            if not row.startswith("|"):
+                break
+            cells = re.split(r"(?<!\\)\|", row.strip())[1:-1]
+            yield [re.sub(r"^`([^`]*)`$", r"\1", cell.strip()) for cell in cells]
+    assert found, f"{page.name} has no table {header}"
+
+
+def table(page: Path, header: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, *rest in rows(page, header):
+        assert name not in found, name
+        found[name] = rest
+    return found
+
+
+def section_of(page: Path, heading: str) -> str:
+    """Return the text under a heading that begins so, up to the next of its level."""
+    level = heading.split()[0]
+    start = text_of(page).index("\n" + heading)
+    end = text_of(page).find(f"\n{level} ", start + 1)
+    return text_of(page)[start : None if end < 0 else end]
+
+
+# --- labels, limits, errors ------------------------------------------------------------------------------------------
+
+
+def test_the_label_tables_are_the_label_table() -> None:
+    kdf_labels = [name for name, *_ in rows(PROTOCOL, "| KDF label | key | derives |")]
+    assert [name.encode() for name in kdf_labels] == list(_labels.KDF_LABELS)
+    signature_labels = [name for name, *_ in rows(PROTOCOL, "| signature label | begins |")]
+    as_bytes = [b"agentmesh/v1/" + name.encode() + b"\x00" for name in signature_labels]
+    assert as_bytes == list(_labels.SIGNATURE_LABELS)
+
+
+def test_the_limits_table_holds_every_limit_with_its_default() -> None:
+    stated = {name: int(value) for name, (value, _) in table(PROTOCOL, "| limit | default | bounds |").items()}
+    assert stated == {field.name: field.default for field in attrs.fields(Limits)}
+
+
+def test_the_constants_table_holds_every_constant_of_the_protocol() -> None:
+    stated = {name: int(value) for name, (value, _) in table(PROTOCOL, "| constant | value | why |").items()}
+    public = {name: value for name, value in vars(limits).items() if name.isupper() and not name.startswith("_")}
+    assert stated == public
+
+
+def leaves(root: type[errors.AgentMeshError]) -> set[type[errors.AgentMeshError]]:
+    """Return the errors that are raised: those of our own tree that have no branch below them."""
+    below = {child for child in root.__subclasses__() if child.__module__.startswith("agentmesh.")}
+    return {leaf for child in below for leaf in leaves(child)} if below else {root}
+
+
+ERROR_TABLE = "| code | class | happened | do |"
+ERRORS_PAGE = DOCS / "how-to" / "errors.md"
+
+
+@pytest.mark.parametrize("branch", [errors.LocalError, errors.RemoteError, errors.StoreError])
+def test_the_errors_page_has_every_leaf_under_its_branch(branch: type[errors.AgentMeshError], tmp_path: Path) -> None:
+    [heading] = re.findall(rf"^## .*`{branch.__name__}`$", text_of(ERRORS_PAGE), re.MULTILINE)
+    part = tmp_path / "part.md"
+    part.write_text(section_of(ERRORS_PAGE, heading), "utf-8")
+    stated = {code: cells[0] for code, cells in table(part, ERROR_TABLE).items()}
+    assert stated == {leaf.code: leaf.__name__ for leaf in leaves(branch)}
+
+
+def test_the_errors_page_says_which_are_to_be_offered_again() -> None:
+    again = section_of(ERRORS_PAGE, "## Bytes from elsewhere").split("Drop, of any structure")[0]
+    for leaf in leaves(errors.RemoteError):
+        assert (f"`{leaf.code}`" in again) is issubclass(leaf, errors.TryAgain)
+
+
+def test_every_error_of_the_tree_has_a_code_of_its_own() -> None:
+    every = leaves(errors.AgentMeshError)
+    assert len({leaf.code for leaf in every}) == len(every)
+
+
+def test_the_protocol_lists_every_code_that_bytes_can_be_refused_with() -> None:
+    stated = set(table(PROTOCOL, "| code | sections |"))
+    assert stated == {leaf.code for leaf in leaves(errors.RemoteError)}
+
+
+def test_codes_that_pages_name_exist() -> None:
+    known = {leaf.code for leaf in leaves(errors.AgentMeshError)} | {str(event) for event in AuditEvent}
+    prefixes = {code.partition(".")[0] for code in known} - {"envelope"}
+    for page in PAGES:
+        for word in re.findall(r"`([a-z]+\.[a-z_]+)`", text_of(page)):
+            if word.partition(".")[0] in prefixes:
+                assert word in known, (page.name, word)
+
+
+# --- the interface ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", agentmesh.__all__)
+def test_every_public_name_is_in_the_docs(name: str) -> None:
+    assert any(re.search(rf"\b{re.escape(name)}\b", text_of(page)) for page in PAGES)
+
+
+def test_the_events_table_holds_every_event() -> None:
+    stated = table(DOCS / "index.md", "| event | from | says |")
+    assert set(stated) == {event.__name__ for event in typing.get_args(Event)}
+    assert set(stated) <= set(agentmesh.__all__)
+
+
+def test_the_agent_table_holds_every_public_call() -> None:
+    stated: set[str] = set()
+    for cell in table(DOCS / "index.md", "| `Agent` | gives |"):
+        stated.update(re.findall(r"(?:^|`)(\w+)", cell))
+    assert stated == {name for name, _ in inspect.getmembers(Agent) if not name.startswith("_")}
+
+
+def test_the_policy_page_has_the_three_questions() -> None:
+    stated = {
+        cell.partition("(")[0]
+        for cell in table(DOCS / "how-to" / "policy.md", "| call | asked | answer | what it is given |")
+    }
+    assert stated == {name for name in vars(agentmesh.Policy) if not name.startswith("_")}
+
+
+def test_the_record_tables_are_those_of_the_record() -> None:
+    events = table(PROTOCOL, "| event | recorded when | decision |")
+    assert set(events) == {str(event) for event in AuditEvent}
+    for event, (_, decision) in events.items():
+        assert decision == AuditRecord(AuditEvent(event), at_ms=0, mesh="m", sender="s").outcome
+    assert all(f"`{outcome}`" in section_of(PROTOCOL, "## 8.") for outcome in Outcome)
+
+
+def test_versions_are_those_of_the_readme() -> None:
+    major_minor = ".".join(agentmesh.__version__.split(".")[:2])
+    assert f"Version {major_minor}, protocol version 1." in text_of(ROOT / "README.md")
+
+
+# --- section numbers -------------------------------------------------------------------------------------------------
+
+_CITED = re.compile(r"[Ss]ections? (\d+(?:\.\d+)*(?:(?:, | and | to |, and )\d+(?:\.\d+)*)*)")
+_FOREIGN = re.compile(r"(?:RFC \d+|FIPS \d+|[Ss]pecification|draft-\S+),?\s+\Z")
+
+
+def cited_sections(source: str) -> set[str]:
+    """Return the numbers of our own protocol's sections that a module cites."""
+    joined = re.sub(r"\s*\n\s*#?\s*", " ", source)
+    return {
+        number
+        for match in _CITED.finditer(joined)
+        if not _FOREIGN.search(joined[: match.start()])
+        for number in re.findall(r"\d+(?:\.\d+)*", match[1])
+    }
+
+
+def test_every_section_that_the_code_cites_exists() -> None:
+    headings = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)\.? ", text_of(PROTOCOL), re.MULTILINE))
+    assert {str(number) for number in range(11)} <= headings
+    for path in sorted((ROOT / "agentmesh").rglob("*.py")):
+        missing = cited_sections(path.read_text("utf-8")) - headings
+        assert not missing, (path.name, missing)
+
+
+def test_citations_are_found() -> None:
+    source = """See sections 5 to 7. RFC 8032, section 5.1.6; section
+        6.1; FIPS 203 section 7.1. Sections 3, 9.2"""
+    assert cited_sections(source) == {"5", "7", "6.1", "3", "9.2"}
+
+
+DEFAULTS = Limits()
+
+
+# --- numbers in sentences --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        (PROTOCOL, f"at most {prekeys.BUNDLE_MAX_BYTES:,} bytes"),
+        (PROTOCOL, f"An encoded header has at most {envelope._HEADER_MAX_BYTES} bytes"),
+        (PROTOCOL, f"array of at most {DEFAULTS.capabilities_max} texts"),
+        (PROTOCOL, f"texts of at most {limits.CAPABILITY_MAX_BYTES} bytes"),
+        (PROTOCOL, f"byte string, at most {DEFAULTS.intent_detail_max_bytes:,} bytes"),
+        (PROTOCOL, f"byte string of at most {DEFAULTS.plaintext_max_bytes:,} bytes, or nil"),
+        (PROTOCOL, f"array of at most {verdict._ACTIONS_MAX} actions"),
+        (PROTOCOL, f"reason is a text of at most {content.REASON_MAX_BYTES} bytes"),
+        (PROTOCOL, f"At most {DEFAULTS.skipped_keys_per_step:,} keys are skipped at one step"),
+        (PROTOCOL, f"At most {DEFAULTS.skipped_keys_per_session:,} skipped keys are kept"),
+        (PROTOCOL, f"the last {limits.KEPT_CHAINS} past chains"),
+        (PROTOCOL, f"{DEFAULTS.one_time_bundles} one-time bundles at a time"),
+        (PROTOCOL, f"fewer than {DEFAULTS.one_time_bundles_low} are unused"),
+        (PROTOCOL, f"its bundle_ref: {DEFAULTS.failed_checks_per_bundle}, one of which comes back each second"),
+        (PROTOCOL, f"at least {suite.MESSAGE_OVERHEAD_BYTES + 16} bytes of body"),
+        (DOCS / "security.md", f"bounded, in all ({DEFAULTS.remembered_knocks:,})"),
+        (DOCS / "security.md", f"and by sender ({DEFAULTS.remembered_knocks_per_identity})"),
+        (DOCS / "how-to" / "policy.md", f"_per_identity` times ({DEFAULTS.remembered_knocks_per_identity})"),
+    ],
+)  # fmt: skip
+def test_a_number_in_a_sentence_is_that_of_the_code(page: Path, sentence: str) -> None:
+    assert sentence in re.sub(r"\s+", " ", text_of(page))
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def _identity_with_a_long_did() -> Identity:
+    while True:
+        identity = Identity.generate()
+        if len(identity.did) == 42:
+            return identity
+
+
+@cache
+def measured_sizes() -> dict[str, int]:
+    clock, mesh = ManualClock(), "example/prod"
+    assert len(mesh) == 12
+    alice, bob = (Agent.create(mesh, identity=_identity_with_a_long_did(), clock=clock) for _ in range(2))
+    shelf = bob.publish_bundles(2)
+    rejected = alice.knock(bob.did, shelf.one_time[0], Intent("x"))
+    [event] = bob.receive(rejected)
+    reject = bob.reject(event, Reason.POLICY)
+    [event] = bob.receive(alice.knock(bob.did, shelf.one_time[1], Intent("x")))
+    accept = bob.accept(event, Conditions()).reply
+    alice.receive(accept)
+    sizes = {size: len(alice.send(bob.did, bytes(size))) for size in (0, 256, 65_536, 1_048_576)}
+    return {
+        "bundle": len(shelf.one_time[0]),
+        "smallest KNOCK": len(rejected),
+        "ACCEPT without conditions": len(accept),
+        "REJECT, reason `policy`": len(reject),
+        "smallest message": sizes[0],
+        "smallest close": len(alice.close(bob.did)),
+        "message, beside its padded plaintext, body under 256 bytes": sizes[0] - 64,
+        "message, beside its padded plaintext, body under 65,536 bytes": sizes[256] - 272,
+        "message, beside its padded plaintext, larger": sizes[1_048_576] - 1_081_344,
+        "message with 256 bytes of data": sizes[256],
+        "message with 65,536 bytes of data": sizes[65_536],
+        "message with 1,048,576 bytes of data": sizes[1_048_576],
+    }
+
+
+def test_the_sizes_table_is_measured() -> None:
+    stated = {name: int(size) for name, (size,) in table(PROTOCOL, "| structure | bytes |").items()}
+    assert stated == measured_sizes()
+
+
+def test_the_explanation_gives_the_size_of_a_bundle() -> None:
+    assert f"{measured_sizes()['bundle']:,} bytes each" in text_of(DOCS / "explanation.md")
+
+
+def test_an_idle_session_is_about_half_a_kilobyte() -> None:
+    pair = established_pair()
+    pair.bob.receive(pair.alice.send(pair.bob.did, b"hello"))
+    pair.alice.receive(pair.bob.send(pair.alice.did, b"hello"))
+    [session] = pair.alice._core.state.sessions.values()
+    assert 400 < len(export_session(session)) < 800
+    before = len(export_agent(pair.bob._core.state))
+    pair.bob.publish_bundles(100, last_resort=False)
+    assert 130 < (len(export_agent(pair.bob._core.state)) - before) / 100 < 170
+
+
+# --- known answers ---------------------------------------------------------------------------------------------------
+
+
+def test_the_known_answers_are_the_librarys() -> None:
+    key = Identity.from_seed(bytes(range(32))).key
+    assert {name: value for name, (value,) in table(PROTOCOL, "| value | hex or text |").items()} == {
+        "IK": key.raw.hex(),
+        "did": key.did,
+        "XK": key.dh.hex(),
+        'kdf(none, am1-transcript, "", 64)': _crypto.kdf(b"", _labels.TRANSCRIPT, b"", 64).hex(),
+        'kdf(32 zero bytes, am1-chain, "", 64)': _crypto.kdf(bytes(32), _labels.CHAIN, b"", 64).hex(),
+        'msgpack(1, 127, 128, 4294967296, "a", nil) with "a" a text': _wire.encode(
+            [1, 127, 128, 1 << 32, "a", None]
+        ).hex(),
+        "receipt of the one byte 00": envelope.receipt_of(b"\x00").hex(),
+    }
+    [header] = [line for line in text_of(PROTOCOL).splitlines() if line.startswith("| len(x) |")]
+    lengths = [int(cell) for cell in header.strip("|").split("|")[1:]]
+    [[_, *padded]] = rows(PROTOCOL, header)
+    assert [int(cell) for cell in padded] == [len(pad(bytes(length))) for length in lengths]
+
+
+# --- the threats -----------------------------------------------------------------------------------------------------
+
+THREATS = (
+    "Spoofing",
+    "Tampering",
+    "Repudiation",
+    "Information disclosure",
+    "Denial of service",
+    "Elevation of privilege",
+)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "security.md"], ids=lambda page: page.name)
+def test_every_threat_has_a_mechanism_and_a_test(page: Path) -> None:
+    threats = table(page, "| threat | mechanism | tests |")
+    assert tuple(threats) == THREATS
+    for mechanism, tests in threats.values():
+        assert mechanism
+        linked = re.findall(r"\]\(([^)]+)\)", tests)
+        assert linked
+        for target in linked:
+            assert (page.parent / target).resolve().is_relative_to(ROOT / "tests"), target
