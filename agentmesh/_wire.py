@@ -180,6 +180,13 @@ def _unpack(data: bytes, layout: Array, max_bytes: int) -> Any:
     raise Malformed  # outside the except block, so that no foreign exception hangs on ours
 
 
+def peek_version(data: bytes) -> int | None:
+    """Return the first field of an array, if it is a small number: what says how the rest is to be read."""
+    heads = {0xDC: 3, 0xDD: 5}
+    at = 1 if data[:1] and data[0] & 0xF0 == 0x90 else heads.get(data[0] if data else 0)
+    return data[at] if at is not None and at < len(data) and data[at] < 0x80 else None
+
+
 def encode(value: Sequence[Any]) -> bytes:
     """Return the canonical encoding of an array of ints, bytes, str, None and arrays of these."""
     packed: bytes = msgpack.packb(value, use_bin_type=True)

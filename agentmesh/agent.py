@@ -51,7 +51,7 @@ class Agent(Redacted):
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self._core = core
         self._seam = Seam(core, journal)
-        self._stock_told = False
+        self._stock_told = not core.state.bundles  # an agent that never published awaits no KNOCKs
         self._rotation_told = False
 
     # --- making one ------------------------------------------------------------------------------------------------
@@ -269,11 +269,9 @@ class Agent(Redacted):
         """Return the KNOCKs that wait for the application's decision, oldest first."""
         with self._seam.lock:
             now_ms = self._core.now_ms()
-            return tuple(
-                gate.request_of(self._core, held, now_ms)
-                for held in self._core.state.undecided.values()
-                if now_ms <= held.deadline_ms
-            )
+            waiting = [held for held in self._core.state.undecided.values() if now_ms <= held.deadline_ms]
+            waiting.sort(key=lambda held: held.facts.knock_time_ms)
+            return tuple(gate.request_of(self._core, held, now_ms) for held in waiting)
 
     @outermost
     def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
@@ -410,7 +408,12 @@ class Agent(Redacted):
     def next_deadline_ms(self) -> int | None:
         """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
         with self._seam.lock:
-            return upkeep.next_deadline_ms(self._core, tell_rotation=not self._rotation_told)
+            return upkeep.next_deadline_ms(
+                self._core,
+                self._core.now_ms(),
+                tell_stock=not self._stock_told,
+                tell_rotation=not self._rotation_told,
+            )
 
     # --- looking ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from agentmesh.entropy import CheckedEntropy, Entropy
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
 from agentmesh.facts import Ended
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import Redacted
+from agentmesh.keys import Redacted, TranscriptHash
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
 from agentmesh.pending import Pending, Undecided
 from agentmesh.session import Session
@@ -100,6 +100,13 @@ class Core(Redacted):
         except Exception:  # noqa: S110 - a policy that fails, however, denies
             pass
         raise PeerNotAllowed
+
+    def withdraw(self, th: TranscriptHash) -> None:
+        """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
+        memo = self.state.knocks.get(th)
+        if memo is not None and not memo.durable:
+            self.state.knocks.withdraw(th)
+            self.budgets.knocks.give_back(memo.initiator)
 
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from attrs import field, frozen
 from agentmesh.admission.policy import KnockRequest
 from agentmesh.facts import Phase
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import DisclosureKey, Receipt, SessionId
+from agentmesh.keys import Receipt, SessionId
 from agentmesh.prekeys import BundleClass
+from agentmesh.session import Disclosure
 from agentmesh.verdict import Conditions, Reason
 
 
@@ -118,13 +119,13 @@ class MessageReceived:
         number: Its position in the peer's direction, from 1.
         time_ms: The envelope's time, by the peer's clock.
         receipt: The envelope's receipt.
-        disclosure_key: Opens this one message; only where it was asked for.
+        disclosure: Discloses this one message; only where it was asked for.
         lost: Messages whose kept keys were evicted by this one.
     """
 
     __slots__ = (
         "action",
-        "disclosure_key",
+        "disclosure",
         "lost",
         "number",
         "peer",
@@ -144,7 +145,7 @@ class MessageReceived:
         number: int,
         time_ms: int,
         receipt: Receipt,
-        disclosure_key: DisclosureKey | None,
+        disclosure: Disclosure | None,
         lost: int,
     ) -> None:
         self.peer = peer
@@ -154,7 +155,7 @@ class MessageReceived:
         self.number = number
         self.time_ms = time_ms
         self.receipt = receipt
-        self.disclosure_key = disclosure_key
+        self.disclosure = disclosure
         self.lost = lost
 
     def __repr__(self) -> str:

@@ -25,11 +25,11 @@ from agentmesh.facts import SESSION_ID_BYTES, Ended, Facts, Phase
 from agentmesh.handshake import initiate
 from agentmesh.keys import Receipt, SessionId
 from agentmesh.knock import Intent, KnockContent, build_knock_body, encode_content
-from agentmesh.limits import KNOCK_LIFETIME_MAX_MS
+from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.pending import Pending, Undecided, ended
 from agentmesh.prekeys import BundleClass, verify_bundle
 from agentmesh.ratchet import Ratchet
-from agentmesh.session import Incoming, Sealed, Session, SessionDelta
+from agentmesh.session import Disclosure, Incoming, Sealed, Session, SessionDelta
 from agentmesh.state import AnswerDropped, Change, KnockedPeer, Peer, SessionEnded, SessionMoved, SessionPut, Step
 from agentmesh.suite import SUITE
 from agentmesh.verdict import parse_reject_body
@@ -83,8 +83,11 @@ def knock(
     withheld = (
         early_payload is not None and bundle.bundle_class is BundleClass.LAST_RESORT and not early_with_last_resort
     )
-    # A KNOCK is stale if it is not later than the last, and two may be made within a millisecond.
-    time_ms = now_ms if peer is None else max(now_ms, peer.own_knock_ms + 1)
+    # A KNOCK is stale if it is not later than the last, and two may be made within a millisecond. One made by a clock
+    # that was far ahead is no measure: its peer refused it.
+    time_ms = now_ms
+    if peer is not None and peer.own_knock_ms <= now_ms + CLOCK_TOLERANCE_MS:
+        time_ms = max(now_ms, peer.own_knock_ms + 1)
     expires_ms = min(time_ms + _lifetime_ms(expires_in_seconds, limits.knock_lifetime_seconds), bundle.not_after_ms)
     if expires_ms <= time_ms:
         raise BundleExpired
@@ -210,7 +213,8 @@ def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
         raise NoSession
     phase = Phase.EXPIRED if isinstance(held, Pending) else Phase.TRUNCATED
     over = ended(held, phase, at_ms=now_ms, detail="dropped")
-    return Step((SessionEnded(over),), over_record(core, over, now_ms), None)
+    # Its ACCEPT is not given again: the peer would establish what this side no longer holds.
+    return Step((AnswerDropped(held.facts.th), SessionEnded(over)), over_record(core, over, now_ms), None)
 
 
 # --- receiving -------------------------------------------------------------------------------------------------------
@@ -281,6 +285,7 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, delta, changes, records, now_ms)
     lost = 0 if delta.opened is None else len(delta.opened.evicted)
+    key = incoming.disclosure_key
     event: Event = MessageReceived(
         facts.peer,
         facts.session_id,
@@ -289,7 +294,7 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
         incoming.number,
         incoming.time_ms,
         outer.receipt,
-        incoming.disclosure_key,
+        None if key is None else Disclosure(facts.th + key.reveal()),
         lost,
     )
     close = session.peer_close

@@ -104,6 +104,8 @@ _ENDED: Final = _wire.array(
 )
 _TAGS: Final = {1: _PENDING, 2: _UNDECIDED, 3: _SESSION, 4: _ENDED}
 
+_OVER: Final = {str(phase) for phase in (Phase.REJECTED, Phase.CLOSED, Phase.EXPIRED, Phase.TRUNCATED)}
+
 _MEMO: Final = _wire.array(_wire.Bin(64), _KEY, _KEY, _MS, _MS, _wire.Maybe(_wire.Bin(1, UINT_MAX)))
 _PEER: Final = _wire.array(_KEY, _wire.Maybe(_MS), _wire.Maybe(_MS), _wire.ArrayOf(_wire.Bin(1, UINT_MAX), _MANY))
 _AGENT: Final = _wire.array(
@@ -361,7 +363,7 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
 
 def _restore_ended(fields: list[Any]) -> Ended:
     _, session_id, peer, phase, detail, at_ms, bundle_class, initiated, data_sent, data_opened = fields
-    _require(phase in {str(known) for known in Phase} and bundle_class in (1, 2))
+    _require(phase in _OVER and bundle_class in (1, 2))
     return Ended(
         session_id=SessionId(session_id),
         peer=IdentityKey(peer),
@@ -377,7 +379,7 @@ def _restore_ended(fields: list[Any]) -> Ended:
 
 def _restore_held(data: bytes, mesh: str, own_did: str) -> Held:
     # The tag stands behind the array's head; which layout the rest must have follows from it.
-    layout = _TAGS.get(data[1]) if len(data) > 1 else None
+    layout = _TAGS.get(_wire.peek_version(data) or 0) if isinstance(data, bytes) else None
     if layout is None:
         raise Malformed
     fields = _wire.decode(data, layout, _STATE_MAX_BYTES)
@@ -391,6 +393,9 @@ def _restore_held(data: bytes, mesh: str, own_did: str) -> Held:
 
 
 def _restore_agent(data: bytes) -> AgentState:
+    # A newer release may write another shape, so the version is read before the rest is held to this one's.
+    if isinstance(data, bytes) and _wire.peek_version(data) not in (None, _VERSION):
+        raise StateVersionUnknown
     version, mesh, seed, bundle_fields, memo_fields, peer_fields = _wire.decode(data, _AGENT, _STATE_MAX_BYTES)
     if version != _VERSION:
         raise StateVersionUnknown

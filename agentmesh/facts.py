@@ -54,7 +54,7 @@ class Facts:
     bundle_class: BundleClass
     knock_time_ms: int
     knock_receipt: Receipt
-    action: str
+    action: str = field(repr=False)
     early_payload: bool
     _prefix_out: bytes = field(init=False, eq=False, repr=False)
     _prefix_in: bytes = field(init=False, eq=False, repr=False)

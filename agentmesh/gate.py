@@ -253,6 +253,17 @@ def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
     memo = check_novelty(core, knock, now_ms)
     if isinstance(memo, AnswerRepeated):
         return Step((), (), (memo,))
+    try:
+        return _receive_new(core, knock, memo, now_ms)
+    except RemoteError:
+        raise  # the KNOCK's own fault: it stays remembered
+    except BaseException:
+        core.withdraw(memo.th)
+        raise
+
+
+def _receive_new(core: Core, knock: _Verified, memo: KnockMemo, now_ms: int) -> Step:
+    outer = knock.outer
     reason = check_bundle(core, knock, now_ms)
     if reason is not None:
         # Nothing durable has happened: the REJECT is remembered with its KNOCK, in memory alone.
@@ -295,7 +306,10 @@ def _commit_opened(
         initiator=memo.initiator,
         receipt=memo.receipt,
         expires_ms=memo.expires_ms,
-        forget_at_ms=max(memo.forget_at_ms, published.forget_at_ms),
+        # A last-resort bundle's secrets outlive the KNOCK, so the memory of it does too.
+        forget_at_ms=memo.forget_at_ms
+        if published.bundle_class is BundleClass.ONE_TIME
+        else max(memo.forget_at_ms, published.forget_at_ms),
         durable=True,
     )
     request = request_of(core, undecided, now_ms)
@@ -314,7 +328,7 @@ def _commit_opened(
         size_bytes=outer.size_bytes,
         bundle_class=published.bundle_class,
     )
-    if published.bundle_class is BundleClass.ONE_TIME and core.recording and core.state.unused_one_time() == 1:
+    if published.bundle_class is BundleClass.ONE_TIME and core.recording and core.state.unused_one_time(now_ms) == 1:
         received += core.record(AuditEvent.STOCK_EXHAUSTED, now_ms)
     if isinstance(decision, Deny):
         reply = _reject_envelope(core, knock.initiator, outer.receipt, decision, now_ms)

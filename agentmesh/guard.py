@@ -21,6 +21,7 @@ def outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
             return call(*args, **kwargs)
         except AgentMeshError as error:
             left = error
+        del args, kwargs  # this frame stays in the traceback, and they hold the plaintext
         left.__context__ = None
         if not isinstance(left, StoreError):  # the journal is the caller's own, and so is its error
             left.__cause__ = None

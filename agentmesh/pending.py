@@ -23,7 +23,7 @@ from agentmesh.keys import HeaderKey, Redacted, RootKey, X25519PublicKey
 from agentmesh.knock import KnockContent
 from agentmesh.limits import CLOCK_TOLERANCE_MS, PENDING_GRACE_MS, Limits
 from agentmesh.ratchet import Opened, Ratchet
-from agentmesh.session import Session
+from agentmesh.session import Session, open_in_session
 from agentmesh.suite import SUITE
 from agentmesh.verdict import Conditions, build_accept_content, verify_accept_content
 
@@ -60,8 +60,7 @@ class Pending(Redacted):
             raise ClosedSession
         if outer.header.kind is not Kind.ACCEPT:
             raise NotYet if self.ratchet.awaits(outer.body, start=SESSION_ID_BYTES) else DecryptionFailed
-        context = self.facts.context(outer.header_bytes)
-        opened = self.ratchet.open(outer.body, context, now_ms=now_ms, limits=limits, start=SESSION_ID_BYTES)
+        opened = open_in_session(self.facts, self.ratchet, outer, now_ms=now_ms, limits=limits)
         content_type, _, content = parse_content(opened.plaintext)
         if content_type is not ContentType.ACCEPT or opened.number != 0:
             raise MessageRefused
@@ -126,8 +125,8 @@ class Undecided(Redacted):
 
     @property
     def deadline_ms(self) -> int:
-        """When it ends without a decision."""
-        return self.expires_ms
+        """When it ends without a decision: with the tolerance that its sender's clock was given."""
+        return self.expires_ms + CLOCK_TOLERANCE_MS
 
     def accept(
         self, identity: Identity, conditions: Conditions, *, now_ms: int, entropy: Entropy

@@ -89,7 +89,7 @@ class Seam(Redacted):
                 self._tell(step.changes, step.records)
             except BaseException:
                 if step.withdraw is not None:
-                    self._core.state.knocks.withdraw(step.withdraw)
+                    self._core.withdraw(step.withdraw)
                 raise
         for change in step.changes:
             change.apply(self._core.state)

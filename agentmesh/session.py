@@ -33,6 +33,8 @@ from agentmesh.keys import (
     DisclosureKey,
     Receipt,
     Redacted,
+    Secret,
+    TranscriptHash,
 )
 from agentmesh.knock import text_argument
 from agentmesh.limits import (
@@ -46,23 +48,50 @@ from agentmesh.verdict import Conditions
 
 
 @final
+class Disclosure(Secret):
+    """What discloses one message and no other: th (64) || message key (32). Section 8.1.
+
+    `reveal()` gives the 96 bytes to hand to an auditor, and `Disclosure(...)` takes them back. Whoever has them and the
+    envelope reads the message: keep them as you would keep the message.
+    """
+
+    __slots__ = ()
+    size = 96
+
+    @property
+    def th(self) -> TranscriptHash:
+        """The session's transcript hash; not secret."""
+        return TranscriptHash(self._value[:64])
+
+    @property
+    def key(self) -> DisclosureKey:
+        """The message key."""
+        return DisclosureKey(self._value[64:])
+
+
+@final
 class Sealed(Redacted):
     """An envelope ready to leave.
 
     Attributes:
         envelope: What a relay carries.
         number: Its position in this direction.
-        disclosure_key: Opens this one message; only where it was asked for.
+        disclosure: Discloses this one message; only where it was asked for.
     """
 
-    __slots__ = ("_receipt", "delta", "disclosure_key", "envelope", "number")
+    __slots__ = ("_receipt", "delta", "disclosure", "envelope", "number")
 
-    def __init__(self, envelope: bytes, number: int, delta: SessionDelta, disclosure_key: DisclosureKey | None) -> None:
+    def __init__(self, envelope: bytes, number: int, delta: SessionDelta, disclosure: Disclosure | None) -> None:
         self.envelope = envelope
         self.number = number
         self.delta = delta
-        self.disclosure_key = disclosure_key
+        self.disclosure = disclosure
         self._receipt: Receipt | None = None
+
+    @property
+    def disclosure_key(self) -> DisclosureKey | None:
+        """The message key of the disclosure, alone."""
+        return None if self.disclosure is None else self.disclosure.key
 
     @property
     def receipt(self) -> Receipt:
@@ -223,16 +252,15 @@ class Session(Redacted):
     @property
     def deadline_ms(self) -> int | None:
         """The next time at which it ends by itself, or `None`."""
-        times = [
-            time_ms + window_ms
-            for time_ms, window_ms in (
-                (self.ttl_end_ms, CLOCK_TOLERANCE_MS),
-                (self.own_close_at_ms, LATE_WINDOW_MS),
-                (None if self.peer_close is None else self.peer_close.at_ms, LATE_WINDOW_MS),
-                (self.superseded_at_ms, LATE_WINDOW_MS),
-            )
-            if time_ms is not None
-        ]
+        times: list[int] = []
+        if self.ttl_end_ms is not None:
+            times.append(self.ttl_end_ms + CLOCK_TOLERANCE_MS)
+        if self.peer_close is not None:  # from here on only what it announced is awaited
+            times.append(self.peer_close.at_ms + LATE_WINDOW_MS)
+        elif self.own_close_at_ms is not None:
+            times.append(self.own_close_at_ms + LATE_WINDOW_MS)
+        if self.superseded_at_ms is not None:
+            times.append(self.superseded_at_ms + LATE_WINDOW_MS)
         return min(times, default=None)
 
     def ending(self, now_ms: int) -> Phase | None:
@@ -330,7 +358,7 @@ class Session(Redacted):
 
     @property
     def last_number_in(self) -> int:
-        """The highest position received from the peer; -1 before the first."""
+        """The highest position of a message received from the peer; -1 before the first."""
         receiving = self.ratchet.receiving
         return -1 if receiving is None else self.facts.number_in(receiving.start + receiving.n - 1)
 
@@ -352,7 +380,7 @@ class Session(Redacted):
         number = facts.number_out(sending.start + sending.n - 1)
         delta = SessionDelta(sending=sending, data_sent=data_sent, own_close_at_ms=own_close_at_ms)
         envelope = build(header_bytes, facts.session_id, *message)
-        return Sealed(envelope, number, delta, DisclosureKey(message_key) if disclosable else None)
+        return Sealed(envelope, number, delta, Disclosure(facts.th + message_key) if disclosable else None)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
@@ -370,7 +398,7 @@ class Session(Redacted):
         """
         if self.ending(now_ms) is not None:
             raise ClosedSession
-        opened = self._open(outer, now_ms, limits)
+        opened = open_in_session(self.facts, self.ratchet, outer, now_ms=now_ms, limits=limits)
         number = self.facts.number_in(opened.number)
         # A header that is not known by its bytes is of another kind, or older than February 1970: read it whole.
         time_ms, kind = self.facts.message_time_ms(outer.header_bytes), Kind.MESSAGE
@@ -382,20 +410,6 @@ class Session(Redacted):
         self._check_conditions(content_type, action, number, time_ms)
         key = DisclosureKey(opened.message_key) if disclosable else None
         return Incoming(opened, content_type, action, data, number, time_ms, peer_close, key)
-
-    def _open(self, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
-        facts = self.facts
-        try:
-            return self.ratchet.open(
-                outer.body,
-                facts.context(outer.header_bytes),
-                now_ms=now_ms,
-                limits=limits,
-                start=SESSION_ID_BYTES,
-            )
-        except GapTooLarge:
-            pass
-        raise GapTooLarge(facts.session_id)
 
     def _parse(
         self, padded: bytes, kind: Kind, number: int, now_ms: int
@@ -441,3 +455,13 @@ class Session(Redacted):
             self.own_close_at_ms = delta.own_close_at_ms
         if delta.peer_close is not None:
             self.peer_close = delta.peer_close
+
+
+def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, *, now_ms: int, limits: Limits) -> Opened:
+    """Open the message of an envelope in its session's context. Raises as `Ratchet.open`; a gap names the session."""
+    context = facts.context(outer.header_bytes)
+    try:
+        return ratchet.open(outer.body, context, now_ms=now_ms, limits=limits, start=SESSION_ID_BYTES)
+    except GapTooLarge:
+        pass
+    raise GapTooLarge(facts.session_id)

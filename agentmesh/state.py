@@ -20,7 +20,7 @@ from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.pending import Pending, Undecided
-from agentmesh.prekeys import PublishedBundle
+from agentmesh.prekeys import BundleClass, PublishedBundle
 from agentmesh.ratchet import OpenDelta
 from agentmesh.replay import KnockMemo, KnockMemory
 from agentmesh.session import Session, SessionDelta
@@ -94,9 +94,12 @@ class AgentState(Redacted):
             return None
         return self.peers[raw]
 
-    def unused_one_time(self) -> int:
-        """Return how many one-time bundles have not been used."""
-        return sum(1 for bundle in self.bundles.values() if bundle.bundle_class == 1 and bundle.secrets is not None)
+    def unused_one_time(self, now_ms: int = 0) -> int:
+        """Return how many one-time bundles are unused, and not expired by `now_ms`."""
+        return sum(
+            bundle.bundle_class is BundleClass.ONE_TIME and bundle.secrets is not None and now_ms <= bundle.forget_at_ms
+            for bundle in self.bundles.values()
+        )
 
     def ensure_peer(self, key: IdentityKey) -> Peer:
         """Return the peer of this identity, made if it is new. For changes alone."""
@@ -290,12 +293,11 @@ class SessionEnded:
     def apply(self, state: AgentState, /) -> None:
         """Replace it by its memory."""
         peer = state.ensure_peer(self.ended.peer)
-        peer.sessions.pop(self.ended.session_id, None)
         state.hold(peer, self.ended.session_id, self.ended)
-        over = [session_id for session_id, held in peer.sessions.items() if isinstance(held, Ended)]
-        for session_id in over[:-_ENDED_PER_PEER]:
-            del peer.sessions[session_id]
-            del state.sessions[session_id]
+        over = [held for held in peer.sessions.values() if isinstance(held, Ended)]
+        for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]:
+            del peer.sessions[held.session_id]
+            del state.sessions[held.session_id]
 
 
 @frozen
@@ -307,8 +309,9 @@ class SessionsForgotten:
     def apply(self, state: AgentState, /) -> None:
         """Delete them."""
         for ended in self.ended:
-            del state.sessions[ended.session_id]
-            del state.peers[ended.peer.raw].sessions[ended.session_id]
+            # An ending in the same step may have pushed it out already.
+            state.sessions.pop(ended.session_id, None)
+            state.peers[ended.peer.raw].sessions.pop(ended.session_id, None)
 
 
 # --- the seam --------------------------------------------------------------------------------------------------------

@@ -112,7 +112,9 @@ def _ended_status(ended: Ended) -> SessionStatus:
 
 
 def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus:
-    number_out, number_in = session.next_number - 1, max(0, session.last_number_in)
+    number_out = session.next_number - 1
+    # Behind nothing is position 0, or the early payload's.
+    number_in = max(0, session.facts.number_in(-1), session.last_number_in)
     max_messages = session.conditions.max_messages
     return SessionStatus(
         phase=session.ending(now_ms) or Phase.ESTABLISHED,

@@ -49,7 +49,7 @@ def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) ->
     """Make bundles. The output is the `Shelf`; the secrets are in the step."""
     state, limits = core.state, core.limits
     count = limits.one_time_bundles if one_time is None else one_time
-    if type(count) is not int or count < 0 or len(state.bundles) + count + last_resort > limits.bundles_max:
+    if type(count) is not int or count < 0 or (count and len(state.bundles) + count > limits.bundles_max):
         raise ArgumentInvalid("one_time")
     shelf: list[bytes] = []
     published: list[PublishedBundle] = []
@@ -112,8 +112,8 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
     if forgotten:
         changes.append(SessionsForgotten(tuple(forgotten)))
     changes += _forget(core, {over.session_id for over in forgotten}, now_ms)
-    unused = core.state.unused_one_time()
-    if tell_stock and core.state.bundles and unused < core.limits.one_time_bundles_low:
+    unused = core.state.unused_one_time(now_ms)
+    if tell_stock and unused < core.limits.one_time_bundles_low:
         events.append(StockLow(unused=unused))
     published_at_ms = last_resort_published_ms(core)
     if tell_rotation and published_at_ms is not None and now_ms >= _rotation_due_ms(core, published_at_ms):
@@ -121,9 +121,11 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
     return Step(tuple(changes), records, tuple(events))
 
 
-def next_deadline_ms(core: Core, *, tell_rotation: bool) -> int | None:
-    """Return the earliest time at which `poll` has something to do, or `None`."""
+def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> int | None:
+    """Return the earliest time at which `poll` has something to do, or `None`; it may have come already."""
     times: list[int] = []
+    if tell_stock and core.state.unused_one_time(now_ms) < core.limits.one_time_bundles_low:
+        times.append(now_ms)
     for held in core.state.sessions.values():
         if isinstance(held, Ended):
             times.append(held.at_ms + core.limits.ended_session_seconds * 1000 + 1)

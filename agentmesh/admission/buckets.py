@@ -47,6 +47,8 @@ class Buckets:
     def has(self, key: Hashable, now_ms: int) -> bool:
         """Say whether a token is there, without taking it."""
         entry = self._debts.get(key)
+        if entry is not None and now_ms < entry[1]:  # the clock was set back: what is owed is owed from here on
+            entry = self._debts[key] = (entry[0], now_ms)
         if entry is None and not self._make_room(now_ms):
             return False
         return self._debt(entry, now_ms) + self._rate.period_ms <= self._rate.burst * self._rate.period_ms
@@ -59,9 +61,11 @@ class Buckets:
         self._debts[key] = (debt, now_ms)
         return True
 
-    def forget(self, key: Hashable) -> None:
-        """Drop the bucket of a key that no longer exists."""
-        self._debts.pop(key, None)
+    def give_back(self, key: Hashable) -> None:
+        """Return a token that was taken for nothing."""
+        entry = self._debts.get(key)
+        if entry is not None:
+            self._debts[key] = (max(0, entry[0] - self._rate.period_ms), entry[1])
 
     def _make_room(self, now_ms: int) -> bool:
         if len(self._debts) < self._max_keys:

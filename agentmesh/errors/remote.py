@@ -198,7 +198,7 @@ class KnockUnopened(RemoteError):
 
 
 class VerdictUnmatched(RemoteError):
-    """An ACCEPT or REJECT that answers no pending KNOCK of this agent."""
+    """A REJECT that answers no pending KNOCK of this agent; an ACCEPT that does is `UnknownSession`."""
 
     code = "verdict.unmatched"
     text = "the verdict answers no pending KNOCK"
