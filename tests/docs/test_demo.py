@@ -47,6 +47,7 @@ class Place:
             [sys.executable, *arguments],
             cwd=self.folder,
             env={**os.environ, **temporary, "PYTHONPATH": str(PACKAGE.parent)},
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -127,6 +128,7 @@ from agentmesh.cli import demo, main
 
 victim, number, file = sys.argv[1:]
 children = {}
+PARENT = {"parent": os.getpid(), "group": 0}  # as `kill` does it, and as Ctrl-C in a terminal does
 
 class Meddled(demo.Child):
     def __init__(self, name, *arguments):
@@ -135,10 +137,10 @@ class Meddled(demo.Child):
 
     def hear(self):
         values = super().hear()
-        if self.name == "Bob" and "did" in values and victim != "parent":
+        if self.name == "Bob" and "did" in values and victim in children:
             os.kill(children[victim], int(number))
-        if self.name == "Alice" and "sent" in values and victim == "parent":
-            os.kill(os.getpid(), int(number))
+        if self.name == "Alice" and "sent" in values and victim in PARENT:
+            os.kill(PARENT[victim], int(number))
         return values
 
 demo.Child = Meddled
@@ -180,16 +182,18 @@ needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX ar
 
 @needs_posix
 @pytest.mark.parametrize(
-    ("name", "status", "err"),
+    ("victim", "name", "status", "err"),
     [
-        ("SIGINT", 130, "agentmesh: interrupted\n"),
-        ("SIGTERM", 128 + signal.SIGTERM, ""),
-        ("SIGKILL", -9, ""),
+        ("group", "SIGINT", 130, "agentmesh: interrupted\n"),
+        ("parent", "SIGTERM", 128 + signal.SIGTERM, ""),
+        ("parent", "SIGKILL", -9, ""),
     ],
 )
-def test_however_the_demo_is_stopped_its_processes_go_with_it(place: Place, name: str, status: int, err: str) -> None:
+def test_however_the_demo_is_stopped_its_processes_go_with_it(
+    place: Place, victim: str, name: str, status: int, err: str
+) -> None:
     number = getattr(signal, name)
-    run = place.run("-c", MEDDLE, "parent", str(int(number)), place.file(os.urandom(MEGABYTES)))
+    run = place.run("-c", MEDDLE, victim, str(int(number)), place.file(os.urandom(MEGABYTES)))
     assert run == Run(status, "", err)
 
 

@@ -114,22 +114,23 @@ def test_frames_arrive_as_they_were_sent(sent: list[tuple[FrameType, bytes]]) ->
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "text"),
     [
-        frame(FrameType.ENVELOPE, b"abc")[:-1],
-        frame(FrameType.ENVELOPE, b"abc")[: HEAD_BYTES - 1],
-        frame(FrameType.ENVELOPE, b"abc")[:HEAD_BYTES],
-        b"\x00" + frame(FrameType.ENVELOPE, b"abc")[1:],
-        b"\x07" + frame(FrameType.ENVELOPE, b"abc")[1:],
-        bytes((FrameType.ENVELOPE,)) + (PAYLOAD_MAX_BYTES + 1).to_bytes(4, "big"),
-        b"GET / HTTP/1.1\r\n\r\n",
+        (frame(FrameType.ENVELOPE, b"abc")[:-1], "a frame was cut off"),
+        (frame(FrameType.ENVELOPE, b"abc")[:HEAD_BYTES], "a frame was cut off"),
+        (frame(FrameType.ENVELOPE, b"abc")[: HEAD_BYTES - 1], "not a frame"),
+        (b"\x00" + frame(FrameType.ENVELOPE, b"abc")[1:], "not a frame"),
+        (b"\x07" + frame(FrameType.ENVELOPE, b"abc")[1:], "not a frame"),
+        (bytes((FrameType.ENVELOPE,)) + PAYLOAD_MAX_BYTES.to_bytes(4, "big"), "a frame was cut off"),
+        (bytes((FrameType.ENVELOPE,)) + (PAYLOAD_MAX_BYTES + 1).to_bytes(4, "big"), "not a frame"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not a frame"),
     ],
 )
-def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: bytes) -> None:
+def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: bytes, text: str) -> None:
     channel, other = ends
     other.sendall(sent)
     other.shutdown(socket.SHUT_WR)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError, match=text):
         channel.receive()
 
 
