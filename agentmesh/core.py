@@ -83,7 +83,10 @@ class Core(Redacted):
         Raises:
             ArgumentInvalid: the clock does not return milliseconds since the epoch as an int.
         """
-        now_ms = self._clock()
+        try:
+            now_ms: object = self._clock()
+        except Exception:
+            now_ms = None
         if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
             raise ArgumentInvalid("clock")
         return now_ms

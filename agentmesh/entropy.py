@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from agentmesh import _crypto
-from agentmesh.errors import RandomnessFailed
+from agentmesh.errors import BadPoint, RandomnessFailed
 
 
 class Entropy(Protocol):
@@ -55,7 +55,10 @@ class CheckedEntropy:
         Raises:
             RandomnessFailed: the source broke its contract.
         """
-        draw = self._source.token(size)
+        try:
+            draw: object = self._source.token(size)
+        except Exception:
+            draw = None
         if type(draw) is not bytes or len(draw) != size:
             raise RandomnessFailed
         return draw
@@ -67,7 +70,12 @@ class CheckedEntropy:
             RandomnessFailed: the source broke its contract.
             BadPoint: `public_key` is not valid.
         """
-        ciphertext, shared = self._source.encapsulate(public_key)
+        try:
+            ciphertext, shared = self._source.encapsulate(public_key)
+        except BadPoint:
+            raise
+        except Exception:
+            ciphertext = shared = b""
         if type(ciphertext) is not bytes or type(shared) is not bytes:
             raise RandomnessFailed
         if len(ciphertext) != _crypto.KEM_CIPHERTEXT_BYTES or len(shared) != _crypto.KEY_BYTES:

@@ -191,7 +191,8 @@ def send(
     sealed = session.seal(
         data, action=action, now_ms=now_ms, limits=core.limits, entropy=core.entropy, disclosable=disclosable
     )
-    return Step((SessionMoved(session, sealed.delta),), _sealed(core, session, sealed, now_ms), sealed)
+    records = _sealed(core, session, sealed, now_ms)
+    return Step((SessionMoved(session, sealed.delta),), records, sealed.handed_out())
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step:

@@ -239,6 +239,8 @@ def decide(core: Core, request: KnockReceived, now_ms: int) -> Decision:
         return decision
     if not isinstance(decision, Ask):
         return Deny()
+    if now_ms > request.expires_ms:  # it came within the tolerance, and nobody can be asked any more
+        return Deny(Reason.STALE)
     return Deny(Reason.BUSY) if len(core.state.undecided) >= core.limits.undecided_knocks else decision
 
 
@@ -306,10 +308,7 @@ def _commit_opened(
         initiator=memo.initiator,
         receipt=memo.receipt,
         expires_ms=memo.expires_ms,
-        # A last-resort bundle's secrets outlive the KNOCK, so the memory of it does too.
-        forget_at_ms=memo.forget_at_ms
-        if published.bundle_class is BundleClass.ONE_TIME
-        else max(memo.forget_at_ms, published.forget_at_ms),
+        forget_at_ms=max(memo.forget_at_ms, published.forget_at_ms),
         durable=True,
     )
     request = request_of(core, undecided, now_ms)

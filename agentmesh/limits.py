@@ -66,7 +66,7 @@ class Limits:
     one_time_lifetime_seconds: int = _limit(30 * 86_400)
     last_resort_lifetime_seconds: int = _limit(21 * 86_400)
     last_resort_rotation_seconds: int = _limit(7 * 86_400)
-    bundles_max: int = _limit(100_000)  # one-time bundles published and not yet forgotten, used ones included
+    bundles_max: int = _limit(10_000)  # that hold secrets; of used ones the bare memory is kept, ten times as many
 
     # KNOCKs: lifetime of one's own, and what strangers can make this agent do or keep.
     knock_lifetime_seconds: int = _limit(86_400)
@@ -78,7 +78,7 @@ class Limits:
     answers_per_knock: int = _limit(5)  # how often one answer is repeated before the next
     answer_refill_seconds: int = _limit(60)
     remembered_knocks: int = _limit(65_536)  # memory against replay, in all; full means busy
-    remembered_knocks_per_identity: int = _limit(1024)
+    remembered_knocks_per_identity: int = _limit(8192)
     undecided_knocks: int = _limit(1024)  # waiting for the application, in all; those per peer count as sessions
     tracked_identities: int = _limit(65_536)  # peers, and rate-limit buckets; full means busy
 

@@ -125,8 +125,8 @@ class Undecided(Redacted):
 
     @property
     def deadline_ms(self) -> int:
-        """When it ends without a decision: with the tolerance that its sender's clock was given."""
-        return self.expires_ms + CLOCK_TOLERANCE_MS
+        """When it ends without a decision."""
+        return self.expires_ms
 
     def accept(
         self, identity: Identity, conditions: Conditions, *, now_ms: int, entropy: Entropy

@@ -88,6 +88,10 @@ class Sealed(Redacted):
         self.disclosure = disclosure
         self._receipt: Receipt | None = None
 
+    def handed_out(self) -> Sealed:
+        """Return this without its delta, which holds the chain's next key: what an application may keep."""
+        return Sealed(self.envelope, self.number, SessionDelta(), self.disclosure)
+
     @property
     def disclosure_key(self) -> DisclosureKey | None:
         """The message key of the disclosure, alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from attrs import frozen
 
@@ -27,6 +27,8 @@ from agentmesh.state import (
     Step,
 )
 
+_REMEMBERED: Final = 10  # used bundles are remembered, without secrets, up to so many times `bundles_max`
+
 
 @final
 @frozen(kw_only=True, repr=False)
@@ -49,7 +51,7 @@ def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) ->
     """Make bundles. The output is the `Shelf`; the secrets are in the step."""
     state, limits = core.state, core.limits
     count = limits.one_time_bundles if one_time is None else one_time
-    if type(count) is not int or count < 0 or (count and len(state.bundles) + count > limits.bundles_max):
+    if type(count) is not int or count < 0 or not _fits(core, count, last_resort):
         raise ArgumentInvalid("one_time")
     shelf: list[bytes] = []
     published: list[PublishedBundle] = []
@@ -74,6 +76,14 @@ def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) ->
         )
     output = Shelf(one_time=tuple(shelf[:count]), last_resort=shelf[-1] if last_resort else None)
     return Step((BundlesPublished(tuple(published)),), records, output)
+
+
+def _fits(core: Core, one_time: int, last_resort: bool) -> bool:
+    bundles = core.state.bundles
+    with_secrets = sum(bundle.secrets is not None for bundle in bundles.values())
+    # What strangers used up must not keep the last-resort bundle from being rotated.
+    remembered = not one_time or len(bundles) + one_time <= _REMEMBERED * core.limits.bundles_max
+    return remembered and with_secrets + one_time + last_resort <= core.limits.bundles_max
 
 
 def last_resort_published_ms(core: Core) -> int | None:
