@@ -1,0 +1,139 @@
+"""The memory of KNOCKs by transcript hash, against a plain model (section 5.1, step 4)."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from agentmesh.keys import Ed25519PublicKey, Receipt, TranscriptHash
+from agentmesh.limits import Limits
+from agentmesh.replay import KnockMemo, KnockMemory
+
+LIMITS = Limits(remembered_knocks=6, remembered_knocks_per_identity=3)
+
+
+def th_of(number: int) -> TranscriptHash:
+    return TranscriptHash(number.to_bytes(64, "big"))
+
+
+def key_of(number: int) -> Ed25519PublicKey:
+    return Ed25519PublicKey(number.to_bytes(32, "big"))
+
+
+def memo(number: int, *, initiator: int = 0, forget_at_ms: int = 1000, durable: bool = False) -> KnockMemo:
+    return KnockMemo(
+        th=th_of(number),
+        initiator=key_of(initiator),
+        receipt=Receipt(number.to_bytes(32, "big")),
+        expires_ms=forget_at_ms,
+        forget_at_ms=forget_at_ms,
+        durable=durable,
+    )
+
+
+numbers = st.integers(0, 9)
+times = st.integers(0, 20)
+
+
+class Remembering(RuleBasedStateMachine):
+    """Every operation against a dict, and every question after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = KnockMemory()
+        self.model: dict[TranscriptHash, KnockMemo] = {}
+
+    @rule(number=numbers, forget_at_ms=times, durable=st.booleans())
+    def remember(self, number: int, forget_at_ms: int, durable: bool) -> None:
+        # As the gate does: who signed is part of th, and what is durable stays so.
+        durable |= th_of(number) in self.model and self.model[th_of(number)].durable
+        new = memo(number, initiator=number % 3, forget_at_ms=forget_at_ms, durable=durable)
+        self.memory.remember(new)
+        self.model[new.th] = new
+
+    @rule(number=numbers, answer=st.none() | st.binary(min_size=1, max_size=4))
+    def answer(self, number: int, answer: bytes | None) -> None:
+        held = self.memory.get(th_of(number))
+        if held is not None:
+            self.memory.remember(held.answered(answer))
+            self.model[held.th] = evolve(held, answer=answer)
+
+    @rule(number=numbers)
+    def withdraw(self, number: int) -> None:
+        self.memory.withdraw(th_of(number))
+        held = self.model.get(th_of(number))
+        if held is not None and not held.durable:
+            del self.model[held.th]
+
+    @rule(now_ms=times, durable_too=st.booleans())
+    def forget(self, now_ms: int, durable_too: bool) -> None:
+        self.memory.forget(now_ms, durable_too=durable_too)
+        self.model = {
+            th: held
+            for th, held in self.model.items()
+            if held.forget_at_ms >= now_ms or (held.durable and not durable_too)
+        }
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.memory) == len(self.model)
+        assert {held.th: held for held in self.memory} == self.model
+        for number in range(10):
+            assert self.memory.get(th_of(number)) == self.model.get(th_of(number))
+        for initiator in range(3):
+            own = sum(held.initiator == key_of(initiator) for held in self.model.values())
+            full = len(self.model) >= 6 or own >= 3
+            assert self.memory.is_full(key_of(initiator), LIMITS) is full
+        assert self.memory.is_full(key_of(77), LIMITS) is (len(self.model) >= 6)
+
+    @invariant()
+    def tells_when_to_look(self) -> None:
+        # It may say too early, never too late.
+        first = min((held.forget_at_ms for held in self.model.values()), default=None)
+        told = self.memory.next_forget_ms()
+        assert first is None or (told is not None and told <= first)
+
+
+TestRemembering = Remembering.TestCase
+TestRemembering.settings = settings(max_examples=max(1, settings().max_examples // 2), stateful_step_count=30)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_memory_goes_past_its_time_and_not_at_it(durable: bool) -> None:
+    memory = KnockMemory()
+    memory.remember(memo(1, forget_at_ms=1000, durable=durable))
+    memory.forget(1000, durable_too=True)
+    assert len(memory) == 1
+    memory.forget(1001, durable_too=False)
+    assert len(memory) == durable
+    memory.forget(1001, durable_too=True)
+    assert len(memory) == 0
+    assert memory.next_forget_ms() is None
+
+
+def test_the_limits_at_their_edges() -> None:
+    memory = KnockMemory()
+    for number in range(3):
+        assert not memory.is_full(key_of(0), LIMITS)
+        memory.remember(memo(number, initiator=0))
+    assert memory.is_full(key_of(0), LIMITS)
+    for number in range(3, 6):
+        assert not memory.is_full(key_of(number), LIMITS)
+        memory.remember(memo(number, initiator=number))
+    assert all(memory.is_full(key_of(number), LIMITS) for number in range(9))
+    # What is known can still be answered, and counts once.
+    memory.remember(memo(5, initiator=5).answered(b"answer"))
+    assert len(memory) == 6
+    memory.withdraw(th_of(5))
+    assert not memory.is_full(key_of(5), LIMITS)
+    assert memory.is_full(key_of(0), LIMITS)
+
+
+def test_a_memory_prints_neither_th_nor_answer() -> None:
+    shown = repr(memo(7).answered(b"the answer"))
+    assert "the answer" not in shown
+    assert th_of(7).hex() not in shown
+    assert repr(KnockMemory()).count("Knock") == 1

@@ -1,0 +1,96 @@
+"""What every released version exported and sent: this one restores it, and opens it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentmesh
+from agentmesh import Agent
+from agentmesh.errors import StateMalformed
+from agentmesh.testing import ManualClock
+
+ROOT = Path(__file__).resolve().parents[2]
+HISTORY = ROOT / "vectors" / "history"
+FILES = sorted(HISTORY.glob("v*/*.json"))
+
+sys.path.append(str(ROOT / "vectors"))
+
+import history  # noqa: E402 - it stands beside the vectors, in no package
+
+
+@cache
+def load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text("ascii"))
+    return content
+
+
+def file_id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def restored(content: dict[str, Any]) -> tuple[Agent, ManualClock]:
+    clock = ManualClock(content["now_ms"])
+    return Agent.restore(bytes.fromhex(content["state"]), clock=clock), clock
+
+
+def test_there_is_a_history_of_every_phase() -> None:
+    names = {path.parent.name for path in FILES}
+    assert "v0.1.0" in names
+    for version in names:
+        phases = {phase for path in FILES if path.parent.name == version for phase in load(path)["phases"].values()}
+        assert phases >= {"pending", "undecided", "established", "closed"}
+        assert any(not load(path)["phases"] for path in FILES if path.parent.name == version)
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_a_state_is_restored_as_it_was(path: Path) -> None:
+    content = load(path)
+    assert (f"v{content['version']}", content["name"]) == (path.parent.name, path.stem)
+    agent, _ = restored(content)
+    assert history.phases_of(agent, content["peers"]) == content["phases"]
+    exported = agent.export_state()
+    if content["version"] == agentmesh.__version__:
+        assert exported.hex() == content["state"]
+    again = Agent.restore(exported, clock=ManualClock(content["now_ms"]))
+    assert again.export_state() == exported
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_a_restored_agent_goes_on_where_it_was(path: Path) -> None:
+    content = load(path)
+    agent, clock = restored(content)
+    assert content["steps"]
+    for step in content["steps"]:
+        before = agent.export_state()
+        result = history.take_step(agent, clock, step)
+        assert result == {
+            name: step[name] for name in ("events", "plaintext", "error", "early_payload") if name in step
+        }
+        if "error" in result:
+            assert agent.export_state() == before
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_a_damaged_state_is_refused_whole(path: Path) -> None:
+    state = bytes.fromhex(load(path)["state"])
+    for damaged in (state[:-1], state + b"\x00", state[: len(state) // 2], b""):
+        with pytest.raises(StateMalformed):
+            Agent.restore(damaged)
+
+
+def test_what_was_written_is_never_written_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(history, "HISTORY", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["history.py"])
+    assert history.main() == 0
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("*/*.json")}
+    assert {name.removesuffix(".json") for name in written} == {
+        path.stem for path in FILES if path.parent.name == f"v{agentmesh.__version__}"
+    }
+    assert history.main() == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*/*.json")} == written

@@ -1,0 +1,214 @@
+"""The families envelope and receipt: what every relay can read, and the name that it gives to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from agentmesh import _crypto
+from agentmesh._labels import RECEIPT
+from agentmesh.identity import DID_PREFIX
+from generator import wire
+from generator.world import ALICE, BOB, MESH, NOW_MS, Files
+
+Json = dict[str, Any]
+
+KINDS: Final = ("knock", "accept", "reject", "message")
+BODY: Final = bytes(range(200))
+
+
+def header_items(kind: int = 4, time_ms: int = NOW_MS) -> list[bytes]:
+    """Return the encoded fields of a header from Alice to Bob."""
+    return [
+        wire.uint(1),
+        wire.uint(kind),
+        wire.text(MESH.encode()),
+        wire.text(ALICE.did.encode()),
+        wire.text(BOB.did.encode()),
+        wire.uint(time_ms),
+    ]
+
+
+def enveloped(header: bytes, body: bytes = BODY) -> bytes:
+    """Return the envelope around these bytes, whatever they are."""
+    return wire.array(wire.binary(header), wire.binary(body))
+
+
+def envelope() -> Files:
+    """Return the family envelope."""
+    files = Files("envelope")
+    cases = [(kind, number, NOW_MS, BODY, f"an envelope of kind {number}") for number, kind in enumerate(KINDS, 1)]
+    cases += [
+        ("empty-body", 4, NOW_MS, b"", "nothing says here what a body holds, so an empty one is an envelope"),
+        ("long-body", 4, NOW_MS, bytes(300), "a body of 300 bytes: a two-byte length"),
+        ("time-zero", 4, 0, BODY, "time 0: one byte"),
+        ("time-32-bit", 4, 2**32 - 1, BODY, "the last time of the five-byte form"),
+        ("time-largest", 4, 2**53 - 1, BODY, "the largest number"),
+    ]
+    for name, kind, time_ms, body, comment in cases:
+        header = wire.array(*header_items(kind, time_ms))
+        data = enveloped(header, body)
+        fields = {"kind": kind, "mesh": MESH, "sender": ALICE.did, "recipient": BOB.did, "time_ms": time_ms}
+        files.add(
+            f"build-{name}",
+            "envelope.build",
+            comment,
+            spec="4",
+            given={**fields, "body": body.hex()},
+            output={"header": header.hex(), "envelope": data.hex()},
+        )
+        files.add(
+            f"parse-{name}",
+            "envelope.parse",
+            f"{comment}, parsed",
+            spec="4",
+            given={"envelope": data.hex()},
+            output=fields,
+        )
+    longest = [*header_items()[:2], wire.text(b"a" * 64), _did(114), _did(114), wire.uint(NOW_MS)]
+    files.add(
+        "parse-longest-names",
+        "envelope.parse",
+        "a mesh name of 64 bytes and DIDs of 128: a parser checks their length and prefix, not their hash",
+        spec="4",
+        given={"envelope": enveloped(wire.array(*longest)).hex()},
+    )
+    limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 4300}
+    header = wire.array(*header_items())
+    overhead = len(enveloped(header, bytes(1000))) - 1000
+    for name, size, expect in (("parse-at-the-limit", 4300, "ok"), ("refuse-over-the-limit", 4301, "wire.too_large")):
+        files.add(
+            name,
+            "envelope.parse",
+            f"{size:,} bytes where the limit is 4,300",
+            spec="1.3",
+            expect=expect,
+            given={"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": limits},
+        )
+    for name, comment, data, expect in _bad():
+        files.add(f"refuse-{name}", "envelope.parse", comment, spec="4", given={"envelope": data.hex()}, expect=expect)
+    return files
+
+
+def _did(more: int) -> bytes:
+    return wire.text(DID_PREFIX.encode() + b"1" * more)
+
+
+def _bad() -> Iterator[tuple[str, str, bytes, str]]:
+    items, malformed = header_items(), "wire.malformed"
+    for name, comment, index, item, expect in (
+        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
+        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
+        ("kind-0", "kind 0", 1, wire.uint(0), "wire.version"),
+        ("kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
+        ("mesh-empty", "no mesh", 2, wire.text(b""), malformed),
+        ("mesh-65", "a mesh name of 65 bytes", 2, wire.text(b"a" * 65), malformed),
+        ("mesh-upper-case", "a capital in the mesh", 2, wire.text(b"example/Vectors"), malformed),
+        ("mesh-space", "a space in the mesh", 2, wire.text(b"example vectors"), malformed),
+        ("mesh-newline", "a line feed behind the mesh", 2, wire.text(b"example/vectors\n"), malformed),
+        ("mesh-umlaut", "a letter that is not ASCII", 2, wire.text("exämple".encode()), malformed),
+        ("sender-other-method", "a sender of another DID method", 3, wire.text(b"did:mesh:abc"), malformed),
+        ("recipient-other-method", "a recipient of another DID method", 4, wire.text(b"did:mesh:abc"), malformed),
+        ("sender-129", "a sender of 129 bytes", 3, _did(115), malformed),
+        ("sender-empty", "no sender", 3, wire.text(b""), malformed),
+        ("sender-prefix-alone", "a DID with nothing behind its prefix", 3, _did(0), malformed),
+        (
+            "recipient-zero-digit",
+            "a 0 in a DID, which base58btc does not have",
+            4,
+            wire.text(b"did:agentmesh:0"),
+            malformed,
+        ),
+        ("sender-not-utf8", "a sender that is not UTF-8", 3, wire.text(b"did:agentmesh:\xff"), malformed),
+        ("sender-surrogate", "a lone surrogate in the sender", 3, wire.text(b"did:agentmesh:\xed\xa0\x80"), malformed),
+        ("sender-bin", "the sender as a byte string", 3, wire.binary(ALICE.did.encode()), malformed),
+        (
+            "sender-str16",
+            "the sender in a longer form",
+            3,
+            b"\xda\x00" + bytes([len(ALICE.did)]) + ALICE.did.encode(),
+            malformed,
+        ),
+        ("recipient-nil", "nil as recipient", 4, wire.NIL, malformed),
+        ("time-negative", "a negative time", 5, b"\xff", malformed),
+        ("time-2-53", "2^53: one more than the largest number", 5, wire.uint(2**53), malformed),
+        ("time-2-64", "2^64 - 1", 5, wire.uint(2**64 - 1), malformed),
+        ("time-float", "the time as a float", 5, b"\xcb\x42\x79\xb7\x00\x00\x00\x00\x00", malformed),
+        ("time-timestamp", "the time as msgpack's timestamp", 5, b"\xd6\xff\x69\x55\x00\x00", malformed),
+        ("version-uint8", "the version in the two-byte form", 0, wire.uint8(1), malformed),
+        ("version-int8", "the version in a signed form", 0, b"\xd0\x01", malformed),
+        ("kind-uint64", "the kind in the nine-byte form", 1, wire.uint64(4), malformed),
+        ("kind-true", "true as kind", 1, wire.TRUE, malformed),
+        ("kind-nested", "the kind inside an array", 1, wire.array(wire.uint(4)), malformed),
+        ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), malformed),
+    ):
+        yield f"header-{name}", comment, enveloped(wire.array(*wire.replaced(items, index, item))), expect
+    short_time = wire.array(*wire.replaced(items, 5, wire.uint64(7)))
+    yield "header-time-uint64", "a small time in the nine-byte form", enveloped(short_time), malformed
+    for name, comment, header in wire.foreign_arrays(items):
+        yield f"header-{name}", f"the header: {comment}", enveloped(header), malformed
+    header = wire.array(*items)
+    pair = [wire.binary(header), wire.binary(BODY)]
+    for name, comment, data in wire.foreign_arrays(pair):
+        yield f"form-{name}", f"the envelope: {comment}", data, malformed
+    yield "form-header-bin16", "the header in a longer form", wire.array(wire.binary16(header), pair[1]), malformed
+    yield "form-body-bin16", "the body in a longer form", wire.array(pair[0], wire.binary16(BODY)), malformed
+    yield "form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), malformed
+    yield "form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), malformed
+    yield "form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), malformed
+    yield (
+        "form-header-unwrapped",
+        "the header as an array and not as bytes that hold one",
+        wire.array(header, pair[1]),
+        malformed,
+    )
+    whole = wire.array(*pair)
+    for size in (1, 2, len(header), len(whole) // 2):
+        yield f"form-truncated-{size}", f"cut after {size} bytes", whole[:size], malformed
+
+
+def receipt() -> Files:
+    """Return the family receipt."""
+    files = Files("receipt")
+    for number, kind in enumerate(KINDS, 1):
+        data = enveloped(wire.array(*header_items(number)))
+        expected = _crypto.sha256(RECEIPT + data).hex()
+        files.add(
+            kind,
+            "receipt.compute",
+            f"the receipt of an envelope of kind {number}",
+            spec="4",
+            given={"envelope": data.hex()},
+            intermediate={"hashed": (RECEIPT + data).hex()},
+            output={"receipt": expected},
+        )
+    items = header_items()
+    data = enveloped(wire.array(*items), wire.flipped(BODY, 100))
+    files.add(
+        "flipped-body",
+        "receipt.compute",
+        "one bit of the body flipped: another receipt",
+        spec="4",
+        given={"envelope": data.hex()},
+    )
+    header, good = wire.array(*items), enveloped(wire.array(*items))
+    for name, comment, bad in (
+        (
+            "longer-form",
+            "the same content in a longer form has no receipt",
+            wire.array(wire.binary(header), wire.binary16(BODY)),
+        ),
+        ("trailing-byte", "a byte behind the envelope", good + b"\x00"),
+        ("truncated", "the last byte missing", good[:-1]),
+        ("header-alone", "a header and no envelope", header),
+        ("empty", "no bytes", b""),
+    ):
+        files.add(
+            f"refuse-{name}",
+            "receipt.compute",
+            comment,
+            spec="4",
+            given={"envelope": bad.hex()},
+            expect="wire.malformed",
+        )
+    return files

@@ -1,0 +1,309 @@
+"""One side of a session as a scenario, its peer beside it, and whatever that peer could seal."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from runner.agents import SessionRunner
+
+from agentmesh import _crypto
+from agentmesh._labels import SIGN_ACCEPT
+from agentmesh.aead import pad
+from agentmesh.envelope import OuterEnvelope
+from agentmesh.identity import Identity
+from agentmesh.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.knock import signed_part
+from agentmesh.ratchet import Ratchet, RatchetHeader, SendingChain
+from agentmesh.session import Session
+from agentmesh.suite import SUITE
+from generator import trace, wire
+from generator.forge import ACTION, ForgedKnock, content, knock
+from generator.scenario import Scenario
+from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, Files, token
+
+Json = dict[str, Any]
+
+UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
+ACCEPTED_MS: Final = NOW_MS + 1000
+LATER_MS: Final = NOW_MS + 2000
+
+
+@cache
+def knocked(early_payload: bool = False) -> ForgedKnock:
+    """Return the KNOCK that begins every session here."""
+    return knock(inside=content(early_payload=b"the first words" if early_payload else None))
+
+
+def side(role: str, *, early_payload: bool = False, **more: Any) -> Json:
+    """Return the input of `session.run` for one side: `initiator` is Alice, `responder` is Bob."""
+    made = knocked(early_payload)
+    initiator = role == "initiator"
+    own, peer = (ALICE, BOB) if initiator else (BOB, ALICE)
+    values = made.values
+    session = {
+        "th": values["th"],
+        "session_id": values["session_id"],
+        "root": values["root"],
+        "hk_ba": values["hk_ba"],
+        "hk_ab": values["hk_ab"],
+        "ephemeral": values["ephemeral"],
+        **({"ephemeral_secret": token("alice/ephemeral/0").hex()} if initiator else {}),
+        "knock_receipt": made.receipt.hex(),
+        "knock_time_ms": NOW_MS,
+        "expires_ms": EXPIRES_MS,
+        "action": ACTION,
+        "early_payload": early_payload,
+    }
+    return {
+        "role": role,
+        "identity_seed": own.seed.reveal().hex(),
+        "peer": peer.key.raw.hex(),
+        "mesh": MESH,
+        "session": session,
+        **more,
+    }
+
+
+def header_items(kind: int, time_ms: int, sender: Identity = BOB, recipient: Identity = ALICE) -> list[bytes]:
+    """Return the encoded fields of an outer header."""
+    return [
+        wire.uint(1),
+        wire.uint(kind),
+        wire.text(MESH.encode()),
+        wire.text(sender.did.encode()),
+        wire.text(recipient.did.encode()),
+        wire.uint(time_ms),
+    ]
+
+
+def enveloped(header: bytes, body: bytes) -> bytes:
+    """Return an envelope."""
+    return wire.array(wire.binary(header), wire.binary(body))
+
+
+def split(envelope: bytes) -> tuple[bytes, bytes]:
+    """Return header and body of a good envelope."""
+    outer = OuterEnvelope.parse(envelope)
+    return outer.header_bytes, outer.body
+
+
+def context(header: bytes, th: bytes | None = None) -> bytes:
+    """Return what a message of the session authenticates beside itself."""
+    values = knocked().values
+    return bytes.fromhex(values["session_id"]) + (th or bytes.fromhex(values["th"])) + header
+
+
+class Talk:
+    """A scenario of `session.run`, and the peer."""
+
+    def __init__(
+        self,
+        files: Files,
+        name: str,
+        comment: str,
+        role: str = "initiator",
+        *,
+        spec: str,
+        conditions: Json | None = None,
+        early_payload: bool = False,
+        established: bool = True,
+        **more: Any,
+    ) -> None:
+        self.role = role
+        self._early_payload = early_payload
+        self.scenario = Scenario(
+            files, name, "session.run", comment, spec=spec, given=side(role, early_payload=early_payload, **more)
+        )
+        other = "responder" if role == "initiator" else "initiator"
+        self._peer_draws = trace.Recorder(f"{files.family}/{name}/peer")
+        self.peer = SessionRunner(side(other, early_payload=early_payload), self._peer_draws)
+        self.conditions = conditions or UNLIMITED
+        if established:
+            self.establish()
+
+    # --- steps of the side that the file is about --------------------------------------------------------------------
+
+    def step(self, do: str, expect: str = "ok", *, now_ms: int = LATER_MS, **fields: Any) -> Json:
+        """Take a step."""
+        return self.scenario.step(do, expect, now_ms=now_ms, **fields)
+
+    def receive(self, envelope: bytes, expect: str = "ok", *, now_ms: int = LATER_MS) -> Json:
+        """Receive an envelope."""
+        return self.step("receive", expect, now_ms=now_ms, envelope=envelope)
+
+    def send(self, plaintext: bytes, expect: str = "ok", *, action: str | None = None, now_ms: int = LATER_MS) -> Json:
+        """Send data; a good envelope goes to the peer by `deliver`."""
+        return self.step("send", expect, now_ms=now_ms, plaintext=plaintext, action=action)
+
+    def say(self, plaintext: bytes, **fields: Any) -> bytes:
+        """Send data, have the peer receive it, and return the envelope."""
+        envelope = bytes.fromhex(self.send(plaintext, **fields)["envelope"])
+        self.deliver(envelope)
+        return envelope
+
+    def finish(self, expect: str = "ok") -> None:
+        """Write the file."""
+        self.scenario.finish(expect)
+
+    # --- the peer ----------------------------------------------------------------------------------------------------
+
+    def peer_step(self, do: str, *, now_ms: int = LATER_MS, **fields: Any) -> Json:
+        """Have the peer take a step, which must succeed."""
+        step = {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
+        return self.peer.step({"do": do, "now_ms": now_ms, **step})
+
+    def hear(self, plaintext: bytes = b"hello", *, action: str | None = None, now_ms: int = LATER_MS) -> bytes:
+        """Return data that the peer sends."""
+        return bytes.fromhex(self.peer_step("send", plaintext=plaintext, action=action, now_ms=now_ms)["envelope"])
+
+    def deliver(self, envelope: bytes, *, now_ms: int = LATER_MS) -> Json:
+        """Have the peer receive an envelope."""
+        return self.peer_step("receive", envelope=envelope, now_ms=now_ms)
+
+    def accept(self, *, now_ms: int = ACCEPTED_MS) -> bytes:
+        """Return the ACCEPT that the peer sends."""
+        return bytes.fromhex(self.peer_step("accept", conditions=self.conditions, now_ms=now_ms)["envelope"])
+
+    def establish(self) -> None:
+        """Have the KNOCK accepted, whichever side it is that accepts."""
+        if self.role == "initiator":
+            self.receive(self.accept(), now_ms=ACCEPTED_MS)
+        else:
+            given = self.step("accept", now_ms=ACCEPTED_MS, conditions=self.conditions)
+            self.deliver(bytes.fromhex(given["envelope"]), now_ms=ACCEPTED_MS)
+
+    @property
+    def ratchet(self) -> Ratchet:
+        """The peer's ratchet."""
+        held = self.peer.agent._core.state.sessions[self.peer._session_id]
+        if not isinstance(held, Session):
+            raise TypeError("the peer holds no established session")
+        return held.ratchet
+
+    def sealed_by_peer(
+        self,
+        inside: bytes = b"\x00\x00hello",
+        *,
+        padded: bytes | None = None,
+        kind: int = 4,
+        time_ms: int = LATER_MS,
+        header: bytes | None = None,
+        sealed_for: bytes | None = None,
+        ahead: int = 0,
+        ratchet_key: bytes | None = None,
+        pn: int | None = None,
+        n: int | None = None,
+        kept: bool = True,
+    ) -> bytes:
+        """Return what the peer could seal if it wished to break a rule.
+
+        Args:
+            inside: The plaintext with its type byte.
+            padded: What is sealed, if it is not `inside` in good padding.
+            kind: The kind in the outer header.
+            time_ms: The time in the outer header.
+            header: Another outer header.
+            sealed_for: The outer header that it is sealed for, if it is not that which it gets.
+            ahead: How many numbers are skipped before it.
+            ratchet_key: Another key in the ratchet header.
+            pn: Another pn.
+            n: Another n, sealed under the key that is due.
+            kept: The peer goes on behind it, so that its next message has the next number.
+        """
+        ratchet = self.ratchet
+        chain = ratchet.sending
+        if chain is None:
+            raise TypeError("the peer has no sending chain")
+        own, other = (BOB, ALICE) if self.role == "initiator" else (ALICE, BOB)
+        header = wire.array(*header_items(kind, time_ms, own, other)) if header is None else header
+        key = chain.key
+        for _ in range(ahead):
+            key, _ = SUITE.kdf_chain(key)
+        after, message_key = SUITE.kdf_chain(key)
+        number = chain.n + ahead
+        sent = RatchetHeader(
+            X25519PublicKey(ratchet.public if ratchet_key is None else ratchet_key),
+            chain.previous_length if pn is None else pn,
+            number if n is None else n,
+        )
+        values = side("responder", early_payload=self._early_payload)["session"]
+        session_id = bytes.fromhex(values["session_id"])
+        parts = SUITE.seal(
+            chain.header_key,
+            message_key,
+            sent,
+            session_id + bytes.fromhex(values["th"]) + (header if sealed_for is None else sealed_for),
+            pad(inside) if padded is None else padded,
+            self._peer_draws.draw({}, "nonce", 24),
+        )
+        if kept:
+            ratchet.apply_sealed(SendingChain(after, chain.header_key, number + 1, chain.previous_length, chain.start))
+        return enveloped(header, session_id + b"".join(parts))
+
+
+# --- an ACCEPT in parts ----------------------------------------------------------------------------------------------
+
+
+def conditions_bytes(*fields: bytes) -> bytes:
+    """Return encoded conditions; unlimited if no fields are given."""
+    return wire.array(*(fields or (wire.NIL, wire.NIL, wire.NIL)))
+
+
+def forged_accept(
+    *,
+    header: bytes | None = None,
+    ratchet_secret: bytes | None = None,
+    ratchet_key: bytes | None = None,
+    signed_key: bytes | None = None,
+    signed_header: bytes | None = None,
+    signed_th: bytes | None = None,
+    signed_receipt: bytes | None = None,
+    signed_conditions: bytes | None = None,
+    sealed_th: bytes | None = None,
+    conditions: bytes | None = None,
+    signer: Identity = BOB,
+    label: bytes = SIGN_ACCEPT,
+    signature: bytes | None = None,
+    accept_content: bytes | None = None,
+    inside: bytes | None = None,
+    padded: bytes | None = None,
+    pn: int = 0,
+    n: int = 0,
+    session_id: bytes | None = None,
+    time_ms: int = ACCEPTED_MS,
+) -> bytes:
+    """Return an ACCEPT of Bob's by someone who holds the session's keys, with any part another one."""
+    made = knocked()
+    values = made.values
+    header = wire.array(*header_items(2, time_ms)) if header is None else header
+    th = bytes.fromhex(values["th"])
+    secret = X25519Secret(ratchet_secret or token("bob/forged/ratchet"))
+    public = _crypto.x25519_public(secret)
+    root = RootKey(bytes.fromhex(values["root"]))
+    _, chain_key, _ = SUITE.kdf_root(root, _crypto.x25519(secret, bytes.fromhex(values["ephemeral"])))
+    for _ in range(n):
+        chain_key, _ = SUITE.kdf_chain(chain_key)
+    _, message_key = SUITE.kdf_chain(chain_key)
+    conditions = conditions_bytes() if conditions is None else conditions
+    signed = signed_part(
+        header if signed_header is None else signed_header,
+        (th if signed_th is None else signed_th)
+        + (made.receipt if signed_receipt is None else signed_receipt)
+        + (public if signed_key is None else signed_key)
+        + (conditions if signed_conditions is None else signed_conditions),
+    )
+    signature = signer.sign(label, signed) if signature is None else signature  # type: ignore[arg-type]
+    if accept_content is None:
+        accept_content = wire.array(wire.binary(conditions), wire.binary(signature))
+    inside = b"\x01" + accept_content if inside is None else inside
+    parts = SUITE.seal(
+        HeaderKey(bytes.fromhex(values["hk_ba"])),
+        message_key,
+        RatchetHeader(X25519PublicKey(public if ratchet_key is None else ratchet_key), pn, n),
+        context(header, sealed_th),
+        pad(inside) if padded is None else padded,
+        token("bob/forged/nonce", 24),
+    )
+    session_id = bytes.fromhex(values["session_id"]) if session_id is None else session_id
+    return enveloped(header, session_id + b"".join(parts))

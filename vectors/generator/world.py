@@ -1,0 +1,235 @@
+"""Who and what stands in the vectors: identities, bundles, times; and the file that each scenario becomes.
+
+Every secret is drawn by its name, so that a new scenario changes no other. ML-KEM encapsulation takes no seed: its
+results were recorded once, in inputs/encapsulations.json, and are replayed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import runner
+from attrs import frozen
+
+from agentmesh import _crypto
+from agentmesh.errors import AgentMeshError
+from agentmesh.identity import Identity
+from agentmesh.prekeys import BundleClass, PublishedBundle, issue_bundle
+from agentmesh.testing import ManualClock, SeededEntropy
+
+Json = dict[str, Any]
+
+FOLDER: Final = Path(__file__).resolve().parents[1]
+ENCAPSULATIONS: Final = FOLDER / "inputs" / "encapsulations.json"
+
+VERSION: Final = 1
+MESH: Final = "example/vectors"
+NOW_MS: Final = ManualClock().now_ms
+DAY_MS: Final = 86_400_000
+TOLERANCE_MS: Final = 300_000
+EXPIRES_MS: Final = NOW_MS + DAY_MS
+NOT_AFTER_MS: Final = NOW_MS + 30 * DAY_MS
+
+
+def token(name: str, size: int = 32) -> bytes:
+    """Return the `size` bytes of this name."""
+    return SeededEntropy(f"agentmesh/vectors/v1/{name}").token(size)
+
+
+@cache
+def identity(name: str) -> Identity:
+    """Return the identity of this name: `alice` knocks, `bob` is knocked at, `mallory` is neither."""
+    return Identity.from_seed(token(f"{name}/identity"))
+
+
+ALICE: Final = identity("alice")
+BOB: Final = identity("bob")
+MALLORY: Final = identity("mallory")
+
+
+class _Tokens:
+    def __init__(self, *values: bytes) -> None:
+        self._values = list(values)
+
+    def token(self, _size: int, /) -> bytes:
+        return self._values.pop(0)
+
+    def encapsulate(self, _public_key: bytes, /) -> tuple[bytes, bytes]:
+        raise LookupError("a bundle needs no encapsulation")
+
+
+@frozen(kw_only=True)
+class Stock:
+    """A bundle with everything about it, its secrets too."""
+
+    name: str
+    bundle_class: int
+    data: bytes
+    published: PublishedBundle
+    prekey_secret: bytes
+    kem_seed: bytes
+    not_before_ms: int
+    not_after_ms: int
+
+    @property
+    def prekey(self) -> bytes:
+        """The X25519 prekey."""
+        return _crypto.x25519_public(self.prekey_secret)
+
+    @property
+    def kem_key(self) -> bytes:
+        """The encapsulation key."""
+        return _crypto.kem_public(_crypto.kem_key(self.kem_seed))
+
+    def secrets(self) -> Json:
+        """Return what its owner keeps of it, as `knock.run` takes it."""
+        return {
+            "bundle_ref": self.published.ref.hex(),
+            "class": self.bundle_class,
+            "not_before_ms": self.not_before_ms,
+            "not_after_ms": self.not_after_ms,
+            "prekey_secret": self.prekey_secret.hex(),
+            "kem_seed": self.kem_seed.hex(),
+        }
+
+
+@cache
+def stock(name: str, bundle_class: int = 1, not_before_ms: int = NOW_MS, not_after_ms: int = NOT_AFTER_MS) -> Stock:
+    """Return Bob's bundle of this name."""
+    prekey_secret, kem_seed = token(f"bob/{name}/prekey"), token(f"bob/{name}/kem", 64)
+    data, published = issue_bundle(
+        BOB,
+        bundle_class=BundleClass(bundle_class),
+        mesh=MESH,
+        not_before_ms=not_before_ms,
+        not_after_ms=not_after_ms,
+        entropy=_Tokens(prekey_secret, kem_seed),
+    )
+    return Stock(
+        name=name,
+        bundle_class=bundle_class,
+        data=data,
+        published=published,
+        prekey_secret=prekey_secret,
+        kem_seed=kem_seed,
+        not_before_ms=not_before_ms,
+        not_after_ms=not_after_ms,
+    )
+
+
+ONE_TIME: Final = stock("one-time")
+OTHER_ONE_TIME: Final = stock("other-one-time")
+LAST_RESORT: Final = stock("last-resort", 2, not_after_ms=NOW_MS + 21 * DAY_MS)
+SHORT: Final = stock("short", not_after_ms=NOW_MS + DAY_MS // 2)
+STOCK: Final = (ONE_TIME, OTHER_ONE_TIME, LAST_RESORT, SHORT)
+ENCAPSULATIONS_EACH: Final = 2
+
+
+@cache
+def _recorded() -> Mapping[str, list[Json]]:
+    recorded: Mapping[str, list[Json]] = json.loads(ENCAPSULATIONS.read_text(encoding="ascii"))
+    return recorded
+
+
+def encapsulation(bundle: Stock, index: int = 0) -> tuple[bytes, bytes]:
+    """Return the recorded (ciphertext, shared secret) for a bundle, checked by decapsulating it."""
+    entry = _recorded()[bundle.name][index]
+    ciphertext, shared = bytes.fromhex(entry["ciphertext"]), bytes.fromhex(entry["shared_secret"])
+    if _crypto.kem_decapsulate(_crypto.kem_key(bundle.kem_seed), ciphertext) != shared:
+        raise ValueError(f"{ENCAPSULATIONS.name} holds an encapsulation for another key than that of {bundle.name}")
+    return ciphertext, shared
+
+
+def record_encapsulations() -> None:
+    """Draw the encapsulations anew. Every vector that rests on one changes."""
+    recorded = {}
+    for bundle in STOCK:
+        pairs = [_crypto.kem_encapsulate(bundle.kem_key) for _ in range(ENCAPSULATIONS_EACH)]
+        recorded[bundle.name] = [{"ciphertext": ct.hex(), "shared_secret": shared.hex()} for ct, shared in pairs]
+    ENCAPSULATIONS.write_text(json.dumps(recorded, indent=2) + "\n", encoding="ascii")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """The vectors of one family, by name."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.by_name: dict[str, Json] = {}
+
+    def write(
+        self,
+        name: str,
+        operation: str,
+        comment: str,
+        *,
+        spec: str,
+        expect: str,
+        given: Json,
+        intermediate: Json | None = None,
+        output: Json,
+    ) -> Json:
+        """Add a vector whose results are known."""
+        if name in self.by_name:
+            raise ValueError(f"{self.family}/{name} is there twice")
+        if name.startswith("refuse-") != (expect != "ok"):
+            raise ValueError(f"{self.family}/{name}: the name says other than {expect}")
+        vector = {
+            "version": VERSION,
+            "family": self.family,
+            "name": name,
+            "comment": comment,
+            "spec": spec,
+            "operation": operation,
+            "expect": expect,
+            "input": given,
+            "intermediate": intermediate or {},
+            "output": output,
+        }
+        self.by_name[name] = vector
+        return vector
+
+    def add(
+        self,
+        name: str,
+        operation: str,
+        comment: str,
+        *,
+        spec: str,
+        given: Json,
+        expect: str = "ok",
+        intermediate: Json | None = None,
+        output: Json | None = None,
+    ) -> Json:
+        """Add a vector: the library gives the output, which must be as expected; `output` is a part to agree with."""
+        code, found = runner.run(operation, given)
+        if code != expect:
+            raise ValueError(f"{self.family}/{name}: {code} and not {expect}")
+        for key, value in (output or {}).items():
+            if found[key] != value:
+                raise ValueError(f"{self.family}/{name}: another {key}")
+        return self.write(
+            name,
+            operation,
+            comment,
+            spec=spec,
+            expect=expect,
+            given=given,
+            intermediate=intermediate,
+            output=found,
+        )
+
+
+def refusal(operation: str, given: Json) -> str | None:
+    """Return the code with which an operation refuses this input, or `None`."""
+    try:
+        runner.OPERATIONS[operation](given)
+    except AgentMeshError as error:
+        return error.code
+    return None

@@ -1,0 +1,281 @@
+"""One agent of a scenario: B at its gate, and one side of a session."""
+
+from __future__ import annotations
+
+from agentmesh.admission.policy import Ask, ClaimedSender, Decision, Deny, Grant, KnockRequest
+from agentmesh.agent import Agent
+from agentmesh.events import (
+    AnswerRepeated,
+    KnockReceived,
+    KnockRefused,
+    MessageReceived,
+    PeerClosed,
+    SessionEstablished,
+    SessionRejected,
+)
+from agentmesh.export import export_agent
+from agentmesh.facts import Ended, Facts
+from agentmesh.identity import IdentityKey
+from agentmesh.keys import (
+    BundleRef,
+    HeaderKey,
+    KemSeed,
+    PrekeySecret,
+    Receipt,
+    RootKey,
+    SessionId,
+    TranscriptHash,
+    X25519PublicKey,
+)
+from agentmesh.knock import Intent, KnockContent
+from agentmesh.pending import Pending, Undecided
+from agentmesh.prekeys import BundleClass, BundleSecrets, PublishedBundle
+from agentmesh.session import Session
+from agentmesh.state import AgentState
+from agentmesh.verdict import Reason
+from runner.ratchets import initial_ratchet, ratchet_json
+from runner.values import Draws, Json, conditions_json, conditions_of, identity_of, limits_of, unhex
+
+
+class _StepClock:
+    now_ms = 0
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class _Policy:
+    """Decides as the vector says."""
+
+    def __init__(self, given: Json) -> None:
+        self._blocked = frozenset(given.get("blocked", ()))
+        self._policy = given.get("policy", {"decision": "ask"})
+
+    def may_knock(self, sender: ClaimedSender, /) -> bool:
+        return sender.did not in self._blocked
+
+    def decide(self, _knock: KnockRequest, /) -> Decision:
+        policy = self._policy
+        if policy["decision"] == "accept":
+            return Grant(conditions_of(policy["conditions"]))
+        if policy["decision"] == "reject":
+            return Deny(Reason(policy["reason"]), policy["retry_after_seconds"])
+        return Ask()
+
+    def still_allowed(self, _peer: IdentityKey, /) -> bool:
+        return True
+
+
+def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
+    return Agent.restore(
+        export_agent(state), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
+    )
+
+
+class KnockRunner:
+    """B at its gate: `knock.run`."""
+
+    def __init__(self, given: Json, draws: Draws | None = None) -> None:
+        self._draws = draws or Draws()
+        self._clock = _StepClock()
+        state = AgentState(identity_of(given), given["mesh"])
+        for fields in given["bundles"]:
+            secrets = BundleSecrets(PrekeySecret(unhex(fields["prekey_secret"])), KemSeed(unhex(fields["kem_seed"])))
+            published = PublishedBundle(
+                ref=BundleRef(unhex(fields["bundle_ref"])),
+                bundle_class=BundleClass(fields["class"]),
+                not_before_ms=fields["not_before_ms"],
+                not_after_ms=fields["not_after_ms"],
+                secrets=secrets,
+            )
+            state.bundles[published.ref] = published
+        self.agent = _restore(state, given, self._draws, self._clock)
+        self._latest: KnockReceived | None = None
+
+    def step(self, step: Json, /) -> Json:
+        """Receive a KNOCK, or decide on the latest that was left to the application."""
+        self._clock.now_ms = step["now_ms"]
+        self._draws.begin(step)
+        if step["do"] == "accept":
+            accepted = self.agent.accept(self._waiting(), conditions_of(step["conditions"]))
+            early_payload = accepted.early_payload
+            return {
+                "envelope": accepted.reply.hex(),
+                "early_payload": None if early_payload is None else early_payload.hex(),
+            }
+        if step["do"] == "reject":
+            reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
+            return {"envelope": self.agent.reject(self._waiting(), reason, retry_after_seconds=seconds).hex()}
+        [event] = self.agent.receive(unhex(step["envelope"]))
+        if isinstance(event, KnockReceived):
+            self._latest = event
+            return {"event": "knock", **self._knock_json(event)}
+        if isinstance(event, KnockRefused):
+            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.hex()}
+        if isinstance(event, AnswerRepeated):
+            return {"event": "answered", "envelope": event.reply.hex()}
+        if isinstance(event, SessionEstablished) and event.reply is not None:
+            early = event.early_payload
+            return {
+                "event": "accepted",
+                "session_id": event.session_id.hex(),
+                "early_payload": None if early is None else early.hex(),
+                "envelope": event.reply.hex(),
+            }
+        raise TypeError(f"an event that no KNOCK causes: {event!r}")
+
+    def _waiting(self) -> KnockReceived:
+        if self._latest is None:
+            raise LookupError("no KNOCK was left to the application yet")
+        return self._latest
+
+    def _knock_json(self, event: KnockReceived) -> Json:
+        held = self.agent._core.state.sessions[event.session_id]
+        if not isinstance(held, Undecided):
+            raise TypeError("a KNOCK that waits is held as undecided")
+        early_payload = held.content.early_payload
+        return {
+            "initiator": event.peer.raw.hex(),
+            "class": int(event.bundle_class),
+            "action": event.intent.action,
+            "capabilities": list(event.intent.capabilities),
+            "detail": event.intent.detail.hex(),
+            "early_payload": None if early_payload is None else early_payload.hex(),
+            "fresh": int(event.fresh),
+            "receipt": event.receipt.hex(),
+            "th": held.facts.th.hex(),
+            "session_id": event.session_id.hex(),
+            "root": held.root.hex(),
+            "hk_ba": held.header_key_ba.hex(),
+            "hk_ab": held.header_key_ab.hex(),
+        }
+
+    def state(self) -> Json:
+        """Return which bundles can still serve, and how many KNOCKs wait."""
+        bundles = self.agent._core.state.bundles.values()
+        return {
+            "bundles_left": [bundle.ref.hex() for bundle in bundles if bundle.secrets is not None],
+            "undecided": len(self.agent.pending_knocks()),
+        }
+
+    def export(self) -> bytes:
+        """Return the whole state."""
+        return self.agent.export_state()
+
+
+class SessionRunner:
+    """One side of one session, from its KNOCK on: `session.run`."""
+
+    def __init__(self, given: Json, draws: Draws | None = None) -> None:
+        self._draws = draws or Draws()
+        self._clock = _StepClock()
+        identity = identity_of(given)
+        state = AgentState(identity, given["mesh"])
+        peer, session = IdentityKey(unhex(given["peer"])), given["session"]
+        initiator = given["role"] == "initiator"
+        facts = Facts(
+            session_id=SessionId(unhex(session["session_id"])),
+            th=TranscriptHash(unhex(session["th"])),
+            mesh=given["mesh"],
+            own_did=identity.did,
+            peer=peer,
+            initiator=initiator,
+            bundle_class=BundleClass.ONE_TIME,
+            knock_time_ms=session["knock_time_ms"],
+            knock_receipt=Receipt(unhex(session["knock_receipt"])),
+            action=session["action"],
+            early_payload=session["early_payload"],
+        )
+        held: Pending | Undecided
+        if initiator:
+            ratchet = initial_ratchet({"role": "initiator", **session})
+            held = Pending(facts, ratchet, expires_ms=session["expires_ms"], knock=b"\x00")
+        else:
+            content = KnockContent(
+                intent=Intent(session["action"]),
+                early_payload=b"" if session["early_payload"] else None,
+                fresh=True,
+            )
+            held = Undecided(
+                facts,
+                root=RootKey(unhex(session["root"])),
+                header_key_ab=HeaderKey(unhex(session["hk_ab"])),
+                header_key_ba=HeaderKey(unhex(session["hk_ba"])),
+                ephemeral=X25519PublicKey(unhex(session["ephemeral"])),
+                expires_ms=session["expires_ms"],
+                content=content,
+            )
+        state.hold(state.ensure_peer(peer), facts.session_id, held)
+        self._did, self._session_id = peer.did, facts.session_id
+        self.agent = _restore(state, given, self._draws, self._clock)
+        self._waiting = self.agent.pending_knocks()
+
+    def step(self, step: Json, /) -> Json:
+        """Accept, reject, send, close, receive, or look at what time brought."""
+        self._clock.now_ms = step["now_ms"]
+        self._draws.begin(step)
+        given = getattr(self, "_" + step["do"])(step)
+        return {**given, "phase": str(self.agent.session(self._did, self._session_id).status.phase)}
+
+    def _accept(self, step: Json) -> Json:
+        [waiting] = self._waiting
+        return {"envelope": self.agent.accept(waiting, conditions_of(step["conditions"])).reply.hex()}
+
+    def _reject(self, step: Json) -> Json:
+        [waiting] = self._waiting
+        reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
+        return {"envelope": self.agent.reject(waiting, reason, retry_after_seconds=seconds).hex()}
+
+    def _send(self, step: Json) -> Json:
+        sealed = self.agent.seal(
+            self._did, unhex(step["plaintext"]), action=step["action"], session_id=self._session_id
+        )
+        return {"envelope": sealed.envelope.hex(), "number": sealed.number}
+
+    def _close(self, step: Json) -> Json:
+        return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).hex()}
+
+    def _poll(self, _step: Json) -> Json:
+        self.agent.poll()
+        return {}
+
+    def _receive(self, step: Json) -> Json:
+        event = self.agent.receive(unhex(step["envelope"]))[0]  # the second, if any, is the end that `phase` says
+        if isinstance(event, SessionEstablished):
+            return {"event": "established", "conditions": conditions_json(event.conditions)}
+        if isinstance(event, SessionRejected):
+            return {
+                "event": "rejected",
+                "reason": str(event.reason),
+                "retry_after_seconds": event.retry_after_seconds,
+            }
+        if isinstance(event, MessageReceived):
+            return {
+                "event": "message",
+                "plaintext": event.plaintext.hex(),
+                "action": event.action,
+                "number": event.number,
+            }
+        if isinstance(event, PeerClosed):
+            return {
+                "event": "closed",
+                "reason": event.reason,
+                "missing": event.missing,
+                "peer_opened": event.peer_opened,
+                "envelope": None if event.reply is None else event.reply.hex(),
+            }
+        raise TypeError(f"an event that no envelope of a session causes: {event!r}")
+
+    def state(self) -> Json:
+        """Return the counts, and the ratchet while there is one."""
+        held = self.agent._core.state.sessions[self._session_id]
+        if isinstance(held, Ended | Session):
+            counts = {"data_sent": held.data_sent, "data_opened": held.data_opened}
+        else:
+            counts = {}
+        ratchet = held.ratchet if isinstance(held, Session | Pending) else None
+        return {**counts, **({} if ratchet is None else ratchet_json(ratchet))}
+
+    def export(self) -> bytes:
+        """Return the whole state."""
+        return self.agent.export_state()
