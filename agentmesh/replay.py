@@ -27,6 +27,7 @@ class KnockMemo:
         expires_ms: The KNOCK's own expiry: until then its answer is repeated.
         forget_at_ms: Until when it is remembered.
         durable: It opened (step 5), so the memory survives a restart.
+        charged: Its sender's rate was charged for it.
         answer: The ACCEPT or REJECT that was given, until the initiator's first message or the expiry.
     """
 
@@ -37,6 +38,7 @@ class KnockMemo:
     forget_at_ms: int
     durable: bool = False
     answer: bytes | None = field(default=None, repr=False)
+    charged: bool = False
 
     def answered(self, answer: bytes | None) -> KnockMemo:
         """Return this memory with another answer."""
@@ -64,10 +66,10 @@ class KnockMemory:
         """Return what is remembered of this KNOCK."""
         return self._by_th.get(th)
 
-    def is_full(self, initiator: Ed25519PublicKey, limits: Limits) -> bool:
-        """Say whether another KNOCK of this sender cannot be remembered."""
+    def is_full(self, initiator: Ed25519PublicKey, limits: Limits, *, leave: int = 0) -> bool:
+        """Say whether another KNOCK of this sender cannot be remembered, with room left for `leave` of others."""
         return (
-            len(self._by_th) >= limits.remembered_knocks
+            len(self._by_th) >= limits.remembered_knocks - leave
             or self._counts.get(initiator, 0) >= limits.remembered_knocks_per_identity
         )
 

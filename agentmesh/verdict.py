@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import Attribute, field, frozen
 
-from agentmesh import _crypto, _wire
+from agentmesh import _wire
 from agentmesh._labels import SIGN_ACCEPT, SIGN_REJECT
 from agentmesh.errors import ArgumentInvalid, Malformed
 from agentmesh.identity import Identity, IdentityKey
@@ -181,7 +181,7 @@ def parse_reject_body(body: bytes) -> Reject:
     """
     content, signature = _wire.decode_pair(body, _REJECT_MAX_BYTES)
     knock_receipt, reason, retry_after_seconds = _wire.decode(content, _REJECT, _REJECT_MAX_BYTES)
-    if reason not in _REASONS or len(signature) != _crypto.SIGNATURE_BYTES:
+    if reason not in _REASONS:
         raise Malformed
     return Reject(
         knock_receipt=Receipt(knock_receipt),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 
 def _depth() -> int:
@@ -23,4 +23,6 @@ def _depth() -> int:
 _COMMON = settings(deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("fast", _COMMON, max_examples=100)
 settings.register_profile("deep", _COMMON, max_examples=100 * _depth())
+# For tests that are to fail, once: the first counterexample is enough.
+settings.register_profile("first", _COMMON, max_examples=100, phases=[Phase.explicit, Phase.generate], database=None)
 settings.load_profile("deep" if _depth() > 1 else "fast")

@@ -1,0 +1,264 @@
+"""The important tests can fail: each fault in this table, put into a copy of the library, is caught by a test.
+
+A fault is one edit of one line or two. The copy is tested in a process of its own with the tests named beside it, which
+must fail; the same tests pass on the library as it is, in the rest of the suite.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@frozen
+class Fault:
+    name: str
+    module: str
+    was: str
+    becomes: str
+    tests: tuple[str, ...]
+    times: int = 1
+
+
+RATCHET = ("tests/unit/test_ratchet.py",)
+MESSAGES = ("tests/hostile/test_messages.py",)
+KNOCK = ("tests/hostile/test_knock.py",)
+VERDICT = ("tests/hostile/test_verdict.py",)
+BUNDLES = ("tests/hostile/test_bundles.py",)
+
+FAULTS = (
+    Fault("no Diffie-Hellman step", "suite.py", "return _crypto.x25519(secret, public)", "return bytes(32)", RATCHET),
+    Fault(
+        "the context is ignored",
+        "suite.py",
+        "nonce + sealed_header + context, 64)",
+        "nonce + sealed_header, 64)",
+        MESSAGES,
+        times=2,
+    ),
+    Fault(
+        "the commitment is not compared",
+        "aead.py",
+        "if not _crypto.constant_time_equal(derived[32:], commitment):",
+        "if False:",
+        ("tests/unit/test_aead.py",),
+    ),
+    Fault(
+        "state is committed before authentication",
+        "ratchet.py",
+        "        plaintext = self.suite.open_body(message_key, frame, context)\n\n        def finish(_entropy: Entropy)"
+        " -> OpenDelta:\n            after",
+        "        chain.n, chain.key = header.n + 1, chain_key\n"
+        "        plaintext = self.suite.open_body(message_key, frame, context)\n\n"
+        "        def finish(_entropy: Entropy) -> OpenDelta:\n            after",
+        RATCHET,
+    ),
+    Fault(
+        "a skipped key is taken before its message opened",
+        "ratchet.py",
+        "kept = self.skipped.get(at)",
+        "kept = self.skipped.pop(at, None)",
+        RATCHET,
+    ),
+    Fault(
+        "a used skipped key stays",
+        "ratchet.py",
+        "            del skipped[delta.taken]",
+        "            pass",
+        RATCHET,
+    ),
+    Fault(
+        "one more skipped message than the limit",
+        "ratchet.py",
+        "if header.n - chain.n > limits.skipped_keys_per_step:",
+        "if header.n - chain.n > limits.skipped_keys_per_step + 1:",
+        RATCHET,
+    ),
+    Fault(
+        "an authentic header may contradict its chain",
+        "ratchet.py",
+        "if header.key != chain.peer_key or header.previous_length != chain.previous_length or",
+        "if",
+        RATCHET,
+    ),
+    Fault(
+        "a bundle's signature is not checked",
+        "prekeys.py",
+        "    verify_statement(identity, SIGN_BUNDLE, body, signature)\n",
+        "",
+        ("tests/unit/test_prekeys.py",),
+    ),
+    Fault(
+        "a KNOCK's signature is not checked",
+        "gate.py",
+        "        parsed.verify(initiator, outer.header_bytes)\n",
+        "",
+        KNOCK,
+    ),
+    Fault(
+        "an ACCEPT's signature is not checked",
+        "verdict.py",
+        "    acceptor.verify(SIGN_ACCEPT, signed, signature)\n",
+        "",
+        VERDICT,
+    ),
+    Fault(
+        "an ACCEPT's signature leaves out the ratchet key",
+        "verdict.py",
+        "th + knock_receipt + ratchet_key + conditions)",
+        "th + knock_receipt + conditions)",
+        VERDICT,
+    ),
+    Fault(
+        "a REJECT's signature is not checked",
+        "exchange.py",
+        "            reject.verify(held.facts.peer, outer.header_bytes)\n",
+        "",
+        VERDICT,
+    ),
+    Fault(
+        "a one-time bundle serves twice",
+        "gate.py",
+        "        changes.append(BundleUsed(published.ref))",
+        "        pass",
+        BUNDLES,
+    ),
+    Fault(
+        "a KNOCK is not remembered",
+        "gate.py",
+        "    memo = state.knocks.get(th)\n    if memo is not None:",
+        "    memo = state.knocks.get(th)\n    if False:",
+        ("tests/hostile/test_knock_replay.py",),
+    ),
+    Fault(
+        "a sender is charged before its signature is checked",
+        "gate.py",
+        "    budgets = core.budgets\n    guarded",
+        "    budgets = core.budgets\n    budgets.knocks.take(parsed.claimed_key, now_ms)\n    guarded",
+        ("tests/hostile/test_knock_flood.py",),
+    ),
+    Fault(
+        "a peer may write another name on its envelopes",
+        "exchange.py",
+        "    if outer.header.sender != peer.did:\n        raise SenderMismatch\n",
+        "",
+        MESSAGES,
+    ),
+    Fault(
+        "a held-back KNOCK is not stale",
+        "gate.py",
+        "request.time_ms <= peer.latest_knock_ms",
+        "False",
+        KNOCK,
+    ),
+    Fault(
+        "max_messages is not enforced by the receiver",
+        "session.py",
+        "if conditions.max_messages is not None and number > conditions.max_messages:",
+        "if False:",
+        MESSAGES,
+    ),
+    Fault(
+        "padding is not checked",
+        "aead.py",
+        "if len(padded) != padded_length(length + 1):",
+        "if False:",
+        ("tests/unit/test_aead.py",),
+    ),
+    Fault(
+        "mixed-order identity keys pass",
+        "_crypto.py",
+        "        converted: bytes = crypto_sign_ed25519_pk_to_curve25519(public_key)\n        return converted\n",
+        "        return bytes(public_key)\n",
+        ("tests/unit/test_identity.py",),
+    ),
+    Fault(
+        "the KEM's secret is left out",
+        "handshake.py",
+        "        + shared_kem\n",
+        "        + bytes(32)\n",
+        ("tests/unit/test_handshake.py",),
+    ),
+    Fault(
+        "a secret prints itself",
+        "keys.py",
+        'return f"{type(self).__name__}(<redacted>)"',
+        "return repr([getattr(self, name, None) for name in self.__slots__])",
+        ("tests/unit/test_keys.py",),
+    ),
+    Fault(
+        "an error carries its inner frames",
+        "guard.py",
+        "raise left.with_traceback(None)",
+        "raise left",
+        ("tests/hostile/test_leaks.py",),
+    ),
+    Fault(
+        "the state changes before the journal has it",
+        "seam.py",
+        "        if step.changes or step.records:\n            try:",
+        "        for change in step.changes:\n            change.apply(self._core.state)\n"
+        "        if step.changes or step.records:\n            try:",
+        ("tests/unit/test_gate.py",),
+    ),
+    Fault(
+        "a longer msgpack form passes",
+        "_wire.py",
+        "    if encode(value) != data:\n        raise Malformed\n",
+        "",
+        ("tests/unit/test_wire.py",),
+    ),
+)
+
+
+def test_there_are_enough_faults_and_each_is_one() -> None:
+    assert len(FAULTS) >= 10
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    for fault in FAULTS:
+        source = (ROOT / "agentmesh" / fault.module).read_text(encoding="utf-8")
+        assert source.count(fault.was) == fault.times, f"{fault.name}: the code has moved on; mend this table"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_a_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "agentmesh", tmp_path / "agentmesh", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "mutants"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    module = tmp_path / "agentmesh" / fault.module
+    module.write_text(module.read_text(encoding="utf-8").replace(fault.was, fault.becomes), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+        del environment[name]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile=first",
+            *fault.tests,
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    # 1 is "tests failed"; anything else (nothing collected, an interrupted run) would prove nothing.
+    assert run.returncode == 1, f"{fault.name} was not caught:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+    assert "1 failed" in run.stdout or "1 error" in run.stdout
