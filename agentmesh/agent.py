@@ -25,7 +25,7 @@ from agentmesh.errors import (
 from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
 from agentmesh.exchange import Knock
 from agentmesh.export import export_agent, restore_agent
-from agentmesh.guard import outermost
+from agentmesh.guard import check_flags, check_hooks, check_session_id, outermost
 from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import Redacted, SessionId
 from agentmesh.knock import Intent
@@ -81,13 +81,14 @@ class Agent(Redacted):
             journal: Is told of each step before it takes effect.
 
         Raises:
-            ArgumentInvalid: not a mesh name, or not an identity.
+            ArgumentInvalid: not a mesh name, not an identity, or a hook without the methods of its kind.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
         if not is_mesh_name(mesh):
             raise ArgumentInvalid("mesh")
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity")
+        _check_given(clock, entropy, policy, limits, journal)
         entropy = entropy or SystemEntropy()
         check_entropy(entropy)
         state = AgentState(identity or Identity.generate(entropy), mesh)
@@ -114,6 +115,7 @@ class Agent(Redacted):
             StateVersionUnknown: written by a newer release.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
+        _check_given(clock, entropy, policy, limits, journal)
         entropy = entropy or SystemEntropy()
         check_entropy(entropy)
         return cls._over(restore_agent(exported), clock, entropy, policy, limits, journal)
@@ -166,6 +168,7 @@ class Agent(Redacted):
         Raises:
             ArgumentInvalid: negative, or more than `limits.bundles_max` in all.
         """
+        check_flags(last_resort=last_resort)
 
         def step(now_ms: int) -> Step:
             return upkeep.publish(self._core, one_time, last_resort, now_ms)
@@ -211,6 +214,7 @@ class Agent(Redacted):
             TooManySessions: five open sessions with the peer, or too many in all.
         """
         parse_did(did)
+        check_flags(early_with_last_resort=early_with_last_resort, require_one_time=require_one_time)
         if not isinstance(intent, Intent):
             raise ArgumentInvalid("intent")
         if early_payload is not None and not isinstance(early_payload, bytes):
@@ -311,6 +315,7 @@ class Agent(Redacted):
     def _seal(
         self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
     ) -> Sealed:
+        check_session_id(session_id)
         sealed: Sealed = self._seam.run(
             lambda now_ms: exchange.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
@@ -326,6 +331,7 @@ class Agent(Redacted):
             BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
             NoSession, SessionNotOpen: there is nothing to close.
         """
+        check_session_id(session_id)
         envelope: bytes = self._seam.run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
@@ -339,6 +345,7 @@ class Agent(Redacted):
             BadDid: not a DID.
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
+        check_session_id(session_id)
         self._seam.run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
@@ -360,6 +367,7 @@ class Agent(Redacted):
         core = self._core
         if not isinstance(envelope, bytes):
             raise ArgumentInvalid("envelope")
+        check_flags(disclosable=disclosable)
 
         def step(now_ms: int) -> Step:
             outer = OuterEnvelope(envelope, core.limits)
@@ -425,6 +433,7 @@ class Agent(Redacted):
             BadDid: not a DID.
             NoSession: there is none.
         """
+        check_session_id(session_id)
         views = self.sessions(did)
         if session_id is not None:
             views = tuple(view for view in views if view.session_id == session_id)
@@ -456,6 +465,20 @@ class Agent(Redacted):
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
+
+
+def _check_given(
+    clock: Clock, entropy: Entropy | None, policy: Policy | None, limits: Limits | None, journal: Journal | None
+) -> None:
+    if not callable(clock):
+        raise ArgumentInvalid("clock")
+    if limits is not None and not isinstance(limits, Limits):
+        raise ArgumentInvalid("limits")
+    check_hooks(
+        entropy=(entropy, ("token", "encapsulate")),
+        policy=(policy, ("may_knock", "decide", "still_allowed")),
+        journal=(journal, ("commit",)),
+    )
 
 
 def _knock_session(knock: KnockRequest) -> SessionId:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 from agentmesh.admission.buckets import Buckets, Rate
-from agentmesh.admission.policy import Policy
+from agentmesh.admission.policy import BundlePolicy, KnownSenders, Policy
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.entropy import CheckedEntropy, Entropy
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
@@ -16,6 +16,7 @@ from agentmesh.identity import IdentityKey
 from agentmesh.keys import Redacted, TranscriptHash
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
 from agentmesh.pending import Pending, Undecided
+from agentmesh.prekeys import BundleClass
 from agentmesh.session import Session
 from agentmesh.state import AgentState, Peer
 
@@ -33,12 +34,13 @@ class Budgets:
 
     Attributes:
         signature_checks: Conversions and signature checks of KNOCKs, all senders together.
+        known_checks: Those that may use what is kept from strangers, for each known identity that a KNOCK claims.
         failed_checks: Failed checks, for each one-time bundle_ref.
         knocks: KNOCKs, for each identity; charged once its signature has been verified.
         answers: Repeated answers, for each th.
     """
 
-    __slots__ = ("answers", "failed_checks", "knocks", "signature_checks")
+    __slots__ = ("answers", "failed_checks", "knocks", "known_checks", "signature_checks")
 
     def __init__(self, limits: Limits) -> None:
         checks = limits.signature_checks_per_second
@@ -47,6 +49,7 @@ class Budgets:
         self.failed_checks = Buckets(Rate(limits.failed_checks_per_bundle, 1, refill_ms), max_keys=limits.bundles_max)
         refill_ms = limits.knock_refill_seconds * 1000
         self.knocks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
+        self.known_checks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
         refill_ms = limits.answer_refill_seconds * 1000
         self.answers = Buckets(Rate(limits.answers_per_knock, 1, refill_ms), max_keys=limits.remembered_knocks)
 
@@ -104,12 +107,50 @@ class Core(Redacted):
             pass
         raise PeerNotAllowed
 
+    # --- strangers and the known -------------------------------------------------------------------------------------
+
+    def is_known(self, key: bytes) -> bool:
+        """Ask the policy whether it knows this identity; whatever goes wrong makes a stranger."""
+        try:
+            return isinstance(self.policy, KnownSenders) and self.policy.is_known(key) is True
+        except Exception:
+            return False
+
+    def kept(self, limit: int, *, known: bool) -> int:
+        """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
+        try:
+            apart = isinstance(self.policy, KnownSenders)
+        except Exception:
+            apart = True
+        return limit // self.limits.reserved_one_in if apart and not known else 0
+
+    def take_check(self, key: bytes, now_ms: int, *, known: bool) -> bool:
+        """Take a signature check for a KNOCK that claims this key.
+
+        A known key has a share that strangers must leave, and has it at its own rate only: whoever forges KNOCKs in
+        its name, or replays them, is a stranger from there on, and uses up nothing of the others.
+        """
+        checks, most = self.budgets.signature_checks, self.limits.signature_checks_per_second
+        if known and checks.has(None, now_ms) and self.budgets.known_checks.take(key, now_ms):
+            return checks.take(None, now_ms)
+        return checks.take(None, now_ms, leave=self.kept(most, known=False))
+
+    def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
+        """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
+        try:
+            if not isinstance(self.policy, BundlePolicy):
+                return True
+            return self.policy.may_use(peer, bundle_class, now_ms) is True
+        except Exception:
+            return False
+
     def withdraw(self, th: TranscriptHash) -> None:
         """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
         memo = self.state.knocks.get(th)
         if memo is not None and not memo.durable:
             self.state.knocks.withdraw(th)
-            self.budgets.knocks.give_back(memo.initiator)
+            if memo.charged:
+                self.budgets.knocks.give_back(memo.initiator)
 
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 
@@ -125,11 +166,11 @@ class Core(Redacted):
             and not (not isinstance(held, Session) and now_ms > held.deadline_ms)
         ]
 
-    def has_room(self, peer: Peer | None, now_ms: int, *, replaced: int = 0) -> bool:
-        """Say whether one more session with this peer can be held."""
+    def has_room(self, peer: Peer | None, now_ms: int, *, replaced: int = 0, leave: int = 0) -> bool:
+        """Say whether one more session with this peer can be held, with room left for `leave` of others."""
         return (
             len(self.open_sessions(peer, now_ms)) - replaced < OPEN_SESSIONS_PER_PEER
-            and len(self.state.sessions) < self.limits.sessions_max
+            and len(self.state.sessions) < self.limits.sessions_max - leave
         )
 
     def sending_session(self, peer: Peer, now_ms: int) -> Session | None:

@@ -175,6 +175,7 @@ class PeerClosed:
         reason: The peer's words; escape them before you show them. They are not printed.
         missing: Data messages that the peer announced and that have not come.
         peer_opened: How many of this side's data messages the peer says it had opened.
+        lost: Messages whose kept keys were evicted by this one.
         reply: This side's own close, unless it had closed before.
     """
 
@@ -183,6 +184,7 @@ class PeerClosed:
     reason: str = field(repr=_hidden)
     missing: int
     peer_opened: int
+    lost: int
     reply: bytes | None = field(repr=_size)
 
 

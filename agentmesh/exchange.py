@@ -335,6 +335,7 @@ def _receive_close(
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,
+        lost=0 if delta.opened is None else len(delta.opened.evicted),
         reply=reply,
     )
     if missing:

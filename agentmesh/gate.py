@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agentmesh.admission.policy import Ask, ClaimedSender, Decision, Deny, Grant
 from agentmesh.audit.record import AuditEvent, Record
@@ -70,6 +70,7 @@ class _Verified:
     parsed: ParsedKnock
     initiator: IdentityKey
     published: PublishedBundle
+    known: bool
 
 
 # --- the six steps ---------------------------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_m
     guarded = published.bundle_class is BundleClass.ONE_TIME
     if guarded and not budgets.failed_checks.has(published.ref, now_ms):
         raise Busy
-    if not budgets.signature_checks.take(None, now_ms):
+    apart = core.is_known(parsed.claimed_key)
+    if not core.take_check(parsed.claimed_key, now_ms, known=apart):
         raise Busy
     try:
         initiator = IdentityKey(parsed.claimed_key)
@@ -137,7 +139,7 @@ def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_m
         if guarded:
             budgets.failed_checks.take(published.ref, now_ms)
         raise
-    return _Verified(outer, parsed, initiator, published)
+    return _Verified(outer, parsed, initiator, published, apart)
 
 
 def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | AnswerRepeated:
@@ -148,7 +150,7 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
         AnswerOverdue: its answer was repeated often enough for now.
         Busy: the memory is full; nothing was stored.
     """
-    parsed, state = knock.parsed, core.state
+    parsed, state, limits = knock.parsed, core.state, core.limits
     th = transcript_hash(
         mesh=state.mesh,
         initiator=knock.initiator.raw,
@@ -162,15 +164,18 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
     if memo is not None:
         if memo.receipt != knock.outer.receipt or memo.answer is None or now_ms > memo.expires_ms:
             raise KnockReplayed
-        if not core.budgets.answers.take(th, now_ms):
+        leave = core.kept(limits.remembered_knocks, known=knock.known)
+        if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
             raise AnswerOverdue
         return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=memo.answer)
-    if knock.initiator.raw not in state.peers and len(state.peers) >= core.limits.tracked_identities:
+    leave = core.kept(limits.tracked_identities, known=knock.known)
+    if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
         raise Busy
-    if state.knocks.is_full(knock.initiator.raw, core.limits):
+    leave = core.kept(limits.remembered_knocks, known=knock.known)
+    if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
         # What did not open may be forgotten here; what did goes with a commit (upkeep).
         state.knocks.forget(now_ms, durable_too=False)
-        if state.knocks.is_full(knock.initiator.raw, core.limits):
+        if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
             raise Busy
     memo = KnockMemo(
         th=th,
@@ -189,13 +194,14 @@ def check_bundle(core: Core, knock: _Verified, now_ms: int) -> Reason | None:
     Returns the reason of a REJECT, or `None`.
     """
     published = knock.published
-    if not core.budgets.knocks.take(knock.initiator.raw, now_ms):
+    leave = core.kept(core.limits.tracked_identities, known=knock.known)
+    if not core.budgets.knocks.take(knock.initiator.raw, now_ms, leave_keys=leave):
         return Reason.BUSY
     if published.secrets is None or not is_valid_at(now_ms, published.not_before_ms, published.not_after_ms):
         return Reason.BUNDLE
     if knock.parsed.expires_ms > published.not_after_ms:
         return Reason.BUNDLE
-    return None
+    return None if core.may_use(knock.initiator, published.bundle_class, now_ms) else Reason.BUNDLE
 
 
 def open_knock(core: Core, knock: _Verified, memo: KnockMemo) -> tuple[SessionKeys, KnockContent]:
@@ -223,13 +229,14 @@ def open_knock(core: Core, knock: _Verified, memo: KnockMemo) -> tuple[SessionKe
     raise KnockUnopened
 
 
-def decide(core: Core, request: KnockReceived, now_ms: int) -> Decision:
+def decide(core: Core, request: KnockReceived, now_ms: int, *, known: bool = False) -> Decision:
     """Step 6: stale, room, then the policy; whatever goes wrong in it denies."""
     peer = core.state.peers.get(request.peer.raw)
     if peer is not None and request.time_ms <= peer.latest_knock_ms:
         return Deny(Reason.STALE)
     replaced = len(_superseded(core, request.peer, request.time_ms, now_ms)) if request.fresh else 0
-    if not core.has_room(peer, now_ms, replaced=replaced):
+    leave = core.kept(core.limits.sessions_max, known=known)
+    if not core.has_room(peer, now_ms, replaced=replaced, leave=leave):
         return Deny(Reason.BUSY)
     try:
         decision = core.policy.decide(request)
@@ -241,7 +248,8 @@ def decide(core: Core, request: KnockReceived, now_ms: int) -> Decision:
         return Deny()
     if now_ms > request.expires_ms:  # it came within the tolerance, and nobody can be asked any more
         return Deny(Reason.STALE)
-    return Deny(Reason.BUSY) if len(core.state.undecided) >= core.limits.undecided_knocks else decision
+    room = core.limits.undecided_knocks - core.kept(core.limits.undecided_knocks, known=known)
+    return Deny(Reason.BUSY) if len(core.state.undecided) >= room else decision
 
 
 # --- what becomes of a KNOCK -----------------------------------------------------------------------------------------
@@ -267,6 +275,9 @@ def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
 def _receive_new(core: Core, knock: _Verified, memo: KnockMemo, now_ms: int) -> Step:
     outer = knock.outer
     reason = check_bundle(core, knock, now_ms)
+    if reason is not Reason.BUSY:  # its sender was charged, and gets it back if the step is not committed
+        memo = evolve(memo, charged=True)
+        core.state.knocks.remember(memo)
     if reason is not None:
         # Nothing durable has happened: the REJECT is remembered with its KNOCK, in memory alone.
         reply = _reject_envelope(core, knock.initiator, outer.receipt, Deny(reason), now_ms)
@@ -312,7 +323,7 @@ def _commit_opened(
         durable=True,
     )
     request = request_of(core, undecided, now_ms)
-    decision = decide(core, request, now_ms)
+    decision = decide(core, request, now_ms, known=knock.known)
     changes: list[Change] = [PeerKnocked(knock.initiator, outer.header.time_ms)]
     if published.bundle_class is BundleClass.ONE_TIME:
         changes.append(BundleUsed(published.ref))
@@ -333,7 +344,7 @@ def _commit_opened(
         reply = _reject_envelope(core, knock.initiator, outer.receipt, decision, now_ms)
         changes.append(KnockRemembered(memo.answered(reply)))
         event: Event = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=decision.reason, reply=reply)
-        received += _rejected(core, knock.initiator, reply, decision.reason, now_ms)
+        received += _rejected(core, knock.initiator, reply, decision.why or decision.reason, now_ms)
         return Step(tuple(changes), received, (event,), withdraw=memo.th)
     if isinstance(decision, Grant):
         session, reply = undecided.accept(core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy)
@@ -346,7 +357,7 @@ def _commit_opened(
             early_payload=content.early_payload,
             reply=reply,
         )
-        received += _accepted(core, session, reply, now_ms)
+        received += _accepted(core, session, reply, now_ms, decision.why)
         return Step(tuple(changes), received, (event,), withdraw=memo.th)
     changes += [KnockRemembered(memo), SessionPut(undecided)]
     return Step(tuple(changes), received, (request,), withdraw=memo.th)
@@ -410,7 +421,7 @@ def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -
     memo = core.state.knocks.get(facts.th)
     changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply))]
     changes.append(SessionEnded(ended(undecided, Phase.REJECTED, at_ms=now_ms, detail=str(denial.reason))))
-    return Step(tuple(changes), _rejected(core, facts.peer, reply, denial.reason, now_ms), reply)
+    return Step(tuple(changes), _rejected(core, facts.peer, reply, denial.why or denial.reason, now_ms), reply)
 
 
 def _accepting(core: Core, session: Session, content: KnockContent, now_ms: int) -> list[Change]:
@@ -449,7 +460,7 @@ def _reject_envelope(core: Core, initiator: IdentityKey, knock_receipt: Receipt,
     return build(header_bytes, body)
 
 
-def _rejected(core: Core, initiator: IdentityKey, reply: bytes, reason: Reason, now_ms: int) -> tuple[Record, ...]:
+def _rejected(core: Core, initiator: IdentityKey, reply: bytes, why: str, now_ms: int) -> tuple[Record, ...]:
     return core.record(
         AuditEvent.KNOCK_REJECTED,
         now_ms,
@@ -457,11 +468,11 @@ def _rejected(core: Core, initiator: IdentityKey, reply: bytes, reason: Reason, 
         envelope_time_ms=now_ms,
         receipt=receipt_of(reply),
         size_bytes=len(reply),
-        reason=str(reason),
+        reason=str(why),
     )
 
 
-def _accepted(core: Core, session: Session, reply: bytes, now_ms: int) -> tuple[Record, ...]:
+def _accepted(core: Core, session: Session, reply: bytes, now_ms: int, why: str = "") -> tuple[Record, ...]:
     return core.record(
         AuditEvent.KNOCK_ACCEPTED,
         now_ms,
@@ -471,4 +482,5 @@ def _accepted(core: Core, session: Session, reply: bytes, now_ms: int) -> tuple[
         session_id=session.facts.session_id,
         size_bytes=len(reply),
         bundle_class=session.facts.bundle_class,
+        reason=str(why),
     )

@@ -1,4 +1,4 @@
-"""How an error leaves the façade: without the frames it came through."""
+"""The façade's edge: what a call takes, and how an error leaves it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from agentmesh.errors import AgentMeshError, StoreError
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -28,3 +28,35 @@ def outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
         raise left.with_traceback(None)
 
     return guarded
+
+
+def check_flags(**flags: object) -> None:
+    """Refuse a flag that is not a bool: a string that says no would mean yes.
+
+    Raises:
+        ArgumentInvalid: names the flag.
+    """
+    for name, value in flags.items():
+        if type(value) is not bool:
+            raise ArgumentInvalid(name)
+
+
+def check_session_id(session_id: object) -> None:
+    """Refuse what is neither a session id, 16 bytes, nor `None`.
+
+    Raises:
+        ArgumentInvalid: it is neither.
+    """
+    if session_id is not None and (type(session_id) is not bytes or len(session_id) != 16):
+        raise ArgumentInvalid("session_id")
+
+
+def check_hooks(**hooks: tuple[object, tuple[str, ...]]) -> None:
+    """Refuse a hook that is not `None` and lacks one of the methods that it is there for.
+
+    Raises:
+        ArgumentInvalid: names the hook.
+    """
+    for name, (hook, methods) in hooks.items():
+        if hook is not None and not all(callable(getattr(hook, method, None)) for method in methods):
+            raise ArgumentInvalid(name)

@@ -81,11 +81,15 @@ class Limits:
     remembered_knocks_per_identity: int = _limit(8192)
     undecided_knocks: int = _limit(1024)  # waiting for the application, in all; those per peer count as sessions
     tracked_identities: int = _limit(65_536)  # peers, and rate-limit buckets; full means busy
+    reserved_one_in: int = _limit(4)  # one part in so many of what strangers share is kept for known identities
 
     # Trust: what statements can make this agent keep.
     trust_window_seconds: int = _limit(86_400)  # late updates still count, and one issuer moves a score by 200 at most
     trust_subjects: int = _limit(100_000)
     trust_updates_per_issuer: int = _limit(256)  # on one subject, within the window
+    trust_edges: int = _limit(400_000)  # in a graph; strangers' at most a quarter of them
+    trust_edges_per_issuer: int = _limit(1000)
+    revocations: int = _limit(100_000)
 
     # Sessions in all, every peer together; one peer is bounded by the protocol's five.
     sessions_max: int = _limit(100_000)

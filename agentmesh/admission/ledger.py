@@ -1,59 +1,55 @@
 """The trust ledger: scores that change only by signed updates of issuers it was told to believe (section 9).
 
-Theory of operation. A score is a function of the *set* of updates that the ledger took, never of the order in which
-they came: they are folded in the order of (time, issuer, sequence), because clamping does not commute. Updates younger
-than a window are kept one by one; what is older is folded into a base, and nothing older is taken any more. So replays
-and old updates do nothing, and an arrival a little late counts as if it had been in time.
+Theory of operation. A score is a function of the *set* of updates that the ledger took in time, never of the order in
+which they came.
 
-While folding, what one issuer moves one subject within any window is held to +-200: fifty small signals gain what one
-big one does.
+Time counts in slots, a 24th of the window each. In one slot the signals of one issuer on one subject are added up;
+what that moves the score is held so that, from any slot to any slot within a window, the issuer has moved the subject
+by 200 at most: fifty small signals gain what one big one does. The movements of all issuers in a slot are added up, and
+slot after slot the sum moves the score, clamped to 0..1000. None of it depends on an order within a slot.
+
+What is older than the window is settled: folded into a base, and nothing as old is taken any more. The horizon follows
+the newest update that was taken on the subject, not this machine's clock: a clock that is wrong for a while refuses
+updates and changes nothing.
+
+Sequences of one issuer on one subject increase strictly. Of two updates with one sequence the earlier counts (of equal
+times the one with the smaller digest); of two whose sequences contradict their times by more than a slot, the one with
+the higher sequence. "Beats" is a strict partial order, so that dropping what is beaten, now or later, leaves the same
+updates whatever the order. Settling keeps two slots' distance from what can still come, so that it never decides
+between two of them.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final, final
 
 from agentmesh import _wire
+from agentmesh.admission.arguments import key_argument, raw_key, uint_argument
+from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.admission.revocation import RevocationList
 from agentmesh.admission.statements import TrustUpdate, verify_trust
 from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import (
-    AgentMeshError,
-    ArgumentInvalid,
-    Malformed,
-    StateMalformed,
-    StatementStale,
-    StatementUnfit,
-    StateVersionUnknown,
-    TrustFull,
-)
+from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import CLOCK_TOLERANCE_MS, MESH_MAX_BYTES, SCORE_MAX, SIGNAL_MAX, Limits
+from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, Limits
 
-_VERSION: Final = 1
-_MAX_BYTES: Final = 1 << 31
-_MANY: Final = 1 << 24
-# issuer -> what is kept of one update: (time, issuer, sequence, signal + 1000, digest)
-_UPDATE: Final = _wire.array(_wire.Uint(), _wire.Bin(32), _wire.Uint(), _wire.Uint(2 * SCORE_MAX), _wire.Bin(32))
-_FLOOR: Final = _wire.array(_wire.Bin(32), _wire.Uint())
-_MOVED: Final = _wire.array(_wire.Uint(), _wire.Bin(32), _wire.Uint(2 * SCORE_MAX))
-_SUBJECT: Final = _wire.array(
-    _wire.Bin(32),
-    _wire.Uint(SCORE_MAX),
-    _wire.ArrayOf(_FLOOR, _MANY),
-    _wire.ArrayOf(_MOVED, _MANY),
-    _wire.ArrayOf(_UPDATE, _MANY),
-)
+_SLOTS: Final = 24  # slots in a window; any stretch of a window's length touches one more at most
+_BEATS_FROM: Final = 2  # a higher sequence beats a lower one so many slots later: clocks are set back a little
+
+# Settled movement: slot, movement + 200. Update: sequence, time, signal + 200, digest.
+_MOVED: Final = _wire.array(_wire.Uint(), _wire.Uint(2 * SIGNAL_MAX))
+_UPDATE: Final = _wire.array(_wire.Uint(), _wire.Uint(), _wire.Uint(2 * SIGNAL_MAX), _wire.Bin(32))
+# Issuer, highest settled sequence + 1, settled movements that a window still reaches, updates.
+_VOICE: Final = _wire.array(_wire.Bin(32), _wire.Uint(), _wire.ArrayOf(_MOVED, _SLOTS), _wire.ArrayOf(_UPDATE, MANY))
+# Subject, base, first slot that is not settled, voices.
+_SUBJECT: Final = _wire.array(_wire.Bin(32), _wire.Uint(SCORE_MAX), _wire.Uint(), _wire.ArrayOf(_VOICE, MANY))
+# Default score, window in seconds, issuers, subjects.
 _LEDGER: Final = _wire.array(
-    _wire.Uint(),
-    _wire.Text(1, MESH_MAX_BYTES),
-    _wire.Uint(),
-    _wire.Uint(SCORE_MAX),
-    _wire.Uint(),
-    _wire.ArrayOf(_wire.Bin(32), _MANY),
-    _wire.ArrayOf(_SUBJECT, _MANY),
+    _wire.Uint(SCORE_MAX), _wire.Uint(), _wire.ArrayOf(_wire.Bin(32), MANY), _wire.ArrayOf(_SUBJECT, MANY)
 )
 
-_Key = tuple[int, bytes, int]  # (time, issuer, sequence): the one order of folding
+_Update = tuple[int, int, bytes]  # time, signal, digest
 
 
 def _clamp(value: int, low: int, high: int) -> int:
@@ -61,68 +57,146 @@ def _clamp(value: int, low: int, high: int) -> int:
 
 
 @final
+class _Voice:
+    """What one issuer said of one subject.
+
+    Attributes:
+        settled: The highest sequence that was settled, or -1.
+        moved: What it moved, by slot: in settled slots that a window still reaches, and in those of `updates`.
+        updates: What is not settled, by sequence.
+    """
+
+    __slots__ = ("moved", "settled", "updates")
+
+    def __init__(self) -> None:
+        self.settled = -1
+        self.moved: dict[int, int] = {}
+        self.updates: dict[int, _Update] = {}
+
+    def beaten_by(self, sequence: int, update: _Update, slot_ms: int) -> list[int] | None:
+        """Return the sequences of the updates that a new one beats, or `None` where one of them beats it."""
+        if sequence <= self.settled:
+            return None
+        slot, beaten = update[0] // slot_ms, []
+        for other, held in self.updates.items():
+            if other == sequence:
+                if (held[0], held[2]) <= (update[0], update[2]):
+                    return None
+                beaten.append(other)
+            elif other > sequence and held[0] // slot_ms <= slot - _BEATS_FROM:
+                return None
+            elif other < sequence and slot <= held[0] // slot_ms - _BEATS_FROM:
+                beaten.append(other)
+        return beaten
+
+    def move(self, first_open: int, slot_ms: int) -> dict[int, int]:
+        """Compute the movements of the open slots anew, and return by how much each has changed."""
+        sums: dict[int, int] = {}
+        for time_ms, signal, _ in self.updates.values():
+            slot = time_ms // slot_ms
+            sums[slot] = sums.get(slot, 0) + signal
+        changes = {slot: -moved for slot, moved in self.moved.items() if slot >= first_open}
+        path = sorted((slot, moved) for slot, moved in self.moved.items() if slot < first_open)
+        for slot in sorted(sums):
+            since = lowest = highest = 0
+            for earlier, moved in reversed(path):
+                if earlier < slot - _SLOTS:
+                    break
+                since += moved
+                lowest, highest = min(lowest, since), max(highest, since)
+            moved = _clamp(sums[slot], -SIGNAL_MAX - lowest, SIGNAL_MAX - highest)
+            if moved:
+                path.append((slot, moved))
+                changes[slot] = changes.get(slot, 0) + moved
+        self.moved = dict(path)
+        return changes
+
+    def settle(self, first_open: int, slot_ms: int) -> None:
+        """Forget the updates before a slot, and the movements that no open window reaches."""
+        for sequence in [other for other, held in self.updates.items() if held[0] // slot_ms < first_open]:
+            self.settled = max(self.settled, sequence)
+            del self.updates[sequence]
+        self.moved = {slot: moved for slot, moved in self.moved.items() if slot >= first_open - _SLOTS}
+
+
+@final
 class _Subject:
     """What is known of one subject.
 
     Attributes:
-        base: The score after all that was folded for good.
-        floors: The highest sequence of each issuer that was folded for good.
-        moved: What issuers moved, of the folded updates that a window may still reach back to.
-        updates: What is not folded for good, by its key: (signal, digest).
-        score: The score with all of them.
+        base: The score after all settled slots.
+        first_open: The first slot that is not settled.
+        voices: What was said of it, by issuer.
+        totals: What all issuers together move, by open slot.
+        score: The score after all slots.
     """
 
-    __slots__ = ("base", "floors", "moved", "score", "updates")
+    __slots__ = ("base", "first_open", "score", "totals", "voices")
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.floors: dict[bytes, int] = {}
-        self.moved: list[tuple[int, bytes, int]] = []
-        self.updates: dict[_Key, tuple[int, bytes]] = {}
+        self.first_open = 0
+        self.voices: dict[bytes, _Voice] = {}
+        self.totals: dict[int, int] = {}
         self.score = base
 
-    def fold(self, score: int, moved: list[tuple[int, bytes, int]], key: _Key, signal: int, window_ms: int) -> int:
-        """Return the score after one update, and note in `moved` what its issuer moved by it."""
-        time_ms, issuer, _ = key
-        before = sum(amount for then_ms, who, amount in moved if who == issuer and then_ms > time_ms - window_ms)
-        held = _clamp(before + _clamp(signal, -SIGNAL_MAX, SIGNAL_MAX), -SIGNAL_MAX, SIGNAL_MAX) - before
-        after = _clamp(score + held, 0, SCORE_MAX)
-        if held:
-            moved.append((time_ms, issuer, held))
-        return after
+    def count(self, voice: _Voice, slot_ms: int) -> None:
+        """Take a voice's movements into account as they are now."""
+        for slot, change in voice.move(self.first_open, slot_ms).items():
+            total = self.totals.pop(slot, 0) + change
+            if total:
+                self.totals[slot] = total
+        self.score = self._folded(self.base, sorted(self.totals))
 
-    def refold(self, window_ms: int) -> None:
-        """Compute the score anew from the base."""
-        score, moved = self.base, list(self.moved)
-        for key in sorted(self.updates):
-            score = self.fold(score, moved, key, self.updates[key][0], window_ms)
-        self.score = score
+    def _folded(self, score: int, slots: list[int]) -> int:
+        for slot in slots:
+            score = _clamp(score + self.totals[slot], 0, SCORE_MAX)
+        return score
 
-    def settle(self, horizon_ms: int, window_ms: int) -> None:
-        """Fold for good what is older than the horizon: nothing older can come any more."""
-        for key in sorted(key for key in self.updates if key[0] < horizon_ms):
-            signal, _ = self.updates.pop(key)
-            self.base = self.fold(self.base, self.moved, key, signal, window_ms)
-            _, issuer, sequence = key
-            self.floors[issuer] = max(sequence, self.floors.get(issuer, -1))
-        self.moved = [item for item in self.moved if item[0] > horizon_ms - window_ms]
+    def settle(self, first_open: int, slot_ms: int) -> None:
+        """Fold what lies before a slot for good. The score stays what it is."""
+        if first_open <= self.first_open:
+            return
+        self.first_open = first_open
+        over = sorted(slot for slot in self.totals if slot < first_open)
+        self.base = self._folded(self.base, over)
+        for slot in over:
+            del self.totals[slot]
+        for voice in self.voices.values():
+            voice.settle(first_open, slot_ms)
 
 
 @final
 class TrustLedger:
     """Scores of identities, 0 to 1000, in one mesh.
 
-    A value with no clock: the caller brings the time. It is not locked: use it from one thread, or under the lock of
-    what owns it.
+    It has no clock: the caller brings the time. Safe to use from several threads.
 
     Attributes:
         mesh: The mesh that updates must be for.
-        generation: How many updates it ever took. Keep it elsewhere too, to notice an older ledger that was put back.
+        generation: How often it changed. Keep it elsewhere too, to notice an older ledger that was put back.
     """
 
-    __slots__ = ("_default", "_issuers", "_limits", "_subjects", "generation", "mesh")
+    __slots__ = (
+        "_default",
+        "_issuers",
+        "_limits",
+        "_lock",
+        "_revocations",
+        "_slot_ms",
+        "_subjects",
+        "generation",
+        "mesh",
+    )
 
-    def __init__(self, mesh: str, *, default_score: int = 0, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        mesh: str,
+        *,
+        default_score: int = 0,
+        limits: Limits | None = None,
+        revocations: RevocationList | None = None,
+    ) -> None:
         """Make an empty ledger.
 
         Args:
@@ -130,154 +204,250 @@ class TrustLedger:
             default_score: The score of somebody never heard of. 0 keeps newcomers below every threshold: whoever starts
                 anew gains nothing.
             limits: `trust_window_seconds` and what bounds the memory.
+            revocations: Updates of issuers that are revoked there are refused.
 
         Raises:
             ArgumentInvalid: not a mesh name, or not a score.
         """
         if not is_mesh_name(mesh):
             raise ArgumentInvalid("mesh")
-        if type(default_score) is not int or not 0 <= default_score <= SCORE_MAX:
-            raise ArgumentInvalid("default_score")
         self.mesh = mesh
         self.generation = 0
-        self._default = default_score
+        self._default = uint_argument("default_score", default_score, SCORE_MAX)
         self._limits = limits or Limits()
+        self._slot_ms = -(-self._window_ms // _SLOTS)
+        self._revocations = revocations
+        self._lock = threading.RLock()
         self._issuers: set[bytes] = set()
         self._subjects: dict[bytes, _Subject] = {}
 
-    def believe(self, issuer: IdentityKey) -> None:
-        """Take updates of this issuer from now on."""
-        if not isinstance(issuer, IdentityKey):
-            raise ArgumentInvalid("issuer")
-        self._issuers.add(issuer.raw)
+    def __len__(self) -> int:
+        return len(self._subjects)
 
-    def disbelieve(self, issuer: IdentityKey) -> None:
-        """Take no more updates of this issuer; what it moved before stays."""
-        self._issuers.discard(issuer.raw)
-
-    def score(self, identity: IdentityKey | bytes) -> int:
-        """Return the score of an identity (its key, or the 32 raw bytes), the default for one never heard of."""
-        raw = identity.raw if isinstance(identity, IdentityKey) else identity
-        subject = self._subjects.get(raw)
-        return self._default if subject is None else subject.score
+    @property
+    def default_score(self) -> int:
+        """The score of somebody never heard of."""
+        return self._default
 
     @property
     def _window_ms(self) -> int:
         return self._limits.trust_window_seconds * 1000
 
+    # --- whom it believes --------------------------------------------------------------------------------------------
+
+    def believe(self, issuer: IdentityKey) -> None:
+        """Take updates of this issuer from now on.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("issuer", issuer)
+        with self._lock:
+            if issuer.raw not in self._issuers:
+                self._issuers.add(issuer.raw)
+                self.generation += 1
+
+    def disbelieve(self, issuer: IdentityKey, *, take_back: bool = False) -> None:
+        """Take no more updates of this issuer.
+
+        Args:
+            issuer: Whom.
+            take_back: Undo what it moved by updates that are not settled, about a window's. What is settled stays.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("issuer", issuer)
+        with self._lock:
+            changed = issuer.raw in self._issuers
+            self._issuers.discard(issuer.raw)
+            for subject in self._subjects.values() if take_back else ():
+                voice = subject.voices.get(issuer.raw)
+                if voice is not None and voice.updates:
+                    voice.updates.clear()
+                    subject.count(voice, self._slot_ms)
+                    changed = True
+            self.generation += changed
+
+    def believes(self, issuer: IdentityKey | bytes) -> bool:
+        """Say whether updates of this issuer are taken."""
+        return raw_key(issuer) in self._issuers
+
+    # --- scores ------------------------------------------------------------------------------------------------------
+
+    def score(self, identity: IdentityKey | bytes) -> int:
+        """Return the score of an identity (its key, or the 32 raw bytes), the default for one never heard of.
+
+        Raises:
+            ArgumentInvalid: neither.
+        """
+        subject = self._subjects.get(raw_key(identity))
+        return self._default if subject is None else subject.score
+
+    def knows(self, identity: IdentityKey | bytes) -> bool:
+        """Say whether an update about this identity was ever taken."""
+        return raw_key(identity) in self._subjects
+
     def apply(self, statement: bytes, *, now_ms: int) -> TrustUpdate:
         """Take a signed update, and return it. The score of its subject is `score` from then on. Section 9.
 
         Raises:
-            RemoteError: not a trust update, or not acceptable; see `verify_trust`.
-            StatementUnfit: its issuer is not believed.
-            StatementStale: seen before, replaced, from the future, or older than the window.
+            ArgumentInvalid: `now_ms` is no time.
+            TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a trust update, or not acceptable.
+            StatementUnfit: of another mesh, about its own issuer, or its issuer is not believed.
+            StatementStale: seen before, from the future, older than the window, or its sequence is spent.
             TrustFull: the memory for updates of this kind is full; nothing was taken.
         """
-        update = verify_trust(statement, mesh=self.mesh)
-        if update.issuer.raw not in self._issuers:
-            raise StatementUnfit
-        horizon_ms = now_ms - self._window_ms
-        if not horizon_ms <= update.time_ms <= now_ms + CLOCK_TOLERANCE_MS:
+        uint_argument("now_ms", now_ms)
+        update = verify_trust(statement, mesh=self.mesh, may_count=self._may_count)
+        if not now_ms - self._window_ms <= update.time_ms <= now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
-        raw = update.subject.raw
-        subject = self._subjects.get(raw)
-        if subject is None:
-            if len(self._subjects) >= self._limits.trust_subjects:
-                raise TrustFull
-            subject = _Subject(self._default)
-        self._check_new(subject, update, horizon_ms)
-        self._subjects[raw] = subject
-        subject.settle(horizon_ms, self._window_ms)
-        for key in [key for key in subject.updates if key[1:] == (update.issuer.raw, update.sequence)]:
-            del subject.updates[key]
-        subject.updates[update.time_ms, update.issuer.raw, update.sequence] = (update.signal, update.digest)
-        subject.refold(self._window_ms)
-        self.generation += 1
+        with self._lock:
+            if update.issuer.raw not in self._issuers:
+                raise StatementUnfit
+            self._take(update)
+            self.generation += 1
         return update
 
-    def _check_new(self, subject: _Subject, update: TrustUpdate, horizon_ms: int) -> None:
-        issuer = update.issuer.raw
-        if update.sequence <= subject.floors.get(issuer, -1):
+    def _may_count(self, issuer: bytes, _subject: bytes) -> bool:
+        return issuer in self._issuers and (self._revocations is None or not self._revocations.is_revoked(issuer))
+
+    def _take(self, update: TrustUpdate) -> None:
+        slot_ms, limits = self._slot_ms, self._limits
+        subject = self._subjects.get(update.subject.raw)
+        if subject is None:
+            if len(self._subjects) >= limits.trust_subjects:
+                raise TrustFull
+            subject = _Subject(self._default)
+        if update.time_ms // slot_ms < subject.first_open + _BEATS_FROM - 1 and subject.first_open:
+            raise StatementStale  # only after the clock was set back
+        voice = subject.voices.get(update.issuer.raw) or _Voice()
+        held = (update.time_ms, _clamp(update.signal, -SIGNAL_MAX, SIGNAL_MAX), update.digest)
+        beaten = voice.beaten_by(update.sequence, held, slot_ms)
+        if beaten is None:
             raise StatementStale
-        own = 0
-        for (time_ms, who, sequence), (_, digest) in subject.updates.items():
-            if who != issuer:
-                continue
-            own += time_ms >= horizon_ms
-            # Two updates with one sequence are the issuer's fraud; the smaller digest counts, whichever came first.
-            if sequence == update.sequence and update.digest >= digest:
-                raise StatementStale
-        if own >= self._limits.trust_updates_per_issuer:
+        if len(voice.updates) - len(beaten) >= limits.trust_updates_per_issuer:
             raise TrustFull
+        # Nothing can fail from here on.
+        for sequence in beaten:
+            del voice.updates[sequence]
+        voice.updates[update.sequence] = held
+        subject.voices[update.issuer.raw] = voice
+        self._subjects[update.subject.raw] = subject
+        subject.count(voice, slot_ms)
+        # What may still come is at most a window older than the newest that a clock ahead by the tolerance allows.
+        oldest_ms = update.time_ms - CLOCK_TOLERANCE_MS - self._window_ms
+        subject.settle(oldest_ms // slot_ms - _BEATS_FROM + 1, slot_ms)
+
+    def inherit(self, old: IdentityKey, new: IdentityKey) -> None:
+        """Let a new identity begin with the score of the old one, which keeps its own record. See `Successions`.
+
+        Raises:
+            ArgumentInvalid: not two identities, or the new one has a record of its own.
+            TrustFull: no room for another subject.
+        """
+        key_argument("old", old)
+        key_argument("new", new)
+        with self._lock:
+            if old == new or new.raw in self._subjects:
+                raise ArgumentInvalid("new")
+            known = self._subjects.get(old.raw)
+            if known is None:
+                return
+            if len(self._subjects) >= self._limits.trust_subjects:
+                raise TrustFull
+            self._subjects[new.raw] = _Subject(known.score)
+            self.generation += 1
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
     def export_state(self) -> bytes:
-        """Return the whole ledger as canonical bytes. A store seals them: whoever can alter them sets scores."""
-        subjects = [
-            [
-                raw,
-                subject.base,
-                [[issuer, sequence] for issuer, sequence in sorted(subject.floors.items())],
-                [[time_ms, issuer, amount + SCORE_MAX] for time_ms, issuer, amount in subject.moved],
-                [[*key, signal + SCORE_MAX, digest] for key, (signal, digest) in sorted(subject.updates.items())],
+        """Return the whole ledger as canonical bytes. Seal them: whoever can alter them sets scores."""
+        with self._lock:
+            subjects = [
+                [
+                    raw,
+                    subject.base,
+                    subject.first_open,
+                    [
+                        _voice_fields(issuer, voice, subject.first_open)
+                        for issuer, voice in sorted(subject.voices.items())
+                    ],
+                ]
+                for raw, subject in sorted(self._subjects.items())
             ]
-            for raw, subject in sorted(self._subjects.items())
-        ]
-        fields: list[Any] = [
-            _VERSION,
-            self.mesh,
-            self.generation,
-            self._default,
-            self._limits.trust_window_seconds,
-            sorted(self._issuers),
-            subjects,
-        ]
-        return _wire.encode(fields)
+            fields = [self._default, self._limits.trust_window_seconds, sorted(self._issuers), subjects]
+            return export_fields(StateKind.LEDGER, self.mesh, self.generation, fields)
 
     @classmethod
-    def restore(cls, exported: bytes, *, at_least_generation: int = 0, limits: Limits | None = None) -> TrustLedger:
+    def restore(
+        cls,
+        exported: bytes,
+        *,
+        at_least_generation: int = 0,
+        limits: Limits | None = None,
+        revocations: RevocationList | None = None,
+    ) -> TrustLedger:
         """Return the ledger that `export_state` wrote. A damaged one is an error, never an empty ledger.
 
         Args:
             exported: The bytes.
             at_least_generation: The `generation` that is known from elsewhere: an older ledger is refused.
-            limits: As for a new ledger; the window must be the one it was kept with.
+            limits: As for a new ledger; `trust_window_seconds` must be what it was kept with.
+            revocations: As for a new ledger.
 
         Raises:
-            StateMalformed: damaged, of another window, or older than it may be.
+            ArgumentInvalid: the limits have another window.
+            StateStale: older than it may be.
             StateVersionUnknown: written by a newer release.
+            StateMalformed: damaged, or fields that contradict one another.
         """
-        version_unknown = False
-        try:
-            version, mesh, generation, default, window_seconds, issuers, subjects = _wire.decode(
-                exported, _LEDGER, _MAX_BYTES
-            )
-            version_unknown = version != _VERSION
-            ledger = cls(mesh, default_score=default, limits=limits)
-            if version_unknown or generation < at_least_generation:
-                raise Malformed
-            if window_seconds != ledger._limits.trust_window_seconds:
-                raise Malformed
-            ledger.generation = generation
-            ledger._issuers = set(issuers)
-            for fields in subjects:
-                ledger._restore_subject(*fields)
-            return ledger
-        except AgentMeshError:
-            pass
-        raise StateVersionUnknown if version_unknown else StateMalformed
+        limits = limits or Limits()
 
-    def _restore_subject(self, raw: bytes, base: int, floors: list[Any], moved: list[Any], updates: list[Any]) -> None:
-        if raw in self._subjects:
-            raise Malformed
-        subject = _Subject(base)
-        subject.floors = dict(floors)
-        subject.moved = [(time_ms, issuer, amount - SCORE_MAX) for time_ms, issuer, amount in moved]
-        subject.updates = {
-            (time_ms, issuer, sequence): (signal - SCORE_MAX, digest)
-            for time_ms, issuer, sequence, signal, digest in updates
-        }
-        subject.refold(self._window_ms)
-        self._subjects[raw] = subject
+        def build(mesh: str, generation: int, fields: list[Any]) -> tuple[TrustLedger, int]:
+            default, window_seconds, issuers, subjects = fields
+            # A ledger is built with its own window; whether the caller's is the same is asked below.
+            ledger = cls(mesh, default_score=default, limits=limits, revocations=revocations)
+            if window_seconds == limits.trust_window_seconds:
+                ledger.generation = generation
+                ledger._issuers = set(issuers)
+                for subject_fields in subjects:
+                    ledger._restore_subject(*subject_fields)
+                require(ledger.export_state() == exported)
+            return ledger, window_seconds
+
+        ledger, window_seconds = restore_fields(
+            StateKind.LEDGER, _LEDGER, exported, build, at_least_generation=at_least_generation
+        )
+        if window_seconds != limits.trust_window_seconds:
+            raise ArgumentInvalid("limits")
+        return ledger
+
+    def _restore_subject(self, raw: bytes, base: int, first_open: int, voices: list[Any]) -> None:
+        subject = self._subjects[raw] = _Subject(base)
+        subject.first_open = first_open
+        for issuer, settled, moved, updates in voices:
+            voice = subject.voices[issuer] = _Voice()
+            voice.moved = {slot: movement - SIGNAL_MAX for slot, movement in moved}
+            require(all(first_open - _SLOTS <= slot < first_open for slot in voice.moved))
+            for sequence, time_ms, signal, digest in updates:
+                held = (time_ms, signal - SIGNAL_MAX, digest)
+                slot = time_ms // self._slot_ms
+                require(slot >= first_open and voice.beaten_by(sequence, held, self._slot_ms) == [])
+                # What is settled lies before the first open slot, and so beats what lies behind that one.
+                require(sequence >= settled or slot == first_open)
+                voice.updates[sequence] = held
+            voice.settled = settled - 1
+            subject.count(voice, self._slot_ms)
+
+
+def _voice_fields(issuer: bytes, voice: _Voice, first_open: int) -> list[Any]:
+    return [
+        issuer,
+        voice.settled + 1,
+        [[slot, moved + SIGNAL_MAX] for slot, moved in sorted(voice.moved.items()) if slot < first_open],
+        [
+            [sequence, time_ms, signal + SIGNAL_MAX, digest]
+            for sequence, (time_ms, signal, digest) in sorted(voice.updates.items())
+        ],
+    ]

@@ -6,8 +6,9 @@ held and must not be called back from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from attrs import Attribute, field, frozen
 
@@ -70,11 +71,20 @@ def _is(kind: type) -> Callable[[object, Attribute[Any], Any], None]:
     return check
 
 
+_WHY: Final = re.compile(r"[a-z0-9._-]{0,32}", re.ASCII)
+
+
+def _word(_instance: object, attribute: Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or _WHY.fullmatch(value) is None:
+        raise ArgumentInvalid(attribute.name)
+
+
 @frozen
 class Grant:
-    """Accept the KNOCK under these conditions."""
+    """Accept the KNOCK under these conditions. `why` is a fixed word of the policy's own for the audit record."""
 
     conditions: Conditions = field(default=UNLIMITED, validator=_is(Conditions))
+    why: str = field(default="", validator=_word)
 
 
 def _uint(_instance: object, attribute: Attribute[int], value: int) -> None:
@@ -84,10 +94,15 @@ def _uint(_instance: object, attribute: Attribute[int], value: int) -> None:
 
 @frozen
 class Deny:
-    """Reject the KNOCK. The reason travels in clear; `retry_after_seconds` is advice, 0 for none."""
+    """Reject the KNOCK. The reason travels in clear; `retry_after_seconds` is advice, 0 for none.
+
+    `why` is a fixed word of the policy's own, 32 of `a-z 0-9 . _ -` at most. It stands in the audit record in the place
+    of the reason, and goes nowhere else.
+    """
 
     reason: Reason = field(default=Reason.POLICY, validator=_is(Reason))
     retry_after_seconds: int = field(default=0, validator=_uint)
+    why: str = field(default="", validator=_word)
 
 
 @frozen
@@ -111,6 +126,24 @@ class Policy(Protocol):
 
     def still_allowed(self, peer: IdentityKey, /) -> bool:
         """Say whether this peer may be sent to and heard now. Asked at each send and each receive."""
+        ...
+
+
+@runtime_checkable
+class BundlePolicy(Protocol):
+    """What a policy may answer besides: which classes of bundle a sender may use (section 5.1, step 4)."""
+
+    def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
+        """Say whether a KNOCK of this sender, whose signature was verified, may be made on a bundle of this class."""
+        ...
+
+
+@runtime_checkable
+class KnownSenders(Protocol):
+    """What a policy may answer besides: for whom a part of budgets and memory is kept from strangers (section 5.1)."""
+
+    def is_known(self, key: bytes, /) -> bool:
+        """Say whether this identity, 32 bytes, is known. Asked before the signature: read only, nothing leaves."""
         ...
 
 

@@ -13,20 +13,34 @@ from typing import Final, final
 from attrs import field, frozen
 
 from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.identity import parse_did
 from agentmesh.keys import Receipt
 
 _SENT: Final = {
-    AuditEvent.KNOCK_SENT,
-    AuditEvent.KNOCK_ACCEPTED,
-    AuditEvent.KNOCK_REJECTED,
-    AuditEvent.MESSAGE_SEALED,
+    AuditEvent.KNOCK_SENT: "knock",
+    AuditEvent.KNOCK_ACCEPTED: "accept",
+    AuditEvent.KNOCK_REJECTED: "reject",
+    AuditEvent.MESSAGE_SEALED: "message",
 }
 _OPENED: Final = {
-    AuditEvent.KNOCK_RECEIVED,
-    AuditEvent.KNOCK_ACCEPTED,
-    AuditEvent.KNOCK_REJECTED,
-    AuditEvent.MESSAGE_OPENED,
+    AuditEvent.KNOCK_RECEIVED: "knock",
+    AuditEvent.KNOCK_ACCEPTED: "accept",
+    AuditEvent.KNOCK_REJECTED: "reject",
+    AuditEvent.MESSAGE_OPENED: "message",
 }
+_KINDS: Final = _SENT | _OPENED
+# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts are in both logs alike.
+_OWNED_BY_SENDER: Final = {
+    AuditEvent.BUNDLE_PUBLISHED,
+    AuditEvent.KNOCK_SENT,
+    AuditEvent.MESSAGE_SEALED,
+    AuditEvent.SESSION_CLOSED,
+    AuditEvent.STOCK_EXHAUSTED,
+}
+_OWNED_BY_RECIPIENT: Final = {AuditEvent.KNOCK_RECEIVED, AuditEvent.MESSAGE_OPENED, AuditEvent.MESSAGE_REFUSED}
+
+_Grouped = dict[Receipt, list[Record]]
 
 
 class Finding(StrEnum):
@@ -38,7 +52,11 @@ class Finding(StrEnum):
     SENT_NOT_OPENED = "sent, not opened"
     OPENED_NOT_SEEN = "opened, not seen by the relay"
     OPENED_NOT_SENT = "opened, not sent"
+    SENT_TWICE = "sent twice"
+    SEEN_TWICE = "seen twice by the relay"  # sent again, which is allowed, or replayed
     OPENED_TWICE = "opened twice"
+    SENT_REFUSED = "sent, refused by the recipient"
+    REFUSED_NOT_SENT = "refused by the recipient, not sent"
     ALTERED = "recorded differently"
 
 
@@ -50,11 +68,13 @@ class Found:
         finding: What.
         receipt: Of which envelope.
         record: The record that shows it.
+        differing: For what was recorded differently, the names of the fields that differ.
     """
 
     finding: Finding
     receipt: Receipt = field(repr=lambda receipt: receipt.hex())
     record: Record
+    differing: tuple[str, ...] = ()
 
 
 @final
@@ -63,15 +83,17 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        found: The findings, in the order of the logs.
-        matched: How many envelopes were sent and opened alike.
-        opened_order: For each matched envelope, in the order of opening, its place in the order of sending: sorted
-            where nothing overtook anything.
+        found: The findings: kind by kind, and within a kind in the order of the log that shows them.
+        matched: How many envelopes were sent and opened, and recorded alike in every log that has them.
+        opened_order: For each envelope that was sent and opened, in the order of opening, its place in the order of
+            sending: sorted where nothing overtook anything.
+        seen_order: The same for what was sent and seen by the relay.
     """
 
     found: tuple[Found, ...]
     matched: int
     opened_order: tuple[int, ...]
+    seen_order: tuple[int, ...]
 
     @property
     def in_order(self) -> bool:
@@ -94,44 +116,105 @@ def compare(
         recipient: The DID of the second log's owner.
         recipient_log: Its records.
         relay_log: A relay's records, if there is one.
+
+    Raises:
+        BadDid: a name is no DID.
+        ArgumentInvalid: both names are the same.
     """
+    if parse_did(sender) == parse_did(recipient):
+        raise ArgumentInvalid("recipient")
     route = (sender, recipient)
-    sent = _by_receipt(sender_log, route, _SENT)
-    opened = _by_receipt(recipient_log, route, _OPENED)
+    (sent,) = _by_receipt(sender_log, route, _SENT.keys())
+    opened, refused = _by_receipt(recipient_log, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
+    (seen,) = _by_receipt(relay_log or (), route, {AuditEvent.ENVELOPE_SEEN})
     found: list[Found] = []
-    seen: dict[Receipt, list[Record]] | None = None
     if relay_log is not None:
-        seen = _by_receipt(relay_log, route, {AuditEvent.ENVELOPE_SEEN})
         found += _missing(sent, seen, Finding.SENT_NOT_SEEN)
         found += _missing(seen, sent, Finding.SEEN_NOT_SENT)
         found += _missing(seen, opened, Finding.SEEN_NOT_OPENED)
         found += _missing(opened, seen, Finding.OPENED_NOT_SEEN)
     found += _missing(sent, opened, Finding.SENT_NOT_OPENED)
     found += _missing(opened, sent, Finding.OPENED_NOT_SENT)
+    found += _repeated(sent, Finding.SENT_TWICE)
+    found += _repeated(seen, Finding.SEEN_TWICE)
+    found += _repeated(opened, Finding.OPENED_TWICE)
     found += [
-        Found(Finding.OPENED_TWICE, receipt, records[1]) for receipt, records in opened.items() if len(records) > 1
+        Found(Finding.SENT_REFUSED if receipt in sent else Finding.REFUSED_NOT_SENT, receipt, record)
+        for receipt, records in refused.items()
+        for record in records
     ]
-    for receipt, records in sent.items():
-        others = opened.get(receipt, []) + ([] if seen is None else seen.get(receipt, []))
-        found += [Found(Finding.ALTERED, receipt, other) for other in others if _outer(other) != _outer(records[0])]
-    places = {receipt: place for place, receipt in enumerate(sent)}
-    order = tuple(places[receipt] for receipt in opened if receipt in places)
-    return Comparison(found=tuple(found), matched=len(order), opened_order=order)
+    altered = _altered(sent, seen, opened)
+    found += altered
+    order = _order(sent, opened)
+    differing = {one.receipt for one in altered}
+    matched = sum(1 for receipt in sent if receipt in opened and receipt not in differing)
+    return Comparison(found=tuple(found), matched=matched, opened_order=order, seen_order=_order(sent, seen))
 
 
-def _by_receipt(
-    records: Iterable[Record], route: tuple[str, str], events: set[AuditEvent]
-) -> dict[Receipt, list[Record]]:
-    grouped: dict[Receipt, list[Record]] = {}
+def owner_of(records: Iterable[Record]) -> str:
+    """Return the DID of the agent whose log these records are, as the records have it.
+
+    Raises:
+        ArgumentInvalid: no record says it, or two say different things: not the log of one agent.
+    """
+    owners = {
+        record.sender if record.event in _OWNED_BY_SENDER else record.recipient
+        for record in records
+        if record.event in _OWNED_BY_SENDER or record.event in _OWNED_BY_RECIPIENT
+    }
+    if len(owners) != 1:
+        raise ArgumentInvalid("records")
+    return owners.pop()
+
+
+def _by_receipt(records: Iterable[Record], route: tuple[str, str], *wanted: Iterable[AuditEvent]) -> list[_Grouped]:
+    """Return the records of envelopes of that route by receipt, one dictionary for each set of events."""
+    groups: list[_Grouped] = [{} for _ in wanted]
+    group_of = {event: group for events, group in zip(wanted, groups, strict=True) for event in events}
     for record in records:
-        if record.event in events and (record.sender, record.recipient) == route and record.receipt:
-            grouped.setdefault(record.receipt, []).append(record)
-    return grouped
+        group = group_of.get(record.event)
+        if group is not None and (record.sender, record.recipient) == route and record.receipt:
+            group.setdefault(record.receipt, []).append(record)
+    return groups
 
 
-def _missing(there: dict[Receipt, list[Record]], here: dict[Receipt, list[Record]], finding: Finding) -> list[Found]:
+def _missing(there: _Grouped, here: _Grouped, finding: Finding) -> list[Found]:
     return [Found(finding, receipt, records[0]) for receipt, records in there.items() if receipt not in here]
 
 
-def _outer(record: Record) -> tuple[str, int, int]:
-    return record.mesh, record.envelope_time_ms, record.size_bytes
+def _repeated(grouped: _Grouped, finding: Finding) -> list[Found]:
+    return [Found(finding, receipt, record) for receipt, records in grouped.items() for record in records[1:]]
+
+
+def _altered(*logs: _Grouped) -> list[Found]:
+    """Hold each record of an envelope against the first that there is of it, in the order of the logs."""
+    found: list[Found] = []
+    first: dict[Receipt, Record] = {}
+    for grouped in logs:
+        for receipt, records in grouped.items():
+            for record in records:
+                differing = _differing(first.setdefault(receipt, record), record)
+                if differing:
+                    found.append(Found(Finding.ALTERED, receipt, record, differing))
+    return found
+
+
+def _kind(record: Record) -> str:
+    return record.reason if record.event is AuditEvent.ENVELOPE_SEEN else _KINDS[record.event]
+
+
+def _differing(one: Record, other: Record) -> tuple[str, ...]:
+    if one is other:
+        return ()
+    names = ["mesh", "envelope_time_ms", "size_bytes"]
+    if AuditEvent.ENVELOPE_SEEN not in (one.event, other.event):
+        # A relay sees no more than the outer header. A REJECT names no session, and what its maker records as its
+        # reason may be finer than the one that it tells.
+        names += [] if one.event is AuditEvent.KNOCK_REJECTED else ["session_id", "number", "bundle_class"]
+    differing = [name for name in names if getattr(one, name) != getattr(other, name)]
+    return tuple(["kind"] * (_kind(one) != _kind(other)) + differing)
+
+
+def _order(sent: _Grouped, arrived: _Grouped) -> tuple[int, ...]:
+    places = {receipt: place for place, receipt in enumerate(sent)}
+    return tuple(places[receipt] for receipt in arrived if receipt in places)

@@ -18,8 +18,9 @@ from agentmesh.content import ContentType, parse_content
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, DisclosureInvalid
 from agentmesh.facts import SESSION_ID_BYTES
-from agentmesh.keys import DisclosureKey, MessageKey, TranscriptHash
+from agentmesh.keys import MessageKey
 from agentmesh.limits import Limits
+from agentmesh.session import Disclosure
 from agentmesh.suite import SUITE
 
 
@@ -42,27 +43,26 @@ class Disclosed:
 
 
 def verify_disclosure(
-    envelope: bytes, th: TranscriptHash, key: DisclosureKey, record: Record, *, limits: Limits | None = None
+    envelope: bytes, disclosure: Disclosure, record: Record, *, limits: Limits | None = None
 ) -> Disclosed:
-    """Return the content of an envelope, once envelope, record and key have been proved to belong together.
+    """Return the content of an envelope, once envelope, record and disclosure have been proved to belong together.
 
     Args:
         envelope: The envelope, as it was sent.
-        th: The session's transcript hash, 64 bytes.
-        key: The disclosed message key.
-        record: The record of this envelope, from a log that was verified.
+        disclosure: th and message key, from either side: `Sealed.disclosure` or `MessageReceived.disclosure`.
+        record: The record of this envelope, from a log that was verified (`verify_entry`, `verified_records`).
         limits: For the envelope's size.
 
     Raises:
-        ArgumentInvalid: an argument of another type or length.
+        ArgumentInvalid: an argument of another type.
         DisclosureInvalid: another envelope, record, session, key or content.
     """
-    if not isinstance(key, DisclosureKey) or not isinstance(record, Record):
-        raise ArgumentInvalid("key" if not isinstance(key, DisclosureKey) else "record")
-    if type(th) is not bytes or len(th) != 64:
-        raise ArgumentInvalid("th")
+    if not isinstance(disclosure, Disclosure):
+        raise ArgumentInvalid("disclosure")
+    if not isinstance(record, Record):
+        raise ArgumentInvalid("record")
     try:
-        return _disclosed(OuterEnvelope.parse(envelope, limits), th, MessageKey(key.reveal()), record)
+        return _disclosed(OuterEnvelope.parse(envelope, limits), disclosure, record)
     except ArgumentInvalid:
         raise
     except AgentMeshError:
@@ -70,7 +70,7 @@ def verify_disclosure(
     raise DisclosureInvalid
 
 
-def _disclosed(outer: OuterEnvelope, th: TranscriptHash, message_key: MessageKey, record: Record) -> Disclosed:
+def _disclosed(outer: OuterEnvelope, disclosure: Disclosure, record: Record) -> Disclosed:
     header = outer.header
     session_id = outer.body[:SESSION_ID_BYTES]
     same = (
@@ -84,6 +84,9 @@ def _disclosed(outer: OuterEnvelope, th: TranscriptHash, message_key: MessageKey
     if not same:
         raise DisclosureInvalid
     frame = SUITE.parse(outer.body, SESSION_ID_BYTES)
-    padded = SUITE.open_body(message_key, frame, session_id + th + outer.header_bytes)
+    message_key = MessageKey(disclosure.key.reveal())
+    padded = SUITE.open_body(message_key, frame, session_id + disclosure.th + outer.header_bytes)
     content_type, action, data = parse_content(padded)
+    if content_type is ContentType.ACCEPT:
+        raise DisclosureInvalid  # no receiver takes one in a kind 4
     return Disclosed(header=header, content_type=content_type, action=action, data=data)

@@ -11,20 +11,18 @@ None of them can say more than a record does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from agentmesh import _crypto
 from agentmesh.audit.merkle import leaf_hash
-from agentmesh.audit.record import Outcome, Record, decode_entry
-from agentmesh.errors import Malformed
+from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry
+from agentmesh.errors import ArgumentInvalid, Malformed
 
 _TYPE_PREFIX: Final = "ai.agentmesh."
 _ACTION_PREFIX: Final = "agentmesh."
 _AGT_OUTCOMES: Final = {Outcome.ALLOW: "success", Outcome.INFO: "success", Outcome.DENY: "denied"}
-
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -77,6 +75,11 @@ def to_json_lines(entries: Iterable[bytes]) -> Iterator[str]:
         yield json.dumps(line, separators=(",", ":"))
 
 
+def _check_owner(owner: str) -> None:
+    if type(owner) is not str or not owner:
+        raise ArgumentInvalid("owner")
+
+
 def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
     """Yield a CloudEvents 1.0 object an entry (structured mode, JSON).
 
@@ -85,8 +88,10 @@ def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[st
         owner: The DID of its owner: the events' source.
 
     Raises:
-        TooLarge, Malformed, UnknownVersion: not an entry.
+        ArgumentInvalid: the owner is empty.
+        TooLarge, Malformed, UnknownVersion: not an entry, or a time after the year 9999.
     """
+    _check_owner(owner)
     for entry in entries:
         sequence, previous, record = decode_entry(entry)
         entry_hash = leaf_hash(entry).hex()
@@ -106,6 +111,16 @@ def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[st
         yield event
 
 
+def agt_canonical_text(fields: Mapping[str, Any]) -> str:
+    """Return the text of an AuditEntry whose SHA-256 is AGT's `entry_hash`.
+
+    Args:
+        fields: entry_id, timestamp (as Python's `datetime.isoformat` prints it), event_type, agent_did, action,
+            resource, data, outcome, previous_hash. AGT hashes no other.
+    """
+    return json.dumps(fields, sort_keys=True)
+
+
 def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
     """Yield the keyword arguments of AGT's `AuditEntry` an entry, in a chain of AGT's own hashes.
 
@@ -114,8 +129,10 @@ def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
     into `data`, so everything is in `data`.
 
     Raises:
-        TooLarge, Malformed, UnknownVersion: not an entry.
+        ArgumentInvalid: the owner is empty.
+        TooLarge, Malformed, UnknownVersion: not an entry, or a time after the year 9999.
     """
+    _check_owner(owner)
     previous_hash = ""
     for entry in entries:
         sequence, _, record = decode_entry(entry)
@@ -131,29 +148,33 @@ def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
             "outcome": _AGT_OUTCOMES[record.outcome],
             "previous_hash": previous_hash,
         }
-        previous_hash = _crypto.sha256(json.dumps(hashed, sort_keys=True).encode()).hex()
+        previous_hash = _crypto.sha256(agt_canonical_text(hashed).encode()).hex()
         yield {**hashed, "timestamp": _iso_time(record.at_ms), "entry_hash": previous_hash}
 
 
 def to_kars_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
     """Yield the kars router's AuditEvent an entry.
 
-    Its digest is the receipt, a SHA-256 over the sealed envelope; for an event without one the entry's hash, because
-    the router takes equal (time, principal, action, digest) for one event.
+    Its digest is the receipt, a SHA-256 over the sealed envelope; for an event without one, and for refusals, which
+    stand for several envelopes, the entry's hash, because the router takes equal (time, principal, action, digest) for
+    one event.
 
     Raises:
+        ArgumentInvalid: the owner is empty.
         TooLarge, Malformed, UnknownVersion: not an entry.
     """
+    _check_owner(owner)
     for entry in entries:
         sequence, _, record = decode_entry(entry)
         verdict = str(record.outcome)
         if record.outcome is Outcome.DENY:
             verdict = f"deny:{record.reason}"
+        is_one = bool(record.receipt) and record.event is not AuditEvent.MESSAGE_REFUSED
         yield {
             "timestamp_ms": record.at_ms,
             "principal": owner,
             "action": _ACTION_PREFIX + str(record.event),
-            "payload_digest_hex": (record.receipt or leaf_hash(entry)).hex(),
+            "payload_digest_hex": (record.receipt if is_one else leaf_hash(entry)).hex(),
             "verdict": verdict,
             "labels": [[name, str(value)] for name, value in _data(record, sequence).items()],
         }

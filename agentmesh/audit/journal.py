@@ -38,7 +38,7 @@ class AuditJournal:
         """Record a step.
 
         Raises:
-            StoreError: the sink did not take the records, and the agent is to stop. What else a sink of the caller's own
+            StoreError: the sink did not take the records, and the agent is to stop. What else a caller's own sink
                 raises goes up as it is.
         """
         if not records:

@@ -242,7 +242,8 @@ def verify_consistency(
     if old_size in (0, size):
         # Nothing to prove: a tree is a prefix of itself, and the empty tree is one of all.
         same = old_size < size or _crypto.constant_time_equal(old_root, root)
-        if proof or not same or (old_size == 0 and old_root != EMPTY_ROOT):
+        empty = old_size > 0 or _crypto.constant_time_equal(old_root, EMPTY_ROOT)
+        if proof or not same or not empty:
             raise ProofInvalid
         return root
     path = list(proof) if old_size & (old_size - 1) else [old_root, *proof]

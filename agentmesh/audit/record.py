@@ -1,6 +1,7 @@
 """What is recorded of an envelope: who, when, how much, with which receipt; by type never what it says.
 
 A record has no field for plaintext, intent, a key, or a hash of plaintext: short plaintexts can be guessed from one.
+Its text is DIDs, a mesh's name and fixed words, all of them printable ASCII without spaces.
 
     entry = msgpack [1, sequence, previous (32), at, event, mesh, sender, recipient, envelope time, receipt (0 | 32),
                      session id (0 | 16), number, size, class (0 none), decision, reason, count]
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from sys import intern
 from typing import Any, Final, final
 
 from agentmesh import _wire
@@ -26,6 +28,8 @@ _VERSION: Final = 1
 ENTRY_MAX_BYTES: Final = 1024  # a genuine one has at most 600
 _WORD_MAX_BYTES: Final = 32
 _REASON: Final = re.compile(r"[a-z0-9._-]{0,32}", re.ASCII)
+# A DID of any method (W3C's syntax), because an agent's log may one day hold what it said to another mesh's agents.
+_NAME: Final = re.compile(r"(did:[a-z0-9]{1,32}:[A-Za-z0-9._:%-]{1,120})?", re.ASCII)
 _NO_RECEIPT: Final = Receipt(b"")
 _NO_SESSION: Final = SessionId(b"")
 
@@ -43,6 +47,7 @@ class AuditEvent(StrEnum):
     MESSAGE_REFUSED = "message.refused"
     SESSION_CLOSED = "session.closed"
     STOCK_EXHAUSTED = "stock.exhausted"
+    TRUST_UPDATED = "trust.updated"
     ENVELOPE_SEEN = "envelope.seen"
 
 
@@ -221,10 +226,7 @@ class Record:
 
 
 def _is_name(name: object) -> bool:
-    try:
-        return type(name) is str and len(name.encode()) <= DID_MAX_BYTES
-    except UnicodeEncodeError:
-        return False
+    return type(name) is str and len(name) <= DID_MAX_BYTES and _NAME.fullmatch(name) is not None
 
 
 def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
@@ -244,16 +246,17 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         or outcome not in _OUTCOMES
         or len(receipt) not in _RECEIPT_BYTES
         or len(session_id) not in _SESSION_BYTES
-        or not is_mesh_name(mesh)
+        or not (is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient))
         or _REASON.fullmatch(reason) is None
     ):
         raise Malformed
     record = Record(
         _EVENTS[event],
         at_ms=at_ms,
-        mesh=mesh,
-        sender=sender,
-        recipient=recipient,
+        # One string for all records that name it: a log of a million names a few.
+        mesh=intern(mesh),
+        sender=intern(sender),
+        recipient=intern(recipient),
         envelope_time_ms=envelope_time_ms,
         receipt=Receipt(receipt),
         session_id=SessionId(session_id),
@@ -261,7 +264,7 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         size_bytes=size_bytes,
         bundle_class=BundleClass(bundle_class) if bundle_class else None,
         outcome=_OUTCOMES[outcome],
-        reason=reason,
+        reason=intern(reason),
         count=count,
     )
     return sequence, previous, record

@@ -160,9 +160,12 @@ def end_with_parent() -> None:
 
 
 def say(**values: Any) -> None:
-    """Send a line of values to the parent."""
-    sys.stdout.buffer.write(_line(values))
-    sys.stdout.buffer.flush()
+    """Send a line of values to the parent; where the parent has gone, end without a word."""
+    try:
+        sys.stdout.buffer.write(_line(values))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os._exit(1)
 
 
 def say_error(error: OSError | AgentMeshError) -> None:

@@ -26,7 +26,7 @@ class LogBroken(StoreError):
 
     Attributes:
         sequence: The first entry that is wrong; for a log that is too short or of another root, the size in question.
-        fault: `entry`, `sequence`, `previous`, `cut`, `root` or `range`.
+        fault: `entry`, `sequence`, `previous`, `torn`, `cut` or `root`.
     """
 
     code = "audit.broken"
@@ -56,6 +56,14 @@ class StateMalformed(StoreError):
     code = "state.malformed"
     text = "the exported state is not well formed"
     hint = "restore from another copy; nothing was loaded"
+
+
+class StateStale(StoreError):
+    """Exported state that is older than the caller knows it must be."""
+
+    code = "state.stale"
+    text = "the exported state is older than the last one"
+    hint = "find the newest copy, and out who put the old one back; nothing was loaded"
 
 
 class StateVersionUnknown(StoreError):

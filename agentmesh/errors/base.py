@@ -23,7 +23,7 @@ class AgentMeshError(Exception):
 
     def __reduce__(self) -> tuple[type[AgentMeshError], tuple[Any, ...]]:
         # So that an error crosses a process pool: attributes stand in the order of the constructor's arguments.
-        return type(self), tuple(vars(self).values())
+        return type(self), tuple(value for name, value in vars(self).items() if not name.startswith("__"))
 
     def __str__(self) -> str:
         return f"{self.text} [{self.code}]" + (f"; {self.hint}" if self.hint else "")

@@ -141,6 +141,14 @@ class WrongMesh(RemoteError):
     hint = "drop it"
 
 
+class EnvelopeReplayed(RemoteError):
+    """A relay's limiter has let this very envelope pass before."""
+
+    code = "envelope.replayed"
+    text = "the envelope passed before"
+    hint = "drop it; nobody was charged for it"
+
+
 class SenderMismatch(RemoteError):
     """The sender that the envelope names is not who its contents prove."""
 

@@ -539,7 +539,9 @@ def test_the_tree_has_the_branches_that_callers_catch() -> None:
 
 def test_the_error_module_exports_its_errors_and_nothing_else() -> None:
     names = sorted(error.__name__ for error in ERRORS)
-    own = [value for value in vars(errors).values() if str(getattr(value, "__module__", "")).startswith(errors.__name__)]
+    own = [
+        value for value in vars(errors).values() if str(getattr(value, "__module__", "")).startswith(errors.__name__)
+    ]
     assert sorted(value.__name__ for value in own if not value.__name__.startswith("_")) == names
     assert sorted(getattr(errors, "__all__", names)) == names
 

@@ -21,11 +21,12 @@ from agentmesh.errors import (
     ClosedSession,
     ConditionNotMet,
     DecryptionFailed,
+    DuplicateMessage,
     PeerConditionBroken,
     SessionNotOpen,
     TooLarge,
 )
-from agentmesh.export import export_session
+from agentmesh.export import export_session, restore_session
 from agentmesh.facts import Facts, Phase
 from agentmesh.identity import Identity
 from agentmesh.keys import HeaderKey, MessageKey, Receipt, RootKey, SessionId, TranscriptHash
@@ -179,6 +180,26 @@ def test_sealing_and_opening_change_nothing_until_applied() -> None:
     assert [export_session(side) for side in (a, b)] == before
     a.apply(sealed.delta)
     assert export_session(a) != before[0]
+
+
+@given(st.binary(min_size=32, max_size=64), st.binary(min_size=32, max_size=64))
+@brisk
+def test_a_restored_snapshot_repeats_a_message_key_and_no_keystream(one: bytes, other: bytes) -> None:
+    a, b = two_sessions()
+    size = min(len(one), len(other))
+    exported = export_session(a)
+    first = seal(a, one[:size])
+    again = restore_session(exported, mesh="example/test", own_did=ALICE.did)
+    assert isinstance(again, Session)
+    second = seal(again, other[:size])
+    boxes = [OuterEnvelope.parse(envelope).body[-padded_length(2 + size + 1) :] for envelope in (first, second)]
+    assert export_session(a) == export_session(again)
+    xor = bytes(x ^ y for x, y in zip(*boxes, strict=True))
+    assert xor[2 : 2 + size] != bytes(x ^ y for x, y in zip(one[:size], other[:size], strict=True))
+    nonces = {OuterEnvelope.parse(envelope).body[16:40] for envelope in (first, second)}
+    assert len(nonces) == 2
+    assert take(b, second)[1] == other[:size]
+    refuses(b, first, DuplicateMessage)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", bytes(100), b"\x80" + bytes(61), b"x" * (1 << 20)])

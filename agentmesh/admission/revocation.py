@@ -1,0 +1,182 @@
+"""Revocations: signed, monotonic, asked at use (section 9).
+
+An identity may revoke itself; an authority that the list was told to believe may revoke anybody. Nothing takes a
+revocation back: an identity that was revoked in error takes a new key. The list keeps the signed statements, so that
+it can be handed on, and so that a restored one is verified again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from agentmesh import _wire
+from agentmesh.admission.arguments import key_argument, raw_key
+from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.admission.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import ArgumentInvalid, StatementStale, TrustFull
+from agentmesh.identity import IdentityKey
+from agentmesh.limits import Limits
+
+# Authorities, statements.
+_LIST: Final = _wire.array(_wire.ArrayOf(_wire.Bin(32), MANY), _wire.ArrayOf(_wire.Bin(1, STATEMENT_MAX_BYTES), MANY))
+
+
+@final
+class RevocationList:
+    """Who is revoked, in one mesh. Safe to use from several threads.
+
+    Attributes:
+        mesh: The mesh that revocations must be for.
+        generation: How often it changed. Keep it elsewhere too, to notice an older list that was put back.
+    """
+
+    __slots__ = ("_authorities", "_is_known", "_limits", "_lock", "_revoked", "_strangers", "generation", "mesh")
+
+    def __init__(
+        self, mesh: str, *, limits: Limits | None = None, is_known: Callable[[bytes], bool] | None = None
+    ) -> None:
+        """Make an empty list.
+
+        Args:
+            mesh: The mesh's name.
+            limits: `revocations` bounds the memory, `reserved_one_in` says which part of it strangers cannot fill.
+            is_known: Says of a key, 32 bytes, whether this identity matters here. Others may revoke themselves too, but
+                cannot fill the list: identities are free.
+
+        Raises:
+            ArgumentInvalid: not a mesh name.
+        """
+        if not is_mesh_name(mesh):
+            raise ArgumentInvalid("mesh")
+        self.mesh = mesh
+        self.generation = 0
+        self._limits = limits or Limits()
+        self._is_known = is_known
+        self._lock = threading.RLock()
+        self._authorities: set[bytes] = set()
+        self._revoked: dict[bytes, bytes] = {}  # subject -> statement
+        self._strangers = 0
+
+    def __len__(self) -> int:
+        return len(self._revoked)
+
+    def believe(self, authority: IdentityKey) -> None:
+        """Let this identity revoke others from now on.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("authority", authority)
+        with self._lock:
+            if authority.raw not in self._authorities:
+                self._authorities.add(authority.raw)
+                self.generation += 1
+
+    def disbelieve(self, authority: IdentityKey) -> None:
+        """Take no more revocations of others from this identity. Those that were taken stay.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("authority", authority)
+        with self._lock:
+            if authority.raw in self._authorities:
+                self._authorities.discard(authority.raw)
+                self.generation += 1
+
+    def apply(self, statement: bytes) -> Revocation:
+        """Take a signed revocation, and return it. It holds at once, and whatever its time says.
+
+        Raises:
+            TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a revocation, or not acceptable.
+            StatementUnfit: of another mesh, or its issuer may not revoke this identity.
+            StatementStale: the identity is revoked already.
+            TrustFull: strangers' revocations have filled their part of the list, or all have filled the whole.
+        """
+        revocation = verify_revocation(statement, mesh=self.mesh, may_count=self._may_count)
+        subject = revocation.subject.raw
+        with self._lock:
+            if subject in self._revoked:
+                raise StatementStale
+            most, stranger = self._limits.revocations, self._is_stranger(revocation.issuer.raw, subject)
+            reserved = most // self._limits.reserved_one_in
+            if len(self._revoked) >= most or (stranger and self._strangers >= most - reserved):
+                raise TrustFull
+            self._revoked[subject] = statement
+            self._strangers += stranger
+            self.generation += 1
+        return revocation
+
+    def _may_count(self, issuer: bytes, subject: bytes) -> bool:
+        return issuer == subject or issuer in self._authorities
+
+    def _is_stranger(self, issuer: bytes, subject: bytes) -> bool:
+        if issuer in self._authorities:
+            return False
+        try:
+            return self._is_known is None or self._is_known(subject) is not True
+        except Exception:
+            return True
+
+    def is_revoked(self, identity: IdentityKey | bytes) -> bool:
+        """Say whether this identity (its key, or the 32 raw bytes) is revoked.
+
+        Raises:
+            ArgumentInvalid: neither.
+        """
+        return raw_key(identity) in self._revoked
+
+    def statements(self) -> tuple[bytes, ...]:
+        """Return the signed revocations, to hand on: whoever takes them verifies them again."""
+        with self._lock:
+            return tuple(self._revoked.values())
+
+    # --- at rest -----------------------------------------------------------------------------------------------------
+
+    def export_state(self) -> bytes:
+        """Return the whole list as canonical bytes. Nobody can add to it unseen; seal it all the same."""
+        with self._lock:
+            fields = [sorted(self._authorities), [self._revoked[subject] for subject in sorted(self._revoked)]]
+            return export_fields(StateKind.REVOCATIONS, self.mesh, self.generation, fields)
+
+    @classmethod
+    def restore(
+        cls,
+        exported: bytes,
+        *,
+        at_least_generation: int = 0,
+        limits: Limits | None = None,
+        is_known: Callable[[bytes], bool] | None = None,
+    ) -> RevocationList:
+        """Return the list that `export_state` wrote, every signature verified again.
+
+        Args:
+            exported: The bytes.
+            at_least_generation: The `generation` that is known from elsewhere: an older list is refused.
+            limits: As for a new list.
+            is_known: As for a new list.
+
+        Raises:
+            StateStale: older than it may be.
+            StateVersionUnknown: written by a newer release.
+            StateMalformed: damaged, or fields that contradict one another. Never an empty list.
+        """
+
+        def build(mesh: str, generation: int, fields: list[Any]) -> RevocationList:
+            restored = cls(mesh, limits=limits, is_known=is_known)
+            authorities, statements = fields
+            restored.generation = generation
+            restored._authorities = set(authorities)
+            for statement in statements:
+                revocation = verify_revocation(statement, mesh=mesh)
+                issuer, subject = revocation.issuer.raw, revocation.subject.raw
+                restored._revoked[subject] = statement
+                # An authority may have lost its office since; what it revoked stays.
+                restored._strangers += issuer == subject and restored._is_stranger(issuer, subject)
+            require(restored.export_state() == exported)
+            return restored
+
+        return restore_fields(StateKind.REVOCATIONS, _LIST, exported, build, at_least_generation=at_least_generation)
