@@ -9,6 +9,7 @@ from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
 from agentmesh.errors import (
     ArgumentInvalid,
     BundleExpired,
+    ChainExhausted,
     ClosedSession,
     EnvelopeReflected,
     IdentityConflict,
@@ -325,10 +326,11 @@ def _receive_close(
     reply: bytes | None = None
     if session.may_send(now_ms):
         # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
-        answer = session.answer_close(delta, now_ms=now_ms, entropy=core.entropy)
-        reply = answer.envelope
-        changes.append(SessionMoved(session, answer.delta))
-        records += _sealed(core, session, answer, now_ms)
+        answer = _answer_close(core, session, delta, now_ms)
+        if answer is not None:
+            reply = answer.envelope
+            changes.append(SessionMoved(session, answer.delta))
+            records += _sealed(core, session, answer, now_ms)
     event = PeerClosed(
         peer=facts.peer,
         session_id=facts.session_id,
@@ -343,6 +345,13 @@ def _receive_close(
     over = ended(session, Phase.CLOSED, at_ms=now_ms)
     changes.append(SessionEnded(over))
     return Step(tuple(changes), records + over_record(core, over, now_ms), (event, session_over(over)))
+
+
+def _answer_close(core: Core, session: Session, closing: SessionDelta, now_ms: int) -> Sealed | None:
+    try:
+        return session.answer_close(closing, now_ms=now_ms, entropy=core.entropy)
+    except ChainExhausted:
+        return None  # the peer's close counts all the same
 
 
 def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:

@@ -17,6 +17,7 @@ def statement_record(statement: Statement, *, at_ms: int) -> Record:
     Raises:
         ArgumentInvalid: not a verified statement.
     """
+    reason = _what(statement)
     return Record(
         AuditEvent.TRUST_UPDATED,
         at_ms=at_ms,
@@ -26,7 +27,7 @@ def statement_record(statement: Statement, *, at_ms: int) -> Record:
         envelope_time_ms=statement.time_ms,
         receipt=Receipt(statement.digest),
         number=statement.sequence,
-        reason=_what(statement),
+        reason=reason,
     )
 
 

@@ -33,10 +33,12 @@ from agentmesh.events import (
     Event,
     KnockReceived,
     MessageReceived,
+    PeerClosed,
     RotationDue,
     SessionEstablished,
     SessionOver,
     SessionRejected,
+    SkippedKeysExpired,
     StockLow,
 )
 from agentmesh.facts import SESSION_ID_BYTES, Phase
@@ -462,7 +464,8 @@ class MeshSimulator:
                 self._note(self._ledgers[self._name_of[event.peer.did], name], event)
 
     def _note(self, incoming: Ledger, event: Event) -> None:
-        incoming.lost += getattr(event, "lost", 0)
+        if isinstance(event, MessageReceived | PeerClosed | SkippedKeysExpired):
+            incoming.lost += event.lost
         if isinstance(event, MessageReceived):
             incoming.deliver(event.receipt, event.session_id, event.plaintext)
         elif isinstance(event, SessionEstablished) and event.early_payload is not None:

@@ -353,8 +353,8 @@ def test_an_accept_goes_to_nobody_else(asked: Asked) -> None:
 # --- forged REJECTs ---------------------------------------------------------------------------------------------------
 
 FORGED_REJECTS: dict[str, tuple[Callable[[Asked], bytes], type[Exception]]] = {
-    "no signature": (lambda a: a.reject(sign=lambda _: b""), Malformed),
-    "a short signature": (lambda a: a.reject(sign=lambda _: bytes(63)), Malformed),
+    "no signature": (lambda a: a.reject(sign=lambda _: b""), BadSignature),
+    "a short signature": (lambda a: a.reject(sign=lambda _: bytes(63)), BadSignature),
     "a zero signature": (lambda a: a.reject(sign=lambda _: bytes(64)), BadSignature),
     "Mallory's signature in Bob's name": (
         lambda a: a.reject(

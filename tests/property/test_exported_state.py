@@ -104,7 +104,7 @@ def outcome_of(agent: Agent, envelope: bytes) -> list[tuple[object, ...]]:
     return [(type(event), event.reply, getattr(event, "plaintext", None)) for event in events]
 
 
-@given(actions=am.schedules(max_size=25), seed=st.integers(0, 3))
+@given(actions=am.schedules(max_size=15), seed=st.integers(0, 3))
 def test_a_mesh_that_restarts_after_every_action_loses_nothing(actions: list[Action], seed: int) -> None:
     mesh = MeshSimulator(seed)
     mesh.knock("alice", "bob")

@@ -25,7 +25,7 @@ DEPTH = int(os.environ.get("AGENTMESH_DEPTH") or "1")
 SCHEDULES_AT_LEAST = 1000 * DEPTH
 SCHEDULES_A_CHUNK = 40
 CHUNKS = 25 * DEPTH
-ACTIONS = 30
+ACTIONS = 20
 EARLY = b"early "
 
 Pairs = list[tuple[str, str]]
@@ -84,7 +84,9 @@ class Flavour(NamedTuple):
 
 
 FLAVOURS = {
-    "hostile": Flavour(lambda seed: MeshSimulator(seed, one_time=2), everything_arrived, "drop"),
+    "hostile": Flavour(
+        lambda seed: MeshSimulator(seed, one_time=2, faults=Faults(drop_percent=8)), everything_arrived, "drop"
+    ),
     "lossless": Flavour(
         lambda seed: MeshSimulator(seed, faults=Faults(drop_percent=0, delay_percent=20, crash_percent=15)),
         everything_arrived,
@@ -110,7 +112,7 @@ FLAVOURS = {
         "tamper",
     ),
     "lost state": Flavour(
-        lambda seed: MeshSimulator(seed, one_time=1, faults=Faults(drop_percent=0, lost_state_percent=4)),
+        lambda seed: MeshSimulator(seed, one_time=1, faults=Faults(drop_percent=0, lost_state_percent=7)),
         only_lost_sessions_lost,
         "lost_state",
     ),

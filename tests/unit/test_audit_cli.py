@@ -143,6 +143,9 @@ def test_verify_against_rubbish(content: bytes, log: Path, run: Run) -> None:
     status, out, err = run("verify", log, "--checkpoint", checkpoint, "--issuer", OWNER.did)
     assert (status, out) == (1, "")
     assert "cannot read" in err
+    status, out, err = run("verify", log, "--checkpoint", "nul\x00", "--issuer", OWNER.did)
+    assert (status, out) == (1, "")
+    assert "not a file name" in err
 
 
 @pytest.mark.parametrize("arguments", [["--checkpoint", "x"], ["--issuer", OWNER.did], ["--mesh", MESH]])

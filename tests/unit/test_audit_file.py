@@ -328,6 +328,25 @@ def test_from_any_call_on_all_may_fail(code: int, fsync_every: int | None, tmp_p
         assert numbers_in(path) == [*found, 99]
 
 
+@pytest.mark.parametrize("forever", [False, True])
+@pytest.mark.parametrize("short", [None, 0, 5])
+def test_a_file_that_cannot_be_made_can_be_made_again(short: int | None, forever: bool, tmp_path: Path) -> None:
+    honest = FaultyOs(-1, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_file, "os", honest)
+        LogFile(tmp_path / "honest").close()
+    assert honest.calls == ["open", "fstat", "fstat", "pread", "pwrite", "fsync", "open", "fsync"]
+    for number in range(len(honest.calls)):
+        path = tmp_path / f"log{number}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log_file, "os", FaultyOs(number, errno.ENOSPC, forever=forever, short=short))
+            with pytest.raises(StoreFailed):
+                LogFile(path)
+        with LogFile(path) as sink:
+            AuditLog(sink).append([record(0)])
+        assert numbers_in(path) == [0]
+
+
 def test_a_sink_that_cannot_take_back_takes_no_more_until_it_is_reopened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +399,49 @@ def test_an_interrupt_leaves_no_half(name: str, again: bool, tmp_path: Path, mon
     log.append([record(3)])
     sink.close()
     assert numbers_in(path) == [0, 3]
+
+
+def test_a_lock_that_cannot_be_had_for_another_reason_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_file.fcntl, "flock", no_locks)
+        with pytest.raises(StoreFailed) as caught:
+            LogFile(tmp_path / "log")
+    assert isinstance(caught.value.__cause__, OSError)
+    LogFile(tmp_path / "log").close()
+
+
+def test_a_file_that_somebody_cut_under_the_sink_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    sink = LogFile(path, fsync_every=2)
+    log = AuditLog(sink)
+    log.append([record(0)])
+    left = [1]
+
+    class Cutting:
+        def __getattr__(self, attribute: str) -> Any:
+            real = getattr(os, attribute)
+
+            def fsync(descriptor: int) -> None:
+                if left and left.pop():
+                    raise OSError(errno.EIO, "")
+                real(descriptor)
+
+            def ftruncate(descriptor: int, _size: int) -> None:
+                real(descriptor, len(MAGIC))
+
+            return {"fsync": fsync, "ftruncate": ftruncate}.get(attribute, real)
+
+    monkeypatch.setattr(log_file, "os", Cutting())
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            log.append([record(1)])
+    sink.close()
+    assert path.read_bytes() == MAGIC
 
 
 def test_after_a_failed_sync_what_was_not_synced_is_written_again(

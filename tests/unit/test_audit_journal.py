@@ -532,6 +532,7 @@ def test_what_to_do_on_failure_is_said_in_so_many_words() -> None:
 def test_a_step_without_records_asks_nothing_of_the_sink(world: World) -> None:
     world.establish()
     world.bob.sink.failure = StoreFailed()
+    world.bob.journal.commit((), ())
     world.bob.agent.poll()
     world.bob.agent.sessions(world.alice.agent.did)
     refused(world.bob.agent, b"rubbish", Malformed)

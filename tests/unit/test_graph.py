@@ -161,7 +161,6 @@ def test_every_score_is_that_of_the_definition(weights: dict[tuple[Identity, Ide
         paths = [min(weight(ME, voucher), weight(voucher, target)) for voucher in NODES[1:] if voucher is not target]
         assert graph.direct(target.key) == weight(ME, target)
         assert graph.derived(target.key) == min(max(paths) // 2, 499)
-        assert all(graph.derived(target.key) <= max(path, 0) or path < max(paths) for path in paths)
 
 
 # --- which edge stands ------------------------------------------------------------------------------------------------

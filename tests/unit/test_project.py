@@ -63,6 +63,8 @@ INPUT_AND_OUTPUT = (
     "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
 )  # fmt: skip
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
+# Values of admission that applications and relays share between threads.
+LOCKED = tuple(f"admission.{name}" for name in ("buckets", "graph", "ledger", "relay", "revocation", "succession"))
 THIRD_PARTY = {
     "attrs": ANYBODY,
     "cryptography": ("_crypto",),
@@ -77,7 +79,7 @@ STANDARD_LIBRARY = {
     "os": ("entropy", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
-    "threading": ("seam", "audit.log", *TOUCHES_THE_WORLD),
+    "threading": ("seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
     "time": ("core", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
@@ -87,6 +89,7 @@ PARTS = {
     ("os", "entropy"): {"urandom"},
     ("threading", "seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
+    **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
 }
 IMPORTLIB_PARTS = {"importlib.resources", "importlib.metadata"}  # data and versions, not code
 

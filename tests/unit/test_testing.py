@@ -507,6 +507,28 @@ def test_without_that_bound_a_message_is_lost_and_the_recipient_says_so() -> Non
     assert b"late" not in mesh.delivered("alice", "bob")
 
 
+def test_losses_are_counted_whoever_tells_of_them() -> None:
+    mesh = acquainted(limits=Limits(skipped_keys_per_step=3, skipped_keys_per_session=3))
+    for _ in range(7):
+        mesh.send("alice", "bob", b"seven")
+    mesh.close("alice", "bob")
+    for number in range(8):
+        if number not in (3, 7):
+            mesh.drop(0 if number < 3 else 1)
+    mesh.deliver()
+    assert mesh.lost("alice", "bob") == 0
+    mesh.deliver()
+    assert mesh.lost("alice", "bob") == 3
+    mesh = acquainted(limits=Limits(skipped_key_lifetime_seconds=60))
+    for _ in range(2):
+        mesh.send("alice", "bob", b"two")
+    mesh.drop()
+    mesh.deliver()
+    mesh.clock.advance(seconds=61)
+    mesh.poll("bob")
+    assert mesh.lost("alice", "bob") == 1
+
+
 def test_early_payloads_are_sent_and_delivered_once() -> None:
     mesh = MeshSimulator(0, faults=HONEST, policy=None)
     assert mesh.knock("alice", "bob", Intent("other"), early_payload=b"early")

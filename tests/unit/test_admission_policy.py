@@ -1,0 +1,687 @@
+"""AdmissionPolicy: lists, scores, tiers, and that whatever goes wrong denies (section 5.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmesh import (
+    Agent,
+    Ask,
+    BundleClass,
+    ClaimedSender,
+    Conditions,
+    Deny,
+    Grant,
+    Identity,
+    Intent,
+    KnockReceived,
+    KnockRefused,
+    KnockRequest,
+    Policy,
+    Reason,
+    SessionEstablished,
+)
+from agentmesh.admission import (
+    AdmissionPolicy,
+    BundlePolicy,
+    KnownSenders,
+    RevocationList,
+    Successions,
+    Tier,
+    TrustGraph,
+    TrustLedger,
+    Why,
+    issue_continuity,
+    issue_edge,
+    issue_revocation,
+    issue_trust,
+    statement_record,
+    verify_continuity,
+    verify_edge,
+    verify_revocation,
+    verify_trust,
+)
+from agentmesh.audit.record import AuditEvent, Outcome, Record
+from agentmesh.errors import ArgumentInvalid, KnockNotAdmitted, PeerNotAllowed
+from agentmesh.identity import IdentityKey
+from agentmesh.testing import ManualClock, SeededEntropy
+from agentmesh.testing.pair import MESH
+
+NOW = 1_767_225_600_000
+HOUR = 3_600_000
+ME, AUDITOR, ANN, BEN = (Identity.generate(SeededEntropy(f"admitted {number}")) for number in range(4))
+PEER = ANN.key
+OPEN = (Tier(min_score=500),)
+
+
+def knock(
+    action: str = "read",
+    capabilities: tuple[str, ...] = (),
+    *,
+    peer: IdentityKey = PEER,
+    bundle_class: BundleClass = BundleClass.ONE_TIME,
+    open_sessions: int = 0,
+) -> KnockRequest:
+    return KnockRequest(
+        peer=peer,
+        session_id=bytes(16),  # type: ignore[arg-type]
+        receipt=bytes(32),  # type: ignore[arg-type]
+        intent=Intent(action, capabilities=capabilities),
+        bundle_class=bundle_class,
+        time_ms=NOW,
+        expires_ms=NOW + 1000,
+        has_early_payload=False,
+        fresh=True,
+        open_sessions=open_sessions,
+    )
+
+
+def claimed(key: IdentityKey = PEER) -> ClaimedSender:
+    return ClaimedSender(key.did, key.raw)
+
+
+def scoring(score: Any, **options: Any) -> AdmissionPolicy:
+    """A policy whose score is this value, or what this callable returns."""
+    scores = score if callable(score) else lambda _raw: score
+    return AdmissionPolicy(scores=scores, **{"tiers": OPEN, **options})
+
+
+def why(decision: object) -> str:
+    assert isinstance(decision, Deny | Grant)
+    return decision.why
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_what_an_agent_asks() -> None:
+    policy: Policy = AdmissionPolicy()
+    assert isinstance(policy, BundlePolicy)
+    assert isinstance(policy, KnownSenders)
+
+
+def test_a_newcomer_may_knock_and_does_not_get_in() -> None:
+    policy = AdmissionPolicy(tiers=OPEN)
+    assert policy.may_knock(claimed()) is True
+    assert policy.decide(knock()) == Deny(Reason.POLICY, 0, Why.BELOW_THRESHOLD)
+    assert policy.still_allowed(PEER) is False
+    assert policy.is_known(PEER.raw) is False
+
+
+@pytest.mark.parametrize(("score", "gets_in"), [(499, False), (500, True), (1000, True), (0, False)])
+def test_the_threshold_at_its_edge(score: int, gets_in: bool) -> None:
+    policy = scoring(score)
+    assert isinstance(policy.decide(knock()), Grant if gets_in else Deny)
+    assert policy.still_allowed(PEER) is gets_in
+
+
+@pytest.mark.parametrize(("score", "admitted"), [(299, False), (300, True)])
+def test_the_knock_floor_at_its_edge(score: int, admitted: bool) -> None:
+    assert scoring(score, knock_floor=300).may_knock(claimed()) is admitted
+
+
+def test_without_a_floor_nobody_is_scored_before_the_signature() -> None:
+    policy = scoring(lambda _raw: pytest.fail("scored"))
+    assert policy.may_knock(claimed()) is True
+
+
+def test_without_tiers_nothing_is_accepted_by_itself() -> None:
+    assert scoring(1000, tiers=()).decide(knock()) == Ask()
+    assert isinstance(scoring(0, tiers=()).decide(knock()), Deny)
+
+
+def test_a_band_below_the_threshold_is_asked_about_and_kept() -> None:
+    for score, decision, kept in ((299, Deny, False), (300, Ask, True), (499, Ask, True), (500, Grant, True)):
+        policy = scoring(score, ask_from=300)
+        assert isinstance(policy.decide(knock()), decision)
+        assert policy.still_allowed(PEER) is kept
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_allow_list_passes_the_threshold_and_the_floor() -> None:
+    policy = AdmissionPolicy(tiers=OPEN, knock_floor=900, allow=[PEER])
+    assert policy.may_knock(claimed()) is True
+    assert policy.decide(knock()) == Grant(Conditions(), Why.ALLOWED)
+    assert policy.still_allowed(PEER)
+    assert policy.is_known(PEER.raw)
+    assert not policy.may_knock(claimed(BEN.key))
+    policy.disallow(PEER)
+    assert isinstance(policy.decide(knock()), Deny)
+    assert not policy.still_allowed(PEER)
+
+
+def test_the_allow_list_does_not_lift_to_a_higher_tier() -> None:
+    tiers = (Tier(min_score=500, actions=["read"]), Tier(min_score=501, actions=["write"]))
+    policy = AdmissionPolicy(tiers=tiers, allow=[PEER])
+    assert isinstance(policy.decide(knock("read")), Grant)
+    assert why(policy.decide(knock("write"))) == Why.ACTION
+
+
+def test_the_block_list_outweighs_everything_at_once() -> None:
+    policy = scoring(1000, allow=[PEER])
+    policy.block(PEER.raw)
+    assert policy.may_knock(claimed()) is False
+    assert why(policy.decide(knock())) == Why.BLOCKED
+    assert not policy.still_allowed(PEER)
+    assert not policy.is_known(PEER.raw)
+    policy.unblock(PEER)
+    assert policy.still_allowed(PEER)
+    assert AdmissionPolicy(block=[PEER.raw]).may_knock(claimed()) is False
+
+
+@pytest.mark.parametrize("key", [PEER.did, PEER.did.upper(), "", None, bytes(31), bytearray(PEER.raw), 5])
+def test_lists_hold_identities_and_never_names(key: Any) -> None:
+    policy = AdmissionPolicy()
+    for call in (policy.allow, policy.block, policy.disallow, policy.unblock):
+        with pytest.raises(ArgumentInvalid):
+            call(key)
+    for name in ("allow", "block"):
+        with pytest.raises(ArgumentInvalid):
+            AdmissionPolicy(**{name: [key]})
+
+
+def test_one_key_has_one_entry_whatever_names_it() -> None:
+    policy = AdmissionPolicy(block=[PEER])
+    for did in (PEER.did, PEER.did.replace("agentmesh", "mesh"), "", BEN.did):
+        assert policy.may_knock(ClaimedSender(did, PEER.raw)) is False
+
+
+# --- revoked and retired ----------------------------------------------------------------------------------------------
+
+
+def test_a_revocation_is_asked_at_use() -> None:
+    revocations = RevocationList(MESH)
+    policy = scoring(1000, revocations=revocations, allow=[PEER])
+    assert isinstance(policy.decide(knock()), Grant)
+    revocations.apply(issue_revocation(ANN, PEER, mesh=MESH, sequence=0, time_ms=NOW))
+    assert policy.may_knock(claimed()) is False
+    assert why(policy.decide(knock())) == Why.REVOKED
+    assert not policy.still_allowed(PEER)
+    assert not policy.is_known(PEER.raw)
+
+
+def follow(successions: Successions, policy: AdmissionPolicy) -> None:
+    successions.know(PEER, "ann")
+    successions.offer(issue_continuity(ANN, BEN, mesh=MESH, sequence=0, time_ms=NOW), now_ms=NOW)
+    policy.follow(PEER, BEN.key)
+
+
+def test_following_moves_place_and_score_and_retires_the_old_identity() -> None:
+    successions, ledger = Successions(MESH), TrustLedger(MESH)
+    ledger.believe(AUDITOR.key)
+    ledger.apply(issue_trust(AUDITOR, PEER, 150, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    policy = AdmissionPolicy(ledger=ledger, successions=successions, allow=[PEER], tiers=OPEN)
+    follow(successions, policy)
+    assert why(policy.decide(knock())) == Why.RETIRED
+    assert not policy.may_knock(claimed())
+    assert policy.decide(knock(peer=BEN.key)) == Grant(Conditions(), Why.ALLOWED)
+    assert ledger.score(BEN.key) == 150
+
+
+def test_whoever_is_blocked_stays_blocked_under_another_key() -> None:
+    successions = Successions(MESH)
+    policy = scoring(1000, successions=successions, block=[PEER])
+    follow(successions, policy)
+    assert why(policy.decide(knock(peer=BEN.key))) == Why.BLOCKED
+
+
+def test_a_succession_that_cannot_be_followed_changes_nothing() -> None:
+    with pytest.raises(ArgumentInvalid):
+        AdmissionPolicy().follow(PEER, BEN.key)
+    successions, ledger = Successions(MESH), TrustLedger(MESH)
+    ledger.believe(AUDITOR.key)
+    for subject in (PEER, BEN.key):
+        ledger.apply(issue_trust(AUDITOR, subject, 150, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    policy = AdmissionPolicy(ledger=ledger, successions=successions, allow=[PEER], tiers=OPEN)
+    with pytest.raises(ArgumentInvalid):
+        policy.follow(PEER, BEN.key)  # not offered
+    successions.know(PEER)
+    successions.offer(issue_continuity(ANN, BEN, mesh=MESH, sequence=0, time_ms=NOW), now_ms=NOW)
+    before = (successions.export_state(), ledger.export_state())
+    with pytest.raises(ArgumentInvalid):
+        policy.follow(PEER, BEN.key)  # it has a record of its own, which it must not wash off
+    assert (successions.export_state(), ledger.export_state()) == before
+    assert isinstance(policy.decide(knock()), Grant)
+
+
+# --- tiers ------------------------------------------------------------------------------------------------------------
+
+TIERS = (
+    Tier(min_score=900, conditions=Conditions(max_messages=9)),
+    Tier(min_score=500, actions=["read"], capabilities=["json"], conditions=Conditions(max_messages=5)),
+    Tier(min_score=700, actions=["write", "delete"], max_open_sessions=1, conditions=Conditions(max_messages=7)),
+)
+
+
+@pytest.mark.parametrize(
+    ("score", "request_", "messages"),
+    [
+        (500, knock("read"), 5),
+        (500, knock("read", ("json",)), 5),
+        (500, knock("read", ("json", "xml")), None),
+        (500, knock("write"), None),
+        (699, knock("write"), None),
+        (700, knock("write"), 7),
+        (700, knock("read"), 5),
+        (899, knock("anything"), None),
+        (900, knock("anything", ("xml",)), 9),
+        (1000, knock("read"), 9),
+    ],
+)
+def test_the_highest_tier_that_fits_decides(score: int, request_: KnockRequest, messages: int | None) -> None:
+    decision = scoring(score, tiers=TIERS).decide(request_)
+    if messages is None:
+        assert decision == Deny(Reason.POLICY, 0, Why.ACTION)
+    else:
+        assert isinstance(decision, Grant)
+        assert decision.conditions.max_messages == messages
+        assert decision.why == Why.TRUSTED
+
+
+def test_a_session_is_held_to_the_actions_of_its_tier() -> None:
+    decision = scoring(700, tiers=TIERS).decide(knock("delete"))
+    assert isinstance(decision, Grant)
+    assert decision.conditions.allowed_actions == ("write", "delete")
+    wider = Tier(min_score=500, actions=["read"], conditions=Conditions(allowed_actions=["read", "list"]))
+    assert wider.conditions.allowed_actions == ("read", "list")
+    assert Tier(min_score=500).conditions.allowed_actions is None
+
+
+@pytest.mark.parametrize(("open_sessions", "gets_in"), [(0, True), (1, False), (4, False)])
+def test_open_sessions_are_limited(open_sessions: int, gets_in: bool) -> None:
+    decision = scoring(700, tiers=TIERS, retry_after_seconds=60).decide(knock("write", open_sessions=open_sessions))
+    assert isinstance(decision, Grant) if gets_in else decision == Deny(Reason.BUSY, 60, Why.SESSIONS)
+
+
+def test_a_tier_can_leave_it_to_the_application() -> None:
+    policy = scoring(800, tiers=[Tier(min_score=500, actions=["delete"], ask=True), Tier(min_score=500)])
+    assert policy.decide(knock("delete")) == Ask()
+    assert isinstance(policy.decide(knock("read")), Grant)
+
+
+@given(score=st.integers(0, 1000), action=st.sampled_from(["read", "write", "other"]), seed=st.permutations(range(3)))
+def test_more_trust_never_opens_less_and_tiers_have_no_order(score: int, action: str, seed: list[int]) -> None:
+    tiers = [TIERS[place] for place in seed]
+    decision = scoring(score, tiers=tiers).decide(knock(action))
+    assert decision == scoring(score, tiers=TIERS).decide(knock(action))
+    if isinstance(decision, Grant):
+        assert isinstance(scoring(1000, tiers=tiers).decide(knock(action)), Grant)
+    if score < 500:
+        assert why(decision) == Why.BELOW_THRESHOLD
+
+
+def test_advice_goes_with_a_rejection() -> None:
+    decision = scoring(0, retry_after_seconds=3600).decide(knock())
+    assert isinstance(decision, Deny)
+    assert decision.retry_after_seconds == 3600
+
+
+# --- bundles ----------------------------------------------------------------------------------------------------------
+
+
+def test_last_resort_bundles_can_be_refused() -> None:
+    policy = scoring(1000, require_one_time=True)
+    assert policy.may_use(PEER, BundleClass.LAST_RESORT, NOW) is False
+    assert policy.may_use(PEER, BundleClass.ONE_TIME, NOW) is True
+    assert policy.decide(knock(bundle_class=BundleClass.LAST_RESORT)) == Deny(Reason.BUNDLE, 0, Why.LAST_RESORT)
+    assert scoring(1000).may_use(PEER, BundleClass.LAST_RESORT, NOW) is True
+
+
+def test_strangers_share_an_hourly_budget_of_one_time_bundles() -> None:
+    trusted = IdentityKey(BEN.key.raw)
+    policy = AdmissionPolicy(scores=lambda raw: 600 if raw == trusted.raw else 0, one_time_per_hour=3)
+    strangers = [Identity.generate(SeededEntropy(f"using {number}")).key for number in range(5)]
+    assert [policy.may_use(key, BundleClass.ONE_TIME, NOW) for key in strangers] == [True] * 3 + [False] * 2
+    assert all(policy.may_use(trusted, BundleClass.ONE_TIME, NOW) for _ in range(10))
+    assert all(policy.may_use(key, BundleClass.LAST_RESORT, NOW) for key in strangers)
+    policy.allow(strangers[4])
+    assert policy.may_use(strangers[4], BundleClass.ONE_TIME, NOW)
+    assert not policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW + HOUR // 3 - 1)
+    assert policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW + HOUR // 3)
+    assert not policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW)  # a clock set back gives nothing
+
+
+def test_the_budget_can_be_nothing_or_anything() -> None:
+    assert scoring(0, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is False
+    assert scoring(500, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is True
+    free = scoring(0, one_time_per_hour=None)
+    assert all(free.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(1000))
+
+
+# --- whatever goes wrong denies ---------------------------------------------------------------------------------------
+
+
+def raising(error: BaseException) -> Callable[[bytes], int]:
+    def scores(_raw: bytes) -> int:
+        raise error
+
+    return scores
+
+
+BAD_SCORES = [
+    None, True, False, 0.9, 900.0, math.nan, math.inf, -1, 1001, 2**63, "900", b"900", [900], object(),
+    raising(ValueError("no")), raising(TimeoutError()), raising(KeyError(PEER)), raising(RecursionError()),
+    raising(ArgumentInvalid("x")), raising(StopIteration()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("score", BAD_SCORES, ids=repr)
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_score_that_is_none_denies(score: Any, listed: bool) -> None:
+    policy = scoring(score, knock_floor=1, ask_from=0, allow=[PEER] if listed else [])
+    assert policy.decide(knock()) == Deny(Reason.POLICY, 0, Why.FAILED)
+    assert policy.still_allowed(PEER) is False
+    assert policy.may_use(PEER, BundleClass.ONE_TIME, NOW) is False
+    # The allow list alone decides these two, without a score.
+    assert policy.may_knock(claimed()) is listed
+    assert policy.is_known(PEER.raw) is listed
+
+
+@pytest.mark.parametrize("argument", [None, 5, "text", object()])
+def test_questions_about_nobody_are_answered_no(argument: Any) -> None:
+    policy = scoring(1000)
+    assert policy.may_knock(argument) is False
+    assert policy.may_knock(ClaimedSender("did", argument)) is False
+    assert policy.is_known(argument) is False
+    assert isinstance(policy.decide(argument), Deny)
+    assert policy.still_allowed(argument) is False
+    assert scoring(0).may_use(argument, BundleClass.ONE_TIME, NOW) is False
+    assert scoring(0, require_one_time=True).may_use(PEER, argument, NOW) is False
+
+
+@pytest.mark.parametrize("took_ms", [0, 50, 51, 10**9, -1])
+def test_an_answer_that_comes_late_denies(took_ms: int) -> None:
+    clock = ManualClock()
+
+    def scores(_raw: bytes) -> int:
+        clock.now_ms += took_ms
+        return 1000
+
+    policy = scoring(scores, timer=clock, timeout_ms=50)
+    in_time = 0 <= took_ms <= 50
+    assert isinstance(policy.decide(knock()), Grant) is in_time
+    assert policy.still_allowed(PEER) is in_time
+
+
+def test_a_broken_timer_denies() -> None:
+    for timer in (raising(ValueError()), lambda: None, lambda: "now"):
+        policy = scoring(1000, timer=timer, timeout_ms=50)
+        assert why(policy.decide(knock())) == Why.FAILED
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_larger_of_ledger_and_graph_counts_live() -> None:
+    ledger, graph = TrustLedger(MESH), TrustGraph(MESH, ME.key)
+    ledger.believe(AUDITOR.key)
+    policy = AdmissionPolicy(ledger=ledger, graph=graph, tiers=OPEN)
+    assert why(policy.decide(knock())) == Why.BELOW_THRESHOLD
+    graph.apply(issue_edge(ME, PEER, 600, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    assert isinstance(policy.decide(knock()), Grant)
+    graph.apply(issue_edge(ME, PEER, 0, mesh=MESH, sequence=2, time_ms=NOW), now_ms=NOW)
+    assert not policy.still_allowed(PEER)
+    for day in range(3):
+        time_ms = NOW + day * 2 * 24 * HOUR
+        ledger.apply(issue_trust(AUDITOR, PEER, 200, mesh=MESH, sequence=day, time_ms=time_ms), now_ms=time_ms)
+    assert policy.still_allowed(PEER)
+    assert policy.is_known(PEER.raw)
+
+
+@pytest.mark.parametrize(("threshold", "cap", "gets_in"), [(500, None, False), (300, None, False), (300, 300, True)])
+def test_two_hops_never_pass_the_threshold_unless_the_operator_says_so(
+    threshold: int, cap: int | None, gets_in: bool
+) -> None:
+    graph = TrustGraph(MESH, ME.key)
+    for issuer, subject in ((ME, BEN.key), (BEN, PEER)):
+        graph.apply(issue_edge(issuer, subject, 1000, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    policy = AdmissionPolicy(graph=graph, threshold=threshold, transitive_cap=cap, tiers=[Tier(min_score=threshold)])
+    assert isinstance(policy.decide(knock()), Grant) is gets_in
+    assert policy.is_known(PEER.raw)
+
+
+def test_a_default_score_makes_nobody_known() -> None:
+    ledger = TrustLedger(MESH, default_score=300)
+    ledger.believe(AUDITOR.key)
+    policy = AdmissionPolicy(ledger=ledger, knock_floor=100)
+    assert policy.may_knock(claimed())
+    assert not policy.is_known(PEER.raw)
+    ledger.apply(issue_trust(AUDITOR, PEER, 1, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    assert policy.is_known(PEER.raw)
+    assert not scoring(600, known_from=601).is_known(PEER.raw)
+    assert scoring(601, known_from=601).is_known(PEER.raw)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in ("knock_floor", "threshold", "ask_from", "transitive_cap", "known_from")
+            for value in (-1, 1002, True, 0.9, math.nan, "500", b"5")
+        ),
+        ("ask_from", 501),
+        ("one_time_per_hour", -1),
+        ("one_time_per_hour", True),
+        ("retry_after_seconds", 1.0),
+        ("scores", 5),
+        ("ledger", TrustGraph(MESH, PEER)),
+        ("graph", TrustLedger(MESH)),
+        ("revocations", set()),
+        ("successions", {}),
+        ("tiers", [None]),
+        ("tiers", [Tier(min_score=499)]),
+        ("require_one_time", 1),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_makes_no_policy(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        AdmissionPolicy(**{name: value})
+    assert caught.value.argument == name
+
+
+def test_arguments_that_belong_together() -> None:
+    for options, argument in (
+        ({"scores": lambda _: 0, "ledger": TrustLedger(MESH)}, "scores"),
+        ({"scores": lambda _: 0, "graph": TrustGraph(MESH, PEER)}, "scores"),
+        ({"timer": lambda: 0}, "timeout_ms"),
+        ({"timeout_ms": 5}, "timer"),
+        ({"timer": lambda: 0, "timeout_ms": -5}, "timeout_ms"),
+    ):
+        with pytest.raises(ArgumentInvalid) as caught:
+            AdmissionPolicy(**options)  # type: ignore[arg-type]
+        assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("min_score", value) for value in (-1, 1001, True, 0.5, None, "500")),
+        *(("max_open_sessions", value) for value in (-1, 6, True, None)),
+        *(("actions", value) for value in ("read", 5, [""], ["a" * 129], [b"read"], [None])),
+        *(("capabilities", value) for value in ("json", 5, ["a" * 129], [b""])),
+        *(("conditions", value) for value in (None, 5, "unlimited")),
+        *(("ask", value) for value in (None, 1, "yes")),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_makes_no_tier(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        Tier(**{"min_score": 500, name: value})
+    assert caught.value.argument == name
+
+
+@pytest.mark.parametrize("word", ["", "a", "trusted", "a" * 32, "x-y.z_9"])
+def test_a_decision_can_say_why(word: str) -> None:
+    assert Deny(why=word).why == Grant(why=word).why == word
+
+
+@pytest.mark.parametrize("word", [None, 5, b"x", "a" * 33, "Upper", "new\nline", "sp ace", "é"])
+def test_a_reason_is_one_fixed_word(word: Any) -> None:
+    for kind in (Deny, Grant):
+        with pytest.raises(ArgumentInvalid) as caught:
+            kind(why=word)
+        assert caught.value.argument == "why"
+
+
+# --- with agents ------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
+        self.records += records
+
+
+def mesh_of(policy: AdmissionPolicy) -> tuple[Agent, Agent, Journal, ManualClock]:
+    clock, journal = ManualClock(), Journal()
+    ann = Agent.create(MESH, identity=ANN, clock=clock, entropy=SeededEntropy("ann"))
+    bob = Agent.create(
+        MESH, identity=ME, clock=clock, entropy=SeededEntropy("bob"), policy=policy, journal=journal
+    )
+    return ann, bob, journal, clock
+
+
+def events(agent: Agent, envelope: bytes) -> Any:
+    [event] = agent.receive(envelope)
+    return event
+
+
+def test_every_decision_is_a_record_with_its_reason() -> None:
+    policy = AdmissionPolicy(tiers=[Tier(min_score=500, actions=["read"])])
+    ann, bob, journal, clock = mesh_of(policy)
+    shelf = bob.publish_bundles(4)
+
+    def decide(bundle: bytes, action: str) -> tuple[Any, Record]:
+        clock.advance(ms=1)
+        event = events(bob, ann.knock(bob.did, bundle, Intent(action)))
+        return event, journal.records[-1]
+
+    event, record = decide(shelf.one_time[0], "read")
+    assert isinstance(event, KnockRefused)
+    assert (record.event, record.outcome, record.reason) == (AuditEvent.KNOCK_REJECTED, Outcome.DENY, "below-threshold")
+    policy.allow(ANN.key)
+    event, record = decide(shelf.one_time[1], "delete")
+    assert (event.reason, record.reason) == (Reason.POLICY, "action")
+    event, record = decide(shelf.one_time[2], "read")
+    assert isinstance(event, SessionEstablished)
+    assert (record.event, record.outcome, record.reason) == (AuditEvent.KNOCK_ACCEPTED, Outcome.ALLOW, "allow-list")
+    # The word is in no envelope.
+    assert b"allow-list" not in event.reply
+
+
+def test_a_peer_that_is_dropped_or_revoked_is_neither_sent_to_nor_heard() -> None:
+    revocations = RevocationList(MESH)
+    policy = AdmissionPolicy(tiers=OPEN, allow=[PEER], revocations=revocations)
+    ann, bob, _, _ = mesh_of(policy)
+    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    ann.receive(established.reply)
+    message = ann.send(bob.did, b"one")
+    policy.disallow(PEER)
+    before = bob.export_state()
+    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"two")):
+        with pytest.raises(PeerNotAllowed):
+            call()
+    assert bob.export_state() == before
+    policy.allow(PEER)
+    assert events(bob, message).plaintext == b"one"
+    message = ann.send(bob.did, b"three")
+    revocations.apply(issue_revocation(ANN, PEER, mesh=MESH, sequence=0, time_ms=NOW))
+    again = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    before = bob.export_state()
+    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"four")):
+        with pytest.raises(PeerNotAllowed):
+            call()
+    with pytest.raises(KnockNotAdmitted):
+        bob.receive(again)
+    assert bob.export_state() == before
+
+
+def test_a_revoked_peer_does_not_get_in_by_an_acceptance_that_waited() -> None:
+    revocations = RevocationList(MESH)
+    policy = AdmissionPolicy(ask_from=0, revocations=revocations)
+    ann, bob, _, _ = mesh_of(policy)
+    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    assert isinstance(event, KnockReceived)
+    revocations.apply(issue_revocation(ANN, PEER, mesh=MESH, sequence=0, time_ms=NOW))
+    before = bob.export_state()
+    with pytest.raises(PeerNotAllowed):
+        bob.accept(event)
+    assert bob.export_state() == before
+
+
+def test_a_bundle_of_a_class_that_may_not_be_used_is_rejected_and_kept() -> None:
+    policy = AdmissionPolicy(ask_from=0, one_time_per_hour=1)
+    ann, bob, _, clock = mesh_of(policy)
+    shelf = bob.publish_bundles(3)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read"))), KnockReceived)
+    clock.advance(ms=1)
+    before = bob.export_state()
+    refused = events(bob, ann.knock(bob.did, shelf.one_time[1], Intent("read")))
+    assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
+    assert bob.export_state() == before
+    clock.advance(ms=1)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.last_resort or b"", Intent("read"))), KnockReceived)
+
+
+@pytest.mark.parametrize(
+    "answer", [False, None, 1, "yes", raising(ValueError()), raising(TimeoutError())], ids=repr
+)
+def test_whatever_goes_wrong_about_a_bundle_rejects_it(answer: Any) -> None:
+    policy = AdmissionPolicy(ask_from=0)
+    ann, bob, _, _ = mesh_of(policy)
+    policy.may_use = (lambda *_: answer(b"")) if callable(answer) else (lambda *_: answer)  # type: ignore[method-assign]
+    refused = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
+    assert bob._core.state.unused_one_time(bob._core.now_ms()) == 1
+
+
+# --- records of statements --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "statement"),
+    [
+        ("raised", verify_trust(issue_trust(ANN, BEN.key, 5, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("lowered", verify_trust(issue_trust(ANN, BEN.key, -5, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("unchanged", verify_trust(issue_trust(ANN, BEN.key, 0, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("edge", verify_edge(issue_edge(ANN, BEN.key, 5, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("edge-withdrawn", verify_edge(issue_edge(ANN, BEN.key, 0, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("continuity", verify_continuity(issue_continuity(ANN, BEN, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        ("revocation", verify_revocation(issue_revocation(ANN, BEN.key, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+    ],
+)
+def test_a_statement_has_a_record(reason: str, statement: Any) -> None:
+    record = statement_record(statement, at_ms=NOW + 1)
+    assert record.event is AuditEvent.TRUST_UPDATED
+    assert (record.sender, record.recipient, record.mesh) == (ANN.did, BEN.did, MESH)
+    assert (record.receipt, record.number, record.envelope_time_ms) == (statement.digest, 3, NOW)
+    assert (record.reason, record.outcome, record.at_ms) == (reason, Outcome.INFO, NOW + 1)
+    assert record.encode(0, bytes(32))
+
+
+def test_what_is_no_statement_has_no_record() -> None:
+    for wrong in (None, 5, ANN.key):
+        with pytest.raises(ArgumentInvalid):
+            statement_record(wrong, at_ms=NOW)  # type: ignore[arg-type]
+
+
+def test_a_policy_says_nothing_of_itself() -> None:
+    policy = AdmissionPolicy(allow=[PEER])
+    assert PEER.raw.hex() not in repr(policy)
+    assert PEER.did not in repr(evolve(Tier(min_score=500), ask=True))
