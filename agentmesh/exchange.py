@@ -109,8 +109,6 @@ def knock(
         entropy=core.entropy,
     )
     envelope = build(header_bytes, body)
-    if len(envelope) > limits.envelope_max_bytes:
-        raise ArgumentInvalid("early_payload")
     keys = initiation.keys
     facts = Facts(
         session_id=keys.session_id,
