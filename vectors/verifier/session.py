@@ -1,0 +1,334 @@
+"""One side of a session: sections 5.2, 6.1, 6.2 and 7."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from verifier.common import (
+    ACCEPT,
+    ACCEPT_TYPE,
+    CLOSE_TYPE,
+    DATA_TYPE,
+    KNOCK,
+    LATE_WINDOW_MS,
+    MESSAGE,
+    PENDING_GRACE_MS,
+    REJECT,
+    TOLERANCE_MS,
+    Json,
+    Trace,
+    Unusable,
+    limits_of,
+    refuse,
+    unhex,
+)
+from verifier.encoding import array_of, encode, is_action, is_bin, is_uint, or_nil, text_of, unpack
+from verifier.handshake import (
+    build_reject,
+    check_knock_time,
+    conditions_of,
+    conditions_out,
+    parse_knock,
+    parse_reject,
+    signed_header,
+)
+from verifier.primitives import pad, unpad, verify
+from verifier.ratchet import Opened, Ratchet
+from verifier.structures import Envelope, Identity, did_of, encode_header, split_session_id, take_envelope
+
+
+def make_accept(
+    own: Identity,
+    peer: str,
+    mesh: str,
+    keys: Json,
+    ek: bytes,
+    receipt: bytes,
+    conditions: Json,
+    step: Json,
+    trace: Trace,
+) -> tuple[Ratchet, bytes]:
+    """B accepts: the ratchet after its first message, and the ACCEPT envelope."""
+    secret, nonce = unhex(step["ratchet_secret"]), unhex(step["nonce"])
+    ratchet = Ratchet.start_responder(keys["root"], keys["hk_ab"], keys["hk_ba"], secret, ek, trace)
+    header = encode_header(ACCEPT, mesh, own.did, peer, step["now_ms"])
+    offer = encode(conditions_of(conditions))
+    signature = own.sign("accept", signed_header(header, keys["th"] + receipt + ratchet.public + offer))
+    plaintext = bytes([ACCEPT_TYPE]) + encode([offer, signature])
+    tail = keys["session_id"] + keys["th"] + header
+    ratchet, message, _ = ratchet.seal(pad(plaintext), nonce, tail, trace)
+    return ratchet, encode([header, keys["session_id"] + message])
+
+
+@dataclass(frozen=True)
+class PeerClose:
+    """The close of the other side."""
+
+    position: int
+    data_sent: int
+    at: int
+
+
+@dataclass
+class Session:
+    """One side of one session. All values in it are immutable, so that a shallow copy is a snapshot."""
+
+    own: Identity
+    peer: bytes
+    mesh: str
+    limits: dict[str, int]
+    keys: Json
+    status: str
+    ratchet: Ratchet | None = None
+    conditions: list[Any] = field(default_factory=lambda: [None, None, None])
+    accepted_at: int = 0
+    data_sent: int = 0
+    data_opened: int = 0
+    latest_position: int = -1
+    closed_at: int | None = None
+    peer_close: PeerClose | None = None
+
+    @classmethod
+    def of(cls, given: Json) -> Session:
+        """The session of an input of session.run."""
+        hexes = ("th", "session_id", "root", "hk_ba", "hk_ab", "ephemeral", "ephemeral_secret", "knock_receipt")
+        keys = {name: unhex(v) if name in hexes else v for name, v in given["session"].items()}
+        own, peer = Identity(unhex(given["identity_seed"])), unhex(given["peer"])
+        if given["role"] == "responder":
+            return cls(own, peer, given["mesh"], limits_of(given), keys, "undecided")
+        ratchet = Ratchet.start_initiator(keys["root"], keys["hk_ab"], keys["hk_ba"], keys["ephemeral_secret"])
+        early = int(keys["early_payload"])
+        return cls(own, peer, given["mesh"], limits_of(given), keys, "pending", ratchet, data_sent=early)
+
+    @functools.cached_property
+    def initiator(self) -> bool:
+        """Whether this side is A."""
+        return "ephemeral_secret" in self.keys
+
+    def offset(self, from_initiator: bool) -> int:
+        """What section 6.2 adds to the number of a message."""
+        return (2 if self.keys["early_payload"] else 1) if from_initiator else 0
+
+    @property
+    def ends(self) -> int | None:
+        """The end of the time to live."""
+        ttl = self.conditions[1]
+        return None if ttl is None else self.accepted_at + ttl * 1000
+
+    @property
+    def complete(self) -> bool:
+        """Whether the peer closed, and nothing that it announced is missing."""
+        return self.peer_close is not None and self.data_opened >= self.peer_close.data_sent
+
+    def phase(self, now: int) -> str:
+        """The phase of section 7."""
+        if self.status == "pending":
+            return "expired" if now > self.keys["expires_ms"] + PENDING_GRACE_MS else "pending"
+        if self.status == "undecided":
+            return "expired" if now > self.keys["expires_ms"] else "undecided"
+        if self.status != "established":
+            return self.status
+        if self.complete:
+            return "closed"
+        closing_at = self.peer_close.at if self.peer_close else self.closed_at
+        if closing_at is not None and now > closing_at + LATE_WINDOW_MS:
+            return "truncated"
+        if self._past_end(now - TOLERANCE_MS):
+            return "expired" if closing_at is None else "truncated"
+        return "established"
+
+    def take(self, step: Json, trace: Trace) -> Json:
+        """One step of session.run."""
+        now = step["now_ms"]
+        phase = self.phase(now)
+        if phase != self.status:
+            self.status, self.ratchet = phase, None
+        steps: dict[str, Callable[[Json, int, Trace], Json]] = {
+            "receive": self._receive,
+            "accept": self._accept,
+            "reject": self._reject,
+            "send": self._send,
+            "close": self._close,
+            "poll": lambda *_: {},
+        }
+        if step["do"] not in steps:
+            raise Unusable(f"unknown step {step['do']!r}")
+        result = steps[step["do"]](step, now, trace)
+        return result | {"phase": self.phase(now)}
+
+    def _accept(self, step: Json, now: int, trace: Trace) -> Json:
+        if self.status != "undecided":
+            refuse("knock.not_pending")
+        keys = self.keys
+        self.ratchet, envelope = make_accept(
+            self.own,
+            did_of(self.peer),
+            self.mesh,
+            keys,
+            keys["ephemeral"],
+            keys["knock_receipt"],
+            step["conditions"],
+            step,
+            trace,
+        )
+        self.status, self.accepted_at, self.conditions = "established", now, conditions_of(step["conditions"])
+        self.data_opened = int(keys["early_payload"])
+        return {"envelope": envelope}
+
+    def _reject(self, step: Json, now: int, trace: Trace) -> Json:
+        if self.status != "undecided":
+            refuse("knock.not_pending")
+        self.status = "rejected"
+        receipt, retry = self.keys["knock_receipt"], step["retry_after_seconds"]
+        recipient = did_of(self.peer)
+        return {"envelope": build_reject(self.own, self.mesh, recipient, now, receipt, step["reason"], retry, trace)}
+
+    def _seal(self, plaintext: bytes, now: int, step: Json, trace: Trace) -> tuple[bytes, int]:
+        """An envelope of kind 4, and its position."""
+        if self.ratchet is None or "nonce" not in step:
+            raise Unusable("the step seals a message, and has no nonce")
+        header = encode_header(MESSAGE, self.mesh, self.own.did, did_of(self.peer), now)
+        tail = self.keys["session_id"] + self.keys["th"] + header
+        self.ratchet, message, position = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
+        return encode([header, self.keys["session_id"] + message]), position + self.offset(self.initiator)
+
+    def _past_end(self, time: int) -> bool:
+        """Whether a time is past the time to live."""
+        return self.ends is not None and time > self.ends
+
+    def _check_open(self, now: int) -> None:
+        """A side that closed, or was closed to, or is past the time to live, sends nothing."""
+        closing = self.closed_at is not None or self.peer_close is not None
+        if self.status != "established" or closing or self._past_end(now):
+            refuse("session.not_open")
+
+    def _check_conditions(self, action: str, position: int, code: str) -> None:
+        most, _, actions = self.conditions
+        if (most is not None and position > most) or (actions is not None and action not in actions):
+            refuse(code)
+
+    def _send(self, step: Json, now: int, trace: Trace) -> Json:
+        self._check_open(now)
+        assert self.ratchet is not None
+        position = self.ratchet.next_position + self.offset(self.initiator)
+        self._check_conditions(step["action"] or self.keys["action"], position, "session.condition")
+        named = (step["action"] or "").encode()
+        plaintext = bytes([DATA_TYPE, len(named)]) + named + unhex(step["plaintext"])
+        envelope, position = self._seal(plaintext, now, step, trace)
+        self.data_sent += 1
+        return {"envelope": envelope, "number": position}
+
+    def _close(self, step: Json, now: int, trace: Trace) -> Json:
+        self._check_open(now)
+        return {"envelope": self._make_close(step["reason"], now, step, trace)}
+
+    def _make_close(self, reason: str, now: int, step: Json, trace: Trace) -> bytes:
+        plaintext = bytes([CLOSE_TYPE]) + encode([reason, self.data_sent, self.data_opened])
+        self.closed_at = now
+        return self._seal(plaintext, now, step, trace)[0]
+
+    def _receive(self, step: Json, now: int, trace: Trace) -> Json:
+        envelope = take_envelope(unhex(step["envelope"]), self.limits, self.own, self.mesh)
+        if envelope.kind == KNOCK:
+            check_knock_time(parse_knock(envelope), envelope, now)
+            refuse("knock.unknown_bundle")
+        if envelope.kind == REJECT:
+            return self._receive_reject(envelope)
+        return self._receive_message(envelope, step, now, trace)
+
+    def _receive_reject(self, envelope: Envelope) -> Json:
+        receipt, reason, retry, content, signature = parse_reject(envelope)
+        known = self.status == "pending" and hmac.compare_digest(receipt, self.keys["knock_receipt"])
+        if not known or envelope.sender != did_of(self.peer):
+            refuse("verdict.unmatched")
+        verify(self.peer, "reject", signed_header(envelope.header, content), signature)
+        self.status, self.ratchet = "rejected", None
+        return {"event": "rejected", "reason": reason, "retry_after_seconds": retry}
+
+    def _receive_message(self, envelope: Envelope, step: Json, now: int, trace: Trace) -> Json:
+        """The table of section 6.1."""
+        session_id, message = split_session_id(envelope)
+        if session_id != self.keys["session_id"] or self.status == "undecided":
+            refuse("message.unknown_session")
+        if envelope.sender != did_of(self.peer):
+            refuse("envelope.sender")
+        if self.status not in ("pending", "established") or self.ratchet is None:
+            refuse("message.closed_session")
+        if self.status == "pending" and envelope.kind == MESSAGE:
+            self.ratchet.open_header(message[:24], message[24:80], trace)
+            refuse("message.not_yet")
+        if len(envelope.body) < 144:
+            refuse("wire.malformed")
+        tail = session_id + self.keys["th"] + envelope.header
+        secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
+        opened = self.ratchet.open(message, tail, now, secret, self.limits, trace)
+        plaintext = unpad(opened.content)
+        kind, content = plaintext[:1], plaintext[1:]
+        if kind == b"" or (envelope.kind == ACCEPT) != (kind[0] == ACCEPT_TYPE):
+            refuse("message.refused")
+        position = opened.position + self.offset(not self.initiator)
+        if kind[0] == ACCEPT_TYPE:
+            result = self._take_accept(envelope, opened, content, now)
+        else:
+            if self.peer_close is not None and position > self.peer_close.position:
+                refuse("message.after_close")
+            if kind[0] == DATA_TYPE:
+                result = self._take_data(envelope, content, position)
+            elif kind[0] == CLOSE_TYPE:
+                result = self._take_close(envelope, content, position, now)
+            else:
+                refuse("message.refused")
+        self.ratchet = opened.finish()
+        self.latest_position = max(self.latest_position, position)
+        if kind[0] == CLOSE_TYPE:
+            result["envelope"] = None
+            if self.closed_at is None and not self._past_end(now):
+                trace["answer"] = {}
+                result["envelope"] = self._make_close("", now, step, trace["answer"])
+        return result
+
+    def _check_time(self, envelope: Envelope) -> None:
+        if self._past_end(envelope.time):
+            refuse("message.condition")
+
+    def _take_accept(self, envelope: Envelope, opened: Opened, content: bytes, now: int) -> Json:
+        if self.status != "pending" or opened.n != 0:
+            refuse("message.refused")
+        offer, signature = unpack(content, is_bin, is_bin, code="message.refused")
+        signed = self.keys["th"] + self.keys["knock_receipt"] + opened.peer + offer
+        verify(self.peer, "accept", signed_header(envelope.header, signed), signature)
+        forms = (or_nil(is_uint), or_nil(is_uint), or_nil(array_of(is_action, 256)))
+        self.conditions = unpack(offer, *forms, code="message.refused")
+        self.status, self.accepted_at = "established", envelope.time
+        if self._past_end(now - TOLERANCE_MS):
+            refuse("message.condition")
+        return {"event": "established", "conditions": conditions_out(self.conditions)}
+
+    def _take_data(self, envelope: Envelope, content: bytes, position: int) -> Json:
+        size = content[0] if content else refuse("message.refused")
+        if size > 128 or len(content) < 1 + size:
+            refuse("message.refused")
+        try:
+            action = content[1 : 1 + size].decode() or self.keys["action"]
+        except UnicodeDecodeError:
+            refuse("message.refused")
+        data = content[1 + size :]
+        if len(data) > self.limits["plaintext_max_bytes"]:
+            refuse("wire.too_large")
+        self._check_conditions(action, position, "message.condition")
+        self._check_time(envelope)
+        self.data_opened += 1
+        return {"event": "message", "plaintext": data, "action": action, "number": position}
+
+    def _take_close(self, envelope: Envelope, content: bytes, position: int, now: int) -> Json:
+        reason, sent, opened = unpack(content, text_of(0, 128), is_uint, is_uint, code="message.refused")
+        if position < self.latest_position:
+            refuse("message.refused")
+        self._check_time(envelope)
+        self.peer_close = PeerClose(position, sent, now)
+        missing = max(0, sent - self.data_opened)
+        return {"event": "closed", "reason": reason, "missing": missing, "peer_opened": opened}
