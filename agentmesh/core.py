@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 from agentmesh.admission.buckets import Buckets, Rate
-from agentmesh.admission.policy import BundlePolicy, KnownSenders, Policy
+from agentmesh.admission.policy import Policy
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.entropy import CheckedEntropy, Entropy
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
@@ -112,17 +112,20 @@ class Core(Redacted):
     def is_known(self, key: bytes) -> bool:
         """Ask the policy whether it knows this identity; whatever goes wrong makes a stranger."""
         try:
-            return isinstance(self.policy, KnownSenders) and self.policy.is_known(key) is True
+            is_known = _optional(self.policy, "is_known")
+            return is_known is not None and is_known(key) is True
         except Exception:
             return False
 
     def kept(self, limit: int, *, known: bool) -> int:
         """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
+        if known:
+            return 0
         try:
-            apart = isinstance(self.policy, KnownSenders)
+            apart = _optional(self.policy, "is_known") is not None
         except Exception:
             apart = True
-        return limit // self.limits.reserved_one_in if apart and not known else 0
+        return limit // self.limits.reserved_one_in if apart else 0
 
     def take_check(self, key: bytes, now_ms: int, *, known: bool) -> bool:
         """Take a signature check for a KNOCK that claims this key.
@@ -138,9 +141,8 @@ class Core(Redacted):
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
         """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
         try:
-            if not isinstance(self.policy, BundlePolicy):
-                return True
-            return self.policy.may_use(peer, bundle_class, now_ms) is True
+            may_use = _optional(self.policy, "may_use")
+            return may_use is None or may_use(peer, bundle_class, now_ms) is True
         except Exception:
             return False
 
@@ -189,6 +191,15 @@ class Core(Redacted):
             return ()
         state = self.state
         return (Record(event, at_ms=now_ms, mesh=state.mesh, sender=sender or state.identity.did, **fields),)
+
+
+def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
+    """Return what a policy answers besides (`BundlePolicy`, `KnownSenders`), or `None` where it has no such method.
+
+    By name, because `isinstance` with such a protocol costs as much as a signature check.
+    """
+    method: Callable[..., object] | None = getattr(policy, name, None)
+    return method
 
 
 def _precedes(held: Session, best: Session) -> bool:

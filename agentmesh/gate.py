@@ -129,8 +129,8 @@ def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_m
     guarded = published.bundle_class is BundleClass.ONE_TIME
     if guarded and not budgets.failed_checks.has(published.ref, now_ms):
         raise Busy
-    apart = core.is_known(parsed.claimed_key)
-    if not core.take_check(parsed.claimed_key, now_ms, known=apart):
+    is_known = core.is_known(parsed.claimed_key)
+    if not core.take_check(parsed.claimed_key, now_ms, known=is_known):
         raise Busy
     try:
         initiator = IdentityKey(parsed.claimed_key)
@@ -139,7 +139,7 @@ def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_m
         if guarded:
             budgets.failed_checks.take(published.ref, now_ms)
         raise
-    return _Verified(outer, parsed, initiator, published, apart)
+    return _Verified(outer, parsed, initiator, published, is_known)
 
 
 def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | AnswerRepeated:

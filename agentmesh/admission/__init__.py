@@ -6,7 +6,7 @@ from agentmesh.admission.buckets import Buckets, Rate
 from agentmesh.admission.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.admission.ledger import TrustLedger
 from agentmesh.admission.policy import BundlePolicy, KnownSenders
-from agentmesh.admission.records import statement_record
+from agentmesh.admission.records import refusal_record, statement_record
 from agentmesh.admission.relay import RelayLimiter
 from agentmesh.admission.revocation import RevocationList
 from agentmesh.admission.statements import (
@@ -51,6 +51,7 @@ __all__ = [
     "issue_revocation",
     "issue_trust",
     "open_state",
+    "refusal_record",
     "seal_state",
     "statement_record",
     "verify_continuity",

@@ -139,25 +139,25 @@ class TrustGraph:
         self._put(issuer, subject, edge)
 
     def _check_room(self, issuer: bytes) -> None:
-        root, most = self.root.raw, self._limits.trust_edges
-        if issuer == root:
+        own, most = self.root.raw, self._limits.trust_edges
+        if issuer == own:
             # The root's own count only against one another: nobody else keeps it from speaking.
-            if len(self._edges[root]) >= most:
+            if len(self._edges[own]) >= most:
                 raise TrustFull
             return
         if self._total >= most or len(self._edges.get(issuer, ())) >= self._limits.trust_edges_per_issuer:
             raise TrustFull
-        if issuer not in self._edges[root] and self._strangers >= most // _STRANGERS_ONE_IN:
+        if issuer not in self._edges[own] and self._strangers >= most // _STRANGERS_ONE_IN:
             raise TrustFull
 
     def _put(self, issuer: bytes, subject: bytes, edge: _Edge) -> None:
-        root = self.root.raw
+        own = self.root.raw
         mine = self._edges.setdefault(issuer, {})
         if subject not in mine:
             self._total += 1
-            if issuer == root:
+            if issuer == own:
                 self._strangers -= len(self._edges.get(subject, ()))  # a stranger no more
-            elif issuer not in self._edges[root]:
+            elif issuer not in self._edges[own]:
                 self._strangers += 1
         mine[subject] = edge
         if edge[0]:
@@ -187,12 +187,12 @@ class TrustGraph:
         Raises:
             ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
         """
-        raw, root = raw_key(target), self.root.raw
-        if raw == root:
+        raw, own = raw_key(target), self.root.raw
+        if raw == own:
             return 0
         best = 0
         with self._lock:
-            trusted, vouchers = self._edges[root], self._by_subject.get(raw, set())
+            trusted, vouchers = self._edges[own], self._by_subject.get(raw, set())
             for voucher in trusted if len(trusted) < len(vouchers) else vouchers:
                 first = trusted.get(voucher)
                 if first is None or first[0] <= best or voucher not in vouchers:

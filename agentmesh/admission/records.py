@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agentmesh.admission.statements import Continuity, Revocation, Statement, TrustEdge, TrustUpdate
-from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.audit.record import AuditEvent, Outcome, Record
+from agentmesh.errors import ArgumentInvalid, RemoteError
 from agentmesh.keys import Receipt
 
 
@@ -28,6 +28,34 @@ def statement_record(statement: Statement, *, at_ms: int) -> Record:
         receipt=Receipt(statement.digest),
         number=statement.sequence,
         reason=reason,
+    )
+
+
+def refusal_record(error: RemoteError, *, owner: str, mesh: str, at_ms: int, count: int = 1) -> Record:
+    """Return the record of statements that were refused, with the error's code as the reason.
+
+    Anybody can cause it: count what is refused with one code in a minute, and record that once.
+
+    Args:
+        error: What a ledger, graph, list or successions raised.
+        owner: The DID of the log's owner; who a refused statement was of is not known.
+        mesh: The mesh.
+        at_ms: The owner's clock.
+        count: How many refusals it stands for.
+
+    Raises:
+        ArgumentInvalid: not an error about bytes from elsewhere.
+    """
+    if not isinstance(error, RemoteError):
+        raise ArgumentInvalid("error")
+    return Record(
+        AuditEvent.TRUST_UPDATED,
+        at_ms=at_ms,
+        mesh=mesh,
+        sender=owner,
+        outcome=Outcome.DENY,
+        reason=error.code,
+        count=count,
     )
 
 

@@ -26,7 +26,8 @@ class Refusals:
 
     def is_known(self, reason: str, peer: str) -> bool:
         """Say whether the minute already has a record for this: its receipt is not needed then."""
-        return (reason, peer) in self._counts
+        counts = self._counts
+        return (reason, peer) in counts or (len(counts) >= self._max_peers and (reason, _OTHERS) in counts)
 
     def count(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
         """Count a refusal. Call `due` first, so that a new minute begins with new records."""

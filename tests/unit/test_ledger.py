@@ -29,9 +29,9 @@ from agentmesh.errors import (
     ArgumentInvalid,
     BadSignature,
     Malformed,
+    StateMalformed,
     StatementStale,
     StatementUnfit,
-    StateMalformed,
     StateStale,
     StateVersionUnknown,
     TrustFull,
@@ -102,14 +102,18 @@ def test_an_update_moves_its_subject_and_nobody_else() -> None:
     assert ledger.score(PEER) == 110
 
 
-@pytest.mark.parametrize(("signal", "moved"), [(200, 200), (201, 200), (1000, 200), (-200, -200), (-1000, -200), (0, 0)])
+@pytest.mark.parametrize(
+    ("signal", "moved"), [(200, 200), (201, 200), (1000, 200), (-200, -200), (-1000, -200), (0, 0)]
+)
 def test_one_signal_moves_200_at_most(signal: int, moved: int) -> None:
     ledger = a_ledger(default_score=500)
     ledger.apply(update(signal), now_ms=NOW)
     assert ledger.score(PEER) == 500 + moved
 
 
-@pytest.mark.parametrize(("default", "signal", "score"), [(0, -200, 0), (1000, 200, 1000), (100, -200, 0), (900, 200, 1000)])
+@pytest.mark.parametrize(
+    ("default", "signal", "score"), [(0, -200, 0), (1000, 200, 1000), (100, -200, 0), (900, 200, 1000)]
+)
 def test_scores_end_at_0_and_1000(default: int, signal: int, score: int) -> None:
     ledger = a_ledger(default_score=default)
     ledger.apply(update(signal), now_ms=NOW)
@@ -465,7 +469,12 @@ def test_only_an_identity_has_a_score(identity: Any) -> None:
 @pytest.mark.parametrize("key", [None, PEER.raw, AUDITOR, "key"])
 def test_only_identity_keys_are_believed_or_inherit(key: Any) -> None:
     ledger = a_ledger()
-    calls = (ledger.believe, ledger.disbelieve, lambda key: ledger.inherit(key, PEER), lambda key: ledger.inherit(PEER, key))
+    calls = (
+        ledger.believe,
+        ledger.disbelieve,
+        lambda key: ledger.inherit(key, PEER),
+        lambda key: ledger.inherit(PEER, key),
+    )
     for call in calls:
         with refused(ledger, ArgumentInvalid):
             call(key)

@@ -26,9 +26,9 @@ from agentmesh.errors import (
     BadSignature,
     IdentityConflict,
     Malformed,
+    StateMalformed,
     StatementStale,
     StatementUnfit,
-    StateMalformed,
     StateStale,
     TrustFull,
 )
@@ -52,9 +52,7 @@ def revocation(
     return issue_revocation(issuer, (subject or issuer).key, mesh=mesh, sequence=sequence, time_ms=time_ms)
 
 
-def continuity(
-    old: Identity, new: Identity, *, sequence: int = 0, time_ms: int = NOW, mesh: str = MESH
-) -> bytes:
+def continuity(old: Identity, new: Identity, *, sequence: int = 0, time_ms: int = NOW, mesh: str = MESH) -> bytes:
     return issue_continuity(old, new, mesh=mesh, sequence=sequence, time_ms=time_ms)
 
 

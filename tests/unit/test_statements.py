@@ -215,7 +215,7 @@ def test_no_statement_passes_for_another(kind: str, other: str) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("label", [label for label in _labels.SIGNATURE_LABELS])
+@pytest.mark.parametrize("label", list(_labels.SIGNATURE_LABELS))
 def test_a_signature_for_any_other_purpose_is_refused(kind: str, label: bytes) -> None:
     own, verify, _, issue = KINDS[kind]
     body = msgpack.unpackb(issue())[0]
@@ -240,7 +240,7 @@ NOT_NUMBERS = [True, False, -1, 2**53, 2**64 - 1, 1.0, 0.9, math.nan, math.inf, 
 
 
 @every_kind
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: repr(value).split(" at 0x")[0])
 def test_every_number_is_an_unsigned_integer(kind: str, value: Any) -> None:
     fields = fields_of(KINDS[kind][3]())
     for at, field in enumerate(fields):
@@ -334,7 +334,13 @@ ISSUE: dict[str, Callable[..., bytes]] = {
         *(("trust", "signal", value) for value in (*NOT_NUMBERS, 1001, -1001) if value != -1),
         *(("edge", "weight", value) for value in (*NOT_NUMBERS, 1001)),
     ],
-    ids=str,
+    ids=lambda value: (
+        value
+        if isinstance(value, str)
+        else repr(value)
+        if type(value) in (int, bool, float, bytes)
+        else type(value).__name__
+    ),
 )
 def test_a_bad_argument_issues_nothing(kind: str, argument: str, value: Any) -> None:
     with pytest.raises(ArgumentInvalid) as caught:

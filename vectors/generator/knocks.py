@@ -230,7 +230,10 @@ def _rejected(files: Files) -> None:
     run.receive(knock(SHORT))
     run.finish()
     run = _Gate(
-        files, "rejected-bundle-over", "the KNOCK came at the last moment, when nobody can be asked any more: REJECT stale", [SHORT]
+        files,
+        "rejected-bundle-over",
+        "at the last moment, when nobody can be asked any more: REJECT stale",
+        [SHORT],
     )
     made = knock(SHORT, expires_ms=SHORT.not_after_ms)
     run.receive(made, now_ms=SHORT.not_after_ms + TOLERANCE_MS)
