@@ -112,13 +112,15 @@ class RelayLimiter:
             source: Whom to charge: what the relay has authenticated. The header's sender, a claim, if `None`.
 
         Raises:
-            ArgumentInvalid: not an `OuterEnvelope`, or `now_ms` is no time.
+            ArgumentInvalid: not an `OuterEnvelope`, `now_ms` is no time, or `source` cannot be a key.
             EnvelopeReplayed: it passed already, within the window. Drop it; nobody was charged.
             Busy: a bucket is empty or a memory full. Nobody was charged; it may be offered again.
         """
         if not isinstance(outer, OuterEnvelope):
             raise ArgumentInvalid("outer")
         uint_argument("now_ms", now_ms)
+        if not _is_hashable(source):
+            raise ArgumentInvalid("source")
         charged = outer.header.sender if source is None else source
         receipt, known = outer.receipt, self._known(charged)
         with self._lock:
@@ -156,3 +158,11 @@ class RelayLimiter:
         while self._order and self._order[0][0] + self._window_ms < self._elapsed_ms:
             self._receipts.discard(self._order.popleft()[1])
         return self._elapsed_ms
+
+
+def _is_hashable(source: object) -> bool:
+    try:
+        hash(source)
+    except Exception:
+        return False
+    return True

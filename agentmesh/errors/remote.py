@@ -109,14 +109,6 @@ class BundleExpired(RemoteError):
     hint = "fetch a fresh bundle and check this machine's clock"
 
 
-class BundleUnfit(RemoteError):
-    """The bundle's class is not one that may serve here."""
-
-    code = "bundle.unfit"
-    text = "the bundle cannot serve this KNOCK"
-    hint = "fetch another bundle"
-
-
 class WrongRecipient(RemoteError):
     """The envelope is for somebody else."""
 

@@ -570,6 +570,9 @@ def test_other_arguments_of_a_limiter() -> None:
     for outer, now_ms in ((b"bytes", NOW), (None, NOW), (envelope(HONEST, 0), -1), (envelope(HONEST, 0), 1.0)):
         with pytest.raises(ArgumentInvalid):
             limiter.admit(outer, now_ms=now_ms)  # type: ignore[arg-type]
+    for source in ([], {}, ([],)):
+        with pytest.raises(ArgumentInvalid):
+            limiter.admit(envelope(HONEST, 0), now_ms=NOW, source=source)  # type: ignore[arg-type]
     assert len(limiter) == 0
 
 

@@ -244,6 +244,27 @@ def test_a_revoked_issuer_is_believed_no_more() -> None:
         restored.apply(update(100), now_ms=NOW)
 
 
+def test_by_default_nothing_is_taken_back() -> None:
+    ledger = a_ledger()
+    ledger.apply(update(100), now_ms=NOW)
+    ledger.disbelieve(AUDITOR.key)
+    assert ledger.score(PEER) == 100
+
+
+def test_the_generation_counts_every_change_once() -> None:
+    ledger = TrustLedger(MESH)
+    assert TrustLedger.restore(ledger.export_state()).generation == ledger.generation == 0
+    changes = (
+        lambda: ledger.believe(AUDITOR.key),
+        lambda: ledger.apply(update(100), now_ms=NOW),
+        lambda: ledger.inherit(PEER, SECOND),
+        lambda: ledger.disbelieve(AUDITOR.key, take_back=True),
+    )
+    for number, change in enumerate(changes, start=1):
+        change()
+        assert ledger.generation == number
+
+
 def test_saying_twice_whom_to_believe_changes_nothing() -> None:
     ledger = a_ledger()
     before = ledger.export_state()
@@ -271,6 +292,26 @@ def test_a_replay_does_nothing_now_later_or_after_a_restart() -> None:
     for now_ms in (later_ms, NOW):  # settled by now; and it is not forgotten where the clock is set back
         with refused(ledger, StatementStale):
             ledger.apply(first, now_ms=now_ms)
+
+
+def test_a_sequence_is_spent_for_good_when_it_is_settled() -> None:
+    ledger = a_ledger()
+    ledger.apply(update(100, sequence=10), now_ms=NOW)
+    for days, highest in ((3, 20), (6, 30), (9, 40)):
+        time_ms = NOW + days * DAY
+        ledger.apply(update(0, sequence=highest, time_ms=time_ms), now_ms=time_ms)
+        # All but the newest lie behind the horizon now.
+        [voice] = ledger._subjects[PEER.raw].voices.values()
+        assert (voice.settled, list(voice.updates)) == (highest - 10, [highest])
+        for sequence in (0, highest - 11, highest - 10):
+            with refused(ledger, StatementStale):
+                ledger.apply(update(100, sequence=sequence, time_ms=time_ms), now_ms=time_ms)
+
+
+def test_time_begins_at_zero() -> None:
+    ledger = a_ledger()
+    ledger.apply(update(100, time_ms=0), now_ms=0)
+    assert ledger.score(PEER) == 100
 
 
 def test_a_spent_sequence_does_nothing_however_new_the_statement_is() -> None:
@@ -596,6 +637,8 @@ def test_fields_that_contradict_one_another_are_refused() -> None:
         with_voice(issuer, settled, [[first_open, 300]], updates),  # settled, in an open slot
         with_voice(issuer, settled, [[first_open - 25, 300]], updates),  # no window reaches it
         with_voice(issuer, settled, moved[::-1] + moved, updates),
+        with_voice(issuer, settled, [[moved[0][0], 401]], updates),
+        with_voice(issuer, settled, moved, [[sequence, time_ms, 401, digest]]),
         with_voice(issuer, settled, moved, updates[::-1] + updates),
         with_voice(issuer, settled, moved, [[sequence, (first_open - 1) * HOUR, signal, digest]]),
         with_voice(issuer, sequence + 1, moved, [updates[-1]]),  # its sequence is spent
