@@ -115,6 +115,8 @@ def test_attenuation_and_cap_are_the_operators() -> None:
     assert graph_of(*edges, attenuation_percent=33, cap=1000).derived(BEN.key) == 297
     assert graph_of(*edges, attenuation_percent=0).derived(BEN.key) == 0
     assert graph_of(*edges, cap=0).derived(BEN.key) == 0
+    whole = graph_of((ME, ANN, 1), (ANN, BEN, 2), (ANN, CAL, 0), attenuation_percent=100)
+    assert [whole.derived(node.key) for node in (BEN, CAL, DAN)] == [1, 0, 0]
 
 
 def test_of_several_paths_the_best_counts_and_no_sum() -> None:
@@ -363,14 +365,26 @@ def test_other_arguments_are_checked() -> None:
 
 
 def test_what_comes_back_is_what_was_there() -> None:
-    graph = graph_of((ME, ANN, 800), (ANN, BEN, 700), (CAL, BEN, 600), (ME, DAN, 0))
+    graph = graph_of((ME, ANN, 800), (ANN, BEN, 700), (CAL, BEN, 600), (CAL, ANN, 5), (CAL, ANN, 0), (ME, DAN, 0))
     exported = graph.export_state()
     restored = TrustGraph.restore(exported, ME.key, at_least_generation=graph.generation)
     assert restored.export_state() == exported
-    assert (len(restored), restored.generation) == (4, 4)
+    assert (len(restored), restored.generation) == (5, 6)
     assert [restored.score(node.key) for node in NODES] == [graph.score(node.key) for node in NODES]
-    assert restored._strangers == graph._strangers == 1
-    assert restored._by_subject == graph._by_subject
+    assert restored._strangers == graph._strangers == 2
+    # Withdrawn edges are remembered, and looked at by nobody.
+    assert (
+        restored._by_subject
+        == graph._by_subject
+        == {ANN.key.raw: {ME.key.raw}, BEN.key.raw: {ANN.key.raw, CAL.key.raw}}
+    )
+
+
+def test_an_empty_graph_and_the_default_cap_come_back() -> None:
+    assert TrustGraph.restore(graph_of().export_state(), ME.key).generation == 0
+    exported = graph_of((ME, ANN, 1000), (ANN, BEN, 1000)).export_state()
+    assert TrustGraph.restore(exported, ME.key).derived(BEN.key) == 499
+    assert TrustGraph.restore(exported, ME.key, cap=500, attenuation_percent=50).derived(BEN.key) == 500
 
 
 def test_damage_an_older_graph_and_another_root_are_errors() -> None:

@@ -158,6 +158,58 @@ def test_the_cap_is_lifted_when_the_window_is_over_and_not_before() -> None:
     assert ledger.score(PEER) == 400
 
 
+SLOT = NOW // HOUR
+
+
+def at_slot(slot: int) -> int:
+    """A time within a slot."""
+    return (SLOT + slot) * HOUR + HOUR // 2
+
+
+def with_first_open(ledger: TrustLedger, slot: int) -> int:
+    """Have another issuer move the horizon, so that this slot is the first that is not settled. Returns the time."""
+    time_ms = (SLOT + slot + 1) * HOUR + DAY + TOLERANCE
+    ledger.apply(update(0, issuer=OTHER, time_ms=time_ms), now_ms=time_ms)
+    assert ledger._subjects[PEER.raw].first_open == SLOT + slot
+    return time_ms
+
+
+def test_what_is_settled_still_caps_what_is_not() -> None:
+    ledger = a_ledger()
+    for slot in (0, 24):  # the second is one slot short of being free again
+        ledger.apply(update(200, time_ms=at_slot(slot)), now_ms=at_slot(slot))
+    now_ms = with_first_open(ledger, 24)
+    assert ledger.score(PEER) == 200
+    ledger.apply(update(0, time_ms=now_ms), now_ms=now_ms)  # has all of the issuer's slots computed anew
+    assert ledger.score(PEER) == 200
+    assert TrustLedger.restore(ledger.export_state()).score(PEER) == 200
+
+
+def test_the_first_open_slot_counts_once_however_often_it_is_computed() -> None:
+    ledger = a_ledger()
+    ledger.apply(update(-30, time_ms=at_slot(3)), now_ms=at_slot(3))
+    ledger.apply(update(150, time_ms=at_slot(4)), now_ms=at_slot(4))
+    now_ms = with_first_open(ledger, 4)
+    assert ledger._subjects[PEER.raw].base == 0
+    for _ in range(3):
+        assert ledger.score(PEER) == 150
+        assert TrustLedger.restore(ledger.export_state()).score(PEER) == 150
+        ledger.apply(update(0, time_ms=now_ms), now_ms=now_ms)
+    with_first_open(ledger, 5)
+    assert ledger._subjects[PEER.raw].base == 150
+    assert ledger.score(PEER) == 150
+
+
+def test_where_the_clock_was_set_back_what_lies_at_the_horizon_is_refused() -> None:
+    ledger = a_ledger()
+    with_first_open(ledger, 4)
+    for slot in (3, 4):
+        with refused(ledger, StatementStale):
+            ledger.apply(update(100, time_ms=at_slot(slot)), now_ms=at_slot(slot))
+    ledger.apply(update(100, time_ms=at_slot(5)), now_ms=at_slot(5))
+    assert ledger.score(PEER) == 100
+
+
 def test_three_believed_issuers_or_three_days_carry_somebody_over_500() -> None:
     ledger = a_ledger()
     ledger.believe(STRANGER.key)
@@ -242,6 +294,17 @@ def test_a_revoked_issuer_is_believed_no_more() -> None:
     restored = TrustLedger.restore(ledger.export_state(), revocations=revocations)
     with refused(restored, StatementUnfit):
         restored.apply(update(100), now_ms=NOW)
+
+
+def test_taking_back_touches_nobody_else() -> None:
+    ledger = a_ledger()
+    ledger.apply(update(100, issuer=OTHER), now_ms=NOW)
+    ledger.apply(update(100, subject=SECOND), now_ms=NOW)
+    ledger.disbelieve(AUDITOR.key, take_back=True)
+    assert (ledger.score(PEER), ledger.score(SECOND)) == (100, 0)
+    before = ledger.export_state()
+    ledger.disbelieve(AUDITOR.key, take_back=True)  # nothing is left to take back
+    assert ledger.export_state() == before
 
 
 def test_by_default_nothing_is_taken_back() -> None:
