@@ -264,8 +264,7 @@ class TrustGraph:
             root_raw, issuers = fields
             require(root_raw == root.raw)
             graph.generation = generation
-            # The root's first: who is a stranger follows from them.
-            for issuer, edges in sorted(issuers, key=lambda entry: entry[0] != root_raw):
+            for issuer, edges in issuers:
                 for subject, weight, sequence, digest in edges:
                     require(issuer != subject)
                     graph._put(issuer, subject, (weight, sequence, digest))

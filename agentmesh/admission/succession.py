@@ -123,6 +123,8 @@ class Successions:
         if continuity.time_ms > now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
         with self._lock:
+            if not self._may_offer(continuity.issuer.raw, continuity.subject.raw):
+                raise StatementUnfit
             self._put(continuity, statement)
             self.generation += 1
         return continuity
@@ -137,8 +139,6 @@ class Successions:
 
     def _put(self, continuity: Continuity, statement: bytes) -> None:
         old, new = continuity.issuer.raw, continuity.subject.raw
-        if not self._may_offer(old, new):
-            raise StatementUnfit
         offers = self._offers.get(old, {})
         if new in offers:
             held = offers[new][0]
@@ -247,7 +247,10 @@ class Successions:
             restored._successors = set(restored._followed.values())
             restored._check_chains()
             for statement in statements:
-                restored._put(verify_continuity(statement, mesh=mesh), statement)
+                # What can no longer be followed was offered all the same.
+                restored._put(
+                    verify_continuity(statement, mesh=mesh, may_count=lambda old, _: old in restored._known), statement
+                )
             restored.generation = generation
             require(restored.export_state() == exported)
             return restored

@@ -248,8 +248,11 @@ def test_a_succession_that_cannot_be_followed_changes_nothing() -> None:
     for subject in (PEER, BEN.key):
         ledger.apply(issue_trust(AUDITOR, subject, 150, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
     policy = AdmissionPolicy(ledger=ledger, successions=successions, allow=[PEER], tiers=OPEN)
-    with pytest.raises(ArgumentInvalid):
-        policy.follow(PEER, BEN.key)  # not offered
+    ledger_before = ledger.export_state()
+    for new in (BEN.key, ME.key):
+        with pytest.raises(ArgumentInvalid):
+            policy.follow(PEER, new)  # not offered
+    assert ledger.export_state() == ledger_before
     successions.know(PEER)
     successions.offer(issue_continuity(ANN, BEN, mesh=MESH, sequence=0, time_ms=NOW), now_ms=NOW)
     before = (successions.export_state(), ledger.export_state())
@@ -453,6 +456,22 @@ def test_two_hops_never_pass_the_threshold_unless_the_operator_says_so(
     policy = AdmissionPolicy(graph=graph, threshold=threshold, transitive_cap=cap, tiers=[Tier(min_score=threshold)])
     assert isinstance(policy.decide(knock()), Grant) is gets_in
     assert policy.is_known(PEER.raw)
+
+
+def test_a_score_makes_known_from_one_on() -> None:
+    assert [scoring(score).is_known(PEER.raw) for score in (0, 1)] == [False, True]
+    whole = AdmissionPolicy(ledger=TrustLedger(MESH, default_score=1000))
+    assert not whole.is_known(PEER.raw)
+    assert whole.still_allowed(PEER)
+
+
+def test_the_widest_and_the_narrowest_policy() -> None:
+    assert AdmissionPolicy(threshold=0).still_allowed(PEER)
+    assert not scoring(999, threshold=1000, tiers=()).still_allowed(PEER)
+    tier = Tier(min_score=0, actions=["a"], capabilities=[""])
+    assert tier.fits(0, "a", ("",))
+    newcomers = AdmissionPolicy()
+    assert sum(newcomers.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(50)) == 20
 
 
 def test_a_default_score_makes_nobody_known() -> None:

@@ -181,22 +181,49 @@ def test_whatever_goes_wrong_in_knowing_makes_a_stranger() -> None:
 def test_a_restored_list_is_verified_again() -> None:
     listed = RevocationList(MESH, limits=Limits(revocations=4))
     listed.believe(OFFICE.key)
-    for statement in (revocation(ANN), revocation(OFFICE, BEN)):
+    for statement in (revocation(ANN), revocation(CAL), revocation(OFFICE, BEN)):
         listed.apply(statement)
     listed.disbelieve(OFFICE.key)
     exported = listed.export_state()
-    restored = RevocationList.restore(exported, at_least_generation=4, limits=Limits(revocations=4))
+    restored = RevocationList.restore(exported, at_least_generation=5, limits=Limits(revocations=4))
     assert restored.export_state() == exported
-    assert restored._strangers == 1
+    assert restored._strangers == listed._strangers == 2
     for altered in damaged(exported, 5):
         with pytest.raises(StateMalformed):
             RevocationList.restore(altered)
     # A checksum is no signature: what is added or changed does not verify.
-    first, second = sorted(listed.statements())
+    first, second, _ = sorted(listed.statements())
     forged = first[:-1] + bytes([first[-1] ^ 1])
     for statements in ([forged, second], [first, first], [first, b"\x00"], sorted((second, first), reverse=True) * 2):
         with pytest.raises(StateMalformed):
             RevocationList.restore(with_body(exported, lambda fields, wrong=statements: [fields[0], wrong]))
+
+
+def test_the_generations_count_every_change_once() -> None:
+    listed, successions = RevocationList(MESH), Successions(MESH)
+    assert RevocationList.restore(listed.export_state()).generation == 0
+    assert Successions.restore(successions.export_state()).generation == 0
+    for number, change in enumerate(
+        (
+            lambda: listed.believe(OFFICE.key),
+            lambda: listed.apply(revocation(ANN)),
+            lambda: listed.disbelieve(OFFICE.key),
+        ),
+        start=1,
+    ):
+        change()
+        assert listed.generation == number
+    for number, change in enumerate(
+        (
+            lambda: successions.know(ANN.key),
+            lambda: successions.know(ANN.key, "n"),
+            lambda: successions.offer(continuity(ANN, BEN), now_ms=NOW),
+            lambda: successions.follow(ANN.key, BEN.key),
+        ),
+        start=1,
+    ):
+        change()
+        assert successions.generation == number
 
 
 def test_an_older_list_is_noticed() -> None:
@@ -342,6 +369,20 @@ def test_successors_form_chains_and_never_circles() -> None:
         successions.know(ANN.key)
 
 
+def test_no_two_identities_go_on_as_one() -> None:
+    successions = knowing((ANN, None), (DAN, None))
+    successions.offer(continuity(DAN, BEN), now_ms=NOW)
+    successions.offer(continuity(ANN, BEN), now_ms=NOW)
+    successions.follow(ANN.key, BEN.key)
+    with refused(successions, ArgumentInvalid):
+        successions.follow(DAN.key, BEN.key)
+    with refused(successions, StatementUnfit):
+        successions.offer(continuity(DAN, BEN, sequence=1), now_ms=NOW)
+    restored = Successions.restore(successions.export_state())
+    with refused(restored, ArgumentInvalid):
+        restored.follow(DAN.key, BEN.key)
+
+
 def test_two_offers_at_once_do_not_make_a_circle() -> None:
     successions = knowing((ANN, None), (BEN, None))
     successions.offer(continuity(ANN, BEN), now_ms=NOW)
@@ -445,6 +486,37 @@ def test_successions_that_contradict_one_another_are_refused() -> None:
     ):
         with pytest.raises(StateMalformed):
             Successions.restore(wrong)
+
+
+PEOPLE = st.sampled_from([ANN, BEN, CAL, DAN])
+OPERATIONS = st.one_of(
+    st.tuples(st.just("know"), PEOPLE, st.sampled_from([None, "a", "b"])),
+    st.tuples(st.just("offer"), PEOPLE, PEOPLE),
+    st.tuples(st.just("follow"), PEOPLE, PEOPLE),
+)
+
+
+@given(st.lists(OPERATIONS, max_size=20))
+def test_whatever_was_done_comes_back(operations: list[tuple[str, Identity, Any]]) -> None:
+    successions = Successions(MESH)
+    for sequence, (operation, one, other) in enumerate(operations):
+        before = successions.export_state()
+        try:
+            if operation == "know":
+                successions.know(one.key, other)
+            elif operation == "offer":
+                successions.offer(continuity(one, other, sequence=sequence), now_ms=NOW)
+            else:
+                successions.follow(one.key, other.key)
+        except AgentMeshError:
+            assert successions.export_state() == before
+        exported = successions.export_state()
+        restored = Successions.restore(exported)
+        assert restored.export_state() == exported
+        for person in (ANN, BEN, CAL, DAN):
+            current = successions.current(person.key)
+            assert restored.current(person.key) == current
+            assert not successions.is_retired(current.raw)
 
 
 def test_keys_that_come_back_are_keys() -> None:

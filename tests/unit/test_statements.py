@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentmesh import _labels
@@ -110,6 +110,10 @@ def refuse(kind: str, statement: Any, error: type[AgentMeshError], mesh: str = M
 # --- what they say ----------------------------------------------------------------------------------------------------
 
 
+@example(signal=1, sequence=0, time_ms=0, mesh="m")
+@example(signal=-1, sequence=0, time_ms=0, mesh="m")
+@example(signal=1000, sequence=0, time_ms=0, mesh="m")
+@example(signal=-1000, sequence=0, time_ms=0, mesh="m")
 @given(signal=st.integers(-1000, 1000), sequence=am.times_ms(), time_ms=am.times_ms(), mesh=am.mesh_names())
 def test_a_trust_update_says_what_was_issued(signal: int, sequence: int, time_ms: int, mesh: str) -> None:
     statement = issue_trust(ALICE, BOB.key, signal, mesh=mesh, sequence=sequence, time_ms=time_ms)
@@ -128,6 +132,8 @@ def test_a_trust_update_says_what_was_issued(signal: int, sequence: int, time_ms
     )
 
 
+@example(weight=0, sequence=0, time_ms=0, mesh="m")
+@example(weight=1000, sequence=0, time_ms=0, mesh="m")
 @given(weight=st.integers(0, 1000), sequence=am.times_ms(), time_ms=am.times_ms(), mesh=am.mesh_names())
 def test_an_edge_says_what_was_issued(weight: int, sequence: int, time_ms: int, mesh: str) -> None:
     statement = issue_edge(ALICE, BOB.key, weight, mesh=mesh, sequence=sequence, time_ms=time_ms)
