@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import Final
 
 import nacl.exceptions
@@ -247,10 +248,8 @@ def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:
 # --- XSalsa20-Poly1305 (NaCl secretbox) ------------------------------------------------------------------------------
 
 
-def secretbox(plaintext: bytes, nonce: bytes, key: bytes) -> bytes:
-    """Return tag (16 bytes) || ciphertext under a 32-byte key and a 24-byte nonce."""
-    box: bytes = crypto_secretbox_easy(plaintext, nonce, key)
-    return box
+secretbox: Final[Callable[[bytes, bytes, bytes], bytes]] = crypto_secretbox_easy
+"""Return tag (16 bytes) || ciphertext of (plaintext, 24-byte nonce, 32-byte key)."""
 
 
 def secretbox_try_open(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
@@ -271,7 +270,10 @@ def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
     Raises:
         DecryptionFailed: the tag does not verify, or there is none.
     """
-    plaintext = secretbox_try_open(box, nonce, key) if len(box) >= TAG_BYTES else None
-    if plaintext is None:
-        raise DecryptionFailed
-    return plaintext
+    if len(box) >= TAG_BYTES:
+        try:
+            plaintext: bytes = crypto_secretbox_open_easy(box, nonce, key)
+            return plaintext
+        except nacl.exceptions.CryptoError:
+            pass
+    raise DecryptionFailed

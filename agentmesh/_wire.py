@@ -8,7 +8,7 @@ and trailing bytes.) Nothing is allocated for a length that the input does not h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import msgpack
@@ -193,6 +193,12 @@ def encode(value: Sequence[Any]) -> bytes:
     return packed
 
 
+def public_encoder() -> Callable[[Sequence[Any]], bytes]:
+    """Return an `encode` for one thread, and for what is no secret: it keeps its buffer, and with it what it wrote."""
+    pack: Callable[[Sequence[Any]], bytes] = msgpack.Packer(use_bin_type=True).pack
+    return pack
+
+
 def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
     """Return the fields of `data`, which must be the one encoding of an array of that layout.
 
@@ -208,16 +214,24 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
     return fields
 
 
-_BIN_HEADS: Final = {0xC4: (1, 0), 0xC5: (2, 0x100), 0xC6: (4, 0x10000)}  # bytes of length, least length
+_PAIR: Final = b"\x92"
 
 
 def _bin_at(data: bytes, at: int) -> tuple[int, int]:
     """Return where the byte string whose head is at `at` begins and ends; its end may lie behind the input's."""
-    width, least = _BIN_HEADS.get(data[at] if at < len(data) else 0, (0, 1))
-    begin = at + 1 + width
-    size = int.from_bytes(data[at + 1 : begin], "big")
-    if size < least or begin > len(data):
+    head = data[at : at + 5]
+    if len(head) >= 2 and head[0] == 0xC4:
+        return at + 2, at + 2 + head[1]
+    if len(head) >= 3 and head[0] == 0xC5:
+        width, least = 2, 0x100
+    elif len(head) == 5 and head[0] == 0xC6:
+        width, least = 4, 0x10000
+    else:
         raise Malformed
+    size = int.from_bytes(head[1 : 1 + width], "big")
+    if size < least:
+        raise Malformed
+    begin = at + 1 + width
     return begin, begin + size
 
 
@@ -227,14 +241,23 @@ def _bin_head(size: int) -> bytes:
     return b"\xc5" + size.to_bytes(2, "big") if size < 0x10000 else b"\xc6" + size.to_bytes(4, "big")
 
 
+def pair_head(first_bytes: int) -> bytes:
+    """Return what stands before the first byte string of a pair, which is that long."""
+    return _PAIR + _bin_head(first_bytes)
+
+
 def encode_pair(first: bytes, *second: bytes) -> bytes:
     """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
-    size = sum(map(len, second))
-    return b"".join((b"\x92", _bin_head(len(first)), first, _bin_head(size), *second))
+    return encode_second(pair_head(len(first)) + first, *second)
 
 
-def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
-    """Return the two byte strings of an array of exactly two.
+def encode_second(before: bytes, *second: bytes) -> bytes:
+    """Return a pair of which everything `before` its second byte string is encoded already, with one copy."""
+    return b"".join((before, _bin_head(sum(map(len, second))), *second))
+
+
+def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
+    """Return where the first byte string of a pair begins and ends, and where the second begins, which ends `data`.
 
     For a pair of byte strings the shortest heads are the canonical form, so a megabyte is not encoded again; and it is
     cut by hand, because msgpack would first build whatever arrays stand there instead.
@@ -244,13 +267,19 @@ def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         Malformed: any other shape, or a longer form of the same.
     """
     _check_size(data, max_bytes)
-    if data[:1] != b"\x92":
+    if not data.startswith(_PAIR):
         raise Malformed
     first_at, first_end = _bin_at(data, 1)
     second_at, second_end = _bin_at(data, first_end)
     if second_end != len(data):
         raise Malformed
-    return data[first_at:first_end], data[second_at:second_end]
+    return first_at, first_end, second_at
+
+
+def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """Return the two byte strings of an array of exactly two. Raises as `pair_bounds`."""
+    first_at, first_end, second_at = pair_bounds(data, max_bytes)
+    return data[first_at:first_end], data[second_at:]
 
 
 # --- base58btc -------------------------------------------------------------------------------------------------------

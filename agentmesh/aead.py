@@ -77,9 +77,8 @@ def unpadded_length(padded: bytes) -> int:
         DecryptionFailed: the marker is missing, or the length is not exactly the padded one.
     """
     length = padded.rfind(b"\x80")
-    if length < 0 or padded.count(b"\x00", length) != len(padded) - length - 1:
-        raise DecryptionFailed
-    if len(padded) != padded_length(length + 1):
+    zeros = len(padded) - length - 1
+    if length < 0 or padded.count(b"\x00", length) != zeros or len(padded) != padded_length(length + 1):
         raise DecryptionFailed
     return length
 

@@ -8,7 +8,7 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 from agentmesh import exchange, gate, upkeep
 from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
@@ -302,7 +302,8 @@ class Agent(Redacted):
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        return self._seal(did, data, action, session_id, disclosable=False).envelope
+        envelope: bytes = self._seal(did, data, action, session_id, disclosable=False)
+        return envelope
 
     @outermost
     def seal(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> Sealed:
@@ -310,18 +311,18 @@ class Agent(Redacted):
 
         Keeping the key undoes the forward secrecy of this one message. Give it out only after the peer has opened it.
         """
-        return self._seal(did, data, action, session_id, disclosable=True)
+        sealed: Sealed = self._seal(did, data, action, session_id, disclosable=True)
+        return sealed
 
     def _seal(
         self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
-    ) -> Sealed:
+    ) -> Any:
         check_session_id(session_id)
-        sealed: Sealed = self._seam.run(
+        return self._seam.run(
             lambda now_ms: exchange.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
             )
         )
-        return sealed
 
     @outermost
     def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> bytes:
@@ -367,13 +368,14 @@ class Agent(Redacted):
         core = self._core
         if not isinstance(envelope, bytes):
             raise ArgumentInvalid("envelope")
-        check_flags(disclosable=disclosable)
+        if disclosable is not False:
+            check_flags(disclosable=disclosable)
 
         def step(now_ms: int) -> Step:
             outer = OuterEnvelope(envelope, core.limits)
-            session = exchange.known_session(core, outer)
-            if session is not None:
-                return exchange.receive_known(core, session, outer, now_ms, disclosable=disclosable)
+            known = exchange.receive_known(core, outer, now_ms, disclosable=disclosable)
+            if known is not None:
+                return known
             kind = self._route(outer)
             if kind is Kind.KNOCK:
                 return gate.receive_knock(core, outer, now_ms)

@@ -28,23 +28,28 @@ class ContentType(IntEnum):
     CLOSE = 2
 
 
-_HEADS: Final = {content_type: bytes([content_type]) for content_type in ContentType}
+_DATA_HEAD: Final = bytes([ContentType.DATA])
+_DATA_HEAD_WITHOUT_ACTION: Final = _DATA_HEAD + b"\x00"
+_ACCEPT_HEAD: Final = bytes([ContentType.ACCEPT])
+_CLOSE_HEAD: Final = bytes([ContentType.CLOSE])
 _TYPES: Final = {int(content_type): content_type for content_type in ContentType}
 
 
 def pad_data(action: bytes, data: bytes) -> bytes:
     """Return a data message's padded plaintext; `action` is 0 (the KNOCK's) to 128 bytes of UTF-8."""
-    return pad(_HEADS[ContentType.DATA], bytes([len(action)]), action, data)
+    if not action:
+        return pad(_DATA_HEAD_WITHOUT_ACTION, data)
+    return pad(_DATA_HEAD, bytes([len(action)]), action, data)
 
 
 def pad_accept(content: bytes) -> bytes:
     """Return an ACCEPT's padded plaintext."""
-    return pad(_HEADS[ContentType.ACCEPT], content)
+    return pad(_ACCEPT_HEAD, content)
 
 
 def pad_close(reason: str, data_sent: int, data_opened: int) -> bytes:
     """Return a close's padded plaintext; both counts with the early payload, without ACCEPT and close."""
-    return pad(_HEADS[ContentType.CLOSE], _wire.encode([reason, data_sent, data_opened]))
+    return pad(_CLOSE_HEAD, _wire.encode([reason, data_sent, data_opened]))
 
 
 def parse_content(padded: bytes) -> tuple[ContentType, str | None, bytes]:

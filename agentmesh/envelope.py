@@ -49,17 +49,9 @@ class Kind(IntEnum):
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
-def with_time(prefix: bytes, time_ms: int) -> bytes | None:
-    """Return the header of this `Header.prefix` and time, or `None` where the time needs another form."""
-    return prefix + time_ms.to_bytes(_TIME_BYTES, "big") if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
-
-
-def time_behind(prefix: bytes, header_bytes: bytes) -> int | None:
-    """Return the time of a header, if it is the canonical encoding of this `Header.prefix` and a time of that form."""
-    if len(header_bytes) != len(prefix) + _TIME_BYTES or not header_bytes.startswith(prefix):
-        return None
-    time_ms = int.from_bytes(header_bytes[-_TIME_BYTES:], "big")
-    return time_ms if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
+def long_time(time_ms: int) -> bytes | None:
+    """Return what stands behind `Header.prefix` for this time, or `None` where the time needs another form."""
+    return time_ms.to_bytes(_TIME_BYTES, "big") if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
 
 
 def is_mesh_name(mesh: object) -> bool:
@@ -103,7 +95,7 @@ class Header:
         return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, self.time_ms])
 
     def prefix(self) -> bytes:
-        """Return the encoded header without the eight bytes of a time from 2^32 on, which all others share."""
+        """Return the encoded header without the eight bytes of a time from 2^32 on (`long_time`)."""
         return evolve(self, time_ms=_LONG_TIME_MS).encode()[:-_TIME_BYTES]
 
     @classmethod
@@ -134,20 +126,22 @@ _DEFAULT_LIMITS: Final = Limits()
 class OuterEnvelope:
     """An envelope as anybody sees it who holds its bytes and no key.
 
+    It keeps the bytes whole, and where in them its parts begin: a body may be a megabyte.
+
     Attributes:
-        header_bytes: The header as received: what signatures and contexts cover.
-        body: What the kind says, sealed or signed.
+        envelope: The bytes.
+        body_at: Where the body begins; it ends the envelope.
     """
 
-    __slots__ = ("_envelope", "_header", "_receipt", "body", "header_bytes")
+    __slots__ = ("_header", "_header_at", "_header_end", "_receipt", "body_at", "envelope")
 
     def __init__(self, envelope: bytes, limits: Limits) -> None:
         if not isinstance(envelope, bytes):
             raise ArgumentInvalid("envelope")
-        self._envelope = envelope
+        self.envelope = envelope
         self._header: Header | None = None
         self._receipt: Receipt | None = None
-        self.header_bytes, self.body = _wire.decode_pair(envelope, limits.envelope_max_bytes)
+        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(envelope, limits.envelope_max_bytes)
 
     @classmethod
     def parse(cls, envelope: bytes, limits: Limits | None = None) -> OuterEnvelope:
@@ -164,6 +158,24 @@ class OuterEnvelope:
         return outer
 
     @property
+    def header_bytes(self) -> bytes:
+        """The header as received: what signatures and contexts cover."""
+        return self.envelope[self._header_at : self._header_end]
+
+    @property
+    def body(self) -> bytes:
+        """What the kind says, sealed or signed: a copy."""
+        return self.envelope[self.body_at :]
+
+    def time_behind(self, before: bytes) -> int | None:
+        """Return the header's time, if `before` is all that stands before it and it is in canonical long form."""
+        envelope, end = self.envelope, self._header_end
+        if len(before) + _TIME_BYTES != end or not envelope.startswith(before):
+            return None
+        time_ms = int.from_bytes(envelope[end - _TIME_BYTES : end], "big")
+        return time_ms if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
+
+    @property
     def header(self) -> Header:
         """The parsed header; decoded when asked for, since a session knows the headers of its peer by their bytes.
 
@@ -178,13 +190,13 @@ class OuterEnvelope:
     def receipt(self) -> Receipt:
         """The envelope's receipt: it identifies it everywhere. Computed when asked for, since it hashes the whole."""
         if self._receipt is None:
-            self._receipt = receipt_of(self._envelope)
+            self._receipt = receipt_of(self.envelope)
         return self._receipt
 
     @property
     def size_bytes(self) -> int:
         """The envelope's length."""
-        return len(self._envelope)
+        return len(self.envelope)
 
     def __repr__(self) -> str:
         return f"OuterEnvelope({self._header!r}, receipt={self.receipt.hex()}, size_bytes={self.size_bytes})"
@@ -193,6 +205,21 @@ class OuterEnvelope:
 def build(header_bytes: bytes, *body: bytes) -> bytes:
     """Return the envelope `msgpack [header, body]`; the parts of the body are joined once."""
     return _wire.encode_pair(header_bytes, *body)
+
+
+def build_behind(head: bytes, *body: bytes) -> bytes:
+    """Return the envelope of this `envelope_head`; the parts of the body are joined once."""
+    return _wire.encode_second(head, *body)
+
+
+def envelope_head(header_bytes: bytes) -> bytes:
+    """Return an envelope up to its body."""
+    return _wire.pair_head(len(header_bytes)) + header_bytes
+
+
+def envelope_prefix(prefix: bytes) -> bytes:
+    """Return an envelope's head up to the time, for a header of this `Header.prefix` and a `long_time`."""
+    return _wire.pair_head(len(prefix) + _TIME_BYTES) + prefix
 
 
 def receipt_of(envelope: bytes) -> Receipt:

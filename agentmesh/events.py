@@ -10,6 +10,7 @@ from typing import final
 from attrs import field, frozen
 
 from agentmesh.admission.policy import KnockRequest
+from agentmesh.envelope import OuterEnvelope
 from agentmesh.facts import Phase
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId
@@ -118,19 +119,18 @@ class MessageReceived:
         action: The action that it carries.
         number: Its position in the peer's direction, from 1.
         time_ms: The envelope's time, by the peer's clock.
-        receipt: The envelope's receipt.
         disclosure: Discloses this one message; only where it was asked for.
         lost: Messages whose kept keys were evicted by this one.
     """
 
     __slots__ = (
+        "_outer",
         "action",
         "disclosure",
         "lost",
         "number",
         "peer",
         "plaintext",
-        "receipt",
         "session_id",
         "time_ms",
     )
@@ -144,7 +144,7 @@ class MessageReceived:
         action: str,
         number: int,
         time_ms: int,
-        receipt: Receipt,
+        outer: OuterEnvelope,
         disclosure: Disclosure | None,
         lost: int,
     ) -> None:
@@ -154,9 +154,14 @@ class MessageReceived:
         self.action = action
         self.number = number
         self.time_ms = time_ms
-        self.receipt = receipt
+        self._outer = outer
         self.disclosure = disclosure
         self.lost = lost
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
+        return self._outer.receipt
 
     def __repr__(self) -> str:
         return (

@@ -30,8 +30,8 @@ from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.pending import Pending, Undecided, ended
 from agentmesh.prekeys import BundleClass, verify_bundle
 from agentmesh.ratchet import Ratchet
-from agentmesh.session import Disclosure, Incoming, Sealed, Session, SessionDelta
-from agentmesh.state import AnswerDropped, Change, KnockedPeer, Peer, SessionEnded, SessionMoved, SessionPut, Step
+from agentmesh.session import Disclosure, Incoming, MessageTaken, Sealed, Session
+from agentmesh.state import AnswerDropped, Change, KnockedPeer, Peer, SessionEnded, SessionPut, Step
 from agentmesh.suite import SUITE
 from agentmesh.verdict import parse_reject_body
 
@@ -184,21 +184,22 @@ def send(
     disclosable: bool,
     now_ms: int,
 ) -> Step:
-    """Seal a data message. The output is the `Sealed`."""
+    """Seal a data message. The output is the envelope; where it is to be disclosable, the `Sealed`."""
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
     sealed = session.seal(
         data, action=action, now_ms=now_ms, limits=core.limits, entropy=core.entropy, disclosable=disclosable
     )
     records = _sealed(core, session, sealed, now_ms)
-    return Step((SessionMoved(session, sealed.delta),), records, sealed.handed_out())
+    output = sealed.handed_out() if disclosable else sealed.envelope
+    return Step((sealed.delta,), records, output)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step:
     """Close a session. The output is the close envelope."""
     session = session_with(core, did, session_id, now_ms)
     sealed = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
-    return Step((SessionMoved(session, sealed.delta),), _sealed(core, session, sealed, now_ms), sealed.envelope)
+    return Step((sealed.delta,), _sealed(core, session, sealed, now_ms), sealed.envelope)
 
 
 def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
@@ -230,9 +231,10 @@ def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosabl
         ClosedSession: the session is over.
         PeerNotAllowed: the policy does not allow the peer (any more).
     """
-    if len(outer.body) < SESSION_ID_BYTES:
+    session_id = _session_id(outer)
+    if len(session_id) < SESSION_ID_BYTES:
         raise Malformed
-    held = core.state.sessions.get(SessionId(outer.body[:SESSION_ID_BYTES]))
+    held = core.state.sessions.get(session_id)
     if held is None or isinstance(held, Undecided):
         raise UnknownSession
     peer = held.peer if isinstance(held, Ended) else held.facts.peer
@@ -260,31 +262,38 @@ def _receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: 
     return Step((SessionPut(session, opened.delta(core.entropy)),), records, (event,))
 
 
-def known_session(core: Core, outer: OuterEnvelope) -> Session | None:
-    """Return the session of a kind 4 whose header is known by its bytes: version, kind, mesh, names are right."""
-    held = core.state.sessions.get(SessionId(outer.body[:SESSION_ID_BYTES]))
-    if isinstance(held, Session) and held.facts.message_time_ms(outer.header_bytes) is not None:
-        return held
-    return None
+def _session_id(outer: OuterEnvelope) -> SessionId:
+    return SessionId(outer.envelope[outer.body_at : outer.body_at + SESSION_ID_BYTES])
 
 
-def receive_known(core: Core, session: Session, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step:
-    """Receive a kind 4 of a `known_session`. Raises as `receive_message` does from the policy on."""
+def receive_known(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step | None:
+    """Receive a kind 4 of an established session whose header is known by its bytes, or return `None`.
+
+    Version, kind, mesh, sender and recipient are right then. Raises as `receive_message` does from the policy on.
+    """
+    session = core.state.sessions.get(_session_id(outer))
+    if not isinstance(session, Session):
+        return None
+    time_ms = session.facts.message_time_ms(outer)
+    if time_ms is None:
+        return None
     core.check_allowed(session.facts.peer)
-    return _receive_message(core, session, outer, now_ms, disclosable)
+    return _receive_message(core, session, outer, now_ms, disclosable, time_ms)
 
 
-def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool) -> Step:
-    incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable)
+def _receive_message(
+    core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool, time_ms: int | None = None
+) -> Step:
+    incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable, time_ms=time_ms)
     facts = session.facts
     delta = incoming.delta(core.entropy)
-    changes: list[Change] = []
+    changes: tuple[Change, ...] = ()
     if not session.confirmed and not facts.initiator:
-        changes.append(AnswerDropped(facts.th))
+        changes = (AnswerDropped(facts.th),)
     records = _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, incoming.number, incoming.time_ms, now_ms)
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, delta, changes, records, now_ms)
-    lost = 0 if delta.opened is None else len(delta.opened.evicted)
+    lost = len(delta.opened.evicted)
     key = incoming.disclosure_key
     event: Event = MessageReceived(
         facts.peer,
@@ -293,7 +302,7 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
         incoming.action,
         incoming.number,
         incoming.time_ms,
-        outer.receipt,
+        outer,
         None if key is None else Disclosure(facts.th + key.reveal()),
         lost,
     )
@@ -301,18 +310,17 @@ def _receive_message(core: Core, session: Session, outer: OuterEnvelope, now_ms:
     if close is not None and session.data_opened + 1 >= close.data_sent:
         # The last message that the peer announced has come: nothing more is awaited.
         over = ended(session, Phase.CLOSED, at_ms=now_ms, opened_now=1)
-        changes.append(SessionEnded(over))
-        return Step(tuple(changes), records + over_record(core, over, now_ms), (event, session_over(over)))
-    changes.append(SessionMoved(session, delta))
-    return Step(tuple(changes), records, (event,))
+        changes += (SessionEnded(over),)
+        return Step(changes, records + over_record(core, over, now_ms), (event, session_over(over)))
+    return Step((*changes, delta), records, (event,))
 
 
 def _receive_close(
     core: Core,
     session: Session,
     incoming: Incoming,
-    delta: SessionDelta,
-    changes: list[Change],
+    delta: MessageTaken,
+    changes: tuple[Change, ...],
     records: tuple[Record, ...],
     now_ms: int,
 ) -> Step:
@@ -320,14 +328,14 @@ def _receive_close(
     if close is None:
         raise Malformed
     missing = max(0, close.data_sent - session.data_opened)
-    changes.append(SessionMoved(session, delta))
+    changes += (delta,)
     reply: bytes | None = None
     if session.may_send(now_ms):
         # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
         answer = _answer_close(core, session, delta, now_ms)
         if answer is not None:
             reply = answer.envelope
-            changes.append(SessionMoved(session, answer.delta))
+            changes += (answer.delta,)
             records += _sealed(core, session, answer, now_ms)
     event = PeerClosed(
         peer=facts.peer,
@@ -335,17 +343,17 @@ def _receive_close(
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,
-        lost=0 if delta.opened is None else len(delta.opened.evicted),
+        lost=len(delta.opened.evicted),
         reply=reply,
     )
     if missing:
-        return Step(tuple(changes), records, (event,))
+        return Step(changes, records, (event,))
     over = ended(session, Phase.CLOSED, at_ms=now_ms)
-    changes.append(SessionEnded(over))
-    return Step(tuple(changes), records + over_record(core, over, now_ms), (event, session_over(over)))
+    changes += (SessionEnded(over),)
+    return Step(changes, records + over_record(core, over, now_ms), (event, session_over(over)))
 
 
-def _answer_close(core: Core, session: Session, closing: SessionDelta, now_ms: int) -> Sealed | None:
+def _answer_close(core: Core, session: Session, closing: MessageTaken, now_ms: int) -> Sealed | None:
     try:
         return session.answer_close(closing, now_ms=now_ms, entropy=core.entropy)
     except ChainExhausted:
@@ -414,16 +422,22 @@ def _sent(
     time_ms: int,
     now_ms: int,
 ) -> tuple[Record, ...]:
-    return core.record(
-        event,
-        now_ms,
-        recipient=facts.peer.did,
-        envelope_time_ms=time_ms,
-        receipt=receipt,
-        session_id=facts.session_id,
-        number=number,
-        size_bytes=len(envelope),
-        bundle_class=facts.bundle_class,
+    if not core.recording:
+        return ()
+    return (
+        Record(
+            event,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.own_did,
+            recipient=facts.peer.did,
+            envelope_time_ms=time_ms,
+            receipt=receipt,
+            session_id=facts.session_id,
+            number=number,
+            size_bytes=len(envelope),
+            bundle_class=facts.bundle_class,
+        ),
     )
 
 
@@ -439,16 +453,19 @@ def _received(
 ) -> tuple[Record, ...]:
     if not core.recording:
         return ()
-    return core.record(
-        event,
-        now_ms,
-        sender=facts.peer.did,
-        recipient=facts.own_did,
-        envelope_time_ms=time_ms,
-        receipt=outer.receipt,
-        session_id=facts.session_id,
-        number=number,
-        size_bytes=outer.size_bytes,
-        bundle_class=facts.bundle_class,
-        reason=reason,
+    return (
+        Record(
+            event,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.peer.did,
+            recipient=facts.own_did,
+            envelope_time_ms=time_ms,
+            receipt=outer.receipt,
+            session_id=facts.session_id,
+            number=number,
+            size_bytes=outer.size_bytes,
+            bundle_class=facts.bundle_class,
+            reason=reason,
+        ),
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind, time_behind, with_time
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, envelope_prefix, long_time
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
@@ -56,8 +56,11 @@ class Facts:
     knock_receipt: Receipt
     action: str = field(repr=False)
     early_payload: bool
-    _prefix_out: bytes = field(init=False, eq=False, repr=False)
-    _prefix_in: bytes = field(init=False, eq=False, repr=False)
+    # What all messages share, made once: the context, and in each direction the envelope, up to the header's time.
+    _binding: bytes = field(init=False, eq=False, repr=False)
+    _context_out: bytes = field(init=False, eq=False, repr=False)
+    _envelope_out: bytes = field(init=False, eq=False, repr=False)
+    _envelope_in: bytes = field(init=False, eq=False, repr=False)
 
     def number_out(self, running_number: int) -> int:
         """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
@@ -67,29 +70,44 @@ class Facts:
         """Return the position in the peer's direction: B's ACCEPT is 0."""
         return running_number + (0 if self.initiator else 1 + self.early_payload)
 
-    @_prefix_out.default
+    @_binding.default
     def _(self) -> bytes:
-        return self._header(Kind.MESSAGE, self.own_did, self.peer.did, 0).prefix()
+        return self.session_id + self.th
 
-    @_prefix_in.default
+    @_context_out.default
     def _(self) -> bytes:
-        return self._header(Kind.MESSAGE, self.peer.did, self.own_did, 0).prefix()
+        return self._binding + self._prefix(self.own_did, self.peer.did)
 
-    def _header(self, kind: Kind, sender: str, recipient: str, time_ms: int) -> Header:
-        return Header(kind=kind, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=time_ms)
+    @_envelope_out.default
+    def _(self) -> bytes:
+        return envelope_prefix(self._prefix(self.own_did, self.peer.did))
+
+    @_envelope_in.default
+    def _(self) -> bytes:
+        return envelope_prefix(self._prefix(self.peer.did, self.own_did))
+
+    def _prefix(self, sender: str, recipient: str) -> bytes:
+        return Header(kind=Kind.MESSAGE, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=0).prefix()
 
     def header(self, kind: Kind, now_ms: int) -> bytes:
         """Return the encoded outer header of an envelope from this side."""
-        header_bytes = with_time(self._prefix_out, now_ms) if kind is Kind.MESSAGE else None
-        return header_bytes or self._header(kind, self.own_did, self.peer.did, now_ms).encode()
-
-    def message_time_ms(self, header_bytes: bytes) -> int | None:
-        """Return the time of the header of a kind 4 from the peer to this side, or `None` if it is not known as one."""
-        return time_behind(self._prefix_in, header_bytes)
+        return Header(kind=kind, mesh=self.mesh, sender=self.own_did, recipient=self.peer.did, time_ms=now_ms).encode()
 
     def context(self, header_bytes: bytes) -> bytes:
         """Return what every message of the session authenticates beside itself: session id || th || outer header."""
-        return self.session_id + self.th + header_bytes
+        return self._binding + header_bytes
+
+    def outgoing(self, now_ms: int) -> tuple[bytes, bytes]:
+        """Return (the envelope up to its body, the context) of a message from this side."""
+        time = long_time(now_ms)
+        if time is not None:
+            return self._envelope_out + time, self._context_out + time
+        header_bytes = self.header(Kind.MESSAGE, now_ms)
+        return envelope_head(header_bytes), self.context(header_bytes)
+
+    def message_time_ms(self, outer: OuterEnvelope) -> int | None:
+        """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""
+        return outer.time_behind(self._envelope_in)
 
 
 @frozen(kw_only=True)

@@ -59,8 +59,9 @@ class Pending(Redacted):
         if now_ms > self.deadline_ms:
             raise ClosedSession
         if outer.header.kind is not Kind.ACCEPT:
-            raise NotYet if self.ratchet.awaits(outer.body, start=SESSION_ID_BYTES) else DecryptionFailed
-        opened = open_in_session(self.facts, self.ratchet, outer, now_ms=now_ms, limits=limits)
+            is_early = self.ratchet.awaits(outer.envelope, start=outer.body_at + SESSION_ID_BYTES)
+            raise NotYet if is_early else DecryptionFailed
+        opened = open_in_session(self.facts, self.ratchet, outer, now_ms, limits)
         content_type, _, content = parse_content(opened.plaintext)
         if content_type is not ContentType.ACCEPT or opened.number != 0:
             raise MessageRefused

@@ -201,7 +201,7 @@ class Opened(Redacted):
         message_key: For a disclosure that was asked for.
     """
 
-    __slots__ = ("_finish", "header", "message_key", "number", "plaintext")
+    __slots__ = ("_delta", "header", "message_key", "number", "plaintext")
 
     def __init__(
         self,
@@ -209,17 +209,18 @@ class Opened(Redacted):
         header: RatchetHeader,
         number: int,
         message_key: MessageKey,
-        finish: Callable[[Entropy], OpenDelta],
+        delta: OpenDelta | Callable[[Entropy], OpenDelta],
     ) -> None:
         self.plaintext = plaintext
         self.header = header
         self.number = number
         self.message_key = message_key
-        self._finish = finish
+        self._delta = delta
 
     def delta(self, entropy: Entropy) -> OpenDelta:
         """Return what accepting this message changes; a turn's fresh key pair is drawn here."""
-        return self._finish(entropy)
+        delta = self._delta
+        return delta if isinstance(delta, OpenDelta) else delta(entropy)
 
 
 _NOTHING: Final[tuple[Any, ...]] = ()
@@ -335,7 +336,7 @@ class Ratchet(Redacted):
         """
         return self.suite.open_header(self.next_receiving, self.suite.parse(message, start)) is not None
 
-    def open(self, message: bytes, context: bytes, *, now_ms: int, limits: Limits, start: int = 0) -> Opened:
+    def open(self, message: bytes, context: bytes, now_ms: int, limits: Limits, start: int = 0) -> Opened:
         """Return the authenticated message that begins at `start`. The state is untouched, whatever happens. Section 6.
 
         Raises:
@@ -372,29 +373,23 @@ class Ratchet(Redacted):
     def _open_current(
         self, chain: ReceivingChain, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits
     ) -> Opened:
-        if header.key != chain.peer_key or header.previous_length != chain.previous_length or header.n >= COUNTER_MAX:
+        key, previous_length, n = header
+        if key != chain.peer_key or previous_length != chain.previous_length or n >= COUNTER_MAX:
             raise ContradictoryHeader
-        if header.n < chain.n:
+        if n < chain.n:
             return self._open_skipped(chain.serial, chain.start, header, frame, context, now_ms, limits)
-        if header.n - chain.n > limits.skipped_keys_per_step:
-            raise GapTooLarge
-        chain_key, skipped = self._skip(chain.key, chain.serial, chain.n, header.n)
+        chain_key = chain.key
+        skipped: Sequence[tuple[SkippedAt, MessageKey]] = _NOTHING
+        if n > chain.n:
+            if n - chain.n > limits.skipped_keys_per_step:
+                raise GapTooLarge
+            chain_key, skipped = self._skip(chain_key, chain.serial, chain.n, n)
         chain_key, message_key = self.suite.kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
-
-        def finish(_entropy: Entropy) -> OpenDelta:
-            after = ReceivingChain(
-                chain_key,
-                chain.header_key,
-                chain.peer_key,
-                header.n + 1,
-                chain.previous_length,
-                chain.start,
-                chain.serial,
-            )
-            return OpenDelta(after, None, skipped, None, self._evictions(len(skipped), now_ms, limits), now_ms)
-
-        return Opened(plaintext, header, chain.start + header.n, message_key, finish)
+        after = ReceivingChain(chain_key, chain.header_key, key, n + 1, previous_length, chain.start, chain.serial)
+        evicted = self._evictions(len(skipped), now_ms, limits) if self.skipped else _NOTHING
+        delta = OpenDelta(after, None, skipped, None, evicted, now_ms)
+        return Opened(plaintext, header, chain.start + n, message_key, delta)
 
     def _open_turn(self, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits) -> Opened:
         old = self.receiving
@@ -439,11 +434,8 @@ class Ratchet(Redacted):
             raise DuplicateMessage
         message_key = kept[0]
         plaintext = self.suite.open_body(message_key, frame, context)
-
-        def finish(_entropy: Entropy) -> OpenDelta:
-            return OpenDelta(None, None, _NOTHING, at, _NOTHING, now_ms)
-
-        return Opened(plaintext, header, start + header.n, message_key, finish)
+        delta = OpenDelta(None, None, _NOTHING, at, _NOTHING, now_ms)
+        return Opened(plaintext, header, start + header.n, message_key, delta)
 
     def _skip(
         self, chain_key: ChainKey, serial: int, n: int, until: int

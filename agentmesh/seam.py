@@ -51,20 +51,18 @@ class Seam(Redacted):
             self._busy = True
             try:
                 now_ms = self._core.now_ms()
-                self._record_refusals(now_ms)
-                step = self._compute(compute, now_ms, envelope)
+                if self._refusals:
+                    self._record_refusals(now_ms)
+                try:
+                    step = compute(now_ms)
+                except AgentMeshError as error:
+                    if self._journal is not None and envelope is not None:
+                        self._count(error.code, envelope, now_ms)
+                    raise
                 self._commit(step)
             finally:
                 self._busy = False
             return step.output
-
-    def _compute(self, compute: Callable[[int], Step], now_ms: int, envelope: bytes | None) -> Step:
-        try:
-            return compute(now_ms)
-        except AgentMeshError as error:
-            if self._journal is not None and envelope is not None:
-                self._count(error.code, envelope, now_ms)
-            raise
 
     def _count(self, reason: str, envelope: bytes, now_ms: int) -> None:
         peer = _claimed_sender(envelope, self._core)
@@ -84,7 +82,7 @@ class Seam(Redacted):
             self._refusals.recorded()
 
     def _commit(self, step: Step) -> None:
-        if step.changes or step.records:
+        if self._journal is not None and (step.changes or step.records):
             try:
                 self._tell(step.changes, step.records)
             except BaseException:

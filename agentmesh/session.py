@@ -16,7 +16,7 @@ from attrs import frozen
 from agentmesh import _crypto
 from agentmesh.content import REASON_MAX_BYTES, ContentType, pad_close, pad_data, parse_close, parse_content
 from agentmesh.entropy import Entropy
-from agentmesh.envelope import Kind, OuterEnvelope, build, receipt_of
+from agentmesh.envelope import Kind, OuterEnvelope, build_behind, receipt_of
 from agentmesh.errors import (
     ArgumentInvalid,
     ClosedSession,
@@ -79,18 +79,25 @@ class Sealed(Redacted):
         disclosure: Discloses this one message; only where it was asked for.
     """
 
-    __slots__ = ("_receipt", "delta", "disclosure", "envelope", "number")
+    __slots__ = ("_delta", "_receipt", "disclosure", "envelope", "number")
 
-    def __init__(self, envelope: bytes, number: int, delta: SessionDelta, disclosure: Disclosure | None) -> None:
+    def __init__(self, envelope: bytes, number: int, delta: MessageSent | None, disclosure: Disclosure | None) -> None:
         self.envelope = envelope
         self.number = number
-        self.delta = delta
+        self._delta = delta
         self.disclosure = disclosure
         self._receipt: Receipt | None = None
 
+    @property
+    def delta(self) -> MessageSent:
+        """The change to apply before the envelope leaves: for whoever called the session itself."""
+        if self._delta is None:
+            raise AttributeError("delta")
+        return self._delta
+
     def handed_out(self) -> Sealed:
         """Return this without its delta, which holds the chain's next key: what an application may keep."""
-        return Sealed(self.envelope, self.number, SessionDelta(), self.disclosure)
+        return Sealed(self.envelope, self.number, None, self.disclosure)
 
     @property
     def disclosure_key(self) -> DisclosureKey | None:
@@ -116,29 +123,46 @@ class PeerClose:
 
 
 @final
-class SessionDelta(Redacted):
-    """What one sealed or opened message changes in a session."""
+class MessageSent(Redacted):
+    """The change that sealing one message makes in a session. Apply it before the message leaves."""
 
-    __slots__ = ("confirmed", "data_opened", "data_sent", "opened", "own_close_at_ms", "peer_close", "sending")
+    __slots__ = ("data_sent", "own_close_at_ms", "sending", "session")
 
-    def __init__(
-        self,
-        *,
-        sending: SendingChain | None = None,
-        opened: OpenDelta | None = None,
-        data_sent: int = 0,
-        data_opened: int = 0,
-        confirmed: bool = False,
-        own_close_at_ms: int | None = None,
-        peer_close: PeerClose | None = None,
-    ) -> None:
+    def __init__(self, session: Session, sending: SendingChain, data_sent: int, own_close_at_ms: int | None) -> None:
+        self.session = session
         self.sending = sending
-        self.opened = opened
         self.data_sent = data_sent
-        self.data_opened = data_opened
-        self.confirmed = confirmed
         self.own_close_at_ms = own_close_at_ms
+
+    def apply(self, _state: object = None, /) -> None:
+        """Advance the session."""
+        session = self.session
+        session.ratchet.apply_sealed(self.sending)
+        session.data_sent += self.data_sent
+        if self.own_close_at_ms is not None:
+            session.own_close_at_ms = self.own_close_at_ms
+
+
+@final
+class MessageTaken(Redacted):
+    """The change that opening one message makes in a session."""
+
+    __slots__ = ("data_opened", "opened", "peer_close", "session")
+
+    def __init__(self, session: Session, opened: OpenDelta, data_opened: int, peer_close: PeerClose | None) -> None:
+        self.session = session
+        self.opened = opened
+        self.data_opened = data_opened
         self.peer_close = peer_close
+
+    def apply(self, _state: object = None, /) -> None:
+        """Advance the session."""
+        session = self.session
+        session.ratchet.apply(self.opened)
+        session.data_opened += self.data_opened
+        session.confirmed = True
+        if self.peer_close is not None:
+            session.peer_close = self.peer_close
 
 
 @final
@@ -155,10 +179,21 @@ class Incoming(Redacted):
         disclosure_key: Opens this one message; only where it was asked for.
     """
 
-    __slots__ = ("_opened", "action", "content_type", "data", "disclosure_key", "number", "peer_close", "time_ms")
+    __slots__ = (
+        "_opened",
+        "_session",
+        "action",
+        "content_type",
+        "data",
+        "disclosure_key",
+        "number",
+        "peer_close",
+        "time_ms",
+    )
 
     def __init__(
         self,
+        session: Session,
         opened: Opened,
         content_type: ContentType,
         action: str,
@@ -168,6 +203,7 @@ class Incoming(Redacted):
         peer_close: PeerClose | None,
         disclosure_key: DisclosureKey | None,
     ) -> None:
+        self._session = session
         self._opened = opened
         self.content_type = content_type
         self.action = action
@@ -177,14 +213,10 @@ class Incoming(Redacted):
         self.peer_close = peer_close
         self.disclosure_key = disclosure_key
 
-    def delta(self, entropy: Entropy) -> SessionDelta:
+    def delta(self, entropy: Entropy) -> MessageTaken:
         """Return what accepting this message changes."""
-        return SessionDelta(
-            opened=self._opened.delta(entropy),
-            data_opened=int(self.content_type is ContentType.DATA),
-            confirmed=True,
-            peer_close=self.peer_close,
-        )
+        data_opened = 1 if self.content_type is ContentType.DATA else 0
+        return MessageTaken(self._session, self._opened.delta(entropy), data_opened, self.peer_close)
 
 
 # --- established -----------------------------------------------------------------------------------------------------
@@ -192,7 +224,7 @@ class Incoming(Redacted):
 
 @final
 class Session(Redacted):
-    """An established conversation. `seal` and `open` return what they would change; `apply` changes it.
+    """An established conversation. `seal` and `open` return what they would change, as a change to apply.
 
     Attributes:
         facts: What is fixed.
@@ -282,13 +314,10 @@ class Session(Redacted):
 
     def may_send(self, now_ms: int) -> bool:
         """Say whether data can be sealed now, conditions aside."""
-        return (
-            self.own_close_at_ms is None
-            and self.peer_close is None
-            and self.superseded_at_ms is None
-            and (self.ttl_end_ms is None or now_ms <= self.ttl_end_ms)
-            and self.ending(now_ms) is None
-        )
+        if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
+            return False
+        ttl_seconds = self.conditions.ttl_seconds
+        return ttl_seconds is None or now_ms <= self.accepted_at_ms + ttl_seconds * 1000
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -332,7 +361,7 @@ class Session(Redacted):
         if conditions.max_messages is not None and self.next_number > conditions.max_messages:
             raise ConditionNotMet("max_messages")
         padded = pad_data(named, data)
-        return self._seal(padded, now_ms, entropy, disclosable, data_sent=1)
+        return self._seal(padded, now_ms, entropy, disclosable, 1, None)
 
     def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> Sealed:
         """Return this side's close, sealed: the last thing that it sends. Allowed whatever `max_messages` says.
@@ -346,13 +375,12 @@ class Session(Redacted):
         if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
             raise SessionNotOpen
         padded = pad_close(reason, self.data_sent, self.data_opened)
-        return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms)
+        return self._seal(padded, now_ms, entropy, False, 0, now_ms)
 
-    def answer_close(self, closing: SessionDelta, *, now_ms: int, entropy: Entropy) -> Sealed:
+    def answer_close(self, closing: MessageTaken, *, now_ms: int, entropy: Entropy) -> Sealed:
         """Return this side's close in answer to the peer's, sealed over the state after `closing`. Apply that first."""
         padded = pad_close("", self.data_sent, self.data_opened)
-        turn = None if closing.opened is None else closing.opened.turn
-        return self._seal(padded, now_ms, entropy, disclosable=False, own_close_at_ms=now_ms, turn=turn)
+        return self._seal(padded, now_ms, entropy, False, 0, now_ms, closing.opened.turn)
 
     @property
     def next_number(self) -> int:
@@ -372,24 +400,38 @@ class Session(Redacted):
         now_ms: int,
         entropy: Entropy,
         disclosable: bool,
-        *,
-        data_sent: int = 0,
-        own_close_at_ms: int | None = None,
+        data_sent: int,
+        own_close_at_ms: int | None,
         turn: Turn | None = None,
     ) -> Sealed:
         facts = self.facts
-        header_bytes = facts.header(Kind.MESSAGE, now_ms)
+        head, context = facts.outgoing(now_ms)
         nonce = entropy.token(_crypto.NONCE_BYTES)
-        message, message_key, sending = self.ratchet.seal(padded, facts.context(header_bytes), nonce, turn)
+        message, message_key, sending = self.ratchet.seal(padded, context, nonce, turn)
         number = facts.number_out(sending.start + sending.n - 1)
-        delta = SessionDelta(sending=sending, data_sent=data_sent, own_close_at_ms=own_close_at_ms)
-        envelope = build(header_bytes, facts.session_id, *message)
+        delta = MessageSent(self, sending, data_sent, own_close_at_ms)
+        envelope = build_behind(head, facts.session_id, *message)
         return Sealed(envelope, number, delta, Disclosure(facts.th + message_key) if disclosable else None)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def open(self, outer: OuterEnvelope, *, now_ms: int, limits: Limits, disclosable: bool = False) -> Incoming:
+    def open(
+        self,
+        outer: OuterEnvelope,
+        *,
+        now_ms: int,
+        limits: Limits,
+        disclosable: bool = False,
+        time_ms: int | None = None,
+    ) -> Incoming:
         """Return an authentic message that may stand here. Steps 3 to 6 of section 6.1; changes nothing.
+
+        Args:
+            outer: The envelope.
+            now_ms: This side's clock.
+            limits: This side's limits.
+            disclosable: Keep the message's key (section 8.1).
+            time_ms: The header's time, where `Facts.message_time_ms` has told it; the header is parsed otherwise.
 
         Raises:
             ClosedSession: the session is over.
@@ -402,70 +444,48 @@ class Session(Redacted):
         """
         if self.ending(now_ms) is not None:
             raise ClosedSession
-        opened = open_in_session(self.facts, self.ratchet, outer, now_ms=now_ms, limits=limits)
-        number = self.facts.number_in(opened.number)
-        # A header that is not known by its bytes is of another kind, or older than February 1970: read it whole.
-        time_ms, kind = self.facts.message_time_ms(outer.header_bytes), Kind.MESSAGE
+        facts, conditions, close = self.facts, self.conditions, self.peer_close
+        opened = open_in_session(facts, self.ratchet, outer, now_ms, limits)
+        number = facts.number_in(opened.number)
+        kind = Kind.MESSAGE
         if time_ms is None:
             time_ms, kind = outer.header.time_ms, outer.header.kind
-        content_type, action, data, peer_close = self._parse(opened.plaintext, kind, number, now_ms)
-        if len(data) > limits.plaintext_max_bytes:
-            raise TooLarge
-        self._check_conditions(content_type, action, number, time_ms)
-        key = DisclosureKey(opened.message_key) if disclosable else None
-        return Incoming(opened, content_type, action, data, number, time_ms, peer_close, key)
-
-    def _parse(
-        self, padded: bytes, kind: Kind, number: int, now_ms: int
-    ) -> tuple[ContentType, str, bytes, PeerClose | None]:
-        content_type, action, data = parse_content(padded)
+        content_type, action, data = parse_content(opened.plaintext)
         # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
         if kind is not Kind.MESSAGE or content_type is ContentType.ACCEPT:
             raise MessageRefused
-        close = self.peer_close
         if close is not None and number > close.number:
             raise MessageAfterClose
-        if content_type is ContentType.DATA:
-            return content_type, action or self.facts.action, data, None
-        # A close is the last thing that its sender seals, so one that stands before another message is a lie.
-        if close is not None or number < self.last_number_in:
-            raise MessageRefused
-        reason, data_sent, data_opened = parse_close(data)
-        return content_type, "", reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
-
-    def _check_conditions(self, content_type: ContentType, action: str, number: int, time_ms: int) -> None:
-        if self.ttl_end_ms is not None and time_ms > self.ttl_end_ms:
+        announced: PeerClose | None = None
+        if content_type is ContentType.CLOSE:
+            data, announced = self._parse_close(data, number, now_ms)
+        if len(data) > limits.plaintext_max_bytes:
+            raise TooLarge
+        if conditions.ttl_seconds is not None and time_ms > self.accepted_at_ms + conditions.ttl_seconds * 1000:
             raise PeerConditionBroken("ttl_seconds")
-        if content_type is not ContentType.DATA:
-            return
-        conditions = self.conditions
-        if conditions.max_messages is not None and number > conditions.max_messages:
-            raise PeerConditionBroken("max_messages")
-        if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
-            raise PeerConditionBroken("allowed_actions")
+        action = "" if announced is not None else action or facts.action
+        if announced is None:
+            if conditions.max_messages is not None and number > conditions.max_messages:
+                raise PeerConditionBroken("max_messages")
+            if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
+                raise PeerConditionBroken("allowed_actions")
+        key = DisclosureKey(opened.message_key) if disclosable else None
+        return Incoming(self, opened, content_type, action, data, number, time_ms, announced, key)
 
-    # --- changing --------------------------------------------------------------------------------------------------
-
-    def apply(self, delta: SessionDelta) -> None:
-        """Commit what `seal`, `seal_close` or an `Incoming` returned."""
-        if delta.sending is not None:
-            self.ratchet.apply_sealed(delta.sending)
-        if delta.opened is not None:
-            self.ratchet.apply(delta.opened)
-        self.data_sent += delta.data_sent
-        self.data_opened += delta.data_opened
-        self.confirmed |= delta.confirmed
-        if delta.own_close_at_ms is not None:
-            self.own_close_at_ms = delta.own_close_at_ms
-        if delta.peer_close is not None:
-            self.peer_close = delta.peer_close
+    def _parse_close(self, content: bytes, number: int, now_ms: int) -> tuple[bytes, PeerClose]:
+        # A close is the last thing that its sender seals, so one that stands before another message is a lie.
+        if self.peer_close is not None or number < self.last_number_in:
+            raise MessageRefused
+        reason, data_sent, data_opened = parse_close(content)
+        return reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
 
 
-def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, *, now_ms: int, limits: Limits) -> Opened:
+def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
     """Open the message of an envelope in its session's context. Raises as `Ratchet.open`; a gap names the session."""
     context = facts.context(outer.header_bytes)
     try:
-        return ratchet.open(outer.body, context, now_ms=now_ms, limits=limits, start=SESSION_ID_BYTES)
+        start = outer.body_at + SESSION_ID_BYTES
+        return ratchet.open(outer.envelope, context, now_ms, limits, start)
     except GapTooLarge:
         pass
     raise GapTooLarge(facts.session_id)

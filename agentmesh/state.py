@@ -23,7 +23,7 @@ from agentmesh.pending import Pending, Undecided
 from agentmesh.prekeys import BundleClass, PublishedBundle
 from agentmesh.ratchet import OpenDelta
 from agentmesh.replay import KnockMemo, KnockMemory
-from agentmesh.session import Session, SessionDelta
+from agentmesh.session import Session
 
 Held = Pending | Undecided | Session | Ended
 
@@ -122,7 +122,10 @@ class AgentState(Redacted):
 
 
 class Change(Protocol):
-    """Something that a step alters. Applying it never fails: everything was checked before."""
+    """Something that a step alters. Applying it never fails: everything was checked before.
+
+    What one message changes in a session are `MessageSent` and `MessageTaken`, in `agentmesh.session`.
+    """
 
     def apply(self, state: AgentState, /) -> None:
         """Alter the state."""
@@ -256,18 +259,18 @@ class SessionPut(Redacted):
 
 
 @final
-class SessionMoved(Redacted):
-    """A message was sealed or opened, or kept keys went."""
+class KeptKeysExpired(Redacted):
+    """Skipped message keys of a session are past their lifetime."""
 
-    __slots__ = ("delta", "session")
+    __slots__ = ("expired", "session")
 
-    def __init__(self, session: Session, delta: SessionDelta) -> None:
+    def __init__(self, session: Session, expired: OpenDelta) -> None:
         self.session = session
-        self.delta = delta
+        self.expired = expired
 
     def apply(self, _state: AgentState, /) -> None:
-        """Advance the session."""
-        self.session.apply(self.delta)
+        """Delete them."""
+        self.session.ratchet.apply(self.expired)
 
 
 @frozen

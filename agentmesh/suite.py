@@ -8,7 +8,8 @@ Both boxes use one nonce under two keys. The commitment kc is compared before th
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from struct import Struct
+from typing import Final
 
 from agentmesh import _crypto
 from agentmesh._labels import CHAIN, MESSAGE, RATCHET_CHAIN, RATCHET_HEADER, RATCHET_ROOT
@@ -18,21 +19,14 @@ from agentmesh.errors import DecryptionFailed, Malformed
 from agentmesh.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.ratchet import RatchetHeader, Suite
 
-_HEADER_BYTES: Final = 32 + 4 + 4
-_SEALED_HEADER_BYTES: Final = _HEADER_BYTES + _crypto.TAG_BYTES
-_COMMITMENT_AT: Final = _crypto.NONCE_BYTES + _SEALED_HEADER_BYTES
-_BOX_AT: Final = _COMMITMENT_AT + COMMITMENT_BYTES
-MESSAGE_OVERHEAD_BYTES: Final = _BOX_AT + _crypto.TAG_BYTES
+_HALVES: Final = Struct("32s32s")
+_HEADER: Final = Struct(">32sII")  # ratchet key, pn, n
+_PARTS: Final = Struct(f"{_crypto.NONCE_BYTES}s{_HEADER.size + _crypto.TAG_BYTES}s{COMMITMENT_BYTES}s")
+MESSAGE_OVERHEAD_BYTES: Final = _PARTS.size + _crypto.TAG_BYTES
 
-
-class Frame(NamedTuple):
-    """A message cut into its parts; nothing of it is verified. The box stays where it is until it is opened."""
-
-    nonce: bytes
-    sealed_header: bytes
-    commitment: bytes
-    message: bytes
-    box_at: int
+# A message cut into (nonce, sealed header, commitment), the bytes that hold it, and where in them its box begins: it
+# stays there until it is opened. Nothing of it is verified. Not a class, because one is made for every message.
+Frame = tuple[tuple[bytes, bytes, bytes], bytes, int]
 
 
 def _key_pair(entropy: Entropy) -> tuple[X25519Secret, X25519PublicKey]:
@@ -54,44 +48,35 @@ def _kdf_root(root: RootKey, shared: bytes) -> tuple[RootKey, ChainKey, HeaderKe
 
 
 def _kdf_chain(chain_key: ChainKey) -> tuple[ChainKey, MessageKey]:
-    derived = _crypto.kdf(chain_key, CHAIN, b"", 64)
-    return ChainKey(derived[:32]), MessageKey(derived[32:])
+    return _HALVES.unpack(_crypto.kdf(chain_key, CHAIN, b"", 64))
 
 
 def _seal(
     header_key: HeaderKey, message_key: MessageKey, header: RatchetHeader, context: bytes, padded: bytes, nonce: bytes
 ) -> tuple[bytes, ...]:
-    key, previous_length, n = header
-    clear = key + previous_length.to_bytes(4, "big") + n.to_bytes(4, "big")
-    sealed_header = _crypto.secretbox(clear, nonce, header_key)
-    derived = _crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64)
-    return nonce, sealed_header, derived[32:], _crypto.secretbox(padded, nonce, derived[:32])
+    sealed_header = _crypto.secretbox(_HEADER.pack(*header), nonce, header_key)
+    box_key, commitment = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64))
+    return nonce, sealed_header, commitment, _crypto.secretbox(padded, nonce, box_key)
 
 
 def _parse(message: bytes, start: int) -> Frame:
     if len(message) < start + MESSAGE_OVERHEAD_BYTES:
         raise Malformed
-    header_at, commitment_at, box_at = start + _crypto.NONCE_BYTES, start + _COMMITMENT_AT, start + _BOX_AT
-    return Frame(
-        message[start:header_at], message[header_at:commitment_at], message[commitment_at:box_at], message, box_at
-    )
+    return _PARTS.unpack_from(message, start), message, start + _PARTS.size
 
 
 def _open_header(header_key: HeaderKey, frame: Frame) -> RatchetHeader | None:
-    clear = _crypto.secretbox_try_open(frame.sealed_header, frame.nonce, header_key)
-    if clear is None:
-        return None
-    return RatchetHeader(
-        X25519PublicKey(clear[:32]), int.from_bytes(clear[32:36], "big"), int.from_bytes(clear[36:], "big")
-    )
+    (nonce, sealed_header, _), _, _ = frame
+    clear = _crypto.secretbox_try_open(sealed_header, nonce, header_key)
+    return None if clear is None else RatchetHeader(*_HEADER.unpack(clear))
 
 
 def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
-    nonce, sealed_header, commitment, message, box_at = frame
-    derived = _crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64)
-    if not _crypto.constant_time_equal(derived[32:], commitment):
+    (nonce, sealed_header, commitment), message, box_at = frame
+    box_key, expected = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64))
+    if not _crypto.constant_time_equal(expected, commitment):
         raise DecryptionFailed
-    return _crypto.secretbox_open(message[box_at:], nonce, derived[:32])
+    return _crypto.secretbox_open(message[box_at:], nonce, box_key)
 
 
 def _chain_name(header_key: HeaderKey, _peer_key: X25519PublicKey) -> HeaderKey:

@@ -14,15 +14,15 @@ from agentmesh.exchange import over_record, session_over
 from agentmesh.facts import Ended, Phase
 from agentmesh.pending import Pending, Undecided, ended
 from agentmesh.prekeys import BundleClass, PublishedBundle, issue_bundle
-from agentmesh.session import Session, SessionDelta
+from agentmesh.session import Session
 from agentmesh.state import (
     BundlesForgotten,
     BundlesPublished,
     Change,
+    KeptKeysExpired,
     KnocksForgotten,
     PeersForgotten,
     SessionEnded,
-    SessionMoved,
     SessionsForgotten,
     Step,
 )
@@ -115,7 +115,7 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
         elif isinstance(held, Session):
             expired = held.ratchet.expired_keys(now_ms, core.limits)
             if expired is not None:
-                changes.append(SessionMoved(held, SessionDelta(opened=expired)))
+                changes.append(KeptKeysExpired(held, expired))
                 facts = held.facts
                 lost = len(expired.evicted)
                 events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost=lost))

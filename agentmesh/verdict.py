@@ -55,6 +55,11 @@ def _actions(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return actions
 
 
+def _number_of_actions(actions: tuple[str, ...] | None) -> str:
+    # What somebody is allowed to do is part of what the intent says.
+    return "None" if actions is None else f"<{len(actions)} actions>"
+
+
 @frozen(kw_only=True)
 class Conditions:
     """What the acceptor grants. `None` is unlimited. Both sides enforce all of it.
@@ -67,7 +72,7 @@ class Conditions:
 
     max_messages: int | None = field(default=None, validator=_maybe_uint)
     ttl_seconds: int | None = field(default=None, validator=_maybe_uint)
-    allowed_actions: tuple[str, ...] | None = field(default=None, converter=_actions)
+    allowed_actions: tuple[str, ...] | None = field(default=None, converter=_actions, repr=_number_of_actions)
 
     def encode(self) -> bytes:
         """Return `msgpack [max_messages, ttl_seconds, allowed_actions]`."""

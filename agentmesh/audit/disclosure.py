@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from agentmesh import _crypto
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.content import ContentType, parse_content
+from agentmesh.content import ContentType, parse_close, parse_content
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, DisclosureInvalid
 from agentmesh.facts import SESSION_ID_BYTES
@@ -89,4 +89,6 @@ def _disclosed(outer: OuterEnvelope, disclosure: Disclosure, record: Record) -> 
     content_type, action, data = parse_content(padded)
     if content_type is ContentType.ACCEPT:
         raise DisclosureInvalid  # no receiver takes one in a kind 4
+    if content_type is ContentType.CLOSE:
+        parse_close(data)
     return Disclosed(header=header, content_type=content_type, action=action, data=data)

@@ -15,7 +15,7 @@ from typing import Final, Protocol, final
 
 from attrs import field, frozen
 
-from agentmesh import _crypto
+from agentmesh import _crypto, _wire
 from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.merkle import (
     EMPTY_ROOT,
@@ -79,7 +79,7 @@ class MemorySink:
 class AuditLog:
     """An append-only log over a sink. Safe to use from several threads."""
 
-    __slots__ = ("_head", "_is_in_step", "_lock", "_sink", "_tree")
+    __slots__ = ("_encode", "_head", "_is_in_step", "_lock", "_sink", "_tree")
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
         """Open a log over what the sink holds, verifying all of it.
@@ -95,6 +95,7 @@ class AuditLog:
         """
         self._sink = sink
         self._lock = threading.Lock()
+        self._encode = _wire.public_encoder()
         self._load()
         if checkpoint is not None:
             size = _covered_size(checkpoint)
@@ -128,7 +129,7 @@ class AuditLog:
             head = self._head
             sequence = len(self._tree)
             for record in records:
-                entry = record.encode(sequence, head)
+                entry = record.encode(sequence, head, self._encode)
                 head = leaf_hash(entry)
                 entries.append(entry)
                 hashes.append(head)

@@ -99,7 +99,7 @@ class MerkleTree:
             level += node
             if len(level) % (2 * _SIZE):
                 return
-            node = _node_hash(bytes(level[-2 * _SIZE : -_SIZE]), node)
+            node = _crypto.sha256(_NODE + level[-2 * _SIZE : -_SIZE] + node)
         self._levels.append(bytearray(node))
 
     def leaf(self, index: int) -> EntryHash:

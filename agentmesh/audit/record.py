@@ -13,7 +13,9 @@ entry hash is the leaf hash of RFC 9162, so that one hash serves chain and tree.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from sys import intern
 from typing import Any, Final, final
 
@@ -109,7 +111,7 @@ class Record:
         bundle_class: What the session's KNOCK was made on, or `None`.
         outcome: What was decided.
         reason: A fixed word of ours: how a session ended, why a KNOCK was rejected, the code of a refusal.
-        count: How many such events this record stands for; 1 but for refusals.
+        count: How many such events this record stands for, at least one; 1 but for refusals.
     """
 
     __slots__ = (
@@ -162,21 +164,21 @@ class Record:
         self.reason = reason
         self.count = count
 
-    def encode(self, sequence: int, previous: bytes) -> bytes:
-        """Return the entry of this record at its place in a log.
+    def encode(self, sequence: int, previous: bytes, encode: Callable[[Sequence[Any]], bytes] = _wire.encode) -> bytes:
+        """Return the entry of this record at its place in a log, by a log's own encoder if it has one.
 
         Raises:
             ArgumentInvalid: a field that no reader would take: written all the same, it would break the log for good.
         """
         if not self._is_sound():
             raise ArgumentInvalid("record")
-        return _wire.encode(
+        return encode(
             [
                 _VERSION,
                 sequence,
                 previous,
                 self.at_ms,
-                self.event.value,
+                self.event,
                 self.mesh,
                 self.sender,
                 self.recipient,
@@ -186,29 +188,31 @@ class Record:
                 self.number,
                 self.size_bytes,
                 self.bundle_class or 0,
-                self.outcome.value,
+                self.outcome,
                 self.reason,
                 self.count,
             ]
         )
 
     def _is_sound(self) -> bool:
-        for number in (self.at_ms, self.envelope_time_ms, self.number, self.size_bytes, self.count):
-            if type(number) is not int or not 0 <= number <= UINT_MAX:
-                return False
+        # Written out, because it is asked of every record.
         return (
-            type(self.event) is AuditEvent
+            type(self.at_ms) is type(self.envelope_time_ms) is type(self.number) is type(self.size_bytes) is int
+            and 0 <= self.at_ms <= UINT_MAX
+            and 0 <= self.envelope_time_ms <= UINT_MAX
+            and 0 <= self.number <= UINT_MAX
+            and 0 <= self.size_bytes <= UINT_MAX
+            and type(self.count) is int
+            and 0 < self.count <= UINT_MAX
+            and type(self.event) is AuditEvent
             and type(self.outcome) is Outcome
             and (self.bundle_class is None or type(self.bundle_class) is BundleClass)
             and type(self.receipt) is bytes
-            and len(self.receipt) in _RECEIPT_BYTES
             and type(self.session_id) is bytes
+            and len(self.receipt) in _RECEIPT_BYTES
             and len(self.session_id) in _SESSION_BYTES
-            and is_mesh_name(self.mesh)
-            and _is_name(self.sender)
-            and _is_name(self.recipient)
-            and type(self.reason) is str
-            and _REASON.fullmatch(self.reason) is not None
+            and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
+            and _are_sound_words(self.mesh, self.sender, self.recipient, self.reason)
         )
 
     def _fields(self) -> tuple[Any, ...]:
@@ -225,8 +229,13 @@ class Record:
         return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
 
 
-def _is_name(name: object) -> bool:
-    return type(name) is str and len(name) <= DID_MAX_BYTES and _NAME.fullmatch(name) is not None
+@lru_cache(maxsize=4096)  # because most records of a log name the same few
+def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
+    return is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient) and _REASON.fullmatch(reason) is not None
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= DID_MAX_BYTES and _NAME.fullmatch(name) is not None
 
 
 def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
@@ -246,8 +255,8 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         or outcome not in _OUTCOMES
         or len(receipt) not in _RECEIPT_BYTES
         or len(session_id) not in _SESSION_BYTES
-        or not (is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient))
-        or _REASON.fullmatch(reason) is None
+        or not _are_sound_words(mesh, sender, recipient, reason)
+        or count == 0
     ):
         raise Malformed
     record = Record(

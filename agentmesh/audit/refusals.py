@@ -24,6 +24,9 @@ class Refusals:
         self._minute = 0
         self._counts: dict[tuple[str, str], Record] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
     def is_known(self, reason: str, peer: str) -> bool:
         """Say whether the minute already has a record for this: its receipt is not needed then."""
         counts = self._counts

@@ -245,6 +245,14 @@ def test_only_messages_are_disclosed() -> None:
     assert verify_disclosure(*crafted(b"\x00\x00ours")).data == b"ours"
 
 
+def test_a_close_is_disclosed_where_a_receiver_would_take_it() -> None:
+    close = b"\x93\xa4done\x02\x03"
+    disclosed = verify_disclosure(*crafted(b"\x02" + close))
+    assert (disclosed.content_type, disclosed.action, disclosed.data) == (ContentType.CLOSE, None, close)
+    for bad in (b"", b"done", close[:-1], close + b"\x00", b"\x93\xa4done\xcc\x02\x03", b"\x93\xc4\x04done\x02\x03"):
+        refused(*crafted(b"\x02" + bad))
+
+
 def test_rubbish_is_refused_and_mistakes_are_told() -> None:
     for rubbish in (b"", b"\xc0", ENVELOPE[:-1], ENVELOPE + b"\x00", ENVELOPE[:50], bytes(3 << 20)):
         refused(rubbish, DISCLOSURE, RECORD)

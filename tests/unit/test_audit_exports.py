@@ -54,7 +54,7 @@ records = st.builds(
     bundle_class=st.one_of(st.none(), st.sampled_from(BundleClass)),
     outcome=st.one_of(st.none(), st.sampled_from(Outcome)),
     reason=st.sampled_from(["", "closed", "message.unknown_session"]),
-    count=uints,
+    count=st.integers(1, UINT_MAX),
 )
 logs = st.lists(records, max_size=5)
 

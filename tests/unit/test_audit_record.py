@@ -43,7 +43,7 @@ records = st.builds(
     bundle_class=st.one_of(st.none(), st.sampled_from(BundleClass)),
     outcome=st.one_of(st.none(), st.sampled_from(Outcome)),
     reason=st.from_regex(r"[a-z0-9._-]{0,32}", fullmatch=True),
-    count=uints,
+    count=st.integers(1, UINT_MAX),
 )
 
 
@@ -91,6 +91,7 @@ BAD_FIELDS: list[dict[str, Any]] = [
     *({"bundle_class": value} for value in (1, 3, 0, "1")),
     *({"event": value} for value in ("message.sealed", None, 0)),
     *({"outcome": value} for value in ("allow", 1)),
+    {"count": 0},
 ]  # fmt: skip
 
 
@@ -121,6 +122,7 @@ FIELDS: list[Any] = msgpack.unpackb(ENTRY)
         *((13, value) for value in (3, -1, True, None, "1")),
         *((14, value) for value in ("", "maybe", "ALLOW", b"allow", None)),
         *((15, value) for value in ("x" * 33, "Two Words", "a\x1b[31m", b"", None)),
+        (16, 0),
     ],
 )
 def test_an_entry_with_one_bad_field_is_refused(place: int, value: Any) -> None:

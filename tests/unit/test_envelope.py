@@ -153,14 +153,27 @@ def test_an_oversize_header_is_refused_unparsed() -> None:
 
 # --- a header in two halves: what a session's envelopes share, and the time -------------------------------------------
 
+
+def time_behind(header: Header, header_bytes: bytes) -> int | None:
+    """Return what an envelope with these bytes as its header tells of its time to whoever expects such a header."""
+    outer = OuterEnvelope(envelope.build(header_bytes, b"body"), Limits())
+    return outer.time_behind(envelope.envelope_prefix(header.prefix()))
+
+
 long_times = st.integers(2**32, UINT_MAX) | st.sampled_from([2**32, 2**32 + 1, 2**48, UINT_MAX])
 
 
 @given(headers, long_times)
 def test_a_header_is_its_prefix_and_its_time(header: Header, time_ms: int) -> None:
     expected = attrs.evolve(header, time_ms=time_ms).encode()
-    assert envelope.with_time(header.prefix(), time_ms) == expected
-    assert envelope.time_behind(header.prefix(), expected) == time_ms
+    time = envelope.long_time(time_ms)
+    assert time is not None
+    assert header.prefix() + time == expected
+    whole = envelope.build(expected, b"body")
+    before = envelope.envelope_prefix(header.prefix())
+    assert envelope.build_behind(before + time, b"bo", b"dy") == whole
+    assert envelope.build_behind(envelope.envelope_head(expected), b"body") == whole
+    assert time_behind(header, expected) == time_ms
     assert header.prefix() == attrs.evolve(header, time_ms=0).prefix()
 
 
@@ -168,18 +181,18 @@ def test_a_header_is_its_prefix_and_its_time(header: Header, time_ms: int) -> No
 def test_a_time_of_another_form_is_left_to_the_codec(header: Header, time_ms: int) -> None:
     whole = attrs.evolve(header, time_ms=time_ms).encode()
     if time_ms < 2**32:
-        assert envelope.with_time(header.prefix(), time_ms) is None
-        assert envelope.time_behind(header.prefix(), whole) is None
+        assert envelope.long_time(time_ms) is None
+        assert time_behind(header, whole) is None
     # The eight bytes could hold it; canonical they would not be.
     forced = header.prefix() + (time_ms % 2**32).to_bytes(8, "big")
-    assert envelope.time_behind(header.prefix(), forced) is None
+    assert time_behind(header, forced) is None
     with pytest.raises(Malformed):
         Header.decode(forced)
 
 
 @pytest.mark.parametrize("time_ms", [-1, 0, 2**32 - 1, UINT_MAX + 1, 2**64 - 1, 2**64])
 def test_a_time_out_of_range_has_no_eight_bytes(time_ms: int) -> None:
-    assert envelope.with_time(HEADER.prefix(), time_ms) is None
+    assert envelope.long_time(time_ms) is None
 
 
 @given(headers, st.data())
@@ -189,7 +202,7 @@ def test_the_quick_way_takes_nothing_that_the_codec_refuses(header: Header, data
     for _ in range(data.draw(st.integers(0, 2))):
         mutated[data.draw(st.integers(0, len(mutated) - 1) | st.integers(-9, -1))] = data.draw(st.integers(0, 255))
     for candidate in (bytes(mutated), bytes(mutated[:-1]), bytes(mutated) + b"\x00"):
-        time_ms = envelope.time_behind(header.prefix(), candidate)
+        time_ms = time_behind(header, candidate)
         if time_ms is None:
             continue
         assert Header.decode(candidate) == attrs.evolve(header, time_ms=time_ms)

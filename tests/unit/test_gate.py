@@ -30,7 +30,7 @@ from agentmesh import (
 )
 from agentmesh.admission.policy import ASK, AskApplication, KnockRequest
 from agentmesh.audit.record import AuditEvent
-from agentmesh.envelope import OuterEnvelope
+from agentmesh.envelope import OuterEnvelope, build
 from agentmesh.errors import (
     AgentMeshError,
     AnswerOverdue,
@@ -199,8 +199,7 @@ def test_step_1_looks_at_shape_and_times_and_at_nothing_else(room: Room) -> None
 @given(body=st.binary(max_size=200))
 def test_step_1_takes_no_other_body(body: bytes) -> None:
     room = new_room()
-    outer = room.outer(room.knock())
-    outer.body = body
+    outer = room.outer(build(room.outer(room.knock()).header_bytes, body))
     with pytest.raises(Malformed):
         gate.check_envelope(room.core, outer, room.clock.now_ms)
 

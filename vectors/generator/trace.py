@@ -98,7 +98,8 @@ def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
     if message_key in _chains:
         chain_key, after = _chains[message_key]
         _events.update({"ck": chain_key.hex(), "ck_next": after.hex()})
-    _events.update(_message_keys(message_key, frame.nonce, frame.sealed_header, context))
+    (nonce, sealed_header, _), _, _ = frame
+    _events.update(_message_keys(message_key, nonce, sealed_header, context))
     padded = SUITE.open_body(message_key, frame, context)
     _events["box_content"] = padded.hex()
     return padded
