@@ -12,20 +12,16 @@ from typing import Any, final
 
 from agentmesh import exchange, gate, upkeep
 from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
+from agentmesh.audit.checkpoint import Checkpoint
+from agentmesh.audit.log import AuditLog
 from agentmesh.core import Clock, Core, system_clock_ms
 from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
-from agentmesh.errors import (
-    ArgumentInvalid,
-    EnvelopeReflected,
-    NoSession,
-    WrongMesh,
-    WrongRecipient,
-)
+from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
 from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
 from agentmesh.exchange import Knock
 from agentmesh.export import export_agent, restore_agent
-from agentmesh.guard import check_flags, check_hooks, check_session_id, outermost
+from agentmesh.guard import check_flags, check_given, check_session_id, outermost
 from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.keys import Redacted, SessionId
 from agentmesh.knock import Intent
@@ -88,7 +84,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("mesh")
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity")
-        _check_given(clock, entropy, policy, limits, journal)
+        check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         entropy = entropy or SystemEntropy()
         check_entropy(entropy)
         state = AgentState(identity or Identity.generate(entropy), mesh)
@@ -115,7 +111,7 @@ class Agent(Redacted):
             StateVersionUnknown: written by a newer release.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
-        _check_given(clock, entropy, policy, limits, journal)
+        check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         entropy = entropy or SystemEntropy()
         check_entropy(entropy)
         return cls._over(restore_agent(exported), clock, entropy, policy, limits, journal)
@@ -406,9 +402,7 @@ class Agent(Redacted):
         """
         with self._seam.lock:
             events: tuple[Event, ...] = self._seam.run(
-                lambda now_ms: upkeep.poll(
-                    self._core, now_ms, tell_stock=not self._stock_told, tell_rotation=not self._rotation_told
-                )
+                lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell)
             )
             self._stock_told |= any(isinstance(event, StockLow) for event in events)
             self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
@@ -418,12 +412,38 @@ class Agent(Redacted):
     def next_deadline_ms(self) -> int | None:
         """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
         with self._seam.lock:
-            return upkeep.next_deadline_ms(
-                self._core,
-                self._core.now_ms(),
-                tell_stock=not self._stock_told,
-                tell_rotation=not self._rotation_told,
-            )
+            deadline_ms = upkeep.next_deadline_ms(self._core, self._core.now_ms(), **self._still_to_tell)
+            times = (deadline_ms, self._seam.refusals_due_ms)
+            return min((time_ms for time_ms in times if time_ms is not None), default=None)
+
+    @property
+    def _still_to_tell(self) -> dict[str, bool]:
+        return {"tell_stock": not self._stock_told, "tell_rotation": not self._rotation_told}
+
+    # --- the audit trail -------------------------------------------------------------------------------------------
+
+    @outermost
+    def record_refusals(self) -> None:
+        """Tell the journal of the refusals counted so far, without waiting for their minute to end. Section 8.
+
+        For an agent that is about to stop: the counts are kept in memory alone.
+
+        Raises:
+            StoreError, CommitFailed: the journal did not take them; they are still counted.
+        """
+        self._seam.record_refusals()
+
+    @outermost
+    def checkpoint(self, log: AuditLog) -> Checkpoint:
+        """Return a checkpoint of this agent over the whole of its log, by its clock. Section 8.
+
+        Raises:
+            ArgumentInvalid: not an `AuditLog`.
+        """
+        if not isinstance(log, AuditLog):
+            raise ArgumentInvalid("log")
+        state = self._core.state
+        return log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms())
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -467,20 +487,6 @@ class Agent(Redacted):
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
-
-
-def _check_given(
-    clock: Clock, entropy: Entropy | None, policy: Policy | None, limits: Limits | None, journal: Journal | None
-) -> None:
-    if not callable(clock):
-        raise ArgumentInvalid("clock")
-    if limits is not None and not isinstance(limits, Limits):
-        raise ArgumentInvalid("limits")
-    check_hooks(
-        entropy=(entropy, ("token", "encapsulate")),
-        policy=(policy, ("may_knock", "decide", "still_allowed")),
-        journal=(journal, ("commit",)),
-    )
 
 
 def _knock_session(knock: KnockRequest) -> SessionId:

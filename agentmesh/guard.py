@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
+from agentmesh.limits import Limits
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -49,6 +50,26 @@ def check_session_id(session_id: object) -> None:
     """
     if session_id is not None and (type(session_id) is not bytes or len(session_id) != 16):
         raise ArgumentInvalid("session_id")
+
+
+def check_given(*, clock: object, limits: object, **hooks: object) -> None:
+    """Refuse what an agent cannot be made with.
+
+    Raises:
+        ArgumentInvalid: names it.
+    """
+    if not callable(clock):
+        raise ArgumentInvalid("clock")
+    if limits is not None and not isinstance(limits, Limits):
+        raise ArgumentInvalid("limits")
+    check_hooks(**{name: (hook, _METHODS[name]) for name, hook in hooks.items()})
+
+
+_METHODS: Final = {
+    "entropy": ("token", "encapsulate"),
+    "policy": ("may_knock", "decide", "still_allowed"),
+    "journal": ("commit",),
+}
 
 
 def check_hooks(**hooks: tuple[object, tuple[str, ...]]) -> None:

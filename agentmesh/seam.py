@@ -52,7 +52,7 @@ class Seam(Redacted):
             try:
                 now_ms = self._core.now_ms()
                 if self._refusals:
-                    self._record_refusals(now_ms)
+                    self._record(self._refusals.due(now_ms))
                 try:
                     step = compute(now_ms)
                 except AgentMeshError as error:
@@ -75,10 +75,30 @@ class Seam(Redacted):
             now_ms=now_ms,
         )
 
-    def _record_refusals(self, now_ms: int) -> None:
-        due = self._refusals.due(now_ms)
-        if due:
-            self._tell((), due)
+    @property
+    def refusals_due_ms(self) -> int | None:
+        """When the refusals that are counted now are to be recorded, or `None`."""
+        return self._refusals.due_ms
+
+    def record_refusals(self) -> None:
+        """Record the refusals counted so far.
+
+        Raises:
+            ReentrantCall: a hook called back.
+            StoreError, CommitFailed: the journal did not take them; they are still counted.
+        """
+        with self.lock:
+            if self._busy:
+                raise ReentrantCall
+            self._busy = True
+            try:
+                self._record(self._refusals.counted())
+            finally:
+                self._busy = False
+
+    def _record(self, refusals: tuple[Record, ...]) -> None:
+        if refusals:
+            self._tell((), refusals)
             self._refusals.recorded()
 
     def _commit(self, step: Step) -> None:

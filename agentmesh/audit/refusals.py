@@ -53,12 +53,19 @@ class Refusals:
             reason=reason,
         )
 
+    @property
+    def due_ms(self) -> int | None:
+        """When the minute that is counted is over, or `None` where nothing is counted."""
+        return (self._minute + 1) * _MINUTE_MS if self._counts else None
+
     def due(self, now_ms: int) -> tuple[Record, ...]:
         """Return the records of a minute that is over; `recorded` drops them."""
-        if not self._counts or now_ms // _MINUTE_MS == self._minute:
-            return ()
+        return () if now_ms // _MINUTE_MS == self._minute else self.counted()
+
+    def counted(self) -> tuple[Record, ...]:
+        """Return the records of what is counted so far; `recorded` drops them."""
         return tuple(self._counts.values())
 
     def recorded(self) -> None:
-        """Drop what `due` returned: it is in the log now."""
+        """Drop what `due` or `counted` returned: it is in the log now."""
         self._counts.clear()
