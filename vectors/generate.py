@@ -23,6 +23,11 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
     """Return every vector, by family and name."""
     from generator import (
         accepts,
+        audit_checkpoints,
+        audit_disclosures,
+        audit_logs,
+        audit_records,
+        audit_trees,
         bundles,
         envelopes,
         handshakes,
@@ -33,6 +38,7 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         rejects,
         sealing,
         trace,
+        trust_families,
     )
 
     trace.install()
@@ -51,6 +57,12 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         rejects.reject(),
         ratchets.ratchet(),
         messages.message(),
+        audit_records.record_family(),
+        audit_trees.merkle(),
+        audit_checkpoints.checkpoint(),
+        audit_logs.log(),
+        audit_disclosures.disclosure(),
+        *trust_families.families(),
     ]
     return {files.family: files.by_name for files in made}
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
-from agentmesh import Agent, Conditions, Identity, Intent, Reason, _wire
+from agentmesh import Agent, Conditions, Identity, Intent, Reason, _wire, admission
+from agentmesh.admission import Statement
 from agentmesh.aead import padded_length
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog, MemorySink
@@ -700,3 +701,29 @@ def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure_key.reveal(), **scope)
     assert kc == body[96:128]
     assert unpad(bindings.crypto_secretbox_open_easy(body[128:], body[16:40], bk)) == b"\x00\x00hello"
+
+
+# --- signed statements, section 9.1 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["trust", "edge", "continuity", "revocation"])
+def test_statements_are_what_section_9_1_says(name: str) -> None:
+    me, other = Self(), Self()
+    issuer, subject = (Identity.from_seed(agent.ik[:32]) for agent in (me, other))
+    about = {"mesh": MESH, "sequence": 7, "time_ms": DAY_MS}
+    issued = {
+        "trust": lambda: admission.issue_trust(issuer, subject.key, -150, **about),
+        "edge": lambda: admission.issue_edge(issuer, subject.key, 700, **about),
+        "continuity": lambda: admission.issue_continuity(issuer, subject, **about),
+        "revocation": lambda: admission.issue_revocation(issuer, subject.key, **about),
+    }[name]()
+    scope: dict[str, Any] = {"issuer": me.IK, "subject": other.IK, "mesh": MESH, "sequence": 7, "time": DAY_MS}
+    scope |= {"label": label(name), "issuer_key": me.ik, "subject_key": other.ik}
+    scope |= {"direction": 0, "amount": 150, "weight": 700}
+    scope["head"] = evaluate("9.1", "head", **scope)
+    scope["consent"] = evaluate("9.1", "consent", **scope)
+    scope["body"] = evaluate("9.1", f"{name}_body", **scope)
+    statement = evaluate("9.1", "statement", **scope)
+    assert statement == issued
+    verified: Statement = getattr(admission, f"verify_{name}")(statement, mesh=MESH)
+    assert verified.digest == evaluate("9.1", "digest", **scope)

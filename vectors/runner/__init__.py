@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from agentmesh.errors import AgentMeshError
+from agentmesh.errors import AgentMeshError, LogBroken
 from runner.agents import KnockRunner, SessionRunner
+from runner.audit import CALLS as AUDIT_CALLS
 from runner.calls import CALLS
 from runner.ratchets import RatchetRunner
+from runner.trust import CALLS as TRUST_CALLS
+from runner.trust import RUNNERS as TRUST_RUNNERS
 from runner.values import Json
 
 
 def run(operation: str, given: Json) -> tuple[str, Json]:
     """Return (`expect`, `output`) of a vector with this operation and input.
 
-    What an operation refuses has no output. Scenarios with steps go on after a refusal, and `expect` is the last one's.
+    What an operation refuses has no output, but for the fault of a broken log. Scenarios with steps go on after a
+    refusal, and `expect` is the last one's.
     """
     try:
         output = OPERATIONS[operation](given)
+    except LogBroken as error:
+        return error.code, {"fault": error.fault, "number": error.sequence}
     except AgentMeshError as error:
         return error.code, {}
     return expect_of(output), output
@@ -89,9 +95,16 @@ def _ratchet_run(given: Json) -> Json:
     return _run_steps(RatchetRunner(given), given["steps"])
 
 
+def _trust_run(operation: str) -> Callable[[Json], Json]:
+    return lambda given: _run_steps(TRUST_RUNNERS[operation](given), given["steps"])
+
+
 OPERATIONS: dict[str, Callable[[Json], Json]] = {
     **CALLS,
+    **AUDIT_CALLS,
     "knock.run": _knock_run,
     "session.run": _session_run,
     "ratchet.run": _ratchet_run,
+    **TRUST_CALLS,
+    **{operation: _trust_run(operation) for operation in TRUST_RUNNERS},
 }

@@ -42,15 +42,17 @@ LIMITS = {
     "remembered_knocks_per_identity": 8192,
     "undecided_knocks": 1024,
     "sessions_max": 100_000,
+    "refusal_records_per_minute": 64,
 }
 
 
 class Refused(Exception):
-    """The operation refuses, with a code of section 13 or of README.md, "Codes of this side"."""
+    """The operation refuses, with a code of section 13 or of README.md, "Codes of this side", and perhaps an output."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, output: Json | None = None) -> None:
         super().__init__(code)
         self.code = code
+        self.output: Json = output or {}
 
 
 class Unusable(Exception):

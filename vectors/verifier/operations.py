@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 
+from verifier import audit_disclosure, audit_log, audit_record, audit_tree
 from verifier.common import KNOCK, LIMITS, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
 from verifier.gate import Gate
@@ -326,6 +327,10 @@ ONE_CALL: dict[str, Step] = {
     "receipt.compute": receipt_compute,
     "knock.build": knock_build,
     "reject.build": reject_build,
+    **audit_record.OPERATIONS,
+    **audit_tree.OPERATIONS,
+    **audit_log.OPERATIONS,
+    **audit_disclosure.OPERATIONS,
 }
 WITH_STEPS: dict[str, Callable[[Json, Trace], tuple[Json, str]]] = {
     "knock.run": knock_run,
@@ -348,6 +353,11 @@ FAMILIES = {
     "reject": ("reject.", "session."),
     "ratchet": ("ratchet.",),
     "message": ("session.",),
+    "record": ("record.",),
+    "merkle": ("merkle.",),
+    "checkpoint": ("checkpoint.",),
+    "log": ("log.",),
+    "disclosure": ("disclosure.",),
 }
 
 
@@ -367,4 +377,4 @@ def run(vector: Json) -> tuple[str, Json, Trace]:
     try:
         return "ok", ONE_CALL[operation](given, trace), trace
     except Refused as refused:
-        return refused.code, {}, trace
+        return refused.code, refused.output, trace

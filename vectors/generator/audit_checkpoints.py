@@ -1,0 +1,284 @@
+"""The family checkpoint: signed, verified, refused in every field, and one held against another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from runner.values import SIGNATURE_NAMES
+
+from agentmesh._labels import SIGN_CHECKPOINT, SignatureLabel
+from agentmesh.identity import Identity
+from generator import curve, wire
+from generator.audit_trees import EMPTY_ROOT, entries, tree_of
+from generator.world import ALICE, BOB, MESH, NOW_MS, Files
+
+Json = dict[str, Any]
+
+SPEC: Final = "8"
+MALFORMED: Final = "wire.malformed"
+SIGNATURE: Final = "signature.invalid"
+PROOF: Final = "audit.proof"
+SIZE: Final = 11
+TIME_MS: Final = NOW_MS + 5000
+NAMES: Final = ("version", "mesh", "issuer", "subject", "size", "time", "root")
+
+
+def body_items(
+    size: int = SIZE,
+    root: bytes | None = None,
+    *,
+    who: Identity = ALICE,
+    mesh: str = MESH,
+    time_ms: int = TIME_MS,
+) -> list[bytes]:
+    """Return the encoded fields of a checkpoint's body."""
+    root = tree_of(entries(SIZE)).root() if root is None else root
+    return [
+        wire.uint(1),
+        wire.text(mesh.encode()),
+        wire.binary(who.key.raw),
+        wire.binary(who.key.raw),
+        wire.uint(size),
+        wire.uint(time_ms),
+        wire.binary(root),
+    ]
+
+
+def signed(body: bytes, signer: Identity = ALICE, label: SignatureLabel = SIGN_CHECKPOINT) -> bytes:
+    """Return a body with a good signature over it, whatever it is."""
+    return wire.array(wire.binary(body), wire.binary(signer.sign(label, body)))
+
+
+def signed_over(size: int, root: bytes, **changes: Any) -> bytes:
+    """Return Alice's checkpoint over a log of this size and root."""
+    return signed(wire.array(*body_items(size, root, **changes)))
+
+
+def against(data: bytes, who: Identity = ALICE) -> Json:
+    """Return what an operation takes of a checkpoint: its bytes, whose it must be, and in which mesh."""
+    return {"checkpoint": data.hex(), "owner": who.key.raw.hex(), "mesh": MESH}
+
+
+def checkpoint() -> Files:
+    """Return the family checkpoint."""
+    files = Files("checkpoint")
+    root = tree_of(entries(SIZE)).root()
+    largest = 2**53 - 1
+    for name, comment, size, time_ms, mesh, over in (
+        ("plain", "a log of 11 entries", SIZE, TIME_MS, MESH, root),
+        ("empty-log", "a log without entries, under the root of the empty tree", 0, TIME_MS, MESH, EMPTY_ROOT),
+        ("largest", "the largest size and time, and the longest mesh", largest, largest, "m" * 64, root),
+        ("time-0", "time 0: it is the owner's own clock, and nobody checks it", SIZE, 0, MESH, root),
+    ):
+        body = wire.array(*body_items(size, over, time_ms=time_ms, mesh=mesh))
+        files.add(
+            f"sign-{name}",
+            "checkpoint.sign",
+            comment,
+            spec=SPEC,
+            given={
+                "identity_seed": ALICE.seed.reveal().hex(),
+                "mesh": mesh,
+                "size": size,
+                "time_ms": time_ms,
+                "root": over.hex(),
+            },
+            intermediate={"checkpoint_body": body.hex(), "signed": (SIGN_CHECKPOINT + body).hex()},
+            output={"checkpoint": signed(body).hex()},
+        )
+        files.add(
+            f"verify-{name}",
+            "checkpoint.verify",
+            f"{comment}, verified",
+            spec=SPEC,
+            given={**against(signed(body)), "mesh": mesh},
+            output={"size": size, "time_ms": time_ms, "root": over.hex()},
+        )
+    for name, comment, given, expect in (*_bad(), *_resigned(), *_forms()):
+        files.add(f"refuse-{name}", "checkpoint.verify", comment, spec=SPEC, given=given, expect=expect)
+    _grown(files)
+    return files
+
+
+# --- one checkpoint --------------------------------------------------------------------------------------------------
+
+
+def _bad() -> Iterator[tuple[str, str, Json, str]]:
+    body = wire.array(*body_items())
+    good = signed(body)
+    yield "other-owner", "somebody else's log was wanted", against(good, BOB), SIGNATURE
+    yield (
+        "other-mesh",
+        "of another mesh, in which the owner keeps a log of its own",
+        {
+            **against(good),
+            "mesh": "example/other",
+        },
+        PROOF,
+    )
+    yield "mesh-prefix", "the wanted mesh is the beginning of its mesh", {**against(good), "mesh": MESH[:-1]}, PROOF
+    for place in range(len(NAMES)):
+        at = 1 + sum(map(len, body_items()[:place])) + len(body_items()[place]) - 1
+        altered = wire.flipped(body, at)
+        if place in {0, 1}:
+            continue  # another version is refused as such; so is, here, a mesh that is none
+        data = wire.array(wire.binary(altered), wire.binary(ALICE.sign(SIGN_CHECKPOINT, body)))
+        yield (
+            f"flipped-{NAMES[place]}",
+            f"a bit of its field {NAMES[place]} flipped, under the old signature",
+            against(data),
+            SIGNATURE,
+        )
+    signature = ALICE.sign(SIGN_CHECKPOINT, body)
+    for name, comment, bad in (
+        ("flipped-r", "a bit of R flipped", wire.flipped(signature, 0)),
+        ("flipped-s", "a bit of S flipped", wire.flipped(signature, 32)),
+        ("zero", "64 zero bytes", bytes(64)),
+        ("short", "63 bytes", signature[:-1]),
+        ("long", "65 bytes", signature + b"\x00"),
+        ("empty", "no signature", b""),
+        (
+            "s-plus-l",
+            "S + L in the place of S",
+            signature[:32] + (int.from_bytes(signature[32:], "little") + curve.L).to_bytes(32, "little"),
+        ),
+        ("by-other", "another signer's signature over the owner's body", BOB.sign(SIGN_CHECKPOINT, body)),
+    ):
+        data = wire.array(wire.binary(body), wire.binary(bad))
+        yield f"signature-{name}", f"the signature: {comment}", against(data), SIGNATURE
+    for name, label in SIGNATURE_NAMES.items():
+        if label not in {SIGN_CHECKPOINT} and name != "receipt":
+            yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), SIGNATURE
+    longer = ALICE.sign(SIGN_CHECKPOINT, body + b"\x00")
+    yield (
+        "signed-longer",
+        "a signature over the body with a byte behind it",
+        against(wire.array(wire.binary(body), wire.binary(longer))),
+        SIGNATURE,
+    )
+
+
+def _resigned() -> Iterator[tuple[str, str, Json, str]]:
+    """Yield bodies that the owner itself signed."""
+    items = body_items()
+    key = BOB.key.raw
+    for name, comment, place, item, expect in (
+        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
+        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
+        ("version-true", "true as the version", 0, wire.TRUE, MALFORMED),
+        ("mesh-empty", "no mesh", 1, wire.text(b""), MALFORMED),
+        ("mesh-65", "a mesh of 65 bytes", 1, wire.text(b"a" * 65), MALFORMED),
+        ("mesh-upper-case", "a capital in the mesh", 1, wire.text(b"example/Vectors"), MALFORMED),
+        ("mesh-bin", "the mesh as a byte string", 1, wire.binary(MESH.encode()), MALFORMED),
+        ("other-issuer", "another key as the issuer, signed by the owner", 2, wire.binary(key), SIGNATURE),
+        ("other-subject", "another key as the subject, signed by the owner", 3, wire.binary(key), SIGNATURE),
+        ("issuer-31", "an issuer of 31 bytes", 2, wire.binary(key[:-1]), MALFORMED),
+        ("subject-33", "a subject of 33 bytes", 3, wire.binary(key + b"\x00"), MALFORMED),
+        ("subject-nil", "nil as the subject", 3, wire.NIL, MALFORMED),
+        ("size-2-53", "a size of 2^53", 4, wire.uint(2**53), MALFORMED),
+        ("size-negative", "a negative size", 4, b"\xff", MALFORMED),
+        ("size-long-form", "the size in the nine-byte form", 4, wire.uint64(SIZE), MALFORMED),
+        ("time-2-53", "a time of 2^53", 5, wire.uint(2**53), MALFORMED),
+        ("time-nil", "nil as the time", 5, wire.NIL, MALFORMED),
+        ("root-31", "a root of 31 bytes", 6, wire.binary(bytes(31)), MALFORMED),
+        ("root-33", "a root of 33 bytes", 6, wire.binary(bytes(33)), MALFORMED),
+        ("root-empty", "no root", 6, wire.binary(b""), MALFORMED),
+        ("root-text", "the root as a text", 6, wire.text(b"0" * 32), MALFORMED),
+    ):
+        data = signed(wire.array(*wire.replaced(items, place, item)))
+        yield f"signed-{name}", f"well signed by the owner: {comment}", against(data), expect
+    stranger = signed(wire.array(*body_items(who=BOB)), BOB)
+    yield "stranger", "another agent's checkpoint over its own log", against(stranger), SIGNATURE
+
+
+def _forms() -> Iterator[tuple[str, str, Json, str]]:
+    items = body_items()
+    body = wire.array(*items)
+    for name, comment, data in wire.foreign_arrays(items, shortly=True):
+        yield f"form-body-{name}", f"well signed, the body: {comment}", against(signed(data)), MALFORMED
+    signature = ALICE.sign(SIGN_CHECKPOINT, body)
+    pair = [wire.binary(body), wire.binary(signature)]
+    for name, comment, data in wire.foreign_arrays(pair):
+        yield f"form-{name}", f"the pair: {comment}", against(data), MALFORMED
+    yield "form-body-bin16", "the body in a longer form", against(wire.array(wire.binary16(body), pair[1])), MALFORMED
+    yield (
+        "form-signature-bin16",
+        "the signature in a longer form",
+        against(wire.array(pair[0], wire.binary16(signature))),
+        MALFORMED,
+    )
+    whole = wire.array(*pair)
+    yield "form-320", "320 bytes, with zeros behind the pair", against(whole.ljust(320, b"\x00")), MALFORMED
+    yield "form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), "wire.too_large"
+
+
+# --- two checkpoints -------------------------------------------------------------------------------------------------
+
+
+def _grown(files: Files) -> None:
+    tree = tree_of(entries(20))
+
+    def given(old_size: int, size: int, **changes: Any) -> Json:
+        return {
+            "old": signed_over(old_size, tree.root(old_size)).hex(),
+            "new": signed_over(size, tree.root(size), time_ms=TIME_MS + 1).hex(),
+            "owner": ALICE.key.raw.hex(),
+            "mesh": MESH,
+            "proof": [step.hex() for step in tree.consistency_proof(old_size, size)],
+            **changes,
+        }
+
+    for old_size, size in ((0, 5), (5, 5), (6, 13), (8, 20)):
+        files.add(
+            f"grow-{old_size}-to-{size}",
+            "checkpoint.grow",
+            f"a log that grew from {old_size} entries to {size}",
+            spec=SPEC,
+            given=given(old_size, size),
+        )
+    files.add(
+        "grow-with-the-clock-set-back",
+        "checkpoint.grow",
+        "the later one has the earlier time: sizes decide what is later",
+        spec=SPEC,
+        given=given(6, 13, new=signed_over(13, tree.root(13), time_ms=1).hex()),
+    )
+    forked = [*entries(3), b"\xff\xff", *entries(20)[4:]]
+    fork = tree_of(forked)
+    proof = [step.hex() for step in fork.consistency_proof(6, 13)]
+    for name, comment, changed, expect in (
+        ("shrunk", "the new one covers fewer entries", given(13, 13, new=signed_over(6, tree.root(6)).hex()), PROOF),
+        (
+            "forked",
+            "another log's checkpoint as the new one, with that log's own proof",
+            given(6, 13, new=signed_over(13, fork.root(13)).hex(), proof=proof),
+            PROOF,
+        ),
+        (
+            "forked-at-once",
+            "two checkpoints of one size and two roots",
+            given(6, 6, new=signed_over(6, fork.root(6)).hex()),
+            PROOF,
+        ),
+        ("without-a-proof", "no proof", given(6, 13, proof=[]), PROOF),
+        (
+            "size-mismatch",
+            "the root of 13 entries under the size 8, with the proof of 13: hashes too many",
+            given(6, 13, new=signed_over(8, tree.root(13)).hex()),
+            PROOF,
+        ),
+        (
+            "other-mesh",
+            "the new one is of another mesh",
+            given(6, 13, new=signed_over(13, tree.root(13), mesh="example/other").hex()),
+            PROOF,
+        ),
+        (
+            "other-owner",
+            "the new one is somebody else's",
+            given(6, 13, new=signed(wire.array(*body_items(13, tree.root(13), who=BOB)), BOB).hex()),
+            SIGNATURE,
+        ),
+    ):
+        files.add(f"refuse-grow-{name}", "checkpoint.grow", comment, spec=SPEC, given=changed, expect=expect)

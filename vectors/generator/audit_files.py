@@ -1,0 +1,148 @@
+"""For the family log: logs in files, whole, torn and damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from generator import wire
+from generator.audit_entries import COUNT, ENTRIES
+from generator.world import Files
+
+SPEC: Final = "8.2"
+BROKEN: Final = "audit.broken"
+MAGIC: Final = b"agentmesh-log-1\n"
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def framed(entries: list[bytes]) -> bytes:
+    """Return the file of a log."""
+    return MAGIC + b"".join(len(data).to_bytes(4, "big") + data for data in entries)
+
+
+def read(files: Files) -> None:
+    """Add what a reader makes of a file."""
+    whole = framed(ENTRIES)
+    for name, comment, content, entries in (
+        ("empty-log", "a log file without entries: its first 16 bytes", MAGIC, []),
+        ("whole", "five entries", whole, ENTRIES),
+        ("one-byte", "an entry of one byte: a reader looks at frames alone", framed([b"\x00"]), [b"\x00"]),
+        ("1024", "a frame of 1,024 bytes", framed([bytes(1024)]), [bytes(1024)]),
+    ):
+        files.add(
+            f"read-{name}",
+            "log.read",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex()},
+            output={"entries": [data.hex() for data in entries]},
+        )
+    for name, comment, content, fault, number in (
+        ("no-file", "no bytes: not even the first 16", b"", "entry", 0),
+        ("magic-torn", "15 bytes of the first 16", MAGIC[:-1], "entry", 0),
+        ("magic-flipped", "a bit of the first 16 bytes flipped", wire.flipped(whole, 10), "entry", 0),
+        ("magic-version", "agentmesh-log-2", whole.replace(b"log-1", b"log-2"), "entry", 0),
+        ("no-magic", "frames alone", whole[16:], "entry", 0),
+        *_torn(whole),
+        *_bad_frames(),
+    ):
+        files.add(
+            f"refuse-read-{name}",
+            "log.read",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex()},
+            expect=BROKEN,
+            output={"fault": fault, "number": number},
+        )
+
+
+def _torn(whole: bytes) -> Iterator[tuple[str, str, bytes, str, int]]:
+    before = framed(ENTRIES[:-1])
+    for name, comment, content, number in (
+        ("torn-last-byte", "the last byte is missing", whole[:-1], COUNT - 1),
+        ("torn-entry", "the last frame ends in its middle", whole[:-100], COUNT - 1),
+        ("torn-behind-length", "the last frame has its length alone", before + whole[len(before) :][:4], COUNT - 1),
+        ("torn-length", "three bytes of the last frame's length", before + whole[len(before) :][:3], COUNT - 1),
+        ("torn-first", "the first frame ends in its middle", whole[:60], 0),
+        ("zeros", "a thousand zeros behind the last frame", whole + bytes(1000), COUNT),
+        ("zeros-four", "four zeros behind the last frame", whole + bytes(4), COUNT),
+        ("zeros-one", "one zero behind the last frame", whole + bytes(1), COUNT),
+    ):
+        yield name, comment, content, "torn", number
+
+
+def _bad_frames() -> Iterator[tuple[str, str, bytes, str, int]]:
+    two = framed(ENTRIES[:2])
+    after = framed(ENTRIES[2:])[16:]
+    for name, comment, content in (
+        ("length-0", "a frame of no bytes, and more behind it", two + bytes(4) + after),
+        ("length-0-and-a-byte", "zeros, and at their end a byte that is none", two + bytes(500) + b"\x01"),
+        ("length-1025", "a frame of 1,025 bytes", two + (1025).to_bytes(4, "big") + bytes(1025) + after),
+        ("length-1025-torn", "a length of 1,025 and nothing behind it", two + (1025).to_bytes(4, "big")),
+        ("length-largest", "a length of 2^32 - 1", two + b"\xff" * 4 + after),
+        (
+            "length-little-endian",
+            "a length in the other order of bytes",
+            two + len(ENTRIES[2]).to_bytes(4, "little") + after[4:],
+        ),
+    ):
+        yield name, comment, content, "entry", 2
+
+
+def appended(files: Files) -> None:
+    """Add what a writer makes of a file."""
+    whole, more = framed(ENTRIES[:3]), ENTRIES[3:]
+    for name, comment, content, kept, torn, after in (
+        ("whole", "behind a whole log", whole, 3, 0, framed(ENTRIES)),
+        ("nothing", "a whole log opened, and nothing appended: the file is as it was", whole, 3, 0, whole),
+        ("new", "an empty file is a new log", b"", 0, 0, framed(more)),
+        ("torn-while-new", "a file that was torn within its first 16 bytes", MAGIC[:9], 0, 9, framed(more)),
+        (
+            "torn-entry",
+            "a torn last frame is cut off",
+            whole[:-5],
+            2,
+            4 + len(ENTRIES[2]) - 5,
+            framed(ENTRIES[:2] + more),
+        ),
+        ("torn-length", "two bytes of a length are cut off", whole + b"\x00\x01", 3, 2, framed(ENTRIES)),
+        ("zeros", "zeros are cut off", whole + bytes(700), 3, 700, framed(ENTRIES)),
+        (
+            "torn-nothing",
+            "a torn log opened, and nothing appended: its tail is there still",
+            whole[:-5],
+            2,
+            4 + len(ENTRIES[2]) - 5,
+            whole[:-5],
+        ),
+    ):
+        added = [] if name.endswith("nothing") else more
+        files.add(
+            f"append-{name}",
+            "log.append",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex(), "more": [data.hex() for data in added]},
+            output={
+                "entries": [data.hex() for data in ENTRIES[:kept]],
+                "torn_bytes": torn,
+                "file": after.hex(),
+            },
+        )
+    for name, comment, content, number in (
+        ("no-log", "a file of something else", b"hello, world\n", 0),
+        ("magic-flipped", "a bit of the first 16 bytes flipped", wire.flipped(whole, 0), 0),
+        ("length-1025", "a frame of 1,025 bytes", framed(ENTRIES[:1]) + (1025).to_bytes(4, "big") + bytes(1025), 1),
+        ("length-0-and-a-byte", "zeros, and at their end a byte that is none", whole + bytes(500) + b"\x01", 3),
+    ):
+        files.add(
+            f"refuse-append-{name}",
+            "log.append",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex(), "more": [data.hex() for data in more]},
+            expect=BROKEN,
+            output={"fault": "entry", "number": number},
+        )

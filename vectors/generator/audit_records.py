@@ -1,0 +1,304 @@
+"""The family record: entries as they are written, read, seen by a relay, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from generator import audit_counts, wire
+from generator.audit_entries import FIRST_PREVIOUS, NO_ENVELOPE, SESSION_ID, SPEC, entry, items, leaf, record
+from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
+
+Json = dict[str, Any]
+
+MALFORMED: Final = "wire.malformed"
+LARGEST: Final = 2**53 - 1
+
+# --- one record of each kind -----------------------------------------------------------------------------------------
+
+LONGEST_NAME: Final = "did:" + "m" * 3 + ":" + "n" * 120
+
+EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
+    (
+        "bundle-published",
+        "Alice made a last-resort bundle; its size, and no envelope",
+        {**NO_ENVELOPE, "event": "bundle.published", "size": 1359, "class": 2},
+    ),
+    ("knock-sent", "Alice's own KNOCK", {"event": "knock.sent", "number": 0, "size": 1530}),
+    ("knock-received", "the same in Bob's log", {"event": "knock.received", "number": 0, "size": 1530}),
+    (
+        "knock-accepted",
+        "Bob's ACCEPT, in both logs alike",
+        {
+            "event": "knock.accepted",
+            "decision": "allow",
+            "number": 0,
+            "size": 342,
+            "sender": BOB.did,
+            "recipient": ALICE.did,
+        },
+    ),
+    (
+        "knock-rejected",
+        "Bob's REJECT in Bob's log: it names no session",
+        {
+            "event": "knock.rejected",
+            "decision": "deny",
+            "number": 0,
+            "size": 230,
+            "sender": BOB.did,
+            "recipient": ALICE.did,
+            "session_id": "",
+            "class": 0,
+            "reason": "policy",
+        },
+    ),
+    ("message-sealed", "a message of Alice's", {}),
+    ("message-opened", "the same in Bob's log", {"event": "message.opened"}),
+    (
+        "message-refused",
+        "three refusals with one code in one minute, with the first receipt",
+        {
+            **NO_ENVELOPE,
+            "event": "message.refused",
+            "decision": "deny",
+            "recipient": BOB.did,
+            "receipt": token("audit/receipt/refused").hex(),
+            "size": 326,
+            "reason": "message.unopened",
+            "count": 3,
+        },
+    ),
+    (
+        "message-refused-nobody",
+        "a refused envelope that names no readable sender",
+        {
+            **NO_ENVELOPE,
+            "event": "message.refused",
+            "decision": "deny",
+            "sender": "",
+            "recipient": BOB.did,
+            "receipt": token("audit/receipt/refused").hex(),
+            "size": 5,
+            "reason": "wire.malformed",
+        },
+    ),
+    (
+        "session-closed",
+        "a session that ended with data missing: its id and no envelope",
+        {
+            **NO_ENVELOPE,
+            "event": "session.closed",
+            "recipient": BOB.did,
+            "session_id": SESSION_ID.hex(),
+            "class": 1,
+            "reason": "truncated",
+        },
+    ),
+    ("stock-exhausted", "nothing but the owner", {**NO_ENVELOPE, "event": "stock.exhausted"}),
+    (
+        "trust-updated",
+        "a statement that was taken: issuer, subject, its time, its digest and its sequence",
+        {
+            **NO_ENVELOPE,
+            "event": "trust.updated",
+            "sender": MALLORY.did,
+            "recipient": BOB.did,
+            "envelope_time_ms": NOW_MS,
+            "receipt": token("audit/receipt/statement").hex(),
+            "number": 7,
+            "reason": "edge-withdrawn",
+        },
+    ),
+    (
+        "trust-refused",
+        "statements that were refused: the one event with a decision of two kinds",
+        {**NO_ENVELOPE, "event": "trust.updated", "decision": "deny", "reason": "trust.stale", "count": 9},
+    ),
+    (
+        "envelope-seen",
+        "what a relay notes: no session, and the kind as the reason",
+        {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "reason": "message"},
+    ),
+    (
+        "largest",
+        "every number the largest that there is, and the longest names",
+        {
+            "at_ms": LARGEST,
+            "envelope_time_ms": LARGEST,
+            "number": LARGEST,
+            "size": LARGEST,
+            "count": LARGEST,
+            "mesh": "a" * 64,
+            "sender": LONGEST_NAME,
+            "recipient": "did:" + "m" * 32 + ":" + "n" * 91,
+            "class": 2,
+            "reason": "r" * 32,
+        },
+    ),
+    (
+        "smallest",
+        "every number 0, every text and byte string as short as it may be",
+        {
+            **NO_ENVELOPE,
+            "at_ms": 0,
+            "mesh": "m",
+            "sender": "",
+        },
+    ),
+    (
+        "foreign-names",
+        "names of other DID methods, with every character that a name may have",
+        {"sender": "did:mesh:6d92ABD_z-7.%3A:x", "recipient": "did:web:example.com%3A3000:user:alice"},
+    ),
+)
+
+
+def record_family() -> Files:
+    """Return the family record."""
+    files = Files("record")
+    for index, (name, comment, changes) in enumerate(EVENTS):
+        fields = record(1, **changes)
+        sequence, previous = (0, FIRST_PREVIOUS) if index % 2 == 0 else (index, token(f"audit/previous/{index}"))
+        if name == "largest":
+            sequence = LARGEST
+        made = entry(fields, sequence, previous)
+        place = {"sequence": sequence, "previous": previous.hex()}
+        output = {"entry": made.hex(), "entry_hash": leaf(made).hex()}
+        files.add(f"build-{name}", "record.build", comment, spec=SPEC, given={**place, **fields}, output=output)
+        files.add(
+            f"decode-{name}",
+            "record.decode",
+            f"{comment}, read",
+            spec=SPEC,
+            given={"entry": made.hex()},
+            output={**place, **fields, "entry_hash": leaf(made).hex()},
+        )
+    unfit = record(1, decision="deny", receipt="", **{"class": 0})
+    files.add(
+        "decode-unfit",
+        "record.decode",
+        "a message sealed, denied, and without a receipt: a decoder holds fields to their forms, not to the event",
+        spec=SPEC,
+        given={"entry": entry(unfit).hex()},
+        output=unfit,
+    )
+    for name, comment, data, expect in _bad():
+        files.add(f"refuse-{name}", "record.decode", comment, spec=SPEC, given={"entry": data.hex()}, expect=expect)
+    audit_counts.seen(files)
+    audit_counts.counted(files)
+    return files
+
+
+# --- what is no entry ------------------------------------------------------------------------------------------------
+
+
+def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
+    """Yield (name, comment, place, encoded field, code)."""
+    for name, comment, place, value in (
+        ("sequence", "the sequence", 1, 5),
+        ("at", "the time", 3, 5),
+        ("envelope-time", "the envelope's time", 8, 5),
+        ("number", "the number", 11, 5),
+        ("size", "the size", 12, 5),
+        ("count", "the count", 16, 5),
+    ):
+        yield f"{name}-2-53", f"{comment} 2^53: one more than the largest number", place, wire.uint(2**53), MALFORMED
+        yield f"{name}-negative", f"{comment} negative", place, b"\xff", MALFORMED
+        yield f"{name}-long-form", f"{comment} in the nine-byte form", place, wire.uint64(value), MALFORMED
+        yield f"{name}-text", f"{comment} as a text", place, wire.text(b"5"), MALFORMED
+    yield "count-0", "a record that stands for no event", 16, wire.uint(0), MALFORMED
+    yield "count-true", "true as the count", 16, wire.TRUE, MALFORMED
+    yield "version-0", "version 0", 0, wire.uint(0), "wire.version"
+    yield "version-2", "version 2", 0, wire.uint(2), "wire.version"
+    yield "version-text", "the version as a text", 0, wire.text(b"1"), MALFORMED
+    for size in (0, 31, 33):
+        yield f"previous-{size}", f"a previous hash of {size} bytes", 2, wire.binary(bytes(size)), MALFORMED
+    yield "previous-nil", "nil as the previous hash of the first entry", 2, wire.NIL, MALFORMED
+    yield "previous-text", "the previous hash as a text", 2, wire.text(b"0" * 32), MALFORMED
+    for size in (1, 16, 31, 33):
+        yield f"receipt-{size}", f"a receipt of {size} bytes", 9, wire.binary(bytes(size)), MALFORMED
+    yield "receipt-nil", "nil as the receipt", 9, wire.NIL, MALFORMED
+    for size in (1, 15, 17, 32):
+        yield f"session-id-{size}", f"a session id of {size} bytes", 10, wire.binary(bytes(size)), MALFORMED
+    yield "session-id-nil", "nil as the session id", 10, wire.NIL, MALFORMED
+    yield "class-3", "class 3", 13, wire.uint(3), MALFORMED
+    yield "class-nil", "nil as the class", 13, wire.NIL, MALFORMED
+    for name, comment, text in (
+        ("empty", "no event", b""),
+        ("unknown", "an event that there is not", b"message.read"),
+        ("upper-case", "an event in capitals", b"MESSAGE.SEALED"),
+        ("trailing-space", "a space behind the event", b"message.sealed "),
+        ("33", "an event of 33 bytes", b"e" * 33),
+    ):
+        yield f"event-{name}", comment, 4, wire.text(text), MALFORMED
+    yield "event-bin", "the event as a byte string", 4, wire.binary(b"message.sealed"), MALFORMED
+    yield "event-number", "the event as a number", 4, wire.uint(6), MALFORMED
+    for name, comment, text in (
+        ("empty", "no decision", b""),
+        ("unknown", "a decision that there is not", b"maybe"),
+        ("upper-case", "a decision in capitals", b"INFO"),
+    ):
+        yield f"decision-{name}", comment, 14, wire.text(text), MALFORMED
+    yield "decision-true", "true as the decision", 14, wire.TRUE, MALFORMED
+    for name, comment, text in (
+        ("empty", "no mesh", b""),
+        ("65", "a mesh of 65 bytes", b"a" * 65),
+        ("upper-case", "a capital in the mesh", b"example/Vectors"),
+        ("newline", "a line feed behind the mesh", b"example/vectors\n"),
+    ):
+        yield f"mesh-{name}", comment, 5, wire.text(text), MALFORMED
+    for name, comment, text in (
+        ("prefix-alone", "nothing behind the method", b"did:agentmesh:"),
+        ("no-method", "no method", b"did::abc"),
+        ("method-upper-case", "a capital in the method", b"did:Mesh:abc"),
+        ("method-33", "a method of 33 characters", b"did:" + b"m" * 33 + b":abc"),
+        ("no-scheme", "no did:", b"agentmesh:abc"),
+        ("scheme-upper-case", "DID: in capitals", b"DID:agentmesh:abc"),
+        ("129", "129 bytes", b"did:" + b"m" * 4 + b":" + b"n" * 120),
+        ("part-121", "121 characters behind the method", b"did:m:" + b"n" * 121),
+        ("space", "a space", b"did:agentmesh:a b"),
+        ("newline", "a line feed behind it", b"did:agentmesh:abc\n"),
+        ("slash", "a path", b"did:agentmesh:abc/x"),
+        ("fragment", "a fragment", b"did:agentmesh:abc#key"),
+        ("escape", "what would act on a terminal", b"did:agentmesh:\x1b[31m"),
+        ("umlaut", "a letter that is not ASCII", "did:agentmesh:\u00e4".encode()),
+        ("nul", "a zero byte", b"did:agentmesh:abc\x00"),
+        ("not-utf8", "bytes that are not UTF-8", b"did:agentmesh:\xff"),
+    ):
+        yield f"sender-{name}", f"in the sender's place: {comment}", 6, wire.text(text), MALFORMED
+    yield "recipient-word", "a word and no DID as the recipient", 7, wire.text(b"bob"), MALFORMED
+    yield "recipient-129", "a recipient of 129 bytes", 7, wire.text(b"did:mmmm:" + b"n" * 120), MALFORMED
+    yield "recipient-nil", "nil as the recipient: without one it is empty", 7, wire.NIL, MALFORMED
+    yield "sender-bin", "the sender as a byte string", 6, wire.binary(ALICE.did.encode()), MALFORMED
+    for name, comment, text in (
+        ("33", "a reason of 33 bytes", b"r" * 33),
+        ("upper-case", "a capital in the reason", b"Policy"),
+        ("space", "a space in the reason: words of others have no place in a record", b"because i say so"),
+        ("slash", "a slash in the reason", b"policy/no"),
+        ("newline", "a line feed behind the reason", b"policy\n"),
+        ("umlaut", "a letter that is not ASCII", "gr\u00fcnde".encode()),
+    ):
+        yield f"reason-{name}", comment, 15, wire.text(text), MALFORMED
+    yield "reason-nil", "nil as the reason", 15, wire.NIL, MALFORMED
+    yield "reason-bin", "the reason as a byte string", 15, wire.binary(b"policy"), MALFORMED
+    yield "mesh-str8", "the mesh in a longer form", 5, wire.text8(MESH.encode()), MALFORMED
+    yield "receipt-bin16", "the receipt in a longer form", 9, wire.binary16(token("audit/receipt/1")), MALFORMED
+
+
+def _bad() -> Iterator[tuple[str, str, bytes, str]]:
+    good = items(record(1, at_ms=5, envelope_time_ms=5, number=5, size=5, count=5))
+    for name, comment, place, item, expect in _fields():
+        yield name, comment, wire.array(*wire.replaced(good, place, item)), expect
+    plain = wire.array(*good)
+    for name, comment, data in wire.foreign_arrays(good):
+        # Seventeen fields have a two-byte count anyway: here the four-byte one is the longer form.
+        data = b"\xdd" + len(good).to_bytes(4, "big") + b"".join(good) if name == "array16" else data
+        comment = "the array's length in the four-byte form" if name == "array16" else comment
+        yield f"form-{name.replace('array16', 'array32')}", f"the entry: {comment}", data, MALFORMED
+    yield "form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED
+    yield "form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED
+    yield "form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), "wire.too_large"
+    left, right = token("audit/left"), token("audit/right")
+    yield "form-node", "what an inner node of the tree is the hash of", left + right, MALFORMED
+    yield "form-leaf-zero", "32 zero bytes: what other trees pad with", bytes(32), MALFORMED

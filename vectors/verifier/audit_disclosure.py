@@ -1,0 +1,78 @@
+"""Disclosure of one message: section 8.1."""
+
+from __future__ import annotations
+
+import hmac
+
+from verifier.audit_record import decode_entry
+from verifier.common import CLOSE_TYPE, DATA_TYPE, MESSAGE, Json, Refused, Trace, limits_of, refuse, unhex
+from verifier.encoding import is_uint, text_of, unpack
+from verifier.primitives import box_keys, secretbox_open, unpad
+from verifier.structures import parse_envelope
+
+REFUSAL = "audit.disclosure"
+ACTION_MAX_BYTES = 128
+MESSAGE_MIN_BYTES = 144
+
+
+def _check(holds: bool) -> None:
+    if not holds:
+        refuse(REFUSAL)
+
+
+def verify_disclosure(data: bytes, disclosure: bytes, record: Json, limits: dict[str, int], trace: Trace) -> Json:
+    """The table of section 8.1, in its order."""
+    try:
+        envelope = parse_envelope(data, limits)
+    except Refused:
+        refuse(REFUSAL)
+    _check(envelope.kind == MESSAGE and record["event"] in ("message.sealed", "message.opened"))
+    _check(record["sender"] == envelope.sender)
+    _check(record["recipient"] == envelope.recipient)
+    _check(record["mesh"] == envelope.mesh)
+    _check(record["envelope_time_ms"] == envelope.time)
+    _check(record["size"] == len(data))
+    _check(record["receipt"] == envelope.receipt)
+    _check(record["session_id"] == envelope.body[:16])
+    _check(len(envelope.body) >= MESSAGE_MIN_BYTES)
+    _check(len(disclosure) == 96)
+    session_id, nonce, sealed_header = envelope.body[:16], envelope.body[16:40], envelope.body[40:96]
+    commitment, box = envelope.body[96:128], envelope.body[128:]
+    th, mk = disclosure[:64], disclosure[64:]
+    bk, kc = box_keys(mk, "am1-message", nonce + sealed_header + session_id + th + envelope.header, trace)
+    _check(hmac.compare_digest(kc, commitment))
+    padded = secretbox_open(box, nonce, bk)
+    if padded is None:
+        refuse(REFUSAL)
+    trace["box_content"] = padded
+    try:
+        plaintext = unpad(padded)
+    except Refused:
+        refuse(REFUSAL)
+    return read_plaintext(plaintext)
+
+
+def read_plaintext(plaintext: bytes) -> Json:
+    """Type and content of a message, section 6."""
+    _check(len(plaintext) > 0)
+    kind, content = plaintext[0], plaintext[1:]
+    if kind == CLOSE_TYPE:
+        unpack(content, text_of(0, 128), is_uint, is_uint, code=REFUSAL)
+        return {"type": "close", "action": None, "content": content}
+    _check(kind == DATA_TYPE and len(content) > 0)
+    size = content[0]
+    _check(size <= ACTION_MAX_BYTES and len(content) >= 1 + size)
+    try:
+        action = content[1 : 1 + size].decode()
+    except UnicodeDecodeError:
+        refuse(REFUSAL)
+    return {"type": "data", "action": action or None, "content": content[1 + size :]}
+
+
+def disclosure_verify(given: Json, trace: Trace) -> Json:
+    """disclosure.verify."""
+    record = decode_entry(unhex(given["entry"]))
+    return verify_disclosure(unhex(given["envelope"]), unhex(given["disclosure"]), record, limits_of(given), trace)
+
+
+OPERATIONS = {"disclosure.verify": disclosure_verify}
