@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import nacl.exceptions
@@ -202,18 +203,25 @@ def kem_public(key: KemKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
+@lru_cache(maxsize=64)  # because a key that was just checked is the one that is encapsulated to next
+def _kem_public_key(public_key: bytes) -> MLKEM768PublicKey | None:
+    try:
+        return MLKEM768PublicKey.from_public_bytes(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
 def kem_encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
     """Return (ciphertext, 1088 bytes; shared secret, 32 bytes), with OpenSSL's own randomness. FIPS 203 section 7.2.
 
     Raises:
         BadPoint: `public_key` fails the length or modulus check.
     """
-    try:
-        shared, ciphertext = MLKEM768PublicKey.from_public_bytes(public_key).encapsulate()
-        return ciphertext, shared
-    except (ValueError, UnsupportedAlgorithm):
-        pass
-    raise BadPoint
+    key = _kem_public_key(public_key)
+    if key is None:
+        raise BadPoint
+    shared, ciphertext = key.encapsulate()
+    return ciphertext, shared
 
 
 def kem_check(public_key: bytes) -> None:
@@ -222,12 +230,8 @@ def kem_check(public_key: bytes) -> None:
     Raises:
         BadPoint: the check fails.
     """
-    try:
-        MLKEM768PublicKey.from_public_bytes(public_key)
-        return
-    except (ValueError, UnsupportedAlgorithm):
-        pass
-    raise BadPoint
+    if _kem_public_key(public_key) is None:
+        raise BadPoint
 
 
 def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:

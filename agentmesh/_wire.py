@@ -246,6 +246,11 @@ def pair_head(first_bytes: int) -> bytes:
     return _PAIR + _bin_head(first_bytes)
 
 
+def first_at(pair: bytes) -> int:
+    """Return where the first byte string of a pair begins."""
+    return len(_PAIR) + (2 if pair[len(_PAIR)] == 0xC4 else 3)
+
+
 def encode_pair(first: bytes, *second: bytes) -> bytes:
     """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
     return encode_second(pair_head(len(first)) + first, *second)

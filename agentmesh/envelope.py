@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 from typing import Final, final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from agentmesh import _crypto, _wire
 from agentmesh._labels import RECEIPT
@@ -83,6 +83,15 @@ class Header:
         Raises:
             ArgumentInvalid: a field that no receiver would take.
         """
+        self._check()
+        return self._encode(self.time_ms)
+
+    def prefix(self) -> bytes:
+        """Return the encoded header without the eight bytes of a `long_time`. Raises as `encode`."""
+        self._check()
+        return self._encode(_LONG_TIME_MS)[:-_TIME_BYTES]
+
+    def _check(self) -> None:
         if type(self.kind) is not Kind:
             raise ArgumentInvalid("kind")
         if not is_mesh_name(self.mesh):
@@ -92,11 +101,9 @@ class Header:
                 raise ArgumentInvalid(name)
         if type(self.time_ms) is not int or not 0 <= self.time_ms <= UINT_MAX:
             raise ArgumentInvalid("time_ms")
-        return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, self.time_ms])
 
-    def prefix(self) -> bytes:
-        """Return the encoded header without the eight bytes of a time from 2^32 on (`long_time`)."""
-        return evolve(self, time_ms=_LONG_TIME_MS).encode()[:-_TIME_BYTES]
+    def _encode(self, time_ms: int) -> bytes:
+        return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, time_ms])
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
@@ -215,6 +222,11 @@ def build_behind(head: bytes, *body: bytes) -> bytes:
 def envelope_head(header_bytes: bytes) -> bytes:
     """Return an envelope up to its body."""
     return _wire.pair_head(len(header_bytes)) + header_bytes
+
+
+def header_at(head: bytes) -> int:
+    """Return where in an `envelope_head` the header begins."""
+    return _wire.first_at(head)
 
 
 def envelope_prefix(prefix: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, envelope_prefix, long_time
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, envelope_prefix, header_at, long_time
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
@@ -56,9 +56,7 @@ class Facts:
     knock_receipt: Receipt
     action: str = field(repr=False)
     early_payload: bool
-    # What all messages share, made once: the context, and in each direction the envelope, up to the header's time.
-    _binding: bytes = field(init=False, eq=False, repr=False)
-    _context_out: bytes = field(init=False, eq=False, repr=False)
+    # What all messages of a direction share, made once: the envelope up to the header's time.
     _envelope_out: bytes = field(init=False, eq=False, repr=False)
     _envelope_in: bytes = field(init=False, eq=False, repr=False)
 
@@ -70,24 +68,18 @@ class Facts:
         """Return the position in the peer's direction: B's ACCEPT is 0."""
         return running_number + (0 if self.initiator else 1 + self.early_payload)
 
-    @_binding.default
-    def _(self) -> bytes:
-        return self.session_id + self.th
-
-    @_context_out.default
-    def _(self) -> bytes:
-        return self._binding + self._prefix(self.own_did, self.peer.did)
-
     @_envelope_out.default
     def _(self) -> bytes:
-        return envelope_prefix(self._prefix(self.own_did, self.peer.did))
+        return self._envelope(self.own_did, self.peer.did)
 
     @_envelope_in.default
     def _(self) -> bytes:
-        return envelope_prefix(self._prefix(self.peer.did, self.own_did))
+        return self._envelope(self.peer.did, self.own_did)
 
-    def _prefix(self, sender: str, recipient: str) -> bytes:
-        return Header(kind=Kind.MESSAGE, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=0).prefix()
+    def _envelope(self, sender: str, recipient: str) -> bytes:
+        return envelope_prefix(
+            Header(kind=Kind.MESSAGE, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=0).prefix()
+        )
 
     def header(self, kind: Kind, now_ms: int) -> bytes:
         """Return the encoded outer header of an envelope from this side."""
@@ -95,15 +87,16 @@ class Facts:
 
     def context(self, header_bytes: bytes) -> bytes:
         """Return what every message of the session authenticates beside itself: session id || th || outer header."""
-        return self._binding + header_bytes
+        return self.session_id + self.th + header_bytes
 
     def outgoing(self, now_ms: int) -> tuple[bytes, bytes]:
         """Return (the envelope up to its body, the context) of a message from this side."""
         time = long_time(now_ms)
-        if time is not None:
-            return self._envelope_out + time, self._context_out + time
-        header_bytes = self.header(Kind.MESSAGE, now_ms)
-        return envelope_head(header_bytes), self.context(header_bytes)
+        if time is None:
+            header_bytes = self.header(Kind.MESSAGE, now_ms)
+            return envelope_head(header_bytes), self.context(header_bytes)
+        head = self._envelope_out + time
+        return head, self.session_id + self.th + head[header_at(head) :]
 
     def message_time_ms(self, outer: OuterEnvelope) -> int | None:
         """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""

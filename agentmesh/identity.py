@@ -20,6 +20,7 @@ _DID_SHAPE: Final = re.compile(DID_PREFIX + "[1-9A-HJ-NP-Za-km-z]{1,114}", re.AS
 _converted = lru_cache(maxsize=4096)(_crypto.ed25519_to_x25519)
 
 
+@lru_cache(maxsize=4096)
 def did_of(public_key: bytes) -> str:
     """Return the DID of a 32-byte Ed25519 public key: the prefix and base58btc(SHA-256(key)[0:20]). Section 2.
 

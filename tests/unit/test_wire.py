@@ -584,3 +584,21 @@ def test_refusals_hold_on_the_pure_python_msgpack() -> None:
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
+
+
+@given(st.binary(max_size=600) | st.integers(0, 70_000).map(bytes), st.lists(st.binary(max_size=40), max_size=4))
+def test_a_pair_in_pieces_is_the_pair(first: bytes, second: list[bytes]) -> None:
+    before = _wire.pair_head(len(first)) + first
+    whole = _wire.encode_second(before, *second)
+    assert whole == _wire.encode([first, b"".join(second)])
+    first_at, first_end, second_at = _wire.pair_bounds(whole, AMPLE)
+    assert (whole[first_at:first_end], whole[second_at:]) == (first, b"".join(second))
+    if len(first) < 2**16:
+        assert _wire.first_at(before) == first_at
+
+
+@given(st.lists(st.integers(0, 2**32) | st.binary(max_size=40) | st.text(max_size=20), max_size=6))
+def test_an_encoder_that_is_kept_writes_the_same(value: list[Any]) -> None:
+    encode = _wire.public_encoder()
+    for _ in range(2):
+        assert encode(value) == _wire.encode(value)
