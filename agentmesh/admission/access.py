@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Final, final
+from typing import Any, Final, TypeVar, final
 
 from attrs import Attribute, evolve, field, frozen
 
@@ -28,7 +28,9 @@ from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, OPEN_SESSIO
 from agentmesh.prekeys import BundleClass
 from agentmesh.verdict import UNLIMITED, Conditions, Reason
 
+_Item = TypeVar("_Item")
 _HOUR_MS: Final = 3_600_000
+_KEPT_ONE_IN: Final = 4  # of the hourly one-time bundles, for the known among those below the threshold
 
 
 class Why(StrEnum):
@@ -160,29 +162,27 @@ class AdmissionPolicy:
                 the knock floor or one above the ledger's default, whichever is more, if `None`.
             tiers: What which score gives access to. Of several that fit a KNOCK the one with the highest score counts.
             require_one_time: Reject KNOCKs on last-resort bundles.
-            one_time_per_hour: How many one-time bundles all senders below the threshold together may use; `None` for
-                any number.
+            one_time_per_hour: How many one-time bundles all senders below the threshold together may use, a quarter of
+                them only the known among these; `None` for any number.
             retry_after_seconds: Advice that goes with a rejection, 0 for none.
             timer: Returns milliseconds of any clock; with `timeout_ms`.
             timeout_ms: An answer of `scores` that took longer denies.
 
         Raises:
-            ArgumentInvalid: an argument of another type or range, or two sources of scores.
+            ArgumentInvalid: an argument of another type or range, two sources of scores, or sources of two meshes.
         """
         if scores is not None and (ledger is not None or graph is not None or not callable(scores)):
             raise ArgumentInvalid("scores")
-        for name, value, kind in (
+        _check_sources(
             ("ledger", ledger, TrustLedger),
             ("graph", graph, TrustGraph),
             ("revocations", revocations, RevocationList),
             ("successions", successions, Successions),
-        ):
-            if value is not None and not isinstance(value, kind):
-                raise ArgumentInvalid(name)
+        )
         self._scores, self._ledger, self._graph = scores, ledger, graph
         self._revocations, self._successions = revocations, successions
-        self._allowed = {raw_key(key) for key in allow}
-        self._blocked = {raw_key(key) for key in block}
+        self._allowed = {raw_key(key) for key in _iterable("allow", allow)}
+        self._blocked = {raw_key(key) for key in _iterable("block", block)}
         self._knock_floor = uint_argument("knock_floor", knock_floor, SCORE_MAX)
         self._threshold = uint_argument("threshold", threshold, SCORE_MAX)
         self._ask_from = None if ask_from is None else uint_argument("ask_from", ask_from, threshold)
@@ -197,11 +197,14 @@ class AdmissionPolicy:
         self._require_one_time = require_one_time
         self._one_time_per_hour = one_time_per_hour
         self._one_time = None
+        self._one_time_kept = (one_time_per_hour or 0) // _KEPT_ONE_IN
         if one_time_per_hour is not None and uint_argument("one_time_per_hour", one_time_per_hour):
             self._one_time = Buckets(Rate(one_time_per_hour, one_time_per_hour, _HOUR_MS), max_keys=1)
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         if (timer is None) is not (timeout_ms is None):
             raise ArgumentInvalid("timer" if timer is None else "timeout_ms")
+        if timer is not None and not callable(timer):
+            raise ArgumentInvalid("timer")
         self._timer = timer
         self._timeout_ms = 0 if timeout_ms is None else uint_argument("timeout_ms", timeout_ms)
 
@@ -230,12 +233,17 @@ class AdmissionPolicy:
         one is retired. Edges of the graph are their issuers' to sign anew.
 
         Raises:
-            ArgumentInvalid: no `successions`, no such offer, or the new identity has a record of its own in the ledger.
+            ArgumentInvalid: no `successions`, no such offer, one of the two is revoked, or the new identity has a
+                record of its own in the ledger.
             TrustFull: the ledger has no room.
         """
         if self._successions is None:
             raise ArgumentInvalid("successions")
         self._successions.check_follow(old, new)
+        for name, key in (("old", old), ("new", new)):
+            # Whoever took a key from its owner can offer a successor; the owner's revocation ends that too.
+            if self._revocations is not None and self._revocations.is_revoked(key):
+                raise ArgumentInvalid(name)
         if self._ledger is not None:
             self._ledger.inherit(old, new)
         self._successions.follow(old, new)
@@ -272,7 +280,8 @@ class AdmissionPolicy:
                 return not self._require_one_time
             if self._one_time_per_hour is None or self._standing(peer.raw) >= self._threshold:
                 return True
-            return self._one_time is not None and self._one_time.take(None, now_ms)
+            leave = 0 if self.is_known(peer.raw) else self._one_time_kept
+            return self._one_time is not None and self._one_time.take(None, now_ms, leave=leave)
         except Exception:
             return False
 
@@ -348,8 +357,26 @@ class AdmissionPolicy:
         return uint_argument("scores", score, SCORE_MAX)
 
 
+def _check_sources(*sources: tuple[str, Any, type[Any]]) -> None:
+    meshes: set[str] = set()
+    for name, value, kind in sources:
+        if value is None:
+            continue
+        if not isinstance(value, kind):
+            raise ArgumentInvalid(name)
+        meshes.add(value.mesh)
+        if len(meshes) > 1:  # a list of another mesh would revoke nobody in this one
+            raise ArgumentInvalid(name)
+
+
+def _iterable(name: str, value: Iterable[_Item]) -> Iterable[_Item]:
+    if not isinstance(value, Iterable):
+        raise ArgumentInvalid(name)
+    return value
+
+
 def _sorted(tiers: Iterable[Tier], threshold: int) -> tuple[Tier, ...]:
-    found = tuple(tiers)
+    found = tuple(_iterable("tiers", tiers))
     if not all(isinstance(tier, Tier) and tier.min_score >= threshold for tier in found):
         raise ArgumentInvalid("tiers")
     return tuple(sorted(found, key=lambda tier: -tier.min_score))

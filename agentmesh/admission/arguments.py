@@ -1,10 +1,10 @@
-"""What admission's calls take: identities as 32 bytes, and times."""
+"""What admission's calls take: identities as 32 bytes, times, and limits."""
 
 from __future__ import annotations
 
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import UINT_MAX
+from agentmesh.limits import UINT_MAX, Limits
 
 
 def raw_key(identity: IdentityKey | bytes) -> bytes:
@@ -39,3 +39,16 @@ def uint_argument(name: str, value: int, maximum: int = UINT_MAX) -> int:
     if type(value) is not int or not 0 <= value <= maximum:
         raise ArgumentInvalid(name)
     return value
+
+
+def limits_argument(limits: Limits | None) -> Limits:
+    """Return `limits`, the defaults if `None`.
+
+    Raises:
+        ArgumentInvalid: not `Limits`.
+    """
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise ArgumentInvalid("limits")
+    return limits

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, final
 from agentmesh import _crypto, _wire
 from agentmesh._labels import STATE
 from agentmesh.aead import open_sealed, seal
-from agentmesh.entropy import Entropy
+from agentmesh.entropy import CheckedEntropy, Entropy
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import (
     AgentMeshError,
@@ -121,10 +121,11 @@ def seal_state(exported: bytes, key: StateKey, *, entropy: Entropy) -> bytes:
 
     Raises:
         ArgumentInvalid: not bytes, or not a `StateKey`.
+        RandomnessFailed: the source of randomness broke its contract.
     """
     if type(exported) is not bytes or type(key) is not StateKey:
         raise ArgumentInvalid("key" if type(key) is not StateKey else "exported")
-    return seal(key.reveal(), STATE, _SEALED_CONTEXT, exported, entropy.token(_crypto.NONCE_BYTES))
+    return seal(key.reveal(), STATE, _SEALED_CONTEXT, exported, CheckedEntropy(entropy).token(_crypto.NONCE_BYTES))
 
 
 def open_state(sealed: bytes, key: StateKey) -> bytes:

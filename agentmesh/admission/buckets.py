@@ -12,7 +12,13 @@ from agentmesh.errors import ArgumentInvalid
 from agentmesh.limits import UINT_MAX
 
 # A full bucket says nothing, so its entry can go. Entries stand in the order of their last use, the fullest first.
-_SWEEP: Final = 16
+_SWEEP: Final = 16  # looked at where there is no room
+_SWEEP_ALWAYS: Final = 2  # looked at for each new key, so that memory follows those that owe something
+
+
+def _natural(name: str, value: int) -> None:
+    if type(value) is not int or value < 0:
+        raise ArgumentInvalid(name)
 
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
@@ -39,6 +45,14 @@ class Buckets:
     __slots__ = ("_debts", "_lock", "_max_keys", "_rate")
 
     def __init__(self, rate: Rate, *, max_keys: int) -> None:
+        """Make buckets that are all full.
+
+        Raises:
+            ArgumentInvalid: not a `Rate`, or not a number of keys.
+        """
+        if not isinstance(rate, Rate):
+            raise ArgumentInvalid("rate")
+        _natural("max_keys", max_keys)
         self._rate = rate
         self._max_keys = max_keys
         self._lock = threading.Lock()
@@ -49,10 +63,11 @@ class Buckets:
         return len(self._debts)
 
     def _debt(self, entry: tuple[int, int] | None, now_ms: int) -> int:
+        # Of an entry that is not from the future: what is, is brought here first.
         if entry is None:
             return 0
         debt, then_ms = entry
-        return max(0, debt - max(0, now_ms - then_ms) * self._rate.tokens)
+        return max(0, debt - (now_ms - then_ms) * self._rate.tokens)
 
     def has(self, key: Hashable, now_ms: int, *, leave: int = 0, leave_keys: int = 0) -> bool:
         """Say whether a token is there, without taking it.
@@ -62,6 +77,9 @@ class Buckets:
             now_ms: The time.
             leave: So many tokens must be left in the bucket after this one: the share of others.
             leave_keys: A new key must leave room for so many more.
+
+        Raises:
+            ArgumentInvalid: a number that is none. A negative one would give what is not there.
         """
         with self._lock:
             return self._has(key, now_ms, leave, leave_keys)
@@ -71,7 +89,10 @@ class Buckets:
         with self._lock:
             if not self._has(key, now_ms, leave, leave_keys):
                 return False
-            debt = self._debt(self._debts.pop(key, None), now_ms) + self._rate.period_ms
+            entry = self._debts.pop(key, None)
+            if entry is None:
+                self._sweep(now_ms, _SWEEP_ALWAYS)
+            debt = self._debt(entry, now_ms) + self._rate.period_ms
             self._debts[key] = (debt, now_ms)
             return True
 
@@ -83,6 +104,10 @@ class Buckets:
                 self._debts[key] = (max(0, entry[0] - self._rate.period_ms), entry[1])
 
     def _has(self, key: Hashable, now_ms: int, leave: int, leave_keys: int) -> bool:
+        if type(now_ms) is not int:
+            raise ArgumentInvalid("now_ms")
+        _natural("leave", leave)
+        _natural("leave_keys", leave_keys)
         entry = self._debts.get(key)
         if entry is not None and now_ms < entry[1]:  # the clock was set back: what is owed is owed from here on
             entry = self._debts[key] = (entry[0], now_ms)
@@ -93,8 +118,14 @@ class Buckets:
     def _make_room(self, now_ms: int, leave_keys: int) -> bool:
         if len(self._debts) < self._max_keys - leave_keys:
             return True
-        oldest = [key for key, _ in zip(self._debts, range(_SWEEP), strict=False)]
-        for key in oldest:
-            if self._debt(self._debts[key], now_ms) == 0:
-                del self._debts[key]
+        self._sweep(now_ms, _SWEEP)
         return len(self._debts) < self._max_keys - leave_keys
+
+    def _sweep(self, now_ms: int, most: int) -> None:
+        oldest = [key for key, _ in zip(self._debts, range(most), strict=False)]
+        for key in oldest:
+            debt, then_ms = self._debts[key]
+            if now_ms < then_ms:  # as above: else whoever came while the clock was ahead would stay until it is there
+                self._debts[key] = (debt, now_ms)
+            elif self._debt((debt, then_ms), now_ms) == 0:
+                del self._debts[key]

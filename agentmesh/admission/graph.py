@@ -19,9 +19,9 @@ import threading
 from typing import Any, Final, final
 
 from agentmesh import _wire
-from agentmesh.admission.arguments import key_argument, raw_key, uint_argument
+from agentmesh.admission.arguments import key_argument, limits_argument, raw_key, uint_argument
 from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
-from agentmesh.admission.revocation import RevocationList
+from agentmesh.admission.revocation import RevocationList, revocations_argument
 from agentmesh.admission.statements import TrustEdge, verify_edge
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import ArgumentInvalid, StatementStale, TrustFull
@@ -85,7 +85,7 @@ class TrustGraph:
             revocations: Whoever is revoked there vouches for nobody.
 
         Raises:
-            ArgumentInvalid: an argument of another type or range.
+            ArgumentInvalid: an argument of another type, range or mesh.
         """
         if not is_mesh_name(mesh):
             raise ArgumentInvalid("mesh")
@@ -94,8 +94,8 @@ class TrustGraph:
         self.generation = 0
         self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
         self._cap = uint_argument("cap", cap, SCORE_MAX)
-        self._limits = limits or Limits()
-        self._revocations = revocations
+        self._limits = limits_argument(limits)
+        self._revocations = revocations_argument(revocations, mesh)
         self._lock = threading.RLock()
         self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}
         self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that are not withdrawn
@@ -246,7 +246,7 @@ class TrustGraph:
             revocations: As for a new graph.
 
         Raises:
-            ArgumentInvalid: an argument of another type or range.
+            ArgumentInvalid: an argument of another type, range or mesh.
             StateStale: older than it may be.
             StateVersionUnknown: written by a newer release.
             StateMalformed: damaged, of another root, or fields that contradict one another.
@@ -259,7 +259,6 @@ class TrustGraph:
                 attenuation_percent=attenuation_percent,
                 cap=cap,
                 limits=limits,
-                revocations=revocations,
             )
             root_raw, issuers = fields
             require(root_raw == root.raw)
@@ -272,5 +271,7 @@ class TrustGraph:
             return graph
 
         # Not in `build`, because a wrong argument is not a damaged state.
-        cls("m", root, attenuation_percent=attenuation_percent, cap=cap)
-        return restore_fields(StateKind.GRAPH, _GRAPH, exported, build, at_least_generation=at_least_generation)
+        cls("m", root, attenuation_percent=attenuation_percent, cap=cap, limits=limits)
+        graph = restore_fields(StateKind.GRAPH, _GRAPH, exported, build, at_least_generation=at_least_generation)
+        graph._revocations = revocations_argument(revocations, graph.mesh)
+        return graph

@@ -4,9 +4,11 @@ Theory of operation. A score is a function of the *set* of updates that the ledg
 which they came.
 
 Time counts in slots, a 24th of the window each. In one slot the signals of one issuer on one subject are added up;
-what that moves the score is held so that, from any slot to any slot within a window, the issuer has moved the subject
-by 200 at most: fifty small signals gain what one big one does. The movements of all issuers in a slot are added up, and
-slot after slot the sum moves the score, clamped to 0..1000. None of it depends on an order within a slot.
+what that moves the score is held so that, from any slot to any slot within reach, the issuer has moved the subject by
+200 at most: fifty small signals gain what one big one does. The reach is a window and the tolerance of clocks, because
+so far apart are the oldest and the newest that are due at one moment: whatever an issuer hands in at once moves 200 at
+most. The movements of all issuers in a slot are added up, and slot after slot the sum moves the score, clamped to
+0..1000. None of it depends on an order within a slot.
 
 What is older than the window is settled: folded into a base, and nothing as old is taken any more. The horizon follows
 the newest update that was taken on the subject, not this machine's clock: a clock that is wrong for a while refuses
@@ -24,24 +26,26 @@ from __future__ import annotations
 import threading
 from typing import Any, Final, final
 
+from attrs import frozen
+
 from agentmesh import _wire
-from agentmesh.admission.arguments import key_argument, raw_key, uint_argument
+from agentmesh.admission.arguments import key_argument, limits_argument, raw_key, uint_argument
 from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
-from agentmesh.admission.revocation import RevocationList
+from agentmesh.admission.revocation import RevocationList, revocations_argument
 from agentmesh.admission.statements import TrustUpdate, verify_trust
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, Limits
 
-_SLOTS: Final = 24  # slots in a window; any stretch of a window's length touches one more at most
+_SLOTS: Final = 24  # slots in a window
 _BEATS_FROM: Final = 2  # a higher sequence beats a lower one so many slots later: clocks are set back a little
 
 # Settled movement: slot, movement + 200. Update: sequence, time, signal + 200, digest.
 _MOVED: Final = _wire.array(_wire.Uint(), _wire.Uint(2 * SIGNAL_MAX))
 _UPDATE: Final = _wire.array(_wire.Uint(), _wire.Uint(), _wire.Uint(2 * SIGNAL_MAX), _wire.Bin(32))
-# Issuer, highest settled sequence + 1, settled movements that a window still reaches, updates.
-_VOICE: Final = _wire.array(_wire.Bin(32), _wire.Uint(), _wire.ArrayOf(_MOVED, _SLOTS), _wire.ArrayOf(_UPDATE, MANY))
+# Issuer, highest settled sequence + 1, settled movements that an open slot still reaches, updates.
+_VOICE: Final = _wire.array(_wire.Bin(32), _wire.Uint(), _wire.ArrayOf(_MOVED, MANY), _wire.ArrayOf(_UPDATE, MANY))
 # Subject, base, first slot that is not settled, voices.
 _SUBJECT: Final = _wire.array(_wire.Bin(32), _wire.Uint(SCORE_MAX), _wire.Uint(), _wire.ArrayOf(_VOICE, MANY))
 # Default score, window in seconds, issuers, subjects.
@@ -57,12 +61,31 @@ def _clamp(value: int, low: int, high: int) -> int:
 
 
 @final
+@frozen
+class _Grid:
+    """How a window is cut into slots.
+
+    Attributes:
+        slot_ms: A slot's length.
+        reach: How many slots back the cap on one issuer goes.
+    """
+
+    slot_ms: int
+    reach: int
+
+    @classmethod
+    def of(cls, window_ms: int) -> _Grid:
+        slot_ms = -(-window_ms // _SLOTS)
+        return cls(slot_ms, -(-(window_ms + CLOCK_TOLERANCE_MS) // slot_ms))
+
+
+@final
 class _Voice:
     """What one issuer said of one subject.
 
     Attributes:
         settled: The highest sequence that was settled, or -1.
-        moved: What it moved, by slot: in settled slots that a window still reaches, and in those of `updates`.
+        moved: What it moved, by slot: in settled slots that an open one still reaches, and in those of `updates`.
         updates: What is not settled, by sequence.
     """
 
@@ -89,18 +112,18 @@ class _Voice:
                 beaten.append(other)
         return beaten
 
-    def move(self, first_open: int, slot_ms: int) -> dict[int, int]:
+    def move(self, first_open: int, grid: _Grid) -> dict[int, int]:
         """Compute the movements of the open slots anew, and return by how much each has changed."""
         sums: dict[int, int] = {}
         for time_ms, signal, _ in self.updates.values():
-            slot = time_ms // slot_ms
+            slot = time_ms // grid.slot_ms
             sums[slot] = sums.get(slot, 0) + signal
         changes = {slot: -moved for slot, moved in self.moved.items() if slot >= first_open}
         path = sorted((slot, moved) for slot, moved in self.moved.items() if slot < first_open)
         for slot in sorted(sums):
             since = lowest = highest = 0
             for earlier, moved in reversed(path):
-                if earlier < slot - _SLOTS:
+                if earlier < slot - grid.reach:
                     break
                 since += moved
                 lowest, highest = min(lowest, since), max(highest, since)
@@ -111,12 +134,12 @@ class _Voice:
         self.moved = dict(path)
         return changes
 
-    def settle(self, first_open: int, slot_ms: int) -> None:
-        """Forget the updates before a slot, and the movements that no open window reaches."""
-        for sequence in [other for other, held in self.updates.items() if held[0] // slot_ms < first_open]:
+    def settle(self, first_open: int, grid: _Grid) -> None:
+        """Forget the updates before a slot, and the movements that no open slot reaches."""
+        for sequence in [other for other, held in self.updates.items() if held[0] // grid.slot_ms < first_open]:
             self.settled = max(self.settled, sequence)
             del self.updates[sequence]
-        self.moved = {slot: moved for slot, moved in self.moved.items() if slot >= first_open - _SLOTS}
+        self.moved = {slot: moved for slot, moved in self.moved.items() if slot >= first_open - grid.reach}
 
 
 @final
@@ -140,9 +163,9 @@ class _Subject:
         self.totals: dict[int, int] = {}
         self.score = base
 
-    def count(self, voice: _Voice, slot_ms: int) -> None:
+    def count(self, voice: _Voice, grid: _Grid) -> None:
         """Take a voice's movements into account as they are now."""
-        for slot, change in voice.move(self.first_open, slot_ms).items():
+        for slot, change in voice.move(self.first_open, grid).items():
             total = self.totals.pop(slot, 0) + change
             if total:
                 self.totals[slot] = total
@@ -153,7 +176,7 @@ class _Subject:
             score = _clamp(score + self.totals[slot], 0, SCORE_MAX)
         return score
 
-    def settle(self, first_open: int, slot_ms: int) -> None:
+    def settle(self, first_open: int, grid: _Grid) -> None:
         """Fold what lies before a slot for good. The score stays what it is."""
         if first_open <= self.first_open:
             return
@@ -163,7 +186,7 @@ class _Subject:
         for slot in over:
             del self.totals[slot]
         for voice in self.voices.values():
-            voice.settle(first_open, slot_ms)
+            voice.settle(first_open, grid)
 
 
 @final
@@ -179,11 +202,11 @@ class TrustLedger:
 
     __slots__ = (
         "_default",
+        "_grid",
         "_issuers",
         "_limits",
         "_lock",
         "_revocations",
-        "_slot_ms",
         "_subjects",
         "generation",
         "mesh",
@@ -207,16 +230,16 @@ class TrustLedger:
             revocations: Updates of issuers that are revoked there are refused.
 
         Raises:
-            ArgumentInvalid: not a mesh name, or not a score.
+            ArgumentInvalid: not a mesh name, not a score, not `Limits`, or revocations of another mesh.
         """
         if not is_mesh_name(mesh):
             raise ArgumentInvalid("mesh")
         self.mesh = mesh
         self.generation = 0
         self._default = uint_argument("default_score", default_score, SCORE_MAX)
-        self._limits = limits or Limits()
-        self._slot_ms = -(-self._window_ms // _SLOTS)
-        self._revocations = revocations
+        self._limits = limits_argument(limits)
+        self._grid = _Grid.of(self._window_ms)
+        self._revocations = revocations_argument(revocations, mesh)
         self._lock = threading.RLock()
         self._issuers: set[bytes] = set()
         self._subjects: dict[bytes, _Subject] = {}
@@ -265,7 +288,7 @@ class TrustLedger:
                 voice = subject.voices.get(issuer.raw)
                 if voice is not None and voice.updates:
                     voice.updates.clear()
-                    subject.count(voice, self._slot_ms)
+                    subject.count(voice, self._grid)
                     changed = True
             self.generation += changed
 
@@ -313,7 +336,8 @@ class TrustLedger:
         return issuer in self._issuers and (self._revocations is None or not self._revocations.is_revoked(issuer))
 
     def _take(self, update: TrustUpdate) -> None:
-        slot_ms, limits = self._slot_ms, self._limits
+        grid, limits = self._grid, self._limits
+        slot_ms = grid.slot_ms
         subject = self._subjects.get(update.subject.raw)
         if subject is None:
             if len(self._subjects) >= limits.trust_subjects:
@@ -334,10 +358,10 @@ class TrustLedger:
         voice.updates[update.sequence] = held
         subject.voices[update.issuer.raw] = voice
         self._subjects[update.subject.raw] = subject
-        subject.count(voice, slot_ms)
+        subject.count(voice, grid)
         # What may still come is at most a window older than the newest that a clock ahead by the tolerance allows.
         oldest_ms = update.time_ms - CLOCK_TOLERANCE_MS - self._window_ms
-        subject.settle(oldest_ms // slot_ms - _BEATS_FROM + 1, slot_ms)
+        subject.settle(oldest_ms // slot_ms - _BEATS_FROM + 1, grid)
 
     def inherit(self, old: IdentityKey, new: IdentityKey) -> None:
         """Let a new identity begin with the score of the old one, which keeps its own record. See `Successions`.
@@ -397,17 +421,17 @@ class TrustLedger:
             revocations: As for a new ledger.
 
         Raises:
-            ArgumentInvalid: the limits have another window.
+            ArgumentInvalid: the limits have another window, or an argument is of another type or mesh.
             StateStale: older than it may be.
             StateVersionUnknown: written by a newer release.
             StateMalformed: damaged, or fields that contradict one another.
         """
-        limits = limits or Limits()
+        limits = limits_argument(limits)
 
         def build(mesh: str, generation: int, fields: list[Any]) -> tuple[TrustLedger, int]:
             default, window_seconds, issuers, subjects = fields
             # A ledger is built with its own window; whether the caller's is the same is asked below.
-            ledger = cls(mesh, default_score=default, limits=limits, revocations=revocations)
+            ledger = cls(mesh, default_score=default, limits=limits)
             if window_seconds == limits.trust_window_seconds:
                 ledger.generation = generation
                 ledger._issuers = set(issuers)
@@ -421,6 +445,7 @@ class TrustLedger:
         )
         if window_seconds != limits.trust_window_seconds:
             raise ArgumentInvalid("limits")
+        ledger._revocations = revocations_argument(revocations, ledger.mesh)
         return ledger
 
     def _restore_subject(self, raw: bytes, base: int, first_open: int, voices: list[Any]) -> None:
@@ -429,16 +454,16 @@ class TrustLedger:
         for issuer, settled, moved, updates in voices:
             voice = subject.voices[issuer] = _Voice()
             voice.moved = {slot: movement - SIGNAL_MAX for slot, movement in moved}
-            require(all(first_open - _SLOTS <= slot < first_open for slot in voice.moved))
+            require(all(first_open - self._grid.reach <= slot < first_open for slot in voice.moved))
             for sequence, time_ms, signal, digest in updates:
                 held = (time_ms, signal - SIGNAL_MAX, digest)
-                slot = time_ms // self._slot_ms
-                require(slot >= first_open and voice.beaten_by(sequence, held, self._slot_ms) == [])
+                slot = time_ms // self._grid.slot_ms
+                require(slot >= first_open and voice.beaten_by(sequence, held, self._grid.slot_ms) == [])
                 # What is settled lies before the first open slot, and so beats what lies behind that one.
                 require(sequence >= settled or slot == first_open)
                 voice.updates[sequence] = held
             voice.settled = settled - 1
-            subject.count(voice, self._slot_ms)
+            subject.count(voice, self._grid)
 
 
 def _voice_fields(issuer: bytes, voice: _Voice, first_open: int) -> list[Any]:

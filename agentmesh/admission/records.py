@@ -8,16 +8,25 @@ from agentmesh.errors import ArgumentInvalid, RemoteError
 from agentmesh.keys import Receipt
 
 
-def statement_record(statement: Statement, *, at_ms: int) -> Record:
+def statement_record(statement: Statement, *, at_ms: int, followed: bool = False) -> Record:
     """Return the record of a statement that was taken: `AuditLog.append` keeps it.
 
     Its sender is the issuer and its recipient the subject; in the place of a receipt stands the statement's digest, so
     that the record belongs to these signed bytes and no others; its number is the statement's sequence.
 
+    Args:
+        statement: What was taken.
+        at_ms: The owner's clock.
+        followed: The record is of the application's decision to follow a continuity that it was offered.
+
     Raises:
-        ArgumentInvalid: not a verified statement.
+        ArgumentInvalid: not a verified statement, or one that nobody can follow.
     """
     reason = _what(statement)
+    if followed:
+        if not isinstance(statement, Continuity):
+            raise ArgumentInvalid("followed")
+        reason = "followed"
     return Record(
         AuditEvent.TRUST_UPDATED,
         at_ms=at_ms,

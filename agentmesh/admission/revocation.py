@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from agentmesh import _wire
-from agentmesh.admission.arguments import key_argument, raw_key
+from agentmesh.admission.arguments import key_argument, limits_argument, raw_key
 from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.admission.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
 from agentmesh.envelope import is_mesh_name
@@ -47,13 +47,15 @@ class RevocationList:
                 cannot fill the list: identities are free.
 
         Raises:
-            ArgumentInvalid: not a mesh name.
+            ArgumentInvalid: not a mesh name, not `Limits`, or `is_known` cannot be called.
         """
         if not is_mesh_name(mesh):
             raise ArgumentInvalid("mesh")
+        if is_known is not None and not callable(is_known):
+            raise ArgumentInvalid("is_known")
         self.mesh = mesh
         self.generation = 0
-        self._limits = limits or Limits()
+        self._limits = limits_argument(limits)
         self._is_known = is_known
         self._lock = threading.RLock()
         self._authorities: set[bytes] = set()
@@ -160,6 +162,7 @@ class RevocationList:
             is_known: As for a new list.
 
         Raises:
+            ArgumentInvalid: an argument of another type or range.
             StateStale: older than it may be.
             StateVersionUnknown: written by a newer release.
             StateMalformed: damaged, or fields that contradict one another. Never an empty list.
@@ -179,4 +182,17 @@ class RevocationList:
             require(restored.export_state() == exported)
             return restored
 
+        # Not in `build`, because a wrong argument is not a damaged state.
+        cls("m", limits=limits, is_known=is_known)
         return restore_fields(StateKind.REVOCATIONS, _LIST, exported, build, at_least_generation=at_least_generation)
+
+
+def revocations_argument(revocations: RevocationList | None, mesh: str) -> RevocationList | None:
+    """Return `revocations`.
+
+    Raises:
+        ArgumentInvalid: not a `RevocationList`, or one of another mesh, which would revoke nobody here.
+    """
+    if revocations is not None and (not isinstance(revocations, RevocationList) or revocations.mesh != mesh):
+        raise ArgumentInvalid("revocations")
+    return revocations

@@ -90,6 +90,47 @@ def refuse(held: Held, statement: Any, error: type[AgentMeshError] = AgentMeshEr
     assert held.state.export_state() == before
 
 
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A lock that says whether it is held. Races are too rare to be waited for."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def __enter__(self) -> None:
+        self.held += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.held -= 1
+
+
+@every_kind
+def test_whatever_changes_does_so_under_the_lock(make: Callable[[], Held]) -> None:
+    held, lock, changes = make(), Watched(), []
+    name = {ledger: "_subjects", graph: "_edges", revocations: "_revoked", successions: "_offers"}[make]
+
+    class Guarded(dict[bytes, Any]):
+        def __setitem__(self, key: bytes, value: Any) -> None:
+            assert lock.held
+            changes.append(key)
+            super().__setitem__(key, value)
+
+        def setdefault(self, key: bytes, default: Any = None) -> Any:
+            assert lock.held
+            changes.append(key)
+            return super().setdefault(key, default)
+
+    setattr(held.state, name, Guarded(getattr(held.state, name)))
+    held.state._lock = lock
+    held.apply(held.genuine)
+    assert changes
+    if make is ledger:
+        held.state.inherit(ANN.key, BEN.key)
+    assert not lock.held
+
+
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ NOW = 1_767_225_600_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
 TOLERANCE = 300_000
+REACH = 25  # a window and the tolerance, in slots of an hour
 ISSUERS = [Identity.generate(SeededEntropy(f"issuer {number}")) for number in range(3)]
 PEER = Identity.generate(SeededEntropy("peer")).key
 ME = Identity.generate(SeededEntropy("me"))
@@ -84,7 +85,7 @@ def movements(updates: list[Update]) -> dict[int, int]:
     moved: dict[int, int] = {}
     for slot in sorted({update.slot for update in updates}):
         wanted = sum(max(-200, min(200, update.signal)) for update in updates if update.slot == slot)
-        since = [sum(moved.get(at, 0) for at in range(first, slot)) for first in range(slot - 24, slot + 1)]
+        since = [sum(moved.get(at, 0) for at in range(first, slot)) for first in range(slot - REACH, slot + 1)]
         moved[slot] = max(-200 - min(since), min(200 - max(since), wanted))
     return moved
 
@@ -271,8 +272,29 @@ def test_no_issuer_moves_a_subject_by_more_than_200_from_any_slot_to_any_other_o
         ledger.apply(update.statement, now_ms=NOW + at_ms)
         ends[update.slot] = ledger.score(PEER)
     for (first_slot, first), (last_slot, last) in itertools.combinations(ends.items(), 2):
-        if last_slot - first_slot <= 25:
+        if last_slot - first_slot <= REACH + 1:
             assert abs(last - first) <= 200
+
+
+@given(
+    parts=st.lists(
+        st.tuples(st.one_of(st.integers(-TOLERANCE, DAY), st.sampled_from([-TOLERANCE, DAY])), st.integers(1, 1000)),
+        min_size=1,
+        max_size=50,
+    ),
+    minute=st.integers(0, 59),
+    sign=st.sampled_from([1, -1]),
+    data=st.data(),
+)
+def test_whatever_an_issuer_hands_in_at_one_moment_moves_200_at_most(
+    parts: list[tuple[int, int]], minute: int, sign: int, data: st.DataObject
+) -> None:
+    # Dated back and ahead as far as a statement may be, from any minute of a slot.
+    ledger, now_ms = believing(default_score=500), NOW + minute * 60_000
+    updates = [Update(0, number, now_ms - age_ms, sign * part) for number, (age_ms, part) in enumerate(parts)]
+    for update in data.draw(st.permutations(updates)):
+        offer(ledger, update, now_ms)
+        assert 0 <= sign * (ledger.score(PEER) - 500) <= 200
 
 
 @given(parts=st.lists(st.integers(1, 200), min_size=1, max_size=50), sign=st.sampled_from([1, -1]))
@@ -369,7 +391,7 @@ def assert_caps_hold(ledger: TrustLedger) -> None:
         for voice in subject.voices.values():
             slots = sorted(voice.moved)
             for first, last in itertools.combinations_with_replacement(slots, 2):
-                if last - first <= 24:
+                if last - first <= REACH:
                     assert abs(sum(voice.moved[slot] for slot in slots if first <= slot <= last)) <= 200
 
 

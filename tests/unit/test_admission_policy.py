@@ -240,6 +240,24 @@ def test_whoever_is_blocked_stays_blocked_under_another_key() -> None:
     assert why(policy.decide(knock(peer=BEN.key))) == Why.BLOCKED
 
 
+@pytest.mark.parametrize("revoked", [ANN, BEN], ids=["old", "new"])
+def test_nobody_is_followed_from_or_to_a_revoked_identity(revoked: Identity) -> None:
+    # Whoever has stolen a key can sign for a successor of its own; the owner has revoked it.
+    successions, ledger, revocations = Successions(MESH), TrustLedger(MESH), RevocationList(MESH)
+    ledger.believe(AUDITOR.key)
+    ledger.apply(issue_trust(AUDITOR, PEER, 150, mesh=MESH, sequence=1, time_ms=NOW), now_ms=NOW)
+    policy = AdmissionPolicy(ledger=ledger, successions=successions, revocations=revocations, allow=[PEER], tiers=OPEN)
+    revocations.apply(issue_revocation(revoked, revoked.key, mesh=MESH, sequence=0, time_ms=NOW))
+    successions.know(PEER)
+    successions.offer(issue_continuity(ANN, BEN, mesh=MESH, sequence=0, time_ms=NOW), now_ms=NOW)
+    before = (successions.export_state(), ledger.export_state())
+    with pytest.raises(ArgumentInvalid) as caught:
+        policy.follow(PEER, BEN.key)
+    assert caught.value.argument == ("old" if revoked is ANN else "new")
+    assert (successions.export_state(), ledger.export_state()) == before
+    assert not policy.still_allowed(BEN.key)
+
+
 def test_a_succession_that_cannot_be_followed_changes_nothing() -> None:
     with pytest.raises(ArgumentInvalid):
         AdmissionPolicy().follow(PEER, BEN.key)
@@ -359,6 +377,15 @@ def test_strangers_share_an_hourly_budget_of_one_time_bundles() -> None:
     assert not policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW)  # a clock set back gives nothing
 
 
+def test_strangers_leave_a_quarter_of_the_one_time_bundles_to_the_known() -> None:
+    scores = {BEN.key.raw: 1, AUDITOR.key.raw: 499}
+    policy = AdmissionPolicy(scores=lambda raw: scores.get(raw, 0), one_time_per_hour=8, ask_from=0)
+    assert sum(policy.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(20)) == 6
+    assert policy.may_use(BEN.key, BundleClass.ONE_TIME, NOW)
+    assert policy.may_use(AUDITOR.key, BundleClass.ONE_TIME, NOW)
+    assert not policy.may_use(AUDITOR.key, BundleClass.ONE_TIME, NOW)
+
+
 def test_the_budget_can_be_nothing_or_anything() -> None:
     assert scoring(0, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is False
     assert scoring(500, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is True
@@ -471,7 +498,7 @@ def test_the_widest_and_the_narrowest_policy() -> None:
     tier = Tier(min_score=0, actions=["a"], capabilities=[""])
     assert tier.fits(0, "a", ("",))
     newcomers = AdmissionPolicy()
-    assert sum(newcomers.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(50)) == 20
+    assert sum(newcomers.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(50)) == 15
 
 
 def test_a_default_score_makes_nobody_known() -> None:
@@ -506,6 +533,7 @@ def test_a_default_score_makes_nobody_known() -> None:
         ("graph", TrustLedger(MESH)),
         ("revocations", set()),
         ("successions", {}),
+        *((name, value) for name in ("allow", "block", "tiers") for value in (None, 5, 1.5)),
         ("tiers", [None]),
         ("tiers", [Tier(min_score=499)]),
         ("require_one_time", 1),
@@ -525,6 +553,10 @@ def test_arguments_that_belong_together() -> None:
         ({"timer": lambda: 0}, "timeout_ms"),
         ({"timeout_ms": 5}, "timer"),
         ({"timer": lambda: 0, "timeout_ms": -5}, "timeout_ms"),
+        ({"timer": 5, "timeout_ms": 5}, "timer"),
+        ({"ledger": TrustLedger(MESH), "graph": TrustGraph("example/other", PEER)}, "graph"),
+        ({"ledger": TrustLedger(MESH), "revocations": RevocationList("example/other")}, "revocations"),
+        ({"revocations": RevocationList(MESH), "successions": Successions("example/other")}, "successions"),
     ):
         with pytest.raises(ArgumentInvalid) as caught:
             AdmissionPolicy(**options)  # type: ignore[arg-type]
@@ -648,6 +680,20 @@ def test_a_revoked_peer_does_not_get_in_by_an_acceptance_that_waited() -> None:
     assert bob.export_state() == before
 
 
+def test_a_peer_that_was_dropped_since_one_knocked_at_it_cannot_accept() -> None:
+    policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
+    ann, bob, _, _ = mesh_of(policy)
+    knock_out = bob.knock(ann.did, ann.publish_bundles(1).one_time[0], Intent("read"))
+    reply = ann.accept(events(ann, knock_out)).reply
+    policy.disallow(PEER)
+    before = bob.export_state()
+    with pytest.raises(PeerNotAllowed):
+        bob.receive(reply)
+    assert bob.export_state() == before
+    policy.allow(PEER)
+    assert isinstance(events(bob, reply), SessionEstablished)
+
+
 def test_a_bundle_of_a_class_that_may_not_be_used_is_rejected_and_kept() -> None:
     policy = AdmissionPolicy(ask_from=0, one_time_per_hour=1)
     ann, bob, _, clock = mesh_of(policy)
@@ -697,6 +743,16 @@ def test_a_statement_has_a_record(reason: str, statement: Any) -> None:
     assert (record.receipt, record.number, record.envelope_time_ms) == (statement.digest, 3, NOW)
     assert (record.reason, record.outcome, record.at_ms) == (reason, Outcome.INFO, NOW + 1)
     assert record.encode(0, bytes(32))
+
+
+def test_following_has_a_record_of_its_own() -> None:
+    offer = verify_continuity(issue_continuity(ANN, BEN, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)
+    record = statement_record(offer, at_ms=NOW, followed=True)
+    assert (record.sender, record.recipient, record.receipt) == (ANN.did, BEN.did, offer.digest)
+    assert record.reason == "followed"
+    edge = verify_edge(issue_edge(ANN, BEN.key, 5, mesh=MESH, sequence=3, time_ms=NOW), mesh=MESH)
+    with pytest.raises(ArgumentInvalid):
+        statement_record(edge, at_ms=NOW, followed=True)
 
 
 def test_refused_statements_have_one_record_together() -> None:

@@ -362,6 +362,13 @@ def test_other_arguments_are_checked() -> None:
         for call in (graph_of().score, graph_of().direct, graph_of().derived):
             with pytest.raises(ArgumentInvalid):
                 call(target)  # type: ignore[arg-type]
+    exported = graph_of().export_state()
+    for name, wrongs in (("limits", (5, "x", {})), ("revocations", (5, set(), RevocationList("example/other")))):
+        for wrong in wrongs:
+            for call in (TrustGraph, lambda _, root, **options: TrustGraph.restore(exported, root, **options)):
+                with pytest.raises(ArgumentInvalid) as caught:
+                    call(MESH, ME.key, **{name: wrong})
+                assert caught.value.argument == name
 
 
 def test_what_comes_back_is_what_was_there() -> None:

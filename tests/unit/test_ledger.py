@@ -29,6 +29,7 @@ from agentmesh.errors import (
     ArgumentInvalid,
     BadSignature,
     Malformed,
+    RandomnessFailed,
     StateMalformed,
     StatementStale,
     StatementUnfit,
@@ -149,13 +150,26 @@ def test_the_cap_holds_from_any_moment_to_any_other_within_a_window() -> None:
 def test_the_cap_is_lifted_when_the_window_is_over_and_not_before() -> None:
     ledger = a_ledger()
     ledger.apply(update(200), now_ms=NOW)
-    # The window counts in slots of an hour, and covers one more than 24.
-    later_ms = NOW + 25 * HOUR - 1 - NOW % HOUR
+    # The cap reaches as far as two statements that are due at one moment can lie apart: 25 slots of an hour.
+    later_ms = NOW + 26 * HOUR - 1 - NOW % HOUR
     ledger.apply(update(200, time_ms=later_ms), now_ms=later_ms)
     assert ledger.score(PEER) == 200
     later_ms += 1
     ledger.apply(update(200, time_ms=later_ms), now_ms=later_ms)
     assert ledger.score(PEER) == 400
+
+
+@pytest.mark.parametrize("window_seconds", [1, 60, 600, 3600, 86_400, 7 * 86_400])
+def test_what_is_handed_in_at_one_moment_moves_200_whatever_the_window(window_seconds: int) -> None:
+    # The oldest and the newest that are due lie a window and the tolerance apart.
+    for minute in (0, 58):
+        now_ms = NOW + minute * 60_000
+        ledger = a_ledger(default_score=500, limits=Limits(trust_window_seconds=window_seconds))
+        span_ms = window_seconds * 1000 + TOLERANCE
+        for number in range(100):
+            time_ms = now_ms + TOLERANCE - span_ms + span_ms * number // 99
+            ledger.apply(update(200, time_ms=time_ms), now_ms=now_ms)
+        assert ledger.score(PEER) == 700
 
 
 SLOT = NOW // HOUR
@@ -176,9 +190,9 @@ def with_first_open(ledger: TrustLedger, slot: int) -> int:
 
 def test_what_is_settled_still_caps_what_is_not() -> None:
     ledger = a_ledger()
-    for slot in (0, 24):  # the second is one slot short of being free again
+    for slot in (0, 25):  # the second is one slot short of being free again
         ledger.apply(update(200, time_ms=at_slot(slot)), now_ms=at_slot(slot))
-    now_ms = with_first_open(ledger, 24)
+    now_ms = with_first_open(ledger, 25)
     assert ledger.score(PEER) == 200
     ledger.apply(update(0, time_ms=now_ms), now_ms=now_ms)  # has all of the issuer's slots computed anew
     assert ledger.score(PEER) == 200
@@ -337,6 +351,30 @@ def test_saying_twice_whom_to_believe_changes_nothing() -> None:
     assert ledger.export_state() == before
 
 
+def made(**options: Any) -> TrustLedger:
+    return TrustLedger(MESH, **options)
+
+
+def restored(**options: Any) -> TrustLedger:
+    return TrustLedger.restore(a_ledger().export_state(), **options)
+
+
+@pytest.mark.parametrize("wrong", [5, "limits", {}, 1.5])
+@pytest.mark.parametrize("name", ["limits", "revocations"])
+@pytest.mark.parametrize("make", [made, restored])
+def test_limits_and_revocations_are_what_they_are_called(make: Any, name: str, wrong: Any) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        make(**{name: wrong})
+    assert caught.value.argument == name
+
+
+@pytest.mark.parametrize("make", [made, restored])
+def test_revocations_of_another_mesh_would_revoke_nobody(make: Any) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        make(revocations=RevocationList("example/other"))
+    assert caught.value.argument == "revocations"
+
+
 # --- sequences and times ----------------------------------------------------------------------------------------------
 
 
@@ -488,7 +526,7 @@ def test_a_time_that_is_none_is_the_callers_fault(now_ms: Any) -> None:
 def test_the_smallest_window_works() -> None:
     ledger = a_ledger(limits=Limits(trust_window_seconds=1))
     for number in range(20):
-        now_ms = NOW + number * 2000
+        now_ms = NOW + number * 301_100  # a second, the tolerance, and a slot
         ledger.apply(update(50, time_ms=now_ms), now_ms=now_ms)
     assert ledger.score(PEER) == 1000
     with refused(ledger, StatementStale):
@@ -698,7 +736,7 @@ def test_fields_that_contradict_one_another_are_refused() -> None:
         [default, window, issuers, subjects[::-1]],
         [default, window, issuers, [*subjects, subjects[-1]]],
         with_voice(issuer, settled, [[first_open, 300]], updates),  # settled, in an open slot
-        with_voice(issuer, settled, [[first_open - 25, 300]], updates),  # no window reaches it
+        with_voice(issuer, settled, [[first_open - 26, 300]], updates),  # no open slot reaches it
         with_voice(issuer, settled, moved[::-1] + moved, updates),
         with_voice(issuer, settled, [[moved[0][0], 401]], updates),
         with_voice(issuer, settled, moved, [[sequence, time_ms, 401, digest]]),
@@ -728,6 +766,16 @@ def test_a_sealed_ledger_opens_under_its_key_alone() -> None:
             call()
     with pytest.raises(ArgumentInvalid):
         seal_state("text", key, entropy=entropy)  # type: ignore[arg-type]
+
+
+def test_randomness_that_breaks_its_contract_seals_nothing() -> None:
+    class Short:
+        def token(self, _size: int, /) -> bytes:
+            return bytes(8)
+
+    for source in (Short(), None, 5):
+        with pytest.raises(RandomnessFailed):
+            seal_state(b"state", StateKey(bytes(32)), entropy=source)  # type: ignore[arg-type]
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -238,10 +239,19 @@ def test_an_older_list_is_noticed() -> None:
     assert len(RevocationList.restore(shorter, at_least_generation=listed.generation)) == 0
 
 
+def restored_with(exported: bytes, **options: Any) -> RevocationList:
+    return RevocationList.restore(exported, **options)
+
+
 def test_arguments_of_the_list() -> None:
     listed = RevocationList(MESH)
     with pytest.raises(ArgumentInvalid):
         RevocationList("Upper")
+    for name, wrong in (("limits", 5), ("limits", {}), ("is_known", 5), ("is_known", {ANN.key.raw})):
+        for call in (lambda **options: RevocationList(MESH, **options), partial(restored_with, listed.export_state())):
+            with pytest.raises(ArgumentInvalid) as caught:
+                call(**{name: wrong})
+            assert caught.value.argument == name
     for key in (None, ANN, ANN.key.raw):
         for call in (listed.believe, listed.disbelieve):
             with refused(listed, ArgumentInvalid):
