@@ -198,6 +198,7 @@ def send(
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step:
     """Close a session. The output is the close envelope."""
     session = session_with(core, did, session_id, now_ms)
+    core.check_allowed(session.facts.peer)
     sealed = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
     return Step((sealed.delta,), _sealed(core, session, sealed, now_ms), sealed.envelope)
 

@@ -148,6 +148,7 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
     Raises:
         KnockReplayed: seen before, and no answer is to be repeated.
         AnswerOverdue: its answer was repeated often enough for now.
+        PeerNotAllowed: it was accepted, and the policy does not allow its sender any more.
         Busy: the memory is full; nothing was stored.
     """
     parsed, state, limits = knock.parsed, core.state, core.limits
@@ -167,6 +168,10 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
         leave = core.kept(limits.remembered_knocks, known=knock.known)
         if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
             raise AnswerOverdue
+        peer = state.peers.get(knock.initiator.raw)
+        sessions = () if peer is None else peer.sessions.values()
+        if any(isinstance(held, Session) and held.facts.th == th for held in sessions):
+            core.check_allowed(knock.initiator)  # an ACCEPT is not given again to who was dropped or revoked since
         return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=memo.answer)
     leave = core.kept(limits.tracked_identities, known=knock.known)
     if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
@@ -337,6 +342,7 @@ def _commit_opened(
         session_id=keys.session_id,
         size_bytes=outer.size_bytes,
         bundle_class=published.bundle_class,
+        reason="asked" if isinstance(decision, Ask) else "",
     )
     if published.bundle_class is BundleClass.ONE_TIME and core.recording and core.state.unused_one_time(now_ms) == 1:
         received += core.record(AuditEvent.STOCK_EXHAUSTED, now_ms)
@@ -357,7 +363,7 @@ def _commit_opened(
             early_payload=content.early_payload,
             reply=reply,
         )
-        received += _accepted(core, session, reply, now_ms, decision.why)
+        received += _accepted(core, session, reply, now_ms, decision.why or "policy")
         return Step(tuple(changes), received, (event,), withdraw=memo.th)
     changes += [KnockRemembered(memo), SessionPut(undecided)]
     return Step(tuple(changes), received, (request,), withdraw=memo.th)
@@ -367,7 +373,10 @@ def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
     """Return what the policy and the application are asked about a KNOCK."""
     facts, content = undecided.facts, undecided.content
     peer = core.state.peers.get(facts.peer.raw)
-    others = [held for held in core.open_sessions(peer, now_ms) if held.facts.session_id != facts.session_id]
+    # Sessions that a fresh KNOCK is to take the place of are not open beside it.
+    replaced = _superseded(core, facts.peer, facts.knock_time_ms, now_ms) if content.fresh else []
+    gone = {facts.session_id, *(held.facts.session_id for held in replaced)}
+    others = [held for held in core.open_sessions(peer, now_ms) if held.facts.session_id not in gone]
     return KnockReceived(
         peer=facts.peer,
         session_id=facts.session_id,
@@ -405,7 +414,7 @@ def accept_knock(core: Core, session_id: SessionId, conditions: Conditions, now_
     memo = core.state.knocks.get(undecided.facts.th)
     changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply))]
     changes += _accepting(core, session, undecided.content, now_ms)
-    records = _accepted(core, session, reply, now_ms)
+    records = _accepted(core, session, reply, now_ms, "application")
     return Step(tuple(changes), records, (reply, undecided.content.early_payload))
 
 
@@ -472,7 +481,7 @@ def _rejected(core: Core, initiator: IdentityKey, reply: bytes, why: str, now_ms
     )
 
 
-def _accepted(core: Core, session: Session, reply: bytes, now_ms: int, why: str = "") -> tuple[Record, ...]:
+def _accepted(core: Core, session: Session, reply: bytes, now_ms: int, why: str) -> tuple[Record, ...]:
     return core.record(
         AuditEvent.KNOCK_ACCEPTED,
         now_ms,
@@ -482,5 +491,5 @@ def _accepted(core: Core, session: Session, reply: bytes, now_ms: int, why: str 
         session_id=session.facts.session_id,
         size_bytes=len(reply),
         bundle_class=session.facts.bundle_class,
-        reason=str(why),
+        reason=why,
     )

@@ -13,7 +13,7 @@ from agentmesh.audit.record import Record
 from agentmesh.audit.refusals import Refusals
 from agentmesh.core import Core
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
-from agentmesh.errors import AgentMeshError, CommitFailed, ReentrantCall
+from agentmesh.errors import AgentMeshError, CommitFailed, PeerNotAllowed, ReentrantCall
 from agentmesh.keys import Receipt, Redacted
 from agentmesh.state import Change, Journal, Step
 
@@ -36,10 +36,11 @@ class Seam(Redacted):
         state = core.state
         self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
 
-    def run(self, compute: Callable[[int], Step], *, envelope: bytes | None = None) -> Any:
+    def run(self, compute: Callable[[int], Step], *, envelope: bytes | None = None, peer: str = "") -> Any:
         """Compute a step from the state, commit it, return its output.
 
-        A refusal of `envelope` is counted, where a journal reads the counts.
+        A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that `peer`
+        is not to be sent anything.
 
         Raises:
             ReentrantCall: a hook called back.
@@ -58,6 +59,8 @@ class Seam(Redacted):
                 except AgentMeshError as error:
                     if self._journal is not None and envelope is not None:
                         self._count(error.code, envelope, now_ms)
+                    elif self._journal is not None and isinstance(error, PeerNotAllowed):
+                        self._refusals.count_unsent(error.code, peer, now_ms=now_ms)
                     raise
                 self._commit(step)
             finally:

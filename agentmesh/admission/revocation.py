@@ -113,7 +113,8 @@ class RevocationList:
         return revocation
 
     def _may_count(self, issuer: bytes, subject: bytes) -> bool:
-        return issuer == subject or issuer in self._authorities
+        # Whoever stole an authority's key must not go on revoking once the authority has revoked itself.
+        return issuer == subject or (issuer in self._authorities and issuer not in self._revoked)
 
     def _is_stranger(self, issuer: bytes, subject: bytes) -> bool:
         if issuer in self._authorities:

@@ -157,14 +157,18 @@ def owner_of(records: Iterable[Record]) -> str:
     Raises:
         ArgumentInvalid: no record says it, or two say different things: not the log of one agent.
     """
-    owners = {
-        record.sender if record.event in _OWNED_BY_SENDER else record.recipient
-        for record in records
-        if record.event in _OWNED_BY_SENDER or record.event in _OWNED_BY_RECIPIENT
-    }
+    owners = {_owner(record) for record in records} - {None}
     if len(owners) != 1:
         raise ArgumentInvalid("records")
-    return owners.pop()
+    return str(owners.pop())
+
+
+def _owner(record: Record) -> str | None:
+    # A refusal without a receipt is of an envelope that was never made, to the recipient that it names.
+    unsent = record.event is AuditEvent.MESSAGE_REFUSED and not record.receipt
+    if unsent or record.event in _OWNED_BY_SENDER:
+        return record.sender
+    return record.recipient if record.event in _OWNED_BY_RECIPIENT else None
 
 
 def _by_receipt(records: Iterable[Record], route: tuple[str, str], *wanted: Iterable[AuditEvent]) -> list[_Grouped]:

@@ -8,6 +8,7 @@ from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.keys import Receipt
 
 _MINUTE_MS: Final = 60_000
+_NO_RECEIPT: Final = Receipt(b"")
 _OTHERS: Final = ""  # peers beyond the number that a minute's records may name
 
 
@@ -15,14 +16,14 @@ _OTHERS: Final = ""  # peers beyond the number that a minute's records may name
 class Refusals:
     """The refusals of the minute that runs, and those of earlier minutes that have not been recorded yet."""
 
-    __slots__ = ("_counts", "_max_peers", "_mesh", "_minute", "_recipient")
+    __slots__ = ("_counts", "_max_peers", "_mesh", "_minute", "_owner")
 
-    def __init__(self, mesh: str, recipient: str, *, max_peers: int) -> None:
+    def __init__(self, mesh: str, owner: str, *, max_peers: int) -> None:
         self._mesh = mesh
-        self._recipient = recipient
+        self._owner = owner
         self._max_peers = max_peers
         self._minute = 0
-        self._counts: dict[tuple[str, str], Record] = {}
+        self._counts: dict[tuple[str, str, str], Record] = {}  # by reason, sender and recipient
 
     def __bool__(self) -> bool:
         return bool(self._counts)
@@ -30,24 +31,34 @@ class Refusals:
     def is_known(self, reason: str, peer: str) -> bool:
         """Say whether the minute already has a record for this: its receipt is not needed then."""
         counts = self._counts
-        return (reason, peer) in counts or (len(counts) >= self._max_peers and (reason, _OTHERS) in counts)
+        others = (reason, _OTHERS, self._owner)
+        return (reason, peer, self._owner) in counts or (len(counts) >= self._max_peers and others in counts)
 
     def count(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
-        """Count a refusal. Call `due` first, so that a new minute begins with new records."""
+        """Count a refused envelope. Call `due` first, so that a new minute begins with new records."""
+        if (reason, peer, self._owner) not in self._counts and len(self._counts) >= self._max_peers:
+            peer = _OTHERS
+        self._add(reason, peer, self._owner, receipt, size_bytes, now_ms)
+
+    def count_unsent(self, reason: str, peer: str, *, now_ms: int) -> None:
+        """Count an envelope to a peer that was not made. Call `due` first."""
+        if (reason, self._owner, peer) not in self._counts and len(self._counts) >= self._max_peers:
+            peer = _OTHERS
+        self._add(reason, self._owner, peer, _NO_RECEIPT, 0, now_ms)
+
+    def _add(self, reason: str, sender: str, recipient: str, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
         if not self._counts:
             self._minute = now_ms // _MINUTE_MS
-        if (reason, peer) not in self._counts and len(self._counts) >= self._max_peers:
-            peer = _OTHERS
-        record = self._counts.get((reason, peer))
+        record = self._counts.get((reason, sender, recipient))
         if record is not None:
             record.count += 1
             return
-        self._counts[reason, peer] = Record(
+        self._counts[reason, sender, recipient] = Record(
             AuditEvent.MESSAGE_REFUSED,
             at_ms=now_ms,
             mesh=self._mesh,
-            sender=peer,
-            recipient=self._recipient,
+            sender=sender,
+            recipient=recipient,
             receipt=receipt,
             size_bytes=size_bytes,
             reason=reason,

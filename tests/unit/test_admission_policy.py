@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentmesh import (
     Agent,
     Ask,
+    AskApplication,
     BundleClass,
     ClaimedSender,
     Conditions,
@@ -49,6 +50,7 @@ from agentmesh.admission import (
     verify_revocation,
     verify_trust,
 )
+from agentmesh.audit import owner_of
 from agentmesh.audit.record import AuditEvent, Outcome, Record
 from agentmesh.errors import ArgumentInvalid, KnockNotAdmitted, PeerNotAllowed, StatementUnfit
 from agentmesh.identity import IdentityKey
@@ -775,3 +777,104 @@ def test_a_policy_says_nothing_of_itself() -> None:
     policy = AdmissionPolicy(allow=[PEER])
     assert PEER.raw.hex() not in repr(policy)
     assert PEER.did not in repr(evolve(Tier(min_score=500), ask=True))
+
+
+# --- what a dropped peer gets, and what is written of it --------------------------------------------------------------
+
+
+def test_a_dropped_peer_is_not_sent_a_close_either_and_each_word_of_the_policy_is_counted() -> None:
+    policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
+    ann, bob, journal, clock = mesh_of(policy)
+    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    ann.receive(established.reply)
+    policy.disallow(PEER)
+    before, told = bob.export_state(), len(journal.records)
+    for call in (lambda: bob.close(ann.did), lambda: bob.send(ann.did, b"two"), lambda: bob.seal(ann.did, b"three")):
+        with pytest.raises(PeerNotAllowed):
+            call()
+    with pytest.raises(PeerNotAllowed):
+        bob.knock(ann.did, ann.publish_bundles(1).one_time[0], Intent("read"))
+    assert bob.export_state() == before
+    assert journal.records[told:] == []
+    clock.advance(seconds=60)
+    bob.poll()
+    [record] = journal.records[told:]
+    assert (record.event, record.sender, record.recipient) == (AuditEvent.MESSAGE_REFUSED, bob.did, ann.did)
+    assert (record.reason, record.count, record.receipt) == (PeerNotAllowed.code, 4, b"")
+    assert owner_of(journal.records) == bob.did
+    bob.drop(ann.did, established.session_id)
+
+
+def test_unsent_envelopes_do_not_crowd_the_log() -> None:
+    _, bob, journal, clock = mesh_of(AdmissionPolicy(tiers=OPEN, block=[PEER]))
+    others = [Agent.create(MESH, clock=clock) for _ in range(70)]
+    bob._core.policy = AdmissionPolicy(tiers=OPEN, block=[other.key for other in others])
+    for other in others:
+        with pytest.raises(PeerNotAllowed):
+            bob.knock(other.did, other.publish_bundles(1, last_resort=False).one_time[0], Intent("read"))
+    bob.record_refusals()
+    assert len(journal.records) == 65
+    assert sum(record.count for record in journal.records) == 70
+    assert [record.recipient for record in journal.records if record.count > 1] == [""]
+
+
+def test_an_acceptance_is_not_repeated_to_who_was_dropped_since() -> None:
+    policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
+    ann, bob, _, _ = mesh_of(policy)
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    established = events(bob, knock)
+    assert events(bob, knock).reply == established.reply
+    policy.disallow(PEER)
+    before = bob.export_state()
+    with pytest.raises(PeerNotAllowed):
+        bob.receive(knock)
+    assert bob.export_state() == before
+    policy.allow(PEER)
+    assert events(bob, knock).reply == established.reply
+
+
+def test_a_rejection_is_repeated_to_anybody() -> None:
+    policy = AdmissionPolicy(tiers=OPEN)
+    ann, bob, _, _ = mesh_of(policy)
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    rejected = events(bob, knock)
+    assert isinstance(rejected, KnockRefused)
+    assert events(bob, knock).reply == rejected.reply
+
+
+def test_a_peer_that_lost_its_state_is_not_held_to_the_session_that_it_lost() -> None:
+    tiers = [Tier(min_score=500, actions=["read"], max_open_sessions=1)]
+    policy = AdmissionPolicy(tiers=tiers, allow=[PEER])
+    ann, bob, _, clock = mesh_of(policy)
+    shelf = bob.publish_bundles(3)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read"))), SessionEstablished)
+    clock.advance(ms=1)
+    lost = Agent.create(MESH, identity=ANN, clock=clock)
+    assert isinstance(events(bob, lost.knock(bob.did, shelf.one_time[1], Intent("read"))), SessionEstablished)
+    clock.advance(ms=1)
+    # One that holds its session all the same has as many as it may.
+    refused = events(bob, lost.knock(bob.did, shelf.one_time[2], Intent("read")))
+    assert isinstance(refused, KnockRefused)
+    assert refused.reason is Reason.BUSY
+
+
+def test_a_knock_that_is_left_to_the_application_says_so_in_the_trail() -> None:
+    ann, bob, journal, _ = mesh_of(AdmissionPolicy())
+    bob._core.policy = AskApplication()
+    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    assert [record.reason for record in journal.records if record.event is AuditEvent.KNOCK_RECEIVED] == ["asked"]
+    bob.accept(event)
+    assert (journal.records[-1].event, journal.records[-1].reason) == (AuditEvent.KNOCK_ACCEPTED, "application")
+
+
+def test_a_policy_without_a_word_is_named_as_such() -> None:
+    ann, bob, journal, _ = mesh_of(AdmissionPolicy())
+
+    class Everybody(AskApplication):
+        def decide(self, _knock: object, /) -> Grant:
+            return Grant()
+
+    bob._core.policy = Everybody()
+    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    received, accepted = journal.records[-2:]
+    assert (received.reason, accepted.reason) == ("", "policy")

@@ -536,3 +536,16 @@ def test_keys_that_come_back_are_keys() -> None:
     current = Successions.restore(successions.export_state()).current(IdentityKey(ANN.key.raw))
     assert current == BEN.key
     assert current.did == BEN.key.did
+
+
+def test_an_authority_that_revoked_itself_revokes_nobody_else() -> None:
+    listed = RevocationList(MESH)
+    listed.believe(OFFICE.key)
+    listed.apply(revocation(OFFICE, ANN))
+    listed.apply(revocation(OFFICE))
+    with refused(listed, StatementUnfit):
+        listed.apply(revocation(OFFICE, BEN))
+    assert [listed.is_revoked(one.key) for one in (ANN, OFFICE, BEN)] == [True, True, False]
+    listed.apply(revocation(BEN))
+    restored = RevocationList.restore(listed.export_state())
+    assert restored.export_state() == listed.export_state()
