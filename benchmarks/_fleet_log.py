@@ -1,0 +1,169 @@
+"""The audit logs of a fleet: thousands of sinks in one file, and their verification at the end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, final
+
+from attrs import define, field
+
+from agentmesh import IdentityKey
+from agentmesh.audit import (
+    Checkpoint,
+    Finding,
+    MemorySink,
+    Record,
+    compare,
+    verified_records,
+    verify_checkpoint,
+    verify_entries,
+)
+from agentmesh.errors import LogBroken
+from benchmarks._fleet_settings import MESH
+
+_BUFFER_BYTES: Final = 1 << 20
+
+
+@final
+class CommonFile:
+    """One temporary file without a name, to which the sinks of all agents append. Memory holds where entries begin."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by `close`
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Append, and return where it begins."""
+        at = self.size
+        self._file.write(data)
+        self.size += len(data)
+        return at
+
+    def read(self, at: int, size: int) -> bytes:
+        """Return what stands there."""
+        return os.pread(self._file.fileno(), size, at)
+
+    def flush(self) -> None:
+        """Let what was written be read."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+@final
+class SharedSink:
+    """A sink for one `AuditLog`, in the file of all."""
+
+    __slots__ = ("_file", "_places")
+
+    def __init__(self, file: CommonFile) -> None:
+        self._file = file
+        self._places = array("Q")
+
+    def append(self, entries: Sequence[bytes], /) -> None:
+        """Keep these entries."""
+        for entry in entries:
+            self._places.append(self._file.write(entry) << 16 | len(entry))
+
+    def entries(self) -> Iterator[bytes]:
+        """Yield the entries kept so far, in order."""
+        self._file.flush()
+        for place in self._places:
+            yield self._file.read(place >> 16, place & 0xFFFF)
+
+
+FleetSink = SharedSink | MemorySink
+
+
+@define
+class LogReport:
+    """What the verification of all logs found.
+
+    Attributes:
+        logs: How many were verified from their first entry to their last, each against its checkpoint if it has one.
+        records: Their entries.
+        size_bytes: The bytes of their entries.
+        checkpoints: How many logs were held against a checkpoint that was signed while the run went on.
+        compared: How many directions between two agents were compared, both sides' logs.
+        matched: Envelopes that both sides recorded alike.
+        findings: What the comparisons found. What one side sealed and the other never opened is no fault: KNOCKs
+            that were dropped, acknowledgements that a session's end overtook, messages of a crash before the write.
+        broken: What is wrong, in words.
+    """
+
+    logs: int = 0
+    records: int = 0
+    size_bytes: int = 0
+    checkpoints: int = 0
+    compared: int = 0
+    matched: int = 0
+    findings: Counter[str] = field(factory=Counter)
+    broken: list[str] = field(factory=list)
+
+
+@define
+class Owner:
+    """An agent's log, as an auditor has it."""
+
+    did: str
+    key: IdentityKey
+    sink: FleetSink
+    checkpoint: Checkpoint | None = None
+    rolled_back: bool = False
+
+
+HARMLESS: Final = frozenset({Finding.SENT_NOT_OPENED, Finding.SENT_REFUSED, Finding.REFUSED_NOT_SENT})
+
+
+def verify_logs(
+    owners: Sequence[Owner], pairs: Sequence[tuple[int, int]], progress: Callable[[int, int], None]
+) -> LogReport:
+    """Verify every log, and hold the logs of some pairs against one another."""
+    report = LogReport()
+    for done, owner in enumerate(owners):
+        progress(done, len(owners))
+        _verify(owner, report)
+    if not report.broken:
+        for one, other in pairs:
+            _compare(owners[one], owners[other], report)
+    return report
+
+
+def _verify(owner: Owner, report: LogReport) -> None:
+    sizes = Counter[str]()
+
+    def entries() -> Iterator[bytes]:
+        for entry in owner.sink.entries():
+            sizes["bytes"] += len(entry)
+            yield entry
+
+    checkpoint = owner.checkpoint
+    if checkpoint is not None:
+        # As an auditor does who was given the bytes.
+        checkpoint = verify_checkpoint(checkpoint.statement, owner.key, mesh=MESH)
+        report.checkpoints += 1
+    try:
+        report.records += verify_entries(entries(), checkpoint=checkpoint).size
+    except LogBroken as error:
+        report.broken.append(f"the log of {owner.did} is broken at entry {error.sequence}: {error.fault}")
+    report.logs += 1
+    report.size_bytes += sizes["bytes"]
+
+
+def _compare(one: Owner, other: Owner, report: LogReport) -> None:
+    logs: dict[str, list[Record]] = {owner.did: list(verified_records(owner.sink.entries())) for owner in (one, other)}
+    for sender, recipient in ((one, other), (other, one)):
+        result = compare(sender.did, logs[sender.did], recipient.did, logs[recipient.did])
+        report.compared += 1
+        report.matched += result.matched
+        for found in result.found:
+            report.findings[str(found.finding)] += 1
+            # A crash before the write leaves a record of a step that is done again.
+            if found.finding not in HARMLESS and not (sender.rolled_back or recipient.rolled_back):
+                report.broken.append(f"{found.finding}, from {sender.did} to {recipient.did}")
