@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from verifier.common import ACCEPT, KNOCK, MESSAGE, REJECT, Json, Refused, Trace, limits_of, refuse, unhex
-from verifier.encoding import encode, exactly, is_mesh, is_uint, text_of, unpack
+from verifier.encoding import Form, encode, exactly, is_mesh, is_uint, text_of, unpack
 from verifier.primitives import label_of
 from verifier.structures import Envelope, Identity, parse_envelope
 
@@ -54,7 +53,7 @@ NAME = re.compile(r"did:[a-z0-9]{1,32}:[A-Za-z0-9._:%-]{1,120}")
 REASON = re.compile(r"[a-z0-9._-]{0,32}")
 
 
-def at_most(size: int) -> Any:
+def at_most(size: int) -> Form:
     """A byte string of some length or less."""
     return lambda value: isinstance(value, bytes) and len(value) <= size
 

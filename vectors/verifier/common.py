@@ -42,6 +42,13 @@ LIMITS = {
     "remembered_knocks_per_identity": 8192,
     "undecided_knocks": 1024,
     "sessions_max": 100_000,
+    "trust_window_seconds": 86_400,
+    "trust_subjects": 100_000,
+    "trust_updates_per_issuer": 256,
+    "trust_edges": 400_000,
+    "trust_edges_per_issuer": 1000,
+    "revocations": 100_000,
+    "reserved_one_in": 4,
     "refusal_records_per_minute": 64,
 }
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 
-from verifier import audit_disclosure, audit_log, audit_record, audit_tree
+from verifier import audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
 from verifier.common import KNOCK, LIMITS, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
 from verifier.gate import Gate
@@ -42,6 +42,9 @@ from verifier.primitives import (
 from verifier.ratchet import Ratchet, ratchet_in, ratchet_out
 from verifier.session import Session
 from verifier.structures import Identity, did_of, encode_header, parse_did, parse_envelope, verify_bundle
+from verifier.trust_graph import GraphRun
+from verifier.trust_ledger import LedgerRun
+from verifier.trust_lists import ContinuityRun, RevocationRun
 
 
 def did_derive(given: Json, trace: Trace) -> Json:
@@ -295,6 +298,20 @@ def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
     return output, code
 
 
+Side = GraphRun | LedgerRun | ContinuityRun | RevocationRun
+
+
+def trust_run(side_of: Callable[[Json], Side]) -> Callable[[Json, Trace], tuple[Json, str]]:
+    """The operations with steps of section 9: what a side tells after its steps stands beside them."""
+
+    def call(given: Json, trace: Trace) -> tuple[Json, str]:
+        side = side_of(given)
+        results, code = run_steps(given["steps"], trace, side.take)
+        return {"steps": results} | side.told(), code
+
+    return call
+
+
 ONE_CALL: dict[str, Step] = {
     "did.derive": did_derive,
     "did.parse": lambda given, _: {"hash": parse_did(given["did"])},
@@ -331,11 +348,16 @@ ONE_CALL: dict[str, Step] = {
     **audit_tree.OPERATIONS,
     **audit_log.OPERATIONS,
     **audit_disclosure.OPERATIONS,
+    **trust_statements.OPERATIONS,
 }
 WITH_STEPS: dict[str, Callable[[Json, Trace], tuple[Json, str]]] = {
     "knock.run": knock_run,
     "session.run": session_run,
     "ratchet.run": ratchet_run,
+    "ledger.run": trust_run(LedgerRun),
+    "graph.run": trust_run(GraphRun),
+    "revocation.run": trust_run(RevocationRun),
+    "continuity.run": trust_run(ContinuityRun),
 }
 # How the operations of each family begin.
 FAMILIES = {
@@ -358,6 +380,12 @@ FAMILIES = {
     "checkpoint": ("checkpoint.",),
     "log": ("log.",),
     "disclosure": ("disclosure.",),
+    "trust": ("trust.",),
+    "ledger": ("ledger.",),
+    "edge": ("edge.",),
+    "graph": ("graph.",),
+    "revocation": ("revocation.",),
+    "continuity": ("continuity.",),
 }
 
 
