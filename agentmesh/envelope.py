@@ -229,6 +229,12 @@ def header_at(head: bytes) -> int:
     return _wire.first_at(head)
 
 
+def message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
+    """Return the `envelope_prefix` of messages from one agent to another."""
+    header = Header(kind=Kind.MESSAGE, mesh=mesh, sender=sender, recipient=recipient, time_ms=0)
+    return envelope_prefix(header.prefix())
+
+
 def envelope_prefix(prefix: bytes) -> bytes:
     """Return an envelope's head up to the time, for a header of this `Header.prefix` and a `long_time`."""
     return _wire.pair_head(len(prefix) + _TIME_BYTES) + prefix

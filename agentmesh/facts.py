@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, envelope_prefix, header_at, long_time
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, header_at, long_time, message_prefix
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
@@ -70,16 +70,11 @@ class Facts:
 
     @_envelope_out.default
     def _(self) -> bytes:
-        return self._envelope(self.own_did, self.peer.did)
+        return message_prefix(self.mesh, self.own_did, self.peer.did)
 
     @_envelope_in.default
     def _(self) -> bytes:
-        return self._envelope(self.peer.did, self.own_did)
-
-    def _envelope(self, sender: str, recipient: str) -> bytes:
-        return envelope_prefix(
-            Header(kind=Kind.MESSAGE, mesh=self.mesh, sender=sender, recipient=recipient, time_ms=0).prefix()
-        )
+        return message_prefix(self.mesh, self.peer.did, self.own_did)
 
     def header(self, kind: Kind, now_ms: int) -> bytes:
         """Return the encoded outer header of an envelope from this side."""

@@ -11,16 +11,18 @@ from agentmesh._labels import SignatureLabel
 from agentmesh.entropy import Entropy, SystemEntropy
 from agentmesh.errors import ArgumentInvalid, BadDid, Malformed
 from agentmesh.keys import Ed25519PublicKey, IdentitySeed, Redacted, Signature, X25519PublicKey, X25519Secret
+from agentmesh.limits import DID_MAX_BYTES
 
 DID_PREFIX: Final = "did:agentmesh:"
 _DID_HASH_BYTES: Final = 20
 _DID_SHAPE: Final = re.compile(DID_PREFIX + "[1-9A-HJ-NP-Za-km-z]{1,114}", re.ASCII)  # 128 bytes in all
 
-# Conversion costs as much as a verification, and its result never changes. The entries are public keys.
-_converted = lru_cache(maxsize=4096)(_crypto.ed25519_to_x25519)
+# Conversion costs as much as a verification, and its result never changes. The entries are public keys and names.
+_CACHED: Final = 1024
+_converted = lru_cache(maxsize=_CACHED)(_crypto.ed25519_to_x25519)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED)
 def did_of(public_key: bytes) -> str:
     """Return the DID of a 32-byte Ed25519 public key: the prefix and base58btc(SHA-256(key)[0:20]). Section 2.
 
@@ -40,13 +42,20 @@ def parse_did(did: str) -> str:
     Raises:
         BadDid: another method, case, length, alphabet or encoding.
     """
-    if type(did) is str and did.startswith(DID_PREFIX):
-        try:
-            _wire.base58_decode(did[len(DID_PREFIX) :], _DID_HASH_BYTES)
-            return did
-        except Malformed:
-            pass
+    if type(did) is str and len(did) <= DID_MAX_BYTES and _is_canonical(did):
+        return did
     raise BadDid
+
+
+@lru_cache(maxsize=_CACHED)  # short texts alone, because of the check before
+def _is_canonical(did: str) -> bool:
+    if not did.startswith(DID_PREFIX):
+        return False
+    try:
+        _wire.base58_decode(did[len(DID_PREFIX) :], _DID_HASH_BYTES)
+        return True
+    except Malformed:
+        return False
 
 
 @final

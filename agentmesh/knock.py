@@ -11,6 +11,7 @@ receiver checks, and in which order, is in `agentmesh.gate`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final, final
 
 from attrs import frozen
@@ -121,26 +122,28 @@ class KnockContent:
         return "KnockContent(<redacted>)"
 
 
-def _content_layout(limits: Limits) -> _wire.Array:
+@lru_cache(maxsize=16)  # by limits, of which a process has few
+def _content_layout(capabilities_max: int, detail_max_bytes: int, plaintext_max_bytes: int) -> _wire.Array:
     return _wire.array(
         _wire.array(
             _wire.Text(1, ACTION_MAX_BYTES),
-            _wire.ArrayOf(_wire.Text(0, CAPABILITY_MAX_BYTES), limits.capabilities_max),
-            _wire.Bin(0, limits.intent_detail_max_bytes),
+            _wire.ArrayOf(_wire.Text(0, CAPABILITY_MAX_BYTES), capabilities_max),
+            _wire.Bin(0, detail_max_bytes),
         ),
-        _wire.Maybe(_wire.Bin(0, limits.plaintext_max_bytes)),
+        _wire.Maybe(_wire.Bin(0, plaintext_max_bytes)),
         _wire.Uint(1),
     )
 
 
-def _inner_layout(limits: Limits) -> _wire.Array:
+@lru_cache(maxsize=16)
+def _inner_layout(envelope_max_bytes: int) -> _wire.Array:
     return _wire.array(
         _wire.Bin(32),
         _wire.Bin(32),
         _wire.Bin(32),
         _wire.Bin(_crypto.KEM_CIPHERTEXT_BYTES),
         _wire.Uint(),
-        _wire.Bin(_SEALED_MIN_BYTES, limits.envelope_max_bytes),
+        _wire.Bin(_SEALED_MIN_BYTES, envelope_max_bytes),
     )
 
 
@@ -169,7 +172,8 @@ def decode_content(data: bytes, limits: Limits) -> KnockContent:
     Raises:
         TooLarge, Malformed: another shape, or over a limit.
     """
-    fields = _wire.decode(data, _content_layout(limits), limits.envelope_max_bytes)
+    layout = _content_layout(limits.capabilities_max, limits.intent_detail_max_bytes, limits.plaintext_max_bytes)
+    fields = _wire.decode(data, layout, limits.envelope_max_bytes)
     (action, capabilities, detail), early_payload, fresh = fields
     intent = Intent(action, capabilities=capabilities, detail=detail)
     return KnockContent(intent=intent, early_payload=early_payload, fresh=bool(fresh))
@@ -255,7 +259,6 @@ def parse_knock_body(body: bytes, limits: Limits) -> ParsedKnock:
     Raises:
         TooLarge, Malformed: not the canonical encoding of one.
     """
-    inner, signature = _wire.decode_pair(body, limits.envelope_max_bytes)
-    return ParsedKnock(
-        inner, Signature(signature), _wire.decode(inner, _inner_layout(limits), limits.envelope_max_bytes)
-    )
+    most = limits.envelope_max_bytes
+    inner, signature = _wire.decode_pair(body, most)
+    return ParsedKnock(inner, Signature(signature), _wire.decode(inner, _inner_layout(most), most))

@@ -86,11 +86,14 @@ class Conditions:
         Raises:
             TooLarge, Malformed: it is none.
         """
+        if data == _UNLIMITED:
+            return UNLIMITED  # one object for all sessions without conditions
         max_messages, ttl_seconds, actions = _wire.decode(data, _CONDITIONS, _ACCEPT_MAX_BYTES)
         return cls(max_messages=max_messages, ttl_seconds=ttl_seconds, allowed_actions=actions)
 
 
 UNLIMITED: Final = Conditions()
+_UNLIMITED: Final = UNLIMITED.encode()
 
 
 # --- ACCEPT ----------------------------------------------------------------------------------------------------------

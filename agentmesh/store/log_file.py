@@ -35,7 +35,8 @@ class LogFile:
     It is `AuditLog` that checks what the entries say; this checks frames alone.
 
     Attributes:
-        torn_bytes: How many bytes of a torn last frame were left out when it was opened; 0 for a clean end.
+        torn_bytes: How many bytes of a torn last frame were left out when it was opened; 0 for a clean end. In a file
+            that was torn while it was new: all that was there.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync_every: int | None = 1) -> None:
@@ -73,13 +74,15 @@ class LogFile:
         try:
             total = os.fstat(self._descriptor).st_size
             head = os.pread(self._descriptor, len(_MAGIC), 0)
-            if not _MAGIC.startswith(head):
-                raise LogBroken(0, "entry")
-            if len(head) < len(_MAGIC):  # new, or torn while it was new
+            if head != _MAGIC:
+                begun = head.rstrip(b"\x00")
+                if not _MAGIC.startswith(begun) or not _is_zero(self._descriptor, len(begun), total):
+                    raise LogBroken(0, "entry")
+                # New, or torn while it was new: by a power cut, zeros may stand where the rest was written.
                 self._write(_MAGIC, 0)
                 os.fsync(self._descriptor)
                 _fsync_folder(path)
-                return len(_MAGIC), len(head)
+                return len(_MAGIC), total
             end = len(_MAGIC)
             for entry in _read_entries(self._descriptor, total):
                 end += _LENGTH_BYTES + len(entry)

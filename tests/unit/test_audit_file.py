@@ -181,7 +181,40 @@ def test_a_damaged_log_is_refused_and_never_changed(data: st.DataObject, tmp_pat
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("content", [b"x", b"agentmesh-log-2\n", MAGIC[:-1] + b"x", b"\x00" * 16, MAGIC + b"\xff" * 8])
+@pytest.mark.parametrize("begun", range(len(MAGIC)))
+@pytest.mark.parametrize("zeros", [0, 1, len(MAGIC), 4096, 70_000])
+def test_a_file_that_a_power_cut_left_while_it_was_new_is_new(begun: int, zeros: int, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    content = MAGIC[:begun] + bytes(zeros)
+    path.write_bytes(content)
+    with pytest.raises(LogBroken) as caught:
+        list(read_log_file(path))
+    assert (caught.value.sequence, caught.value.fault) == (0, "entry")
+    for _ in range(2):  # opened and left alone, what it opens again is a log
+        with LogFile(path) as sink:
+            assert list(sink.entries()) == []
+        assert path.read_bytes() == MAGIC + content[len(MAGIC) :]
+    path.write_bytes(content)
+    with LogFile(path) as sink:
+        assert sink.torn_bytes == len(content)
+        AuditLog(sink).append([record(100)])
+    assert numbers_in(path) == [100]
+
+
+NO_LOGS = [
+    b"x",
+    b"agentmesh-log-2\n",
+    MAGIC[:-1] + b"x",
+    MAGIC + b"\xff" * 8,
+    bytes(16) + b"x",
+    bytes(5_000) + b"\x01",
+    b"\x00" + MAGIC,
+    MAGIC[:5] + b"\x00" + MAGIC[6:],
+    MAGIC[:5] + bytes(70_000) + b"\x01",
+]
+
+
+@pytest.mark.parametrize("content", NO_LOGS)
 def test_what_is_no_log_is_refused_and_not_changed(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)

@@ -1,0 +1,222 @@
+"""The benchmarks run, at sizes as small as can be, and give what they promise. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = (64, 256, 1024, 16_384, 1_048_576)
+ROW = {
+    "handshake_pair", "pingpong", "reverse100", "mem_session_bytes", "serialise", "restore",
+    *(f"audit_append_{size}" for size in ("1k", "10k", "100k")),
+    *(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec")),
+    *(f"{kind}_{half}_{size}" for size in SIZES for kind in ("frame", "frameaudit") for half in ("out", "in")),
+}  # fmt: skip
+SLOW = """
+import runpy, sys
+sys.path.insert(0, {root!r})
+import agentmesh
+genuine = agentmesh.Agent.send
+def slow(self, *arguments, **named):
+    for _ in range(20_000):
+        pass
+    return genuine(self, *arguments, **named)
+agentmesh.Agent.send = slow
+runpy.run_module("benchmarks.ours", run_name="__main__")
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch):
+    """Import a module of the benchmarks, which are not installed with the package."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"benchmarks.{name}")
+
+    return load
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_the_row_is_one_json_object_with_every_key() -> None:
+    found = json.loads(run("benchmarks/row.py", "--tiny").stdout)
+    assert set(found) == ROW
+    assert all(type(value) in (int, float) and value >= 0 for value in found.values())
+
+
+def test_a_run_gives_every_target_and_names_every_peer_that_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    done = run("-m", "benchmarks.run", "--tiny", "--no-peers", "--json", str(out))
+    found = json.loads(out.read_text("utf-8"))
+    assert set(found["missing"]) == {"agt", "vodozemac", "omemo"}
+    assert found["failed"] == {}
+    for row in found["targets"]:
+        beside = str(row["versus"]).partition(":")[0]
+        assert (row["ratio"] is None) is (beside in found["missing"]), row
+        assert (row["met"] is None) is (row["ratio"] is None)
+        assert row["says"] in done.stdout
+    assert "left out by --no-peers" in done.stdout
+    told = set(re.findall(r"\] (\w+)$", done.stderr, re.MULTILINE))
+    assert {"establishment", "messages", "audit", "trust", "figures"} <= told
+
+
+def test_a_peer_that_cannot_be_installed_says_why(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = module("workers")
+
+    def quietly(*command: str) -> None:
+        if "pip" in command:
+            run_it(sys.executable, "-c", "import sys; sys.exit('one line\\nno such distribution')")
+
+    run_it = workers._quietly
+    monkeypatch.setattr(workers, "_quietly", quietly)
+    with pytest.raises(workers.WorkerFailed, match=r"\Ano such distribution\Z"):
+        workers.peer_command(workers.PEERS[0], tmp_path)
+    assert not list(tmp_path.glob("*/complete"))
+    with pytest.raises(workers.WorkerFailed, match="No such file"):
+        run_it(str(tmp_path / "no-python"))
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+def test_every_workload_of_every_group_is_ours_or_the_floors(module) -> None:
+    measure, ours = module("measure"), module("ours")
+    named = {job for jobs in (*measure.GROUPS.values(), *measure.HEAVY.values()) for job in jobs}
+    assert named == set(ours.WORKLOADS) | {"box_and_hash_1048576"}
+    assert {name.removeprefix("bare:") for name in ours.BARE} <= named
+
+
+def test_every_target_names_what_is_measured(module) -> None:
+    measure, ours, targets = module("measure"), module("ours"), module("targets")
+    for target in targets.TARGETS:
+        assert target.says
+        for quantity in (target.ours, target.versus):
+            if isinstance(quantity, str):
+                party, name = quantity.split(":")
+                figure = name.partition(".")[0]
+                assert party in {"ours", "bare", "agt", "vodozemac"}
+                known = {*ours.WORKLOADS, *ours.FIGURES, "audit_hashes"}
+                assert name in known or figure in known or f"bare:{name}" in ours.BARE, quantity
+    assert measure.FULL.growth[-1] == 1_000_000
+
+
+def test_a_ratio_is_that_of_the_medians(module) -> None:
+    targets = module("targets")
+    target = targets.Target("ours:a", "agt:a", 0.5, "a")
+    found = targets.outcome(target, {"ours:a": [1.0, 2.0, 9.0], "agt:a": [4.0, 4.0, 3.0]}, {})
+    assert (found.ratio, found.met) == (0.5, True)
+    assert targets.outcome(target, {"ours:a": [2.1], "agt:a": [4.0]}, {}).met is False
+    failed = targets.outcome(target, {"ours:a": [2.1]}, {"agt:a": "it broke"})
+    assert (failed.met, failed.missing) == (None, "it broke")
+    gone = targets.outcome(target, {"ours:a": [2.1]}, {"agt": "no network"})
+    assert (gone.ratio, gone.met, gone.missing) == (None, None, "no network")
+
+
+def test_hashes_are_counted() -> None:
+    found = json.loads(run("-m", "benchmarks.hashing", "64").stdout)
+    assert found["size"] == 64
+    assert found["most"] >= 7  # the 64th leaf closes six subtrees
+    assert 0 < found["of_allowed"] <= 1
+
+
+def test_a_worker_answers_an_error_and_goes_on(module) -> None:
+    workers = module("workers")
+    with workers.Worker(workers.OURS) as worker:
+        with pytest.raises(workers.WorkerFailed, match="KeyError"):
+            worker.run("no such workload", 1)
+        assert len(worker.run("serialise", 3)) == 3
+
+
+# --- the guard -------------------------------------------------------------------------------------------------------
+
+
+def test_the_guard_fails_for_a_slowed_library(module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guard = module("guard")
+    slowed = tmp_path / "slow.py"
+    slowed.write_text(SLOW.format(root=str(ROOT)), "utf-8")
+    limits = [limit for limit in guard.LIMITS if limit.ours == "frame_256"]
+    scale = guard.SCALE._replace(rounds=2, block_ms=1)
+    assert guard.main([], command=[sys.executable, str(slowed)], limits=limits, scale=scale) == 1
+    said = capsys.readouterr()
+    assert "measured once more" in said.out
+    assert "too slow: 256 bytes to the wire and back" in said.err
+
+
+def test_the_guard_passes_what_is_within_its_limits(module) -> None:
+    guard = module("guard")
+    limits = [guard.Limit("frame_256", "bare:frame_256", 1000.0, "anything")]
+    assert guard.main([], limits=limits, scale=guard.SCALE._replace(rounds=1, block_ms=0.1)) == 0
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_the_targets_of_the_table(module) -> None:
+    targets = module("targets")
+    text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    for target in targets.TARGETS:
+        assert target.says in text
+    for name in re.findall(r"\]\((benchmarks/\w+\.svg)\)", text):
+        assert (ROOT / "docs" / name).read_text("utf-8").startswith("<?xml")
+    assert not re.search(r"/(work|tmp|home|root)/", text)
+
+
+def test_the_page_is_written_between_its_markers(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module("page")
+    plots = ModuleType("benchmarks.plots")
+    plots.draw = lambda _result, _folder: ["targets.svg"]  # because matplotlib is not among the tests' needs
+    monkeypatch.setitem(sys.modules, "benchmarks.plots", plots)
+    out = tmp_path / "page.md"
+    out.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", "utf-8")
+    result = {
+        "machine": {"processor": "p", "cores": "2", "load before": "0.1"},
+        "facts": {"ours": {"machine": "m", "Python": "CPython 3"}},
+        "control": {}, "rounds": 1, "quick": True, "failed": {},
+        "missing": {"agt": "no network"},
+        "targets": [{"says": "this", "ratio": None, "at_most": 1, "met": None, "missing": "no network"}],
+        "medians": {"ours:pingpong": 12.345, "ours:audit_growth.1000.append": 3.0},
+    }  # fmt: skip
+    page.write_page(result, out)
+    text = out.read_text("utf-8")
+    assert text.startswith(f"before\n{page.BEGIN}\n")
+    assert text.endswith(f"{page.END}\nafter\n")
+    assert "old" not in text
+    assert "Missing: AGT Python: no network" in text
+    assert "| `pingpong` | 12.3 |" in text
+    page.write_page(result, out)
+    assert out.read_text("utf-8") == text
+
+
+def test_plots_are_the_same_bytes_for_the_same_numbers(module, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install '.[bench]'")
+    plots = module("plots")
+    result = {
+        "targets": [{"ratio": 0.5, "at_most": 1, "low": 0.4, "high": 0.6, "met": True}],
+        "medians": {
+            "ours:handshake_pair": 1.0, "ours:pingpong": 2.0, "ours:frame_64": 3.0, "ours:frame_256": 4.0,
+            "ours:audit_growth.1000.append": 3.0, "ours:audit_growth.1000.longest": 3.0,
+        },
+    }  # fmt: skip
+    first, second = (
+        [(tmp_path / folder / name).read_bytes() for name in plots.draw(result, tmp_path / folder)] for folder in "ab"
+    )
+    assert first == second
+    assert len(first) == 4
