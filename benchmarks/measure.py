@@ -1,0 +1,234 @@
+"""One interleaved run: round by round every party does every workload, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from benchmarks.sizes import SIZES
+from benchmarks.targets import middle
+from benchmarks.workers import OURS, ROOT, Worker, WorkerFailed, figure
+
+Progress = Callable[[str], None]
+
+
+class Scale(NamedTuple):
+    """How much is measured: `block_ms` of calls for each party and workload in each round."""
+
+    rounds: int
+    block_ms: float
+    heavy: bool = True
+    sessions: int = 10_000
+    records: int = 100_000
+    growth: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000)
+    peer_growth: tuple[int, ...] = (1000, 10_000, 100_000)
+    growths: int = 3
+
+
+FULL: Final = Scale(rounds=15, block_ms=100)
+QUICK: Final = Scale(5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1)
+TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1)
+
+MESSAGES: Final = tuple(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec", "frame", "frameaudit"))
+_HALVES: Final = tuple(
+    f"{kind}_{size}" for size in SIZES for kind in ("frame_out", "frame_in", "frameaudit_out", "frameaudit_in")
+)
+# Each group is interleaved by itself, and its state forgotten at its end.
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "establishment": ("handshake_pair", "handshake_pair_cold", "bundle_batch"),
+    "messages": (*MESSAGES, "box_and_hash_1048576", "framefile_256", "framefile_1048576"),
+    "halves": _HALVES,
+    "ratchet": ("pingpong", "inorder100", "reverse100"),
+    "refusals": (
+        "genuine_256",
+        "refused_header_256",
+        "refused_commitment_256",
+        "refused_body_256",
+        "refused_duplicate_256",
+        "genuine_1048576",
+        "refused_header_1048576",
+    ),
+    "state": ("serialise", "restore", "serialise_agent", "restore_agent"),
+    "audit": (
+        "audit_append_1k",
+        "audit_append_10k",
+        "audit_append_at_100k",
+        "audit_verify_1k",
+        "audit_verify_10k",
+        "audit_proof_1k",
+    ),
+    "trust": ("trust_decision_1000", "trust_allowed_1000", "trust_update_1000"),
+}
+HEAVY: Final[dict[str, tuple[str, ...]]] = {
+    "audit": ("audit_append_100k", "audit_verify_100k", "audit_proof_100k"),
+    "trust": ("trust_decision_10000", "trust_allowed_10000", "trust_update_10000"),
+}
+
+
+def groups(scale: Scale) -> dict[str, tuple[str, ...]]:
+    """Return what is measured at this scale."""
+    return {name: jobs + (HEAVY.get(name, ()) if scale.heavy else ()) for name, jobs in GROUPS.items()}
+
+
+def mean(calls: list[float]) -> float:
+    """Return the mean: what a library leaves to Python's garbage collector is part of its cost."""
+    return sum(calls) / len(calls)
+
+
+# What keeps objects for ever makes the garbage collector's rare long passes longer: only long blocks show them.
+AMORTISED: Final = ("frameaudit_256", "framefile_256", "bare:frameaudit_256")
+LONGER: Final = 5
+
+
+class Run:
+    """The workers of one run and what they found: `party:name` to the microseconds of each round."""
+
+    def __init__(
+        self,
+        commands: dict[str, Sequence[str]],
+        progress: Progress,
+        *,
+        block_value: Callable[[list[float]], float] = mean,
+    ) -> None:
+        self._block_value = block_value
+        self.missing: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.measured: dict[str, list[float]] = {}
+        self.commands = dict(commands)
+        self.workers: dict[str, Worker] = {}
+        self._progress = progress
+        for party, command in commands.items():
+            try:
+                self.workers[party] = Worker(command)
+            except WorkerFailed as error:
+                self.lose(party, str(error))
+
+    def lose(self, party: str, reason: str) -> None:
+        """Go on without a party, and remember why. Without ours there is no run."""
+        if party == "ours":
+            raise WorkerFailed(reason)
+        self.missing[party] = reason
+        self.commands.pop(party, None)
+        self.workers.pop(party, None)
+
+    def facts(self) -> dict[str, dict[str, str]]:
+        """Return the versions of every party."""
+        return {party: worker.facts for party, worker in self.workers.items()}
+
+    def _parties(self, workload: str) -> list[tuple[str, Worker, str]]:
+        found = [
+            (f"{party}:{workload}", worker, workload)
+            for party, worker in self.workers.items()
+            if workload in worker.workloads
+        ]
+        ours, bare = self.workers["ours"], f"bare:{workload}"
+        return [*found, (bare, ours, bare)] if bare in ours.workloads else found
+
+    def interleave(self, name: str, jobs: Iterable[str], scale: Scale) -> None:
+        """Measure one group of workloads, round by round; the order of the parties turns."""
+        times: dict[str, int] = {}
+        for number in range(-1, scale.rounds):  # the first round warms up, and says how many calls make a block
+            for job in jobs:
+                self._progress(f"{name}: {job}, round {max(0, number) + 1} of {scale.rounds}")
+                parties = self._parties(job)
+                turn = number % max(1, len(parties))
+                for key, worker, workload in parties[turn:] + parties[:turn]:
+                    if key in self.failed:
+                        continue
+                    try:
+                        self._block(key, worker, workload, times, scale, warm_up=number < 0)
+                    except WorkerFailed as error:
+                        if worker is self.workers["ours"]:
+                            raise
+                        self.failed[key] = str(error)
+                        self.measured.pop(key, None)
+        for worker in self.workers.values():
+            worker.ask(do="drop")
+
+    def _block(
+        self, key: str, worker: Worker, workload: str, times: dict[str, int], scale: Scale, *, warm_up: bool
+    ) -> None:
+        if warm_up:
+            times[key] = 1
+            start = time.perf_counter()
+            worker.run(workload, 1)  # makes what the workload stands on
+            if scale.block_ms < 1:
+                return
+            if time.perf_counter() - start < 0.2:
+                worker.run(workload, 10)
+                start = time.perf_counter()
+                worker.run(workload, 10)
+            spent_ms = (time.perf_counter() - start) * 1000 / 10
+            block_ms = scale.block_ms * (LONGER if workload in AMORTISED else 1)
+            times[key] = max(1, min(5000, int(block_ms / max(spent_ms, 0.001))))
+            return
+        cold = times[key] // 4  # a worker that has waited for the others finds its caches empty
+        found = worker.run(workload, cold + times[key])[cold:]
+        self.measured.setdefault(key, []).append(self._block_value(found))
+
+    def take_figures(self, scale: Scale) -> None:
+        """Take what a clock alone does not say, each in a fresh process."""
+        sizes: dict[str, dict[str, Any]] = {
+            "overhead_bytes": {"size": 256},
+            "exported_bytes": {},
+            "exported_agent_bytes": {},
+            "mem_session_bytes": {"count": scale.sessions},
+            "mem_session_alone_bytes": {"count": scale.sessions},
+            "audit_memory": {"count": scale.records},
+        }
+        for name, arguments in sizes.items():
+            for party in self.commands:
+                self._take(party, name, arguments)
+        self._take("ours", "mem_session_bytes", {"count": scale.sessions, "initiated": False}, ".accepted")
+        for _ in range(scale.growths):
+            self._take("ours", "audit_growth", {"sizes": scale.growth})
+        for party in set(self.commands) - {"ours"}:
+            self._take(party, "audit_growth", {"sizes": scale.peer_growth})
+        size = scale.growth[-1]
+        self._progress(f"figures: hashes of an append, up to {size} records")
+        counted = subprocess.run(
+            [sys.executable, "-m", "benchmarks.hashing", str(size)],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        self._keep("ours:audit_hashes", json.loads(counted.stdout))
+
+    def _take(self, party: str, name: str, arguments: dict[str, Any], suffix: str = "") -> None:
+        if party not in self.workers or name not in self.workers[party].figures:
+            return
+        self._progress(f"figures: {name} of {party}")
+        key = f"{party}:{name}{suffix}"
+        try:
+            self._keep(key, figure(self.commands[party], name, **arguments))
+        except WorkerFailed as error:
+            self.failed[key] = str(error)
+
+    def _keep(self, key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                self._keep(f"{key}.{name}", part)
+        else:
+            self.measured.setdefault(key, []).append(float(value))
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self.workers.values():
+            worker.close()
+
+
+def medians(measured: dict[str, list[float]], party: str = "ours") -> dict[str, float]:
+    """Return the medians of one party by name."""
+    prefix = f"{party}:"
+    return {key[len(prefix) :]: middle(values) for key, values in measured.items() if key.startswith(prefix)}
+
+
+def ours_alone(progress: Progress) -> Run:
+    """Return a run of ours and the floor."""
+    return Run({"ours": OURS}, progress)

@@ -1,0 +1,158 @@
+"""The measured part of docs/benchmarks.md, between two markers; the rest of the page is written by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.measure import GROUPS, HEAVY
+from benchmarks.parties import PARTIES, Medians
+from benchmarks.workers import MALLOC, ROOT
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+BEGIN: Final = "<!-- measured: written by `python -m benchmarks.run --page` -->"
+END: Final = "<!-- measured: end -->"
+_ABOUT_MACHINE: Final = ("machine", "Python")
+_FIGURES: Final = (
+    ("overhead_bytes", "bytes on the wire beyond a plaintext of 256 bytes"),
+    ("exported_bytes", "an idle session exported, bytes"),
+    ("exported_agent_bytes", "by how much an idle session makes an agent's export longer, bytes"),
+    ("mem_session_bytes", "memory of an idle session: for ours, all that the agent keeps for it, bytes"),
+    ("mem_session_bytes.accepted", "the same at the side that accepted, bytes"),
+    ("mem_session_alone_bytes", "memory of the session object alone, bytes"),
+    ("audit_memory", "memory of an audit record with a file sink, bytes"),
+    ("audit_hashes.most", "the most hashes of one append"),
+    ("audit_hashes.mean", "hashes of an append, on average"),
+)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _limits(result: dict[str, Any]) -> Iterator[str]:
+    machine, facts, control = result["machine"], result["facts"], result["control"]
+    ours = facts["ours"]
+    yield "## What these numbers are worth"
+    yield ""
+    if result["quick"]:
+        yield "**This is a quick run, which shows that everything runs. Its numbers mean little.**"
+        yield ""
+    yield f"- One machine: {machine['processor']}, {machine['cores']} cores, {ours['machine']}, {ours['Python']}; load"
+    yield f"  averages of {machine['load before']} before the run. Another machine gives other ratios."
+    yield f"- {result['rounds']} interleaved rounds. A ratio is the median of our rounds by the median of theirs;"
+    yield "  beside it stands the middle half of the ratios of single rounds. Figures of bytes are taken once."
+    if control:
+        yield f"- Noise: the same primitives under two names gave a ratio of {control['ratio']:.2f}, its middle half"
+        yield f"  {control['low']:.2f} to {control['high']:.2f}. Differences under 15 % mean nothing."
+    yield "- Every worker, ours and theirs, runs with"
+    yield f"  {' and '.join(f'`{name}={value}`' for name, value in MALLOC.items())}:"
+    yield "  glibc otherwise gives the buffers of a large message back to the system and takes them anew each time."
+    for party, versions in facts.items():
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items() if name not in _ABOUT_MACHINE)
+        yield f"- {PARTIES[party][0]}: {listed}."
+    for party, reason in result["missing"].items():
+        yield f"- Missing: {PARTIES[party][0]}: {reason}."
+    for key, reason in result["failed"].items():
+        yield f"- Failed: {key}: {reason}."
+
+
+def _targets(result: dict[str, Any]) -> Iterator[str]:
+    met = sum(row["met"] is True for row in result["targets"])
+    yield "## Targets"
+    yield ""
+    yield f"Each is a ratio, and lower is better. {met} of {len(result['targets'])} are met."
+    yield ""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for number, row in enumerate(result["targets"], start=1):
+            if row["ratio"] is None:
+                yield (str(number), row["says"], "-", "-", f"{row['at_most']:g}", f"missing: {row['missing']}")
+                continue
+            verdict = "met" if row["met"] else "**not met**" + (f": {row['note']}" if row["note"] else "")
+            spread = f"{row['low']:.2f} to {row['high']:.2f}"
+            yield (str(number), row["says"], f"{row['ratio']:.2f}", spread, f"{row['at_most']:g}", verdict)
+
+    yield from _table(("", "what", "ratio", "middle half", "at most", ""), rows())
+
+
+def _cells(found: Medians, parties: Sequence[str], named: Iterable[tuple[str, str]]) -> Iterator[Sequence[str]]:
+    for key, says in named:
+        values = [found.get(f"{party}:{key}") for party in parties]
+        if any(value is not None for value in values):
+            yield (says, *("" if value is None else _number(value) for value in values))
+
+
+def _medians(result: dict[str, Any]) -> Iterator[str]:
+    found = result["medians"]
+    parties = [party for party in PARTIES if any(key.startswith(f"{party}:") for key in found)]
+    titles = [PARTIES[party][0] for party in parties]
+    yield "## Medians"
+    yield ""
+    yield "Microseconds for one message, pair or record; they serve to see what is large and what is small."
+    for group, jobs in GROUPS.items():
+        yield ""
+        yield f"### {group.capitalize()}"
+        yield ""
+        yield from _table(
+            ("", *titles), _cells(found, parties, ((job, f"`{job}`") for job in (*jobs, *HEAVY.get(group, ()))))
+        )
+    yield ""
+    yield "### Bytes and counts"
+    yield ""
+    yield from _table(("", *titles), _cells(found, parties, _FIGURES))
+    yield ""
+    yield "### A log that grows"
+    yield ""
+    yield "Microseconds; `p99.9` is what all but one append in a thousand stay below."
+    yield ""
+    sizes = sorted(
+        {(party, int(part)) for key in found for party, name in [key.split(":", 1)]
+         for kind, part, *_ in [(*name.split("."), "")] if kind == "audit_growth" and part.isdigit()}
+    )  # fmt: skip
+    kinds = ("append", "p50", "p999", "longest", "proof")
+
+    def grown() -> Iterator[Sequence[str]]:
+        for party, size in sizes:
+            cells = (found.get(f"{party}:audit_growth.{size}.{kind}") for kind in kinds)
+            yield (PARTIES[party][0], f"{size:,}", *("" if cell is None else _number(cell) for cell in cells))
+
+    head = ("", "records", "append, amortised", "median", "p99.9", "longest", "inclusion proof")
+    yield from _table(head, grown())
+
+
+def measured_part(result: dict[str, Any], plots: Sequence[str]) -> str:
+    """Return the part between the markers."""
+    pictures = [f"![{Path(name).stem}](benchmarks/{name})" for name in plots]
+    parts: list[str] = [BEGIN, "", *_limits(result), "", *_targets(result), ""]
+    for picture in pictures:
+        parts += [picture, ""]
+    return "\n".join([*parts, *_medians(result), "", END])
+
+
+def write_page(result: dict[str, Any], page: Path = PAGE) -> None:
+    """Replace the measured part of the page, and draw the plots beside it."""
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page.name} has no place for the measured part")
+    from benchmarks.plots import draw  # because matplotlib is needed for nothing else
+
+    plots = draw(result, page.parent / "benchmarks")
+    page.write_text(before + measured_part(result, plots) + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="Write the page from a JSON file.")
+    parser.add_argument("json", type=Path, help="what `python -m benchmarks.run --json` wrote")
+    write_page(json.loads(parser.parse_args().json.read_text(encoding="utf-8")))

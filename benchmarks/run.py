@@ -1,0 +1,156 @@
+"""Everything, in one interleaved run: `python -m benchmarks.run [--quick] [--rounds N] [--json FILE] [--page]`.
+
+Prints each target with the ratio that was measured, and whether it was met. Peers are installed from the package index
+into environments of their own under --cache; one that cannot be had is reported as missing, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import FULL, QUICK, TINY, Progress, Run, groups
+from benchmarks.page import write_page
+from benchmarks.targets import TARGETS, Outcome, middle, outcome, ratio_of
+from benchmarks.workers import DEFAULT_CACHE, OURS, PEERS, WorkerFailed, peer_command
+
+# The same primitives under two names: what their ratio strays from 1 is the machine's noise.
+CONTROL = ("bare:enc_256", "bare:frame_out_256")
+
+
+def show_progress() -> Progress:
+    """Return what tells the user how far it is: one line that is written over, or a line a group where it is no tty."""
+    begun, last = time.monotonic(), ""
+
+    def show(text: str) -> None:
+        nonlocal last
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K[{time.monotonic() - begun:4.0f} s] {text}", end="", file=sys.stderr, flush=True)
+        elif text.partition(":")[0] != last:
+            last = text.partition(":")[0]
+            print(f"[{time.monotonic() - begun:4.0f} s] {last}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def machine() -> dict[str, str]:
+    """Return what the numbers were taken on."""
+    model = "unknown"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return {"processor": model, "cores": str(os.cpu_count()), "load before": load}
+
+
+def report(run: Run, about: dict[str, str], rounds: int, quick: bool) -> dict[str, Any]:
+    """Return all that was found, as it is written to JSON."""
+    rows = [outcome(target, run.measured, run.missing | run.failed) for target in TARGETS]
+    noise: dict[str, float] = {}
+    if all(key in run.measured for key in CONTROL):
+        noise = dict(zip(("ratio", "low", "high"), ratio_of(run.measured, *CONTROL), strict=True))
+    return {
+        "machine": about,
+        "facts": run.facts(),
+        "missing": run.missing,
+        "failed": run.failed,
+        "rounds": rounds,
+        "quick": quick,
+        "control": noise,
+        "targets": [_row(row) for row in rows],
+        "medians": {key: round(middle(values), 3) for key, values in sorted(run.measured.items())},
+        "measured": {key: [round(value, 3) for value in values] for key, values in sorted(run.measured.items())},
+    }
+
+
+def _row(row: Outcome) -> dict[str, Any]:
+    return {
+        **row.target._asdict(),
+        "ratio": row.ratio,
+        "low": row.low,
+        "high": row.high,
+        "met": row.met,
+        "missing": row.missing,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the targets as text."""
+    lines = [f"{'ratio':>7} {'middle half':>13} {'target':>7}"]
+    for row in found["targets"]:
+        if row["ratio"] is None:
+            lines.append(f"{'-':>7} {'':>13} {row['at_most']:>7.2f}  missing   {row['says']} ({row['missing']})")
+            continue
+        spread = f"{row['low']:.2f}..{row['high']:.2f}"
+        verdict = "met    " if row["met"] else "NOT met"
+        lines.append(f"{row['ratio']:>7.2f} {spread:>13} {row['at_most']:>7.2f}  {verdict}   {row['says']}")
+    for party, reason in found["missing"].items():
+        lines.append(f"missing: {party}: {reason}")
+    for key, reason in found["failed"].items():
+        lines.append(f"failed: {key}: {reason}")
+    if found["control"]:
+        lines.append("control, the same primitives twice: {ratio:.2f}, middle half {low:.2f}..{high:.2f}".format(
+            **found["control"]
+        ))  # fmt: skip
+    return "\n".join(lines)
+
+
+def commands(cache: Path, progress: Progress) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """Return the workers' commands, ours first, and why some peers have none."""
+    found: dict[str, Sequence[str]] = {"ours": OURS}
+    missing: dict[str, str] = {}
+    for peer in PEERS:
+        progress(f"environment of {peer.title}")
+        try:
+            found[peer.name] = peer_command(peer, cache)
+        except WorkerFailed as error:
+            missing[peer.name] = str(error)
+    return found, missing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({FULL.rounds}; {QUICK.rounds} with --quick)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="short blocks, small sizes: the numbers mean little")
+    size.add_argument("--tiny", action="store_true", help="as little as can be: shows that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md anew, and its plots")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the peers' environments are kept")
+    parser.add_argument("--no-peers", action="store_true", help="ours and the floor alone")
+    options = parser.parse_args(arguments)
+    scale = TINY if options.tiny else QUICK if options.quick else FULL
+    if options.rounds is not None:
+        scale = scale._replace(rounds=max(1, options.rounds))
+    progress, about = show_progress(), machine()
+    found, missing = commands(options.cache.resolve(), progress) if not options.no_peers else ({"ours": OURS}, {})
+    if options.no_peers:
+        missing = {peer.name: "left out by --no-peers" for peer in PEERS}
+    run = Run(found, progress)
+    run.missing |= missing
+    try:
+        for name, jobs in groups(scale).items():
+            run.interleave(name, jobs, scale)
+        run.take_figures(scale)
+        result = report(run, about, scale.rounds, options.quick or options.tiny)
+    finally:
+        run.close()
+    print(file=sys.stderr)
+    print(table(result))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if options.page:
+        write_page(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What is aimed at: each row is a ratio of two medians of one interleaved run. Times are never compared across runs.
+
+A quantity is `party:name`, where the party is `ours`, `bare` (the floor) or a peer, and the name is a workload or a
+figure. A plain number stands for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Target(NamedTuple):
+    """One row: `ours` may be at most `at_most` times `versus`; `says` what is compared with what.
+
+    `note` says what stands in the way of a row that is not met, and is shown for no other.
+    """
+
+    ours: str
+    versus: str | float
+    at_most: float
+    says: str
+    note: str = ""
+
+
+class Outcome(NamedTuple):
+    """A row as measured: the ratio, and the middle half of the ratios of the rounds; or why there is none."""
+
+    target: Target
+    ratio: float | None
+    low: float | None
+    high: float | None
+    missing: str | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the ratio is within the target; `None` where it was not measured."""
+        return None if self.ratio is None else self.ratio <= self.target.at_most
+
+
+_MB: Final = "1048576"
+TARGETS: Final = (
+    Target("ours:handshake_pair", "agt:handshake_pair", 1.4,
+           "a pair whose identities have met, signed and post-quantum, beside AGT's unsigned classical set-up"),
+    Target("ours:handshake_pair_cold", "agt:handshake_pair", 1.9,
+           "the same when the identities have not met and the KEM key is at rest"),
+    Target("ours:handshake_pair", "bare:handshake_pair", 1.25,
+           "a warm pair beside the bare primitives that it needs"),
+    Target("ours:handshake_pair_cold", "bare:handshake_pair_cold", 1.25,
+           "a cold pair beside the bare primitives that it needs"),
+    Target("ours:frame_256", "agt:frame_256", 0.55, "256 bytes to the wire and back, no audit, beside AGT's frame"),
+    Target("ours:frame_256", "vodozemac:frame_256", 0.75, "the same beside vodozemac's"),
+    Target("ours:frameaudit_256", "agt:frameaudit_256", 0.16,
+           "the same with an audit record on both sides, in memory, beside AGT's frame and audit"),
+    Target("ours:framefile_256", "agt:frameaudit_256", 0.18, "the same with a log in a file"),
+    Target(f"ours:frameaudit_{_MB}", f"agt:frameaudit_{_MB}", 0.35, "1 MiB with an audit record on both sides"),
+    Target(f"ours:frameaudit_{_MB}", f"bare:box_and_hash_{_MB}", 1.35, "the same beside bare secretbox and SHA-256"),
+    Target("ours:pingpong", "agt:pingpong", 0.95,
+           "a message of a ping-pong, whole frames, beside AGT's ratchet without frames"),
+    Target("ours:reverse100", "ours:inorder100", 1.15, "a message of a hundred opened in reverse, beside in order"),
+    Target("ours:refused_header_256", "ours:genuine_256", 2.0,
+           "refusing a random header, beside opening a genuine envelope"),
+    Target("ours:refused_commitment_256", "ours:genuine_256", 0.8, "refusing a changed commitment"),
+    Target("ours:refused_body_256", "ours:genuine_256", 1.1, "refusing a changed body"),
+    Target("ours:refused_duplicate_256", "ours:genuine_256", 0.6, "refusing a duplicate"),
+    Target(f"ours:refused_header_{_MB}", f"ours:genuine_{_MB}", 0.05, "refusing a random header on 1 MiB"),
+    Target("ours:overhead_bytes", "agt:overhead_bytes", 0.75,
+           "bytes on the wire beyond a plaintext of 256, mesh name of 12, beside AGT's JSON frame with real DIDs"),
+    Target("ours:mem_session_bytes", "agt:mem_session_bytes", 2.2,
+           "all that an agent keeps in memory for an idle session, beside AGT's channel object alone"),
+    Target("ours:exported_bytes", 1024, 1.0, "an idle session exported, unsealed, in 1 KiB"),
+    Target("ours:serialise", "agt:serialise", 1.0, "exporting a session, beside AGT's to_dict and JSON"),
+    Target("ours:restore", "agt:restore", 1.0, "restoring it, every field checked, beside the inverse"),
+    Target("ours:audit_growth.slope", 1, 1.2,
+           "an audit append on the way to a million records, amortised, beside one on the way to a thousand"),
+    Target("ours:audit_hashes.of_allowed", 1, 1.0, "the most hashes that one append made, of log2(n) + 3, counted"),
+    Target("ours:audit_memory", "agt:audit_memory", 0.1, "memory for a record with a file sink"),
+    Target("ours:audit_growth.proof_growth", 2, 1.25,
+           "an inclusion proof at a million records beside one at a thousand: twice the steps, so logarithmic"),
+    Target("ours:audit_growth.proof_ms", 0.1, 1.0, "an inclusion proof at a million records is of the class of 0.1 ms"),
+)  # fmt: skip
+
+Measured = Mapping[str, list[float]]
+
+
+def middle(values: list[float]) -> float:
+    """Return the median."""
+    ranked = sorted(values)
+    half = len(ranked) // 2
+    return ranked[half] if len(ranked) % 2 else (ranked[half - 1] + ranked[half]) / 2
+
+
+def ratio_of(measured: Measured, ours: str, versus: str | float) -> tuple[float, float, float]:
+    """Return (ratio of the medians, and the quartiles of the rounds' ratios).
+
+    Raises:
+        KeyError: one of the two was not measured.
+    """
+    mine = measured[ours]
+    theirs = measured[versus] if isinstance(versus, str) else [float(versus)] * len(mine)
+    each = sorted(a / b for a, b in zip(mine, theirs, strict=False) if b)
+    if not each or not middle(theirs):
+        raise KeyError(versus)
+    return middle(mine) / middle(theirs), each[len(each) // 4], each[-1 - len(each) // 4]
+
+
+def outcome(target: Target, measured: Measured, missing: Mapping[str, str]) -> Outcome:
+    """Return a row as measured; `missing` says why a party or a quantity is not there."""
+    try:
+        return Outcome(target, *ratio_of(measured, target.ours, target.versus), None)
+    except KeyError as error:
+        quantity = str(error.args[0])
+        party, _, name = quantity.partition(":")
+        whole = f"{party}:{name.partition('.')[0]}"
+        reasons = (missing[key] for key in (quantity, whole, party) if key in missing)
+        return Outcome(target, None, None, None, next(reasons, f"no value of {quantity}"))
