@@ -219,20 +219,17 @@ _PAIR: Final = b"\x92"
 
 def _bin_at(data: bytes, at: int) -> tuple[int, int]:
     """Return where the byte string whose head is at `at` begins and ends; its end may lie behind the input's."""
-    head = data[at : at + 5]
-    if len(head) >= 2 and head[0] == 0xC4:
-        return at + 2, at + 2 + head[1]
-    if len(head) >= 3 and head[0] == 0xC5:
-        width, least = 2, 0x100
-    elif len(head) == 5 and head[0] == 0xC6:
-        width, least = 4, 0x10000
-    else:
-        raise Malformed
-    size = int.from_bytes(head[1 : 1 + width], "big")
-    if size < least:
-        raise Malformed
-    begin = at + 1 + width
-    return begin, begin + size
+    try:
+        head = data[at]
+        if head == 0xC4:
+            return at + 2, at + 2 + data[at + 1]
+        if head == 0xC5 and data[at + 1]:
+            return at + 3, at + 3 + (data[at + 1] << 8 | data[at + 2])
+        if head == 0xC6 and (data[at + 1] or data[at + 2]):
+            return at + 5, at + 5 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
+    except IndexError:
+        pass
+    raise Malformed
 
 
 def _bin_head(size: int) -> bytes:

@@ -14,6 +14,7 @@ from agentmesh.envelope import OuterEnvelope
 from agentmesh.facts import Phase
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId
+from agentmesh.knock import Intent
 from agentmesh.prekeys import BundleClass
 from agentmesh.session import Disclosure
 from agentmesh.verdict import Conditions, Reason
@@ -78,6 +79,7 @@ class SessionEstablished:
         session_id: 16 bytes.
         bundle_class: What the KNOCK was made on.
         conditions: What the acceptor granted.
+        intent: What the peer asked for, where the policy accepted its KNOCK. Text that the peer chose: no instructions.
         early_payload: The data that came with the KNOCK, where the policy accepted it.
         reply: The ACCEPT, where the policy accepted; otherwise `None`.
     """
@@ -86,6 +88,7 @@ class SessionEstablished:
     session_id: SessionId = field(repr=_hex)
     bundle_class: BundleClass
     conditions: Conditions
+    intent: Intent | None = None
     early_payload: bytes | None = field(default=None, repr=_hidden)
     reply: bytes | None = field(default=None, repr=_size)
 
@@ -177,6 +180,7 @@ class PeerClosed:
     Attributes:
         peer: The other side.
         session_id: 16 bytes.
+        receipt: The close's receipt.
         reason: The peer's words; escape them before you show them. They are not printed.
         missing: Data messages that the peer announced and that have not come.
         peer_opened: How many of this side's data messages the peer says it had opened.
@@ -186,6 +190,7 @@ class PeerClosed:
 
     peer: IdentityKey
     session_id: SessionId = field(repr=_hex)
+    receipt: Receipt = field(repr=_hex)
     reason: str = field(repr=_hidden)
     missing: int
     peer_opened: int

@@ -293,7 +293,7 @@ def _receive_message(
         changes = (AnswerDropped(facts.th),)
     records = _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, incoming.number, incoming.time_ms, now_ms)
     if incoming.content_type is ContentType.CLOSE:
-        return _receive_close(core, session, incoming, delta, changes, records, now_ms)
+        return _receive_close(core, session, incoming, outer.receipt, delta, changes, records, now_ms)
     lost = len(delta.opened.evicted)
     key = incoming.disclosure_key
     event: Event = MessageReceived(
@@ -320,6 +320,7 @@ def _receive_close(
     core: Core,
     session: Session,
     incoming: Incoming,
+    receipt: Receipt,
     delta: MessageTaken,
     changes: tuple[Change, ...],
     records: tuple[Record, ...],
@@ -341,6 +342,7 @@ def _receive_close(
     event = PeerClosed(
         peer=facts.peer,
         session_id=facts.session_id,
+        receipt=receipt,
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,

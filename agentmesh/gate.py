@@ -360,6 +360,7 @@ def _commit_opened(
             session_id=keys.session_id,
             bundle_class=published.bundle_class,
             conditions=decision.conditions,
+            intent=content.intent,
             early_payload=content.early_payload,
             reply=reply,
         )

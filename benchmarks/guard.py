@@ -29,13 +29,13 @@ class Limit(NamedTuple):
 
 # The one place for the guard's slack: about 1.4 times what a quiet machine measures.
 LIMITS: Final = (
-    Limit("handshake_pair", "bare:handshake_pair", 2.4, "establishing a pair, beside its primitives"),
-    Limit("frame_256", "bare:frame_256", 3.6, "256 bytes to the wire and back, beside its primitives"),
-    Limit("frameaudit_256", "bare:frameaudit_256", 4.9, "the same with an audit record on both sides"),
-    Limit("frameaudit_1048576", "bare:box_and_hash_1048576", 2.0, "1 MiB with audit, beside secretbox and SHA-256"),
-    Limit("pingpong", "bare:pingpong", 3.1, "a message of a ping-pong, beside its primitives"),
-    Limit("reverse100", "inorder100", 1.6, "a hundred messages in reverse, beside in order"),
-    Limit("refused_header_256", "genuine_256", 3.0, "refusing a random header, beside opening a genuine envelope"),
+    Limit("handshake_pair", "bare:handshake_pair", 2.1, "establishing a pair, beside its primitives"),
+    Limit("frame_256", "bare:frame_256", 3.3, "256 bytes to the wire and back, beside its primitives"),
+    Limit("frameaudit_256", "bare:frameaudit_256", 4.0, "the same with an audit record on both sides"),
+    Limit("frameaudit_1048576", "bare:box_and_hash_1048576", 1.7, "1 MiB with audit, beside secretbox and SHA-256"),
+    Limit("pingpong", "bare:pingpong", 2.1, "a message of a ping-pong, beside its primitives"),
+    Limit("reverse100", "inorder100", 1.5, "a hundred messages in reverse, beside in order"),
+    Limit("refused_header_256", "genuine_256", 2.4, "refusing a random header, beside opening a genuine envelope"),
     Limit("audit_append_at_100k", "audit_append_1k", 1.5, "an audit append at 100,000 records, beside the first 1,000"),
 )
 SCALE: Final = Scale(rounds=9, block_ms=30)

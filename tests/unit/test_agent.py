@@ -22,6 +22,7 @@ from agentmesh import (
     KnockRefused,
     Limits,
     MessageReceived,
+    OuterEnvelope,
     PeerClosed,
     Phase,
     Reason,
@@ -681,7 +682,10 @@ def test_what_a_policy_decides_is_done(decision: Any, event: type) -> None:
     [verdict] = pair.alice.receive(came.reply)  # type: ignore[union-attr, arg-type]
     if isinstance(came, SessionEstablished):
         assert came.early_payload == b"early"
+        assert came.intent == Intent("x")
+        assert "'x'" not in repr(came)
         assert isinstance(verdict, SessionEstablished)
+        assert verdict.intent is None
         assert verdict.conditions == came.conditions == decision.conditions
     else:
         assert isinstance(came, KnockRefused)
@@ -763,8 +767,10 @@ def test_a_new_agent_uses_the_systems_clock_and_randomness() -> None:
     establish(alice, bob)
     [event] = bob.receive(alice.send(bob.did, b"x"))
     assert isinstance(event, MessageReceived)
-    [closed, _] = bob.receive(alice.close(bob.did))
+    close = alice.close(bob.did)
+    [closed, _] = bob.receive(close)
     assert isinstance(closed, PeerClosed)
+    assert closed.receipt == OuterEnvelope.parse(close).receipt
 
 
 def test_pending_envelopes_are_the_same_bytes_again() -> None:
