@@ -278,7 +278,7 @@ class Agent(Redacted):
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
         with self._seam.lock:
             peer = self._core.state.peer(did)
-            held = () if peer is None else peer.sessions.values()
+            held = () if peer is None else peer.sessions
             return tuple(pending.knock for pending in held if isinstance(pending, Pending))
 
     @outermost
@@ -481,7 +481,7 @@ class Agent(Redacted):
             if peer is None:
                 return ()
             sending = self._core.sending_session(peer, now_ms)
-            return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions.values())
+            return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions)
 
     @outermost
     def export_state(self) -> bytes:

@@ -162,7 +162,7 @@ class Core(Redacted):
             return []
         return [
             held
-            for held in peer.sessions.values()
+            for held in peer.sessions
             if not isinstance(held, Ended)
             and not (isinstance(held, Session) and (held.superseded_at_ms is not None or held.ending(now_ms)))
             and not (not isinstance(held, Session) and now_ms > held.deadline_ms)
@@ -178,7 +178,7 @@ class Core(Redacted):
     def sending_session(self, peer: Peer, now_ms: int) -> Session | None:
         """Return the session that sends: the one whose KNOCK is the latest, ties by the smaller th. Section 7."""
         best: Session | None = None
-        for held in peer.sessions.values():
+        for held in peer.sessions:
             if isinstance(held, Session) and held.may_send(now_ms) and (best is None or _precedes(held, best)):
                 best = held
         return best

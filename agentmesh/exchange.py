@@ -149,7 +149,7 @@ def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
 
 
 def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:
-    return [] if peer is None else [held for held in peer.sessions.values() if not isinstance(held, Ended)]
+    return [] if peer is None else [held for held in peer.sessions if not isinstance(held, Ended)]
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
     if session_id is None:
         session = core.sending_session(peer, now_ms)
     else:
-        held = peer.sessions.get(session_id)
+        held = peer.session(session_id)
         session = held if isinstance(held, Session) else None
     if session is None:
         raise NoSession
@@ -210,7 +210,7 @@ def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
         NoSession: no such session, or it is over or undecided.
     """
     peer = core.state.peer(did)
-    held = None if peer is None else peer.sessions.get(session_id)
+    held = None if peer is None else peer.session(session_id)
     if not isinstance(held, Pending | Session):
         raise NoSession
     phase = Phase.EXPIRED if isinstance(held, Pending) else Phase.TRUNCATED

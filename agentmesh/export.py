@@ -34,7 +34,7 @@ from agentmesh.prekeys import PUBLISHED_LAYOUT, BundleClass, export_published, r
 from agentmesh.ratchet import PastChain, Ratchet, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.replay import KnockMemo
 from agentmesh.session import PeerClose, Session
-from agentmesh.state import AgentState, Held, Peer
+from agentmesh.state import AgentState, Held, Peer, session_id_of
 from agentmesh.suite import SUITE
 from agentmesh.verdict import Conditions
 
@@ -241,7 +241,7 @@ def export_agent(state: AgentState) -> bytes:
                     peer.key.raw,
                     _none_if_never(peer.latest_knock_ms),
                     _none_if_never(peer.own_knock_ms),
-                    [export_session(held) for held in peer.sessions.values()],
+                    [export_session(held) for held in peer.sessions],
                 ]
                 for peer in state.peers.values()
             ],
@@ -429,11 +429,11 @@ def _restore_agent(data: bytes) -> AgentState:
 
 
 def _restore_into(state: AgentState, peer: Peer, held: Held) -> None:
-    session_id = held.session_id if isinstance(held, Ended) else held.facts.session_id
+    session_id = session_id_of(held)
     owner = held.peer if isinstance(held, Ended) else held.facts.peer
     # A record under another peer's name is a swapped record, whichever of them was moved.
     _require(owner == peer.key and session_id not in state.sessions)
-    state.hold(peer, session_id, held)
+    state.hold(peer, held)
 
 
 _Restored = TypeVar("_Restored")

@@ -27,7 +27,7 @@ class Phase(StrEnum):
     TRUNCATED = "truncated"
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Facts:
     """What is fixed for a session's whole life, and not secret.
 

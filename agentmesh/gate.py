@@ -169,7 +169,7 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
         if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
             raise AnswerOverdue
         peer = state.peers.get(knock.initiator.raw)
-        sessions = () if peer is None else peer.sessions.values()
+        sessions = () if peer is None else peer.sessions
         if any(isinstance(held, Session) and held.facts.th == th for held in sessions):
             core.check_allowed(knock.initiator)  # an ACCEPT is not given again to who was dropped or revoked since
         return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=memo.answer)

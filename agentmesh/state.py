@@ -27,6 +27,12 @@ from agentmesh.session import Session
 
 Held = Pending | Undecided | Session | Ended
 
+
+def session_id_of(held: Held) -> SessionId:
+    """Return a session's id, in whatever phase it is."""
+    return held.session_id if isinstance(held, Ended) else held.facts.session_id
+
+
 _ENDED_PER_PEER: Final = 8  # how many endings of one peer can be asked for
 
 
@@ -36,7 +42,7 @@ class Peer:
 
     Attributes:
         key: Its identity.
-        sessions: Its sessions, by id, oldest first, ended ones included.
+        sessions: Its sessions, oldest first, ended ones included. Few, so a tuple: it is a third of a dictionary.
         latest_knock_ms: The header time of its latest KNOCK that opened: an earlier one is stale.
         own_knock_ms: The header time of this agent's latest KNOCK to it: the next is later.
     """
@@ -45,9 +51,25 @@ class Peer:
 
     def __init__(self, key: IdentityKey, latest_knock_ms: int = -1, own_knock_ms: int = -1) -> None:
         self.key = key
-        self.sessions: dict[SessionId, Held] = {}
+        self.sessions: tuple[Held, ...] = ()
         self.latest_knock_ms = latest_knock_ms
         self.own_knock_ms = own_knock_ms
+
+    def session(self, session_id: SessionId) -> Held | None:
+        """Return a session by its id, or `None`."""
+        return next((held for held in self.sessions if session_id_of(held) == session_id), None)
+
+    def put(self, held: Held) -> None:
+        """Hold a session in the place of its earlier phase, or as the newest. For changes alone."""
+        session_id = session_id_of(held)
+        if self.session(session_id) is None:
+            self.sessions += (held,)
+        else:
+            self.sessions = tuple(held if session_id_of(one) == session_id else one for one in self.sessions)
+
+    def drop(self, session_id: SessionId) -> None:
+        """Hold this session no more. For changes alone."""
+        self.sessions = tuple(held for held in self.sessions if session_id_of(held) != session_id)
 
     @property
     def forget_at_ms(self) -> int:
@@ -109,9 +131,11 @@ class AgentState(Redacted):
             self.dids[key.did] = key.raw
         return peer
 
-    def hold(self, peer: Peer, session_id: SessionId, held: Held) -> None:
+    def hold(self, peer: Peer, held: Held) -> None:
         """Hold a session in the phase that it is in now. For changes and restoring alone."""
-        peer.sessions[session_id] = self.sessions[session_id] = held
+        session_id = session_id_of(held)
+        peer.put(held)
+        self.sessions[session_id] = held
         if isinstance(held, Undecided):
             self.undecided[session_id] = held
         else:
@@ -255,7 +279,7 @@ class SessionPut(Redacted):
         held = self.held
         if self.opened is not None and isinstance(held, Session):
             held.ratchet.apply(self.opened)
-        state.hold(state.ensure_peer(held.facts.peer), held.facts.session_id, held)
+        state.hold(state.ensure_peer(held.facts.peer), held)
 
 
 @final
@@ -296,10 +320,10 @@ class SessionEnded:
     def apply(self, state: AgentState, /) -> None:
         """Replace it by its memory."""
         peer = state.ensure_peer(self.ended.peer)
-        state.hold(peer, self.ended.session_id, self.ended)
-        over = [held for held in peer.sessions.values() if isinstance(held, Ended)]
+        state.hold(peer, self.ended)
+        over = [held for held in peer.sessions if isinstance(held, Ended)]
         for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]:
-            del peer.sessions[held.session_id]
+            peer.drop(held.session_id)
             del state.sessions[held.session_id]
 
 
@@ -314,7 +338,7 @@ class SessionsForgotten:
         for ended in self.ended:
             # An ending in the same step may have pushed it out already.
             state.sessions.pop(ended.session_id, None)
-            state.peers[ended.peer.raw].sessions.pop(ended.session_id, None)
+            state.peers[ended.peer.raw].drop(ended.session_id)
 
 
 # --- the seam --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from agentmesh.state import (
     SessionEnded,
     SessionsForgotten,
     Step,
+    session_id_of,
 )
 
 _REMEMBERED: Final = 10  # used bundles are remembered, without secrets, up to so many times `bundles_max`
@@ -174,7 +175,7 @@ def _forget(core: Core, gone: set[bytes], now_ms: int) -> list[Change]:
     keys = tuple(
         peer.key
         for peer in state.peers.values()
-        if now_ms > peer.forget_at_ms and all(session_id in gone for session_id in peer.sessions)
+        if now_ms > peer.forget_at_ms and all(session_id_of(held) in gone for held in peer.sessions)
     )
     if keys:
         changes.append(PeersForgotten(keys))

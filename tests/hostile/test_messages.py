@@ -99,7 +99,7 @@ def converses(alice: Agent, bob: Agent) -> None:
 def session_of(agent: Agent, peer: Agent) -> Session:
     held = agent._core.state.peer(peer.did)
     assert held is not None
-    [session] = [one for one in held.sessions.values() if isinstance(one, Session)]
+    [session] = [one for one in held.sessions if isinstance(one, Session)]
     return session
 
 

@@ -205,7 +205,7 @@ class SessionRunner:
                 expires_ms=session["expires_ms"],
                 content=content,
             )
-        state.hold(state.ensure_peer(peer), facts.session_id, held)
+        state.hold(state.ensure_peer(peer), held)
         self._did, self._session_id = peer.did, facts.session_id
         self.agent = _restore(state, given, self._draws, self._clock)
         self._waiting = self.agent.pending_knocks()
