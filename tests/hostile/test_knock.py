@@ -143,7 +143,8 @@ def faulty(scene: Any, forge: ModuleType, faults: set[str]) -> bytes:
         sender_did=scene.mallory.did if "other sender" in faults else None,
     )
     if "content" in faults:
-        crafted = crafted.having(sealed=crafted.part("sealed")[:-1] + b"\x00")
+        sealed = crafted.part("sealed")
+        crafted = crafted.having(sealed=sealed[:-1] + bytes([sealed[-1] ^ 1]))
     if "unknown bundle" in faults:
         crafted = crafted.having(ref=bytes(32))
     crafted = crafted.signed_by(alice)

@@ -920,7 +920,7 @@ def test_messages_after_a_close_that_still_waits_are_refused() -> None:
     announced = alice.send(bob.did, b"the fourth")
     closing = sealed_by(alice, bob, close_content("", 4, 0))
     after = [sealed_by(alice, bob, b"\x00\x00after"), sealed_by(alice, bob, close_content("", 5, 0))]
-    refuse(bob, closing[:-1] + b"\x00", DecryptionFailed)
+    refuse(bob, closing[:-1] + bytes([closing[-1] ^ 1]), DecryptionFailed)
     assert delivered(bob, announced) == b"the fourth"
     refuse(bob, skipped_close, MessageRefused)  # numbered before a message that was opened
     [event] = bob.receive(closing)

@@ -230,13 +230,17 @@ def test_no_schedule_output_is_a_part_of_another() -> None:
 
 # --- the transcript ---------------------------------------------------------------------------------------------------
 
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 INPUTS: dict[str, list[Any]] = {
     "mesh": ["example/pro", "example/prod.", "e", "Example/prod"],
     "initiator": [bytes(32), PAIR.bob.key.raw, PAIR.alice.key.dh],
     "responder": [bytes(32), PAIR.alice.key.raw, PAIR.bob.key.dh],
     "bundle_ref": [bytes(32), hashlib.sha256(b"").digest()],
     "ephemeral": [bytes(32), PAIR.bundle.prekey],
-    "kem_ciphertext": [bytes(1088), PAIR.initiation.kem_ciphertext[:-1] + b"\x00", b""],
+    "kem_ciphertext": [bytes(1088), flipped(PAIR.initiation.kem_ciphertext), b""],
     "expires_ms": [0, EXPIRES + 1, EXPIRES - 1, 2**53 - 1],
 }
 
