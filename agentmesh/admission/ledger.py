@@ -46,7 +46,7 @@ _MOVED: Final = _wire.array(_wire.Uint(), _wire.Uint(2 * SIGNAL_MAX))
 _UPDATE: Final = _wire.array(_wire.Uint(), _wire.Uint(), _wire.Uint(2 * SIGNAL_MAX), _wire.Bin(32))
 # Issuer, highest settled sequence + 1, settled movements that an open slot still reaches, updates.
 _VOICE: Final = _wire.array(_wire.Bin(32), _wire.Uint(), _wire.ArrayOf(_MOVED, MANY), _wire.ArrayOf(_UPDATE, MANY))
-# Subject, base, first slot that is not settled, voices.
+# Subject, base, horizon (0 without one), voices.
 _SUBJECT: Final = _wire.array(_wire.Bin(32), _wire.Uint(SCORE_MAX), _wire.Uint(), _wire.ArrayOf(_VOICE, MANY))
 # Default score, window in seconds, issuers, subjects.
 _LEDGER: Final = _wire.array(
@@ -148,20 +148,25 @@ class _Subject:
 
     Attributes:
         base: The score after all settled slots.
-        first_open: The first slot that is not settled.
+        horizon: The first slot in which an update can still be taken.
         voices: What was said of it, by issuer.
         totals: What all issuers together move, by open slot.
         score: The score after all slots.
     """
 
-    __slots__ = ("base", "first_open", "score", "totals", "voices")
+    __slots__ = ("base", "horizon", "score", "totals", "voices")
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.first_open = 0
+        self.horizon = 0
         self.voices: dict[bytes, _Voice] = {}
         self.totals: dict[int, int] = {}
         self.score = base
+
+    @property
+    def first_open(self) -> int:
+        """The first slot that is not settled."""
+        return max(0, self.horizon - _BEATS_FROM + 1)
 
     def count(self, voice: _Voice, grid: _Grid) -> None:
         """Take a voice's movements into account as they are now."""
@@ -176,11 +181,12 @@ class _Subject:
             score = _clamp(score + self.totals[slot], 0, SCORE_MAX)
         return score
 
-    def settle(self, first_open: int, grid: _Grid) -> None:
-        """Fold what lies before a slot for good. The score stays what it is."""
-        if first_open <= self.first_open:
+    def settle(self, horizon: int, grid: _Grid) -> None:
+        """Fold for good what no update from this slot on can change. The score stays what it is."""
+        if horizon <= self.horizon:
             return
-        self.first_open = first_open
+        self.horizon = horizon
+        first_open = self.first_open
         over = sorted(slot for slot in self.totals if slot < first_open)
         self.base = self._folded(self.base, over)
         for slot in over:
@@ -343,7 +349,7 @@ class TrustLedger:
             if len(self._subjects) >= limits.trust_subjects:
                 raise TrustFull
             subject = _Subject(self._default)
-        if update.time_ms // slot_ms < subject.first_open + _BEATS_FROM - 1 and subject.first_open:
+        if update.time_ms // slot_ms < subject.horizon:
             raise StatementStale  # only after the clock was set back
         voice = subject.voices.get(update.issuer.raw) or _Voice()
         held = (update.time_ms, _clamp(update.signal, -SIGNAL_MAX, SIGNAL_MAX), update.digest)
@@ -361,17 +367,19 @@ class TrustLedger:
         subject.count(voice, grid)
         # What may still come is at most a window older than the newest that a clock ahead by the tolerance allows.
         oldest_ms = update.time_ms - CLOCK_TOLERANCE_MS - self._window_ms
-        subject.settle(oldest_ms // slot_ms - _BEATS_FROM + 1, grid)
+        subject.settle(oldest_ms // slot_ms, grid)
 
     def inherit(self, old: IdentityKey, new: IdentityKey) -> None:
         """Let a new identity begin with the score of the old one, which keeps its own record. See `Successions`.
 
         Raises:
-            ArgumentInvalid: not two identities, or the new one has a record of its own.
+            ArgumentInvalid: not two identities, one of them is revoked, or the new one has a record of its own.
             TrustFull: no room for another subject.
         """
-        key_argument("old", old)
-        key_argument("new", new)
+        for name, key in (("old", old), ("new", new)):
+            key_argument(name, key)
+            if self._revocations is not None and self._revocations.is_revoked(key):
+                raise ArgumentInvalid(name)
         with self._lock:
             if old == new or new.raw in self._subjects:
                 raise ArgumentInvalid("new")
@@ -392,7 +400,7 @@ class TrustLedger:
                 [
                     raw,
                     subject.base,
-                    subject.first_open,
+                    subject.horizon,
                     [
                         _voice_fields(issuer, voice, subject.first_open)
                         for issuer, voice in sorted(subject.voices.items())
@@ -448,9 +456,10 @@ class TrustLedger:
         ledger._revocations = revocations_argument(revocations, ledger.mesh)
         return ledger
 
-    def _restore_subject(self, raw: bytes, base: int, first_open: int, voices: list[Any]) -> None:
+    def _restore_subject(self, raw: bytes, base: int, horizon: int, voices: list[Any]) -> None:
         subject = self._subjects[raw] = _Subject(base)
-        subject.first_open = first_open
+        subject.horizon = horizon
+        first_open = subject.first_open
         for issuer, settled, moved, updates in voices:
             voice = subject.voices[issuer] = _Voice()
             voice.moved = {slot: movement - SIGNAL_MAX for slot, movement in moved}

@@ -20,8 +20,9 @@ from agentmesh.errors import ArgumentInvalid, StatementStale, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import Limits
 
-# Authorities, statements.
-_LIST: Final = _wire.array(_wire.ArrayOf(_wire.Bin(32), MANY), _wire.ArrayOf(_wire.Bin(1, STATEMENT_MAX_BYTES), MANY))
+_STATEMENTS: Final = _wire.ArrayOf(_wire.Bin(1, STATEMENT_MAX_BYTES), MANY)
+# Authorities, statements, statements of strangers.
+_LIST: Final = _wire.array(_wire.ArrayOf(_wire.Bin(32), MANY), _STATEMENTS, _STATEMENTS)
 
 
 @final
@@ -44,7 +45,7 @@ class RevocationList:
             mesh: The mesh's name.
             limits: `revocations` bounds the memory, `reserved_one_in` says which part of it strangers cannot fill.
             is_known: Says of a key, 32 bytes, whether this identity matters here. Others may revoke themselves too, but
-                cannot fill the list: identities are free.
+                cannot fill the list: identities are free. It is asked when a revocation is taken, and not again.
 
         Raises:
             ArgumentInvalid: not a mesh name, not `Limits`, or `is_known` cannot be called.
@@ -60,7 +61,7 @@ class RevocationList:
         self._lock = threading.RLock()
         self._authorities: set[bytes] = set()
         self._revoked: dict[bytes, bytes] = {}  # subject -> statement
-        self._strangers = 0
+        self._strangers: set[bytes] = set()  # subjects who were strangers when they revoked themselves
 
     def __len__(self) -> int:
         return len(self._revoked)
@@ -105,10 +106,11 @@ class RevocationList:
                 raise StatementStale
             most, stranger = self._limits.revocations, self._is_stranger(revocation.issuer.raw, subject)
             reserved = most // self._limits.reserved_one_in
-            if len(self._revoked) >= most or (stranger and self._strangers >= most - reserved):
+            if len(self._revoked) >= most or (stranger and len(self._strangers) >= most - reserved):
                 raise TrustFull
             self._revoked[subject] = statement
-            self._strangers += stranger
+            if stranger:
+                self._strangers.add(subject)
             self.generation += 1
         return revocation
 
@@ -142,7 +144,11 @@ class RevocationList:
     def export_state(self) -> bytes:
         """Return the whole list as canonical bytes. Nobody can add to it unseen; seal it all the same."""
         with self._lock:
-            fields = [sorted(self._authorities), [self._revoked[subject] for subject in sorted(self._revoked)]]
+            others = self._revoked.keys() - self._strangers
+            fields = [
+                sorted(self._authorities),
+                *([self._revoked[subject] for subject in sorted(part)] for part in (others, self._strangers)),
+            ]
             return export_fields(StateKind.REVOCATIONS, self.mesh, self.generation, fields)
 
     @classmethod
@@ -171,15 +177,16 @@ class RevocationList:
 
         def build(mesh: str, generation: int, fields: list[Any]) -> RevocationList:
             restored = cls(mesh, limits=limits, is_known=is_known)
-            authorities, statements = fields
+            authorities, *parts = fields
             restored.generation = generation
             restored._authorities = set(authorities)
-            for statement in statements:
+            # Who was a stranger is not asked again: authorities and acquaintances may have changed since.
+            for stranger, statement in ((place, statement) for place in (False, True) for statement in parts[place]):
                 revocation = verify_revocation(statement, mesh=mesh)
-                issuer, subject = revocation.issuer.raw, revocation.subject.raw
-                restored._revoked[subject] = statement
-                # An authority may have lost its office since; what it revoked stays.
-                restored._strangers += issuer == subject and restored._is_stranger(issuer, subject)
+                restored._revoked[revocation.subject.raw] = statement
+                if stranger:
+                    require(revocation.issuer == revocation.subject)
+                    restored._strangers.add(revocation.subject.raw)
             require(restored.export_state() == exported)
             return restored
 

@@ -181,7 +181,7 @@ def test_a_damaged_log_is_refused_and_never_changed(data: st.DataObject, tmp_pat
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("begun", range(len(MAGIC)))
+@pytest.mark.parametrize("begun", [0, 1, 9, 15])
 @pytest.mark.parametrize("zeros", [0, 1, len(MAGIC), 4096, 70_000])
 def test_a_file_that_a_power_cut_left_while_it_was_new_is_new(begun: int, zeros: int, tmp_path: Path) -> None:
     path = tmp_path / "log"

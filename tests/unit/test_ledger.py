@@ -415,6 +415,17 @@ def test_time_begins_at_zero() -> None:
     assert ledger.score(PEER) == 100
 
 
+def test_the_first_horizon_that_anything_lies_behind_counts() -> None:
+    ledger = a_ledger()
+    newest_ms = DAY + TOLERANCE + HOUR
+    ledger.apply(update(100, time_ms=newest_ms), now_ms=newest_ms)
+    for one in (ledger, TrustLedger.restore(ledger.export_state())):
+        with refused(one, StatementStale):
+            one.apply(update(100, time_ms=HOUR - 1), now_ms=HOUR)
+        one.apply(update(10, time_ms=HOUR, issuer=OTHER), now_ms=HOUR)
+        assert one.score(PEER) == 110
+
+
 def test_a_spent_sequence_does_nothing_however_new_the_statement_is() -> None:
     ledger = a_ledger()
     ledger.apply(update(100, sequence=10), now_ms=NOW)
@@ -597,6 +608,17 @@ def test_a_bad_score_is_inherited_and_no_record_is_washed_off() -> None:
     assert ledger.export_state() == before
 
 
+@pytest.mark.parametrize("revoked", [OTHER, STRANGER])
+def test_nobody_inherits_from_or_as_whom_the_ledger_holds_for_revoked(revoked: Identity) -> None:
+    revocations = RevocationList(MESH)
+    ledger = a_ledger(revocations=revocations)
+    ledger.apply(update(150, subject=OTHER.key), now_ms=NOW)
+    revocations.apply(issue_revocation(revoked, revoked.key, mesh=MESH, sequence=0, time_ms=NOW))
+    with refused(ledger, ArgumentInvalid):
+        ledger.inherit(OTHER.key, STRANGER.key)
+    assert not ledger.knows(STRANGER.key)
+
+
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
@@ -719,13 +741,14 @@ def test_fields_that_contradict_one_another_are_refused() -> None:
     exported = a_used_ledger().export_state()
     default, window, issuers, subjects = payload(exported)
     peer = subjects[0] if subjects[0][0] == PEER.raw else subjects[1]
-    raw, base, first_open, voices = peer
+    raw, base, horizon, voices = peer
+    first_open = horizon - 1
     issuer, settled, moved, updates = voices[0]
     assert moved
     assert updates
 
     def with_voice(*voice: Any) -> list[Any]:
-        return [default, window, issuers, [[raw, base, first_open, [list(voice)]]]]
+        return [default, window, issuers, [[raw, base, horizon, [list(voice)]]]]
 
     # The shape is right in all of them, so that it is the contradiction that is found.
     TrustLedger.restore(reframed(exported, fields=with_voice(issuer, settled, moved, updates)))

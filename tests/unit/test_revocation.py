@@ -167,7 +167,7 @@ def test_strangers_cannot_fill_the_list() -> None:
     listed.apply(revocation(OFFICE, crowd[9]))
     with refused(listed, TrustFull):
         listed.apply(revocation(OFFICE, CAL))  # the whole list is full
-    assert listed._strangers == 9
+    assert len(listed._strangers) == 9
 
 
 def test_whatever_goes_wrong_in_knowing_makes_a_stranger() -> None:
@@ -188,16 +188,42 @@ def test_a_restored_list_is_verified_again() -> None:
     exported = listed.export_state()
     restored = RevocationList.restore(exported, at_least_generation=5, limits=Limits(revocations=4))
     assert restored.export_state() == exported
-    assert restored._strangers == listed._strangers == 2
+    assert restored._strangers == listed._strangers == {ANN.key.raw, CAL.key.raw}
     for altered in damaged(exported, 5):
         with pytest.raises(StateMalformed):
             RevocationList.restore(altered)
     # A checksum is no signature: what is added or changed does not verify.
-    first, second, _ = sorted(listed.statements())
+    first, second = sorted((revocation(ANN), revocation(CAL)))
     forged = first[:-1] + bytes([first[-1] ^ 1])
     for statements in ([forged, second], [first, first], [first, b"\x00"], sorted((second, first), reverse=True) * 2):
+        for place in (1, 2):
+            fields = [[], [], []]
+            fields[place] = statements
+            with pytest.raises(StateMalformed):
+                RevocationList.restore(with_body(exported, lambda _, wrong=fields: wrong))
+    for fields in ([[], [first], [first]], [[], [], [revocation(OFFICE, BEN)]]):  # twice; and no stranger's
         with pytest.raises(StateMalformed):
-            RevocationList.restore(with_body(exported, lambda fields, wrong=statements: [fields[0], wrong]))
+            RevocationList.restore(with_body(exported, lambda _, wrong=fields: wrong))
+    RevocationList.restore(with_body(exported, lambda _: [[], [revocation(OFFICE, BEN)], [first]]))
+
+
+def test_who_was_a_stranger_stays_one_and_nobody_becomes_one_later() -> None:
+    known = {ANN.key.raw}
+    listed = RevocationList(MESH, limits=Limits(revocations=8, reserved_one_in=2), is_known=known.__contains__)
+    listed.believe(OFFICE.key)
+    for statement in (revocation(ANN), revocation(OFFICE), revocation(BEN)):
+        listed.apply(statement)
+    # From here on it is all the other way round.
+    listed.disbelieve(OFFICE.key)
+    known ^= {ANN.key.raw, BEN.key.raw}
+    restored = RevocationList.restore(
+        listed.export_state(), limits=Limits(revocations=8, reserved_one_in=2), is_known=known.__contains__
+    )
+    for one in (listed, restored):
+        for stranger in people(3):
+            one.apply(revocation(stranger))
+        with refused(one, TrustFull):
+            one.apply(revocation(CAL))
 
 
 def test_the_generations_count_every_change_once() -> None:
@@ -235,7 +261,7 @@ def test_an_older_list_is_noticed() -> None:
         RevocationList.restore(old, at_least_generation=listed.generation)
     # Taken out of the file, with a checksum to match, and the count left as it was: the list alone does not show it.
     # That is why the count is kept elsewhere, and the file sealed.
-    shorter = with_body(listed.export_state(), lambda fields: [fields[0], []])
+    shorter = with_body(listed.export_state(), lambda fields: [fields[0], [], []])
     assert len(RevocationList.restore(shorter, at_least_generation=listed.generation)) == 0
 
 

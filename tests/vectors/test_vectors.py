@@ -30,7 +30,6 @@ import runner  # noqa: E402 - it stands beside the vectors, in no package
 
 # Codes of bytes from elsewhere that no vector has, each with its reason.
 WITHOUT_A_VECTOR = {
-    "identity.conflict": "two keys with one DID are a collision of 160 bits, which nobody can write down",
     "envelope.replayed": "a relay's limiter says it, by a memory of its own",
 }
 # These neither make something under a name of making, nor take anything that could be refused.

@@ -17,6 +17,8 @@ Json = dict[str, Any]
 
 SPEC: Final = "8"
 MALFORMED: Final = "wire.malformed"
+VERSION: Final = "wire.version"
+KEY: Final = "identity.key"
 SIGNATURE: Final = "signature.invalid"
 PROOF: Final = "audit.proof"
 SIZE: Final = 11
@@ -95,7 +97,7 @@ def checkpoint() -> Files:
             given={**against(signed(body)), "mesh": mesh},
             output={"size": size, "time_ms": time_ms, "root": over.hex()},
         )
-    for name, comment, given, expect in (*_bad(), *_resigned(), *_forms()):
+    for name, comment, given, expect in (*_bad(), *_resigned(), *_orders(), *_forms()):
         files.add(f"refuse-{name}", "checkpoint.verify", comment, spec=SPEC, given=given, expect=expect)
     _grown(files)
     return files
@@ -188,8 +190,66 @@ def _resigned() -> Iterator[tuple[str, str, Json, str]]:
     ):
         data = signed(wire.array(*wire.replaced(items, place, item)))
         yield f"signed-{name}", f"well signed by the owner: {comment}", against(data), expect
+    yield (
+        "signed-other-keys",
+        "well signed by the owner: another's key in both places",
+        against(signed(wire.array(*body_items(who=BOB)))),
+        SIGNATURE,
+    )
     stranger = signed(wire.array(*body_items(who=BOB)), BOB)
     yield "stranger", "another agent's checkpoint over its own log", against(stranger), SIGNATURE
+
+
+def _orders() -> Iterator[tuple[str, str, Json, str]]:
+    """Yield checkpoints with two faults: which of them is told."""
+    good = body_items()
+    newer = wire.replaced(good, 0, wire.uint(2))
+    other_mesh = wire.array(*body_items(mesh="example/other"))
+    bad = wire.flipped(ALICE.sign(SIGN_CHECKPOINT, other_mesh), 0)
+    yield (
+        "other-mesh-and-signature",
+        "of another mesh, and not signed: the signature comes first",
+        against(wire.array(wire.binary(other_mesh), wire.binary(bad))),
+        SIGNATURE,
+    )
+    for name, comment, items, expect in (
+        ("newer-other-owner", "version 2, and somebody else's keys", [newer[0], *body_items(who=BOB)[1:]], VERSION),
+        ("newer-mesh", "version 2, and a capital in the mesh", wire.replaced(newer, 1, wire.text(b"Mesh")), VERSION),
+        ("newer-mesh-65", "version 2, and 65 bytes of mesh", wire.replaced(newer, 1, wire.text(b"a" * 65)), MALFORMED),
+        (
+            "newer-root-31",
+            "version 2, and a root of 31 bytes",
+            wire.replaced(newer, 6, wire.binary(b"r" * 31)),
+            MALFORMED,
+        ),
+        (
+            "newer-issuer-31",
+            "version 2, and a short issuer",
+            wire.replaced(newer, 2, wire.binary(b"k" * 31)),
+            MALFORMED,
+        ),
+        ("newer-8-fields", "version 2, and a field more", [*newer, wire.NIL], MALFORMED),
+        (
+            "mesh-and-other-owner",
+            "a capital in the mesh, and somebody else's keys",
+            wire.replaced(body_items(who=BOB), 1, wire.text(b"Mesh")),
+            MALFORMED,
+        ),
+    ):
+        yield f"order-{name}", f"well signed by the owner: {comment}", against(signed(wire.array(*items))), expect
+    unsigned = wire.array(wire.binary(wire.array(*newer)), wire.binary(bytes(64)))
+    yield "order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION
+    large = signed(wire.array(*newer)).ljust(321, b"\x00")
+    yield "order-newer-321", "version 2, and 321 bytes: not looked at", against(large), "wire.too_large"
+    small_order = {"owner": (b"\x01" + bytes(31)).hex()}
+    data = signed(wire.array(*good))
+    yield "owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order}, KEY
+    yield (
+        "order-owner-unacceptable-321",
+        "the same with 321 bytes, which are not looked at",
+        {**against(data.ljust(321, b"\x00")), **small_order},
+        KEY,
+    )
 
 
 def _forms() -> Iterator[tuple[str, str, Json, str]]:
@@ -247,6 +307,11 @@ def _grown(files: Files) -> None:
     forked = [*entries(3), b"\xff\xff", *entries(20)[4:]]
     fork = tree_of(forked)
     proof = [step.hex() for step in fork.consistency_proof(6, 13)]
+    bad_old = wire.flipped(signed_over(6, tree.root(6)), -1).hex()
+    bad_new = wire.flipped(signed_over(13, tree.root(13)), -1).hex()
+    other_old = signed_over(6, tree.root(6), mesh="example/other").hex()
+    other_new = signed_over(13, tree.root(13), mesh="example/other").hex()
+    wordless = wire.array(wire.binary(b""), wire.binary(b"")).hex()
     for name, comment, changed, expect in (
         ("shrunk", "the new one covers fewer entries", given(13, 13, new=signed_over(6, tree.root(6)).hex()), PROOF),
         (
@@ -274,6 +339,28 @@ def _grown(files: Files) -> None:
             given(6, 13, new=signed_over(13, tree.root(13), mesh="example/other").hex()),
             PROOF,
         ),
+        ("old-signature", "a bit of the old one's signature flipped", given(6, 13, old=bad_old), SIGNATURE),
+        ("old-other-mesh", "the old one is of another mesh", given(6, 13, old=other_old), PROOF),
+        ("both-other-mesh", "both are of another mesh", given(6, 13, old=other_old, new=other_new), PROOF),
+        (
+            "old-before-new",
+            "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
+            given(6, 13, old=bad_old, new=other_new),
+            SIGNATURE,
+        ),
+        (
+            "old-mesh-before-new-signature",
+            "the old one is of another mesh, and the new one's signature does not verify",
+            given(6, 13, old=other_old, new=bad_new),
+            PROOF,
+        ),
+        (
+            "new-before-the-proof",
+            "no proof, and a new one that does not verify",
+            given(6, 13, new=bad_new, proof=[]),
+            SIGNATURE,
+        ),
+        ("old-rubbish", "what is no checkpoint as the old one", given(6, 13, old=wordless), MALFORMED),
         (
             "other-owner",
             "the new one is somebody else's",

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from agentmesh.envelope import OuterEnvelope, receipt_of
+from agentmesh.errors import AgentMeshError
+from agentmesh.limits import Limits
 from generator import wire
 from generator.audit_entries import FIRST_PREVIOUS, NO_ENVELOPE, SPEC, chained, entry, record
 from generator.envelopes import KINDS, enveloped, header_items
 from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
 
 Json = dict[str, Any]
+# Name, comment, the refusals of each minute, the time of the last look at the clock, limits.
+Case = tuple[str, str, list[list[Json]], int, Json]
 
 MALFORMED: Final = "wire.malformed"
+TOO_LARGE: Final = "wire.too_large"
 MINUTE_MS: Final = 60_000
+SMALL: Final = {
+    "plaintext_max_bytes": 1,
+    "intent_detail_max_bytes": 1,
+    "capabilities_max": 1,
+    "envelope_max_bytes": 5000,
+}
+_NAMES: Final = ("did:agentmesh:2a", "did:agentmesh:2b", "did:agentmesh:2c")
 
 # --- a relay ---------------------------------------------------------------------------------------------------------
 
@@ -47,14 +60,34 @@ def seen(files: Files) -> None:
             },
             output={"entry": entry(fields, number, token("audit/previous/relay")).hex()},
         )
+    files.add(
+        "see-uncanonical-sender",
+        "record.see",
+        "a sender that no key has: a relay looks at a DID's form alone",
+        spec=SPEC,
+        given={
+            "sequence": 0,
+            "previous": FIRST_PREVIOUS.hex(),
+            "at_ms": NOW_MS,
+            "envelope": enveloped(wire.array(*wire.replaced(header_items(), 3, wire.text(_NAMES[0].encode())))).hex(),
+        },
+    )
     good = enveloped(wire.array(*header_items()))
-    for name, comment, data, expect in (
-        ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED),
+    for name, comment, data, expect, more in (
+        ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED, {}),
         (
             "kind-5",
             "an envelope of a kind that there is not",
             enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(5)))),
             "wire.version",
+            {},
+        ),
+        (
+            "too-large",
+            "an envelope over the relay's limit",
+            enveloped(wire.array(*header_items()), bytes(5000)),
+            TOO_LARGE,
+            {"limits": SMALL},
         ),
     ):
         files.add(
@@ -62,7 +95,13 @@ def seen(files: Files) -> None:
             "record.see",
             comment,
             spec=SPEC,
-            given={"sequence": 0, "previous": FIRST_PREVIOUS.hex(), "at_ms": NOW_MS, "envelope": data.hex()},
+            given={
+                "sequence": 0,
+                "previous": FIRST_PREVIOUS.hex(),
+                "at_ms": NOW_MS,
+                "envelope": data.hex(),
+                **more,
+            },
             expect=expect,
         )
 
@@ -70,15 +109,14 @@ def seen(files: Files) -> None:
 # --- counting --------------------------------------------------------------------------------------------------------
 
 GARBAGE: Final = b"\xc1not an envelope"
-_NAMES: Final = ("did:agentmesh:2a", "did:agentmesh:2b", "did:agentmesh:2c")
 
 
-def _to_bob(text: bytes, sender: str = ALICE.did, recipient: str = BOB.did, kind: int = 4) -> bytes:
+def _to_bob(text: bytes, sender: str = ALICE.did, recipient: str = BOB.did, kind: int = 4, mesh: str = MESH) -> bytes:
     """Return an envelope that Bob refuses: he has no session."""
     header = [
         wire.uint(1),
         wire.uint(kind),
-        wire.text(MESH.encode()),
+        wire.text(mesh.encode()),
         wire.text(sender.encode()),
         wire.text(recipient.encode()),
         wire.uint(NOW_MS),
@@ -90,13 +128,20 @@ def _refused(now_ms: int, envelope: bytes, code: str = "message.unknown_session"
     return {"now_ms": now_ms, "envelope": envelope.hex(), "code": code}
 
 
-def _records(refusals: list[Json], bound: int = 64) -> list[Json]:
+def _claimed(envelope: bytes, limits: Json) -> str:
+    try:
+        return OuterEnvelope.parse(envelope, Limits(**limits)).header.sender
+    except AgentMeshError:
+        return ""
+
+
+def _records(refusals: list[Json], limits: Json) -> list[Json]:
     """Return the records of these refusals, all of one minute."""
     records: dict[tuple[str, str], Json] = {}
+    bound = limits.get("refusal_records_per_minute", 64)
     for refusal in refusals:
         envelope = bytes.fromhex(refusal["envelope"])
-        readable = refusal["code"] not in {"wire.malformed", "wire.version", "wire.too_large"}
-        sender = OuterEnvelope.parse(envelope).header.sender if readable else ""
+        sender = _claimed(envelope, limits)
         if (refusal["code"], sender) not in records and len(records) >= bound:
             sender = ""
         key = (refusal["code"], sender)
@@ -125,7 +170,7 @@ def counted(files: Files) -> None:
     start = NOW_MS // MINUTE_MS * MINUTE_MS
     end = start + MINUTE_MS
     misrouted = _to_bob(b"a", recipient=MALLORY.did)
-    cases: list[tuple[str, str, list[list[Json]], int, Json]] = [
+    cases: list[Case] = [
         (
             "one-sender",
             "one code and one claimed sender: one record, with the first of them",
@@ -202,10 +247,11 @@ def counted(files: Files) -> None:
             end,
             {"refusal_records_per_minute": 2},
         ),
+        *_unreadable(start, end),
+        *_bounded(start, end),
     ]
     for name, comment, minutes, now_ms, limits in cases:
-        bound = limits.get("refusal_records_per_minute", 64)
-        records = [fields for minute in minutes for fields in _records(minute, bound)]
+        records = [fields for minute in minutes for fields in _records(minute, limits)]
         refusals = [refusal for minute in minutes for refusal in minute]
         if name == "running":
             refusals = [_refused(start, _to_bob(b"a"))]
@@ -223,3 +269,120 @@ def counted(files: Files) -> None:
             },
             output={"entries": [data.hex() for data in chained(records)]},
         )
+
+
+def _unreadable(start: int, end: int) -> Iterator[Case]:
+    """Yield who is counted where a check before or behind that of the recipient refuses."""
+    cut = wire.array(*header_items()[:3], wire.text(ALICE.did.encode()), wire.text(BOB.did.encode()), wire.uint(NOW_MS))
+    for name, comment, envelope, code, limits in (
+        ("no-bytes", "no bytes have a receipt too", b"", MALFORMED, {}),
+        (
+            "too-large",
+            "an envelope over the limit is not read: it claims no sender",
+            _to_bob(bytes(5000)),
+            TOO_LARGE,
+            SMALL,
+        ),
+        (
+            "bad-sender",
+            "a sender that has not the form of a DID is none",
+            _to_bob(b"a", "did:agentmesh:0OIl"),
+            MALFORMED,
+            {},
+        ),
+        (
+            "bad-recipient",
+            "where the recipient has not the form of a DID, a good sender is none either",
+            _to_bob(b"a", recipient="did:agentmesh:0OIl"),
+            MALFORMED,
+            {},
+        ),
+        ("bad-mesh", "so it is where the mesh has a capital", _to_bob(b"a", mesh="example/Vectors"), MALFORMED, {}),
+        (
+            "other-mesh",
+            "an envelope of another mesh claims a sender; the record is of the owner's mesh",
+            _to_bob(b"a", mesh="example/other"),
+            "envelope.mesh",
+            {},
+        ),
+        (
+            "reflected",
+            "an envelope from the receiver claims the receiver",
+            _to_bob(b"a", BOB.did),
+            "envelope.reflected",
+            {},
+        ),
+        (
+            "body-too-short",
+            "a good header with a body that is too short claims its sender, although the code is that of no envelope",
+            enveloped(cut, b"short"),
+            MALFORMED,
+            {},
+        ),
+    ):
+        yield name, comment, [[_refused(start, envelope, code)]], end, limits
+    yield (
+        "body-too-short-and-nobody",
+        "one code, from a sender and from nobody: two records",
+        [[_refused(start, enveloped(cut, b"short"), MALFORMED), _refused(start + 1, GARBAGE, MALFORMED)]],
+        end,
+        {},
+    )
+
+
+def _bounded(start: int, end: int) -> Iterator[Case]:
+    """Yield what counts toward the limit, and what stays as it is within a minute."""
+    one, two = ({"refusal_records_per_minute": bound} for bound in (1, 2))
+    yield (
+        "nobody-toward-the-limit",
+        "a record under no name counts toward the limit of two like any other",
+        [
+            [
+                _refused(start, GARBAGE, MALFORMED),
+                _refused(start + 1, _to_bob(b"a")),
+                _refused(start + 2, _to_bob(b"b", MALLORY.did)),
+            ]
+        ],
+        end,
+        two,
+    )
+    yield (
+        "nobody-beyond-the-limit",
+        "where the limit is reached, a record under no name may still begin, one for each code",
+        [
+            [
+                _refused(start, _to_bob(b"a")),
+                _refused(start + 1, GARBAGE, MALFORMED),
+                _refused(start + 2, _to_bob(b"b", MALLORY.did)),
+                _refused(start + 3, GARBAGE + b".", MALFORMED),
+                _refused(start + 4, _to_bob(b"c", _NAMES[0])),
+            ]
+        ],
+        end,
+        one,
+    )
+    yield (
+        "limit-in-each-minute",
+        "the limit starts anew with each minute: who had no record of its own in the first has one in the second",
+        [
+            [_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did))],
+            [_refused(end, _to_bob(b"c", MALLORY.did)), _refused(end + 1, _to_bob(b"d"))],
+        ],
+        end + MINUTE_MS,
+        one,
+    )
+    names = [f"did:agentmesh:2{letter}{digit}" for letter in "abcdefg" for digit in "123456789A"]
+    yield (
+        "limit-64",
+        "sixty-six senders and the limit that stands unsaid: the last two are counted under no name",
+        [[_refused(start + index, _to_bob(b"a", name)) for index, name in enumerate(names[:66])]],
+        end,
+        {},
+    )
+    yield (
+        "clock-set-back-within-the-minute",
+        "the clock goes back and stays in the minute: one record, with the time of the first",
+        [[_refused(start + 30, _to_bob(b"a")), _refused(start + 10, _to_bob(b"b"))]],
+        end,
+        {},
+    )

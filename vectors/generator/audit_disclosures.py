@@ -49,6 +49,14 @@ def disclosure() -> Files:
             crafted(),
             {},
         ),
+        ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
+        (
+            "close-reason-128",
+            "a close with a reason of 128 bytes",
+            crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")),
+            {},
+        ),
+        ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
         ("two-keys-one", "a box that opens under two keys, with the commitment to the first, and the first", one, {}),
         ("two-keys-other", "the same box with the commitment to the second, and the second", other, {}),
     ):
@@ -61,6 +69,13 @@ def disclosure() -> Files:
             intermediate=message.keys_json(),
         )
     limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 5000}
+    files.add(
+        "verify-over-the-plaintext-limit",
+        "disclosure.verify",
+        "five bytes of data, where the verifier would take one as an agent: no check here is on that limit",
+        spec=SPEC,
+        given={**given(crafted()), "limits": limits},
+    )
     for name, comment, changed in (
         *_other_records(),
         *_other_envelopes(),
@@ -217,7 +232,10 @@ def _other_contents() -> Iterator[Case]:
     close = wire.array(wire.text(b"enough"), wire.uint(3), wire.uint(1))
     for name, comment, inside in (
         ("type-accept", "an ACCEPT's type in a message", b"\x01" + close),
+        ("type-accept-as-data", "an ACCEPT's type before what would be data", b"\x01\x00hello"),
         ("type-3", "type 3", b"\x03hello"),
+        ("type-3-as-data", "type 3 before what would be data", b"\x03\x00hello"),
+        ("type-3-as-close", "type 3 before what would be a close", b"\x03" + close),
         ("type-missing", "a plaintext without any byte", b""),
         ("action-missing", "data without an action length", b"\x00"),
         ("action-beyond", "an action length over what is there", b"\x00\x09eight..."),
@@ -229,6 +247,21 @@ def _other_contents() -> Iterator[Case]:
             "close-reason-129",
             "a close with a reason of 129 bytes",
             b"\x02" + wire.array(wire.text(b"r" * 129), b"\x03", b"\x01"),
+        ),
+        (
+            "close-sent-nil",
+            "a close with nil as the first count",
+            b"\x02" + wire.array(wire.text(b"x"), wire.NIL, b"\x01"),
+        ),
+        (
+            "close-opened-text",
+            "a close with a text as the second count",
+            b"\x02" + wire.array(wire.text(b"x"), b"\x03", wire.text(b"1")),
+        ),
+        (
+            "close-reason-bin",
+            "a close with a byte string as the reason",
+            b"\x02" + wire.array(wire.binary(b"x"), b"\x03", b"\x01"),
         ),
         (
             "close-long-form",

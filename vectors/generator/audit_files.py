@@ -29,6 +29,12 @@ def read(files: Files) -> None:
         ("whole", "five entries", whole, ENTRIES),
         ("one-byte", "an entry of one byte: a reader looks at frames alone", framed([b"\x00"]), [b"\x00"]),
         ("1024", "a frame of 1,024 bytes", framed([bytes(1024)]), [bytes(1024)]),
+        (
+            "zeros-in-a-frame",
+            "a length and as many zeros: a whole frame, whose entry is none when it is verified",
+            framed([*ENTRIES, bytes(300)]),
+            [*ENTRIES, bytes(300)],
+        ),
     ):
         files.add(
             f"read-{name}",
@@ -40,6 +46,8 @@ def read(files: Files) -> None:
         )
     for name, comment, content, fault, number in (
         ("no-file", "no bytes: not even the first 16", b"", "entry", 0),
+        ("zeros-alone", "a thousand zeros: new to a writer, no log to a reader", bytes(1000), "entry", 0),
+        ("magic-torn-zeros", "nine bytes of the first 16, then zeros", MAGIC[:9] + bytes(1000), "entry", 0),
         ("magic-torn", "15 bytes of the first 16", MAGIC[:-1], "entry", 0),
         ("magic-flipped", "a bit of the first 16 bytes flipped", wire.flipped(whole, 10), "entry", 0),
         ("magic-version", "agentmesh-log-2", whole.replace(b"log-1", b"log-2"), "entry", 0),
@@ -65,6 +73,15 @@ def _torn(whole: bytes) -> Iterator[tuple[str, str, bytes, str, int]]:
         ("torn-entry", "the last frame ends in its middle", whole[:-100], COUNT - 1),
         ("torn-behind-length", "the last frame has its length alone", before + whole[len(before) :][:4], COUNT - 1),
         ("torn-length", "three bytes of the last frame's length", before + whole[len(before) :][:3], COUNT - 1),
+        *(
+            (
+                f"torn-ff-{size}",
+                f"{size} of the four bytes of a length, all 255: not read as one",
+                whole + b"\xff" * size,
+                COUNT,
+            )
+            for size in (1, 2, 3)
+        ),
         ("torn-first", "the first frame ends in its middle", whole[:60], 0),
         ("zeros", "a thousand zeros behind the last frame", whole + bytes(1000), COUNT),
         ("zeros-four", "four zeros behind the last frame", whole + bytes(4), COUNT),
@@ -94,7 +111,7 @@ def _bad_frames() -> Iterator[tuple[str, str, bytes, str, int]]:
 def appended(files: Files) -> None:
     """Add what a writer makes of a file."""
     whole, more = framed(ENTRIES[:3]), ENTRIES[3:]
-    for name, comment, content, kept, torn, after in (
+    cases: list[tuple[str, str, bytes, int, int, bytes]] = [
         ("whole", "behind a whole log", whole, 3, 0, framed(ENTRIES)),
         ("nothing", "a whole log opened, and nothing appended: the file is as it was", whole, 3, 0, whole),
         ("new", "an empty file is a new log", b"", 0, 0, framed(more)),
@@ -117,7 +134,38 @@ def appended(files: Files) -> None:
             4 + len(ENTRIES[2]) - 5,
             whole[:-5],
         ),
-    ):
+        ("new-nothing", "an empty file opened, and nothing appended: it has its first 16 bytes", b"", 0, 0, MAGIC),
+        ("torn-while-new-nothing", "a file torn while it was new, and nothing appended", MAGIC[:9], 0, 9, MAGIC),
+        ("zeros-alone", "zeros alone are a new file", bytes(1000), 0, 1000, framed(more)),
+        (
+            "zeros-alone-nothing",
+            "zeros alone, and nothing appended: the first 16 bytes, and behind them the zeros that were there",
+            bytes(1000),
+            0,
+            1000,
+            MAGIC + bytes(984),
+        ),
+        ("zeros-16", "as many zeros as the first bytes are", bytes(16), 0, 16, framed(more)),
+        ("zeros-one-alone", "one zero", bytes(1), 0, 1, framed(more)),
+        (
+            "torn-while-new-zeros",
+            "nine of the first bytes, then seven zeros",
+            MAGIC[:9] + bytes(7),
+            0,
+            16,
+            framed(more),
+        ),
+        (
+            "torn-while-new-more-zeros",
+            "fifteen of the first bytes, then zeros past the sixteenth",
+            MAGIC[:15] + bytes(500),
+            0,
+            515,
+            framed(more),
+        ),
+        ("torn-ff", "three bytes of a length, all 255, are cut off", whole + b"\xff" * 3, 3, 3, framed(ENTRIES)),
+    ]
+    for name, comment, content, kept, torn, after in cases:
         added = [] if name.endswith("nothing") else more
         files.add(
             f"append-{name}",
@@ -133,6 +181,14 @@ def appended(files: Files) -> None:
         )
     for name, comment, content, number in (
         ("no-log", "a file of something else", b"hello, world\n", 0),
+        ("zeros-and-a-byte", "zeros, and at their end a byte that is none", bytes(1000) + b"\x01", 0),
+        ("zeros-before", "a zero before the first 16 bytes", b"\x00" + whole, 0),
+        (
+            "magic-torn-zeros-and-a-byte",
+            "nine of the first bytes, zeros, and a byte that is none",
+            MAGIC[:9] + bytes(500) + b"\x01",
+            0,
+        ),
         ("magic-flipped", "a bit of the first 16 bytes flipped", wire.flipped(whole, 0), 0),
         ("length-1025", "a frame of 1,025 bytes", framed(ENTRIES[:1]) + (1025).to_bytes(4, "big") + bytes(1025), 1),
         ("length-0-and-a-byte", "zeros, and at their end a byte that is none", whole + bytes(500) + b"\x01", 3),
@@ -146,3 +202,56 @@ def appended(files: Files) -> None:
             expect=BROKEN,
             output={"fault": "entry", "number": number},
         )
+    _taken(files, whole)
+
+
+def _taken(files: Files, whole: bytes) -> None:
+    """Add what a writer makes of entries: it looks at their length alone."""
+    one, largest = b"\x00", bytes(1024)
+    for name, comment, content, found, added, after in (
+        (
+            "no-entries",
+            "what is no entry, behind what is none",
+            framed([one]),
+            [one],
+            [largest],
+            framed([one, largest]),
+        ),
+        (
+            "zeros-in-a-frame",
+            "a length and as many zeros are a whole frame",
+            framed([largest]),
+            [largest],
+            [],
+            framed([largest]),
+        ),
+    ):
+        files.add(
+            f"append-{name}",
+            "log.append",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex(), "more": [data.hex() for data in added]},
+            output={"entries": [data.hex() for data in found], "torn_bytes": 0, "file": after.hex()},
+        )
+    for name, comment, content, added, expect in (
+        ("element-0", "an element of no bytes behind a good one", whole, [ENTRIES[3], b""], "call.argument"),
+        ("element-1025", "an element of 1,025 bytes", whole, [bytes(1025)], "call.argument"),
+    ):
+        files.add(
+            f"refuse-append-{name}",
+            "log.append",
+            comment,
+            spec=SPEC,
+            given={"file": content.hex(), "more": [data.hex() for data in added]},
+            expect=expect,
+        )
+    files.add(
+        "refuse-append-file-before-element",
+        "log.append",
+        "an element of no bytes, and a file of something else: the file comes first",
+        spec=SPEC,
+        given={"file": b"hello, world\n".hex(), "more": [""]},
+        expect=BROKEN,
+        output={"fault": "entry", "number": 0},
+    )

@@ -84,6 +84,7 @@ def _good(files: Files) -> None:
     rewritten = chained([record(place + 20) for place in range(COUNT)])
     last = chained([*RECORDS[:-1], {**RECORDS[-1], "count": 1}])
     grown = chained([*RECORDS, record(6), record(7)])
+    foreign = chained([{**fields, "mesh": "example/other"} for fields in RECORDS])
     for name, comment, entries, checkpoint in (
         ("empty", "a log without entries", [], None),
         ("one", "one entry", ENTRIES[:1], None),
@@ -102,6 +103,12 @@ def _good(files: Files) -> None:
         ("last-altered-without-checkpoint", "so does another last entry", last, None),
         ("last-altered-behind-checkpoint", "and one that the checkpoint does not cover", last, over(ENTRIES[:4])),
         ("rewritten-without-checkpoint", "and a whole log written anew", rewritten, None),
+        (
+            "other-mesh",
+            "records of another mesh under the owner's checkpoint: a verifier does not hold the one against the other",
+            foreign,
+            over(foreign),
+        ),
         (
             "clock-set-back",
             "the owner's clock went back: an entry's time decides nothing",
@@ -291,6 +298,35 @@ def _against_a_checkpoint() -> Iterator[tuple[str, str, Json, str, int]]:
         "entry",
         1,
     )
+    yield (
+        "entry-before-the-cut",
+        "entry 1 is none, and the last is missing: the entry comes first",
+        _given([e[0], b"\x00", *e[2:-1]], over(e)),
+        "entry",
+        1,
+    )
+    yield (
+        "previous-before-the-cut",
+        "entry 2 does not follow entry 1, and the last is missing",
+        _given([*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:-1]], over(e)),
+        "previous",
+        2,
+    )
+    nothing = against(signed_over(0, token("audit/root")))
+    yield (
+        "entry-before-the-root-of-nothing",
+        "a checkpoint of size 0 with another root, and entry 1 is none: that root is looked at behind the last",
+        _given([e[0], b"\x00", *e[2:]], nothing),
+        "entry",
+        1,
+    )
+    yield (
+        "sequence-before-the-root-of-nothing",
+        "a checkpoint of size 0 with another root, and entry 2 is missing",
+        _given(e[:2] + e[3:], nothing),
+        "sequence",
+        2,
+    )
     for name, comment, size, root in (
         ("size-one-more", "the right root under a size of one more", COUNT + 1, root_of(e)),
         ("size-one-less", "the right root under a size of one less", COUNT - 1, root_of(e)),
@@ -379,6 +415,21 @@ def _entries(files: Files) -> None:
         spec=SPEC,
         given=_entry(2, [*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:]]),
     )
+    files.add(
+        "verify-entry-first-unchained",
+        "log.verify_entry",
+        "the first entry names one before it: inclusion does not show that either",
+        spec=SPEC,
+        given=_entry(0, [entry(RECORDS[0], 0, token("audit/previous")), *e[1:]]),
+    )
+    foreign = [*e[:2], entry({**RECORDS[2], "mesh": "example/other"}, 2, leaf(e[1])), *e[3:]]
+    files.add(
+        "verify-entry-other-mesh",
+        "log.verify_entry",
+        "a record of another mesh than the checkpoint's: what it says is for the caller to read",
+        spec=SPEC,
+        given=_entry(2, foreign),
+    )
     moved = [*e[:2], entry(RECORDS[2], 1, leaf(e[1])), *e[3:]]
     beyond = [*e[:2], entry(RECORDS[2], COUNT, leaf(e[1])), *e[3:]]
     rewritten = entry({**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, 3, leaf(e[2]))
@@ -405,6 +456,24 @@ def _entries(files: Files) -> None:
         ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
         ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
         ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
+        (
+            "form-before-the-proof",
+            "no entry, and no proof of it: the entry comes first",
+            _entry(2, e, entry="00", proof=[]),
+            malformed,
+        ),
+        (
+            "checkpoint-before-the-entry",
+            "no entry, under a checkpoint that does not verify: the checkpoint comes first",
+            _entry(2, e, entry="00", checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()),
+            "signature.invalid",
+        ),
+        (
+            "checkpoint-mesh-before-the-entry",
+            "no entry, under a checkpoint of another mesh",
+            _entry(2, e, entry="00", mesh="example/other"),
+            proof,
+        ),
         (
             "flipped-signature",
             "a bit of the checkpoint's signature flipped",

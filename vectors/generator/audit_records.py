@@ -12,6 +12,7 @@ from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
 Json = dict[str, Any]
 
 MALFORMED: Final = "wire.malformed"
+VERSION: Final = "wire.version"
 LARGEST: Final = 2**53 - 1
 
 # --- one record of each kind -----------------------------------------------------------------------------------------
@@ -151,6 +152,29 @@ EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
         "names of other DID methods, with every character that a name may have",
         {"sender": "did:mesh:6d92ABD_z-7.%3A:x", "recipient": "did:web:example.com%3A3000:user:alice"},
     ),
+    (
+        "digit-in-the-method",
+        "a DID method with digits; a reason with every kind of character that it may have",
+        {"sender": "did:3:abc", "recipient": "did:v1x2:abc", "reason": "wire.too_large-2"},
+    ),
+    (
+        "seen-of-nobody",
+        "an envelope seen, of nobody: no decoder asks whether an event goes without a name",
+        {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "sender": "", "reason": "message"},
+    ),
+    (
+        "shortest-forms",
+        "the least number of each longer form, and the shortest mesh and reason of theirs",
+        {
+            "at_ms": 1 << 32,
+            "envelope_time_ms": 1 << 16,
+            "number": 1 << 8,
+            "size": 1 << 7,
+            "count": (1 << 7) - 1,
+            "mesh": "m" * 32,
+            "reason": "r" * 31,
+        },
+    ),
 )
 
 
@@ -253,6 +277,7 @@ def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
         ("no-method", "no method", b"did::abc"),
         ("method-upper-case", "a capital in the method", b"did:Mesh:abc"),
         ("method-33", "a method of 33 characters", b"did:" + b"m" * 33 + b":abc"),
+        ("method-hyphen", "a hyphen in the method", b"did:my-method:abc"),
         ("no-scheme", "no did:", b"agentmesh:abc"),
         ("scheme-upper-case", "DID: in capitals", b"DID:agentmesh:abc"),
         ("129", "129 bytes", b"did:" + b"m" * 4 + b":" + b"n" * 120),
@@ -276,12 +301,24 @@ def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
         ("upper-case", "a capital in the reason", b"Policy"),
         ("space", "a space in the reason: words of others have no place in a record", b"because i say so"),
         ("slash", "a slash in the reason", b"policy/no"),
+        ("colon", "a colon in the reason", b"policy:no"),
         ("newline", "a line feed behind the reason", b"policy\n"),
         ("umlaut", "a letter that is not ASCII", "gr\u00fcnde".encode()),
     ):
         yield f"reason-{name}", comment, 15, wire.text(text), MALFORMED
     yield "reason-nil", "nil as the reason", 15, wire.NIL, MALFORMED
     yield "reason-bin", "the reason as a byte string", 15, wire.binary(b"policy"), MALFORMED
+    for name, comment, place, item in (
+        ("number-uint8", "a number that one byte holds, in the two-byte form", 11, wire.uint8(127)),
+        ("number-uint16", "a number that the two-byte form holds, in the three-byte form", 11, wire.uint16(255)),
+        ("number-uint32", "a number that the three-byte form holds, in the five-byte form", 11, wire.uint32(65_535)),
+        ("number-uint64", "a number that the five-byte form holds, in the nine-byte form", 11, wire.uint64(2**32 - 1)),
+        ("mesh-str8-31", "a mesh of 31 bytes in a longer form", 5, wire.text8(b"m" * 31)),
+        ("mesh-str16", "the mesh with a two-byte length", 5, wire.text16(b"m" * 64)),
+        ("mesh-str32", "the mesh with a four-byte length", 5, wire.text32(b"m" * 64)),
+        ("receipt-bin32", "the receipt with a four-byte length", 9, wire.binary32(token("audit/receipt/1"))),
+    ):
+        yield name, comment, place, item, MALFORMED
     yield "mesh-str8", "the mesh in a longer form", 5, wire.text8(MESH.encode()), MALFORMED
     yield "receipt-bin16", "the receipt in a longer form", 9, wire.binary16(token("audit/receipt/1")), MALFORMED
 
@@ -296,6 +333,24 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         data = b"\xdd" + len(good).to_bytes(4, "big") + b"".join(good) if name == "array16" else data
         comment = "the array's length in the four-byte form" if name == "array16" else comment
         yield f"form-{name.replace('array16', 'array32')}", f"the entry: {comment}", data, MALFORMED
+    newer = wire.replaced(good, 0, wire.uint(2))
+    for name, comment, data, expect in (
+        ("previous-31", "a previous hash of 31 bytes", wire.replaced(newer, 2, wire.binary(bytes(31))), MALFORMED),
+        ("18-fields", "eighteen fields", [*newer, wire.NIL], MALFORMED),
+        ("class-3", "class 3", wire.replaced(newer, 13, wire.uint(3)), MALFORMED),
+        ("receipt-33", "a receipt of 33 bytes", wire.replaced(newer, 9, wire.binary(bytes(33))), MALFORMED),
+        ("event-33", "an event of 33 bytes", wire.replaced(newer, 4, wire.text(b"e" * 33)), MALFORMED),
+        ("event-unknown", "an event of its own", wire.replaced(newer, 4, wire.text(b"message.read")), VERSION),
+        ("receipt-16", "a receipt of 16 bytes", wire.replaced(newer, 9, wire.binary(bytes(16))), VERSION),
+        ("mesh-upper-case", "a capital in the mesh", wire.replaced(newer, 5, wire.text(b"Mesh")), VERSION),
+        ("sender-word", "a word as the sender", wire.replaced(newer, 6, wire.text(b"alice")), VERSION),
+        ("reason-space", "a space in the reason", wire.replaced(newer, 15, wire.text(b"no no")), VERSION),
+        ("count-0", "a count of 0", wire.replaced(newer, 16, wire.uint(0)), VERSION),
+    ):
+        checked = "before the version" if expect == MALFORMED else "behind the version"
+        yield f"newer-{name}", f"version 2, and {comment}, which is checked {checked}", wire.array(*data), expect
+    large = wire.array(*newer).ljust(1025, b"\x00")
+    yield "newer-1025", "version 2, and 1,025 bytes: not looked at", large, "wire.too_large"
     yield "form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED
     yield "form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED
     yield "form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), "wire.too_large"

@@ -150,7 +150,7 @@ def _inclusion(files: Files) -> None:
         spec=SPEC,
         given={**_included(5, 11), "size": 12},
     )
-    for name, comment, base, change in (*_bad_inclusions(), *_passed_off()):
+    for name, comment, base, change in (*_bad_inclusions(), *_passed_off(), *_unfit_inclusions()):
         files.add(
             f"refuse-inclusion-{name}",
             "merkle.verify_inclusion",
@@ -264,6 +264,29 @@ def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
     yield "zero-leaf", "32 zero bytes behind the last: other trees pad with them", padded, {"entry": bytes(32).hex()}
 
 
+def _unfit_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
+    """Yield what gives the root, where one check alone refuses."""
+    one, two = _included(0, 1), _included(1, 2)
+    yield (
+        "beyond-the-top-1",
+        "entry 1 of 2 as the only one: the path goes on above the top",
+        two,
+        {"index": 0, "size": 1},
+    )
+    eight = _included(7, 8)
+    yield "beyond-the-top-2", "entry 7 of 8 as entry 1 of 2, with all its path", eight, {"index": 1, "size": 2}
+    yield "index-at-size-1", "the only entry as entry 1 of 1", one, {"index": 1}
+    leaf, step = leaf_hash(entries(1)[0]), token("audit/step")
+    for size in (31, 33):
+        short = (step + step)[:size]
+        yield (
+            f"step-{size}-gives-the-root",
+            f"a hash of {size} bytes, and the root that comes of it",
+            one,
+            {"size": 2, "proof": [short.hex()], "root": node(leaf, short).hex()},
+        )
+
+
 # --- consistency -----------------------------------------------------------------------------------------------------
 
 
@@ -289,10 +312,14 @@ def _consistency(files: Files) -> None:
         (2, 2),
         (3, 4),
         (4, 7),
+        (5, 6),
         (6, 8),
         (7, 7),
         (8, 9),
+        (9, 10),
+        (9, 11),
         (13, 20),
+        (17, 20),
         (512, 1000),
     )
     for old_size, size in pairs:
@@ -310,7 +337,7 @@ def _consistency(files: Files) -> None:
         spec=SPEC,
         given={**_consistent(6, 11), "size": 10},
     )
-    for name, comment, base, change in _bad_consistency():
+    for name, comment, base, change in (*_bad_consistency(), *_unfit_consistency()):
         files.add(
             f"refuse-consistency-{name}",
             "merkle.verify_consistency",
@@ -420,3 +447,45 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
     yield "from-0-zero-root", "32 zero bytes as the root of the empty log", empty, {"old_root": bytes(32).hex()}
     nothing = _consistent(0, 0)
     yield "from-0-to-0-other-root", "the empty log with two roots", nothing, {"root": empty["root"]}
+
+
+def _unfit_consistency() -> Iterator[tuple[str, str, Json, Json]]:
+    """Yield what gives both roots, where one check alone refuses."""
+    seven = _consistent(7, 8)
+    yield "beyond-the-top", "the proof from 7 to 8, as one from 3 to 4", seven, {"old_size": 3, "size": 4}
+    four = _consistent(4, 8)
+    yield (
+        "shrunk-on-a-path",
+        "from 3 to 2: a path that goes on above the smaller log gives both roots",
+        four,
+        {"old_size": 3, "size": 2, "proof": [four["old_root"], *four["proof"]]},
+    )
+    two = _consistent(2, 4)
+    moved = two["old_root"] + two["proof"][0][:2]
+    yield (
+        "boundary-moved",
+        "the first byte of the proof as the 33rd of the old root: the hash over both is the same",
+        two,
+        {"old_root": moved, "proof": [two["proof"][0][2:]]},
+    )
+    same = _consistent(7, 7)
+    old_root, step = bytes.fromhex(two["old_root"]), bytes.fromhex(two["proof"][0])
+    for size in (31, 33):
+        left, right = (old_root * 2)[:size], (step * 2)[:size]
+        yield (
+            f"old-root-{size}-gives-the-root",
+            f"an old root of {size} bytes, and the root that comes of it",
+            two,
+            {"old_root": left.hex(), "root": node(left, step).hex()},
+        )
+        yield (
+            f"step-{size}-gives-the-root",
+            f"a hash of {size} bytes, and the root that comes of it",
+            two,
+            {"proof": [right.hex()], "root": node(old_root, right).hex()},
+        )
+        root = (bytes.fromhex(same["root"]) * 2)[:size].hex()
+        both = {"old_root": root, "root": root}
+        yield f"same-size-both-{size}", f"one size, and both roots the same {size} bytes", same, both
+    yield "from-0-root-empty", "from the empty log to a root of no bytes", _consistent(0, 7), {"root": ""}
+    yield "from-0-root-33", "from the empty log to a root of 33 bytes", _consistent(0, 7), {"root": "00" * 33}

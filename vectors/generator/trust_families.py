@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from generator.trust_graphs import graph
 from generator.trust_ledgers import ledger
-from generator.trust_lists import continuity_runs, revocation_runs
-from generator.trust_statements import CONTINUITY, EDGE, REVOCATION, TRUST, statements
+from generator.trust_lists import revocation_runs
+from generator.trust_statement_orders import statement_orders
+from generator.trust_statements import CONTINUITY, EDGE, KINDS, REVOCATION, TRUST, statements
+from generator.trust_successions import continuity_runs
 from generator.world import Files
 
 
 def families() -> list[Files]:
     """Return the families trust, edge, ledger, graph, revocation and continuity."""
-    revocation, continuity = statements(REVOCATION), statements(CONTINUITY)
-    revocation_runs(revocation)
-    continuity_runs(continuity)
-    return [statements(TRUST), ledger(), statements(EDGE), graph(), revocation, continuity]
+    made = {kind.name: statement_orders(statements(kind), kind) for kind in KINDS}
+    revocation_runs(made[REVOCATION.name])
+    continuity_runs(made[CONTINUITY.name])
+    return [made[TRUST.name], ledger(), made[EDGE.name], graph(), made[REVOCATION.name], made[CONTINUITY.name]]

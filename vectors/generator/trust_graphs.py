@@ -100,6 +100,7 @@ def graph() -> Files:
     _revoked(files)
     _refused(files)
     _full(files)
+    _room(files)
     return files
 
 
@@ -271,6 +272,12 @@ def _revoked(files: Files) -> None:
     scene.revoke(TARGET)
     scene.finish((900, 0))
 
+    scene = _Graph(files, "about-revoked-subject", "an edge about an identity that is revoked is taken")
+    scene.revoke(TARGET)
+    scene.edge(ROOT, TARGET, 900)
+    scene.edge(VOUCHER, TARGET, 300)
+    scene.finish((900, 0))
+
 
 def _refused(files: Files) -> None:
     for name, comment, data, expect in foreign_statements("edge", NOW_MS):
@@ -358,3 +365,77 @@ def _full(files: Files) -> None:
     scene.edge(ROOT, FARTHER, 900, FULL)
     scene.edge(ROOT, TARGET, 400)
     scene.finish((400, 0))
+
+
+def _room(files: Files) -> None:
+    strangers = [identity(f"stranger-{number}") for number in range(3)]
+    scene = _Graph(
+        files,
+        "withdrawal-makes-known",
+        "the first that the root says of a stranger is a withdrawal: it is a stranger no more, and its edges free the "
+        "strangers' room",
+        trust_edges=8,
+        subjects=(TARGET, strangers[0]),
+    )
+    for stranger in strangers[:2]:
+        scene.edge(stranger, TARGET, 1000)
+    scene.edge(ROOT, strangers[0], 0)
+    scene.edge(strangers[0], FARTHER, 1000)
+    scene.edge(strangers[2], TARGET, 1000)
+    scene.finish((0, 0), (0, 0))
+    scene = _Graph(files, "refuse-withdrawal-first", "a withdrawal of what was never there keeps an older edge out")
+    scene.edge(ROOT, TARGET, 0, sequence=2)
+    scene.edge(ROOT, TARGET, 900, STALE, sequence=1)
+    scene.finish((0, 0))
+    scene = _Graph(
+        files,
+        "refuse-withdrawal-needs-room",
+        "a withdrawal of what was never there is held, and fills the room of its issuer",
+        trust_edges_per_issuer=1,
+    )
+    scene.edge(ROOT, VOUCHER, 900)
+    scene.edge(VOUCHER, FARTHER, 0)
+    scene.edge(VOUCHER, TARGET, 600, FULL)
+    scene.finish((0, 0))
+    scene = _Graph(
+        files,
+        "refuse-withdrawal-has-no-room",
+        "a withdrawal of what was never there, where there is no room",
+        trust_edges_per_issuer=1,
+    )
+    scene.edge(ROOT, VOUCHER, 900)
+    scene.edge(VOUCHER, TARGET, 600)
+    scene.edge(VOUCHER, FARTHER, 0, FULL)
+    scene.finish((0, 300))
+    scene = _Graph(
+        files,
+        "refuse-order-time-before-room",
+        "an edge from the future where there is no room: its time is looked at first",
+        trust_edges_per_issuer=1,
+    )
+    scene.edge(ROOT, VOUCHER, 900)
+    scene.edge(VOUCHER, TARGET, 600)
+    scene.edge(VOUCHER, FARTHER, 600, STALE, at_ms=NOW_MS + TOLERANCE_MS + 1)
+    scene.finish((0, 300))
+    scene = _Graph(
+        files,
+        "refuse-room-of-the-revoked",
+        "a stranger with two edges is revoked: they keep their room, a fourth of eight",
+        trust_edges=8,
+    )
+    scene.edge(strangers[0], TARGET, 1000)
+    scene.edge(strangers[0], FARTHER, 1000)
+    scene.revoke(strangers[0])
+    scene.edge(strangers[1], TARGET, 1000, FULL)
+    scene.finish((0, 0))
+    scene = _Graph(
+        files,
+        "refuse-strangers-fourth-is-fixed",
+        "strangers fill a fourth, whatever part of other memories is kept from them",
+        trust_edges=8,
+        reserved_one_in=2,
+    )
+    for stranger in strangers[:2]:
+        scene.edge(stranger, TARGET, 1000)
+    scene.edge(strangers[2], TARGET, 1000, FULL)
+    scene.finish((0, 0))

@@ -79,6 +79,40 @@ def _settled(files: Files) -> None:
     scene.say(20, subject=OTHER_SUBJECT)
     scene.finish(510, 520)
 
+    scene = LedgerScene(
+        files,
+        "refuse-settled-still-beats",
+        "what is settled is not forgotten: the higher sequence of an update that is settled beats a new one",
+    )
+    scene.say(50, sequence=10)
+    scene.now_ms = SLOT_MS + DAY_MS + TOLERANCE_MS + 2 * HOUR_MS
+    scene.say(10, issuer=OTHER_ISSUER)
+    scene.now_ms += 1
+    scene.say(50, STALE, sequence=5)
+    scene.finish(60)
+    scene = LedgerScene(
+        files,
+        "settled-within-reach",
+        "the slot before the horizon is not settled, and what it moves hangs on the slot that lies a reach before it",
+    )
+    scene.say(200, sequence=1)
+    scene.now_ms = SLOT_MS + 25 * HOUR_MS
+    scene.say(100, sequence=2)
+    scene.now_ms = SLOT_MS + 50 * HOUR_MS + TOLERANCE_MS
+    scene.say(0, sequence=3)
+    scene.finish(200)
+    scene = LedgerScene(
+        files,
+        "refuse-behind-the-first-horizon",
+        "in 1970: a newest update whose horizon is slot 1, and then one in slot 0, with the clock set back",
+    )
+    scene.now_ms = DAY_MS + TOLERANCE_MS + HOUR_MS
+    scene.say(10)
+    scene.now_ms = HOUR_MS
+    scene.say(20, STALE, at_ms=HOUR_MS - 1, issuer=OTHER_ISSUER)
+    scene.say(40, issuer=OTHER_ISSUER)
+    scene.finish(50)
+
 
 def _times(files: Files) -> None:
     for name, comment, at_ms in (
@@ -135,6 +169,31 @@ def _believed(files: Files) -> None:
     scene.say(5, issuer=OTHER_ISSUER)
     scene.disbelieve(ISSUER, take_back=True)
     scene.finish(105)
+    scene = LedgerScene(
+        files,
+        "refuse-take-back-keeps-the-horizon",
+        "the newest update is taken back, then the clock is set back: what lies behind that update's horizon is "
+        "refused all the same",
+    )
+    scene.now_ms += 10 * DAY_MS
+    scene.say(100)
+    scene.disbelieve(ISSUER, take_back=True)
+    scene.now_ms = SLOT_MS + 9 * DAY_MS
+    scene.say(20, issuer=OTHER_ISSUER)
+    scene.say(40, STALE, at_ms=SLOT_MS + 9 * DAY_MS - HOUR_MS - 1, issuer=OTHER_ISSUER)
+    scene.finish(20)
+    scene = LedgerScene(
+        files,
+        "refuse-take-back-keeps-the-subject",
+        "all that was said of a subject is taken back: it is a subject all the same, and there is room for one",
+        subjects=(SUBJECT, OTHER_SUBJECT),
+        trust_subjects=1,
+    )
+    scene.say(100)
+    scene.disbelieve(ISSUER, take_back=True)
+    scene.say(20, FULL, subject=OTHER_SUBJECT, issuer=OTHER_ISSUER)
+    scene.say(10, issuer=OTHER_ISSUER)
+    scene.finish(10, 0)
     scene = LedgerScene(files, "take-back-and-again", "what was taken back may be said again, once believed again")
     data = scene.say(90, sequence=1)
     scene.disbelieve(ISSUER, take_back=True)
@@ -152,23 +211,6 @@ def _believed(files: Files) -> None:
     scene.revoke(SUBJECT)
     scene.say(120)
     scene.finish(120)
-    subjects = (SUBJECT, SUCCESSOR)
-    scene = LedgerScene(
-        files,
-        "inherit",
-        "a successor begins with the score of the old identity, which keeps its own",
-        subjects=subjects,
-    )
-    scene.say(150)
-    scene.inherit(SUBJECT, SUCCESSOR)
-    scene.say(40)
-    scene.say(200, subject=SUCCESSOR)
-    scene.finish(190, 350)
-    scene = LedgerScene(
-        files, "inherit-nothing", "nobody spoke of the old identity: the new one has the default", subjects=subjects
-    )
-    scene.inherit(SUBJECT, SUCCESSOR)
-    scene.finish(0, 0)
 
 
 def _full(files: Files) -> None:

@@ -109,10 +109,12 @@ class LedgerScene:
         self._model.revoked.add(who.key.raw)
         self._scene.step("revoke", "ok", self._scores(), statement=statement(REVOCATION, who, who))
 
-    def inherit(self, old: Identity, new: Identity) -> None:
+    def inherit(self, old: Identity, new: Identity, expect: str = "ok") -> None:
         """Let a new identity begin with an old one's score."""
-        self._model.inherit(old.key.raw, new.key.raw)
-        self._scene.step("inherit", "ok", self._scores(), old=old.key.raw, new=new.key.raw)
+        found = self._model.inherit(old.key.raw, new.key.raw) or "ok"
+        if found != expect:
+            raise ValueError(f"{self._scene.name}: the model says {found} and not {expect}")
+        self._scene.step("inherit", expect, self._scores(), old=old.key.raw, new=new.key.raw)
 
     def finish(self, *scores: int) -> None:
         """Write the file; the scores at its end are said again, so that they can be seen here."""

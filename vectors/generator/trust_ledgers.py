@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from generator.trust_ledger_inherit import inheritance
 from generator.trust_ledger_life import life
+from generator.trust_ledger_orders import orders
 from generator.trust_ledger_scene import (
     HOUR_MS,
     OTHER_ISSUER,
@@ -28,6 +30,8 @@ def ledger() -> Files:
     _sequences(files)
     _orders(files)
     life(files)
+    orders(files)
+    inheritance(files)
     return files
 
 
@@ -149,6 +153,30 @@ def _window(files: Files) -> None:
         scene.now_ms = SLOT_MS + hours * HOUR_MS
         scene.say(signal)
     scene.finish(500)
+    for sign, name in ((1, "up"), (-1, "down")):
+        scene = LedgerScene(
+            files,
+            f"window-turned-{name}",
+            "a slot that comes to be moved against the one before is held within 200 of its own start too: a movement "
+            "the other way gives no room within the slot",
+            default=500,
+        )
+        scene.say(-sign * 100)
+        scene.now_ms += HOUR_MS
+        scene.say(sign * 200)
+        scene.say(sign * 200)
+        scene.finish(500 + sign * 100)
+    for slots, score in ((26, 200), (27, 400)):
+        scene = LedgerScene(
+            files,
+            f"window-of-an-hour-{slots}",
+            f"a window of 3600 s has slots of 150 s, and so a reach of 26: two updates {slots} slots apart",
+            trust_window_seconds=3600,
+        )
+        scene.say(200)
+        scene.now_ms += slots * 150_000
+        scene.say(200)
+        scene.finish(score)
     scene = LedgerScene(
         files,
         "window-is-of-one-issuer",
@@ -253,6 +281,24 @@ def _sequences(files: Files) -> None:
     scene.say(small, sequence=3)
     scene.say(large, STALE, sequence=3)
     scene.finish(small)
+    late_ms = SLOT_MS + 1000
+
+    def digest(at_ms: int) -> bytes:
+        return digest_of(statement(TRUST, ISSUER, SUBJECT, 1, 10, sequence=3, time_ms=at_ms))
+
+    early_ms = next(at_ms for at_ms in range(SLOT_MS, late_ms) if digest(at_ms) > digest(late_ms))
+    comment = "one sequence, one slot, and the earlier has the larger digest: the time decides"
+    scene = LedgerScene(files, "same-sequence-time-before-digest", comment)
+    scene.now_ms = late_ms
+    scene.say(10, sequence=3)
+    scene.say(10, sequence=3, at_ms=early_ms)
+    scene.say(5, sequence=2)
+    scene.finish(15)
+    scene = LedgerScene(files, "refuse-same-sequence-time-before-digest", comment)
+    scene.now_ms = late_ms
+    scene.say(10, sequence=3, at_ms=early_ms)
+    scene.say(10, STALE, sequence=3)
+    scene.finish(10)
     scene = LedgerScene(
         files,
         "sequence-is-of-one-issuer-and-subject",

@@ -1,4 +1,4 @@
-"""Scenarios of the families revocation and continuity: who is revoked, and who goes on as whom."""
+"""Scenarios of the family revocation: who is revoked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from agentmesh.identity import Identity
 from generator.trust_scene import Scene, digest_of, foreign_statements
-from generator.trust_statements import CONTINUITY, ISSUER, REVOCATION, SUBJECT, UINT_MAX, statement
-from generator.world import DAY_MS, MALLORY, NOW_MS, TOLERANCE_MS, Files, identity
+from generator.trust_statements import ISSUER, REVOCATION, SUBJECT, UINT_MAX, statement
+from generator.world import MALLORY, NOW_MS, Files, identity
 
 Json = dict[str, Any]
 
@@ -19,13 +19,6 @@ AUTHORITY: Final = ISSUER
 OTHER_AUTHORITY: Final = identity("other-issuer")
 PEER: Final = SUBJECT
 OTHER_PEER: Final = identity("other-subject")
-OLD: Final = ISSUER
-NEW: Final = SUBJECT
-OTHER_NEW: Final = identity("other-successor")
-NEWEST: Final = identity("successor")
-
-
-# --- revocation ------------------------------------------------------------------------------------------------------
 
 
 class _List:
@@ -143,6 +136,7 @@ def revocation_runs(files: Files) -> None:
         scene.revoke(AUTHORITY, identity(f"sold-{number}"))
     scene.revoke(AUTHORITY, PEER, FULL)
     scene.finish()
+    _strangers(files)
     for name, comment, data, expect in foreign_statements("revocation", NOW_MS):
         scene = _List(files, f"refuse-run-{name}", f"a revocation {comment}; a genuine one is taken after it")
         scene.offer_foreign(data, expect)
@@ -150,220 +144,68 @@ def revocation_runs(files: Files) -> None:
         scene.finish()
 
 
-# --- continuity ------------------------------------------------------------------------------------------------------
-
-
-class _Successions:
-    """A scenario of `continuity.run`; who goes on as whom is written down beside it."""
-
-    def __init__(
-        self,
-        files: Files,
-        name: str,
-        comment: str,
-        *,
-        known: tuple[tuple[Identity, str | None], ...] = ((OLD, "the old one"),),
-        identities: tuple[Identity, ...] = (OLD, NEW),
-    ) -> None:
-        self._identities = identities
-        self._offered: dict[bytes, set[bytes]] = {}
-        self._followed: dict[bytes, bytes] = {}
-        given: Json = {
-            "known": [{"identity": who.key.raw.hex(), "name": called} for who, called in known],
-            "identities": [who.key.raw.hex() for who in identities],
-        }
-        self._scene = Scene(files, name, "continuity.run", comment, spec="9.5", given=given)
-
-    def _output(self) -> Json:
-        return {"current": [self._current(who.key.raw).hex() for who in self._identities]}
-
-    def _current(self, raw: bytes) -> bytes:
-        while raw in self._followed:
-            raw = self._followed[raw]
-        return raw
-
-    def offer(
-        self,
-        old: Identity = OLD,
-        new: Identity = NEW,
-        expect: str = "ok",
-        *,
-        sequence: int = 0,
-        at_ms: int = NOW_MS,
-    ) -> None:
-        """Offer a continuity statement."""
-        data = statement(CONTINUITY, old, new, sequence=sequence, time_ms=at_ms)
-        output = {}
-        if expect == "ok":
-            offered = self._offered.setdefault(old.key.raw, set())
-            offered.add(new.key.raw)
-            output = {"offered": [raw.hex() for raw in sorted(offered)], **self._output()}
-        noted = {"digest": digest_of(data).hex()}
-        self._scene.step("offer", expect, output, noted, now_ms=NOW_MS, statement=data)
-
-    def offer_foreign(self, data: bytes, expect: str) -> None:
-        """Offer what is refused before its own rules are asked."""
-        self._scene.step("offer", expect, {}, now_ms=NOW_MS, statement=data)
-
-    def know(self, who: Identity, called: str | None = None) -> None:
-        """Know an identity."""
-        self._scene.step("know", "ok", self._output(), identity=who.key.raw, name=called)
-
-    def follow(self, old: Identity = OLD, new: Identity = NEW, expect: str = "ok") -> None:
-        """Follow an identity to its successor."""
-        if expect == "ok":
-            self._followed[old.key.raw] = new.key.raw
-            del self._offered[old.key.raw]
-        self._scene.step("follow", expect, self._output(), old=old.key.raw, new=new.key.raw)
-
-    def finish(self) -> None:
-        """Write the file."""
-        self._scene.finish()
-
-
-def continuity_runs(files: Files) -> None:
-    """Add the scenarios of the family continuity."""
-    _followed(files)
-    _offers(files)
-    _unfit(files)
-    for name, comment, data, expect in foreign_statements("continuity", NOW_MS):
-        scene = _Successions(files, f"refuse-run-{name}", f"a continuity {comment}; a genuine one is taken after it")
-        scene.offer_foreign(data, expect)
-        scene.offer(sequence=1)
+def _strangers(files: Files) -> None:
+    strangers = [identity(f"stranger-{number}") for number in range(7)]
+    for name, comment, strange, limits in (
+        ("full", "the whole list is full", (), {"revocations": 1}),
+        ("strangers-full", "the strangers' part of the list is full", strangers[:2], {"revocations": 4}),
+    ):
+        scene = _List(
+            files,
+            f"refuse-run-order-stale-before-{name}",
+            f"who is revoked is revoked again, by itself, where {comment}: that it is revoked is looked at first",
+            **limits,
+        )
+        for stranger in (*strange, PEER):
+            scene.revoke(stranger, stranger)
+        scene.revoke(PEER, PEER, STALE, sequence=1)
         scene.finish()
-
-
-def _followed(files: Files) -> None:
-    scene = _Successions(files, "run-offered", "an offer alone changes nothing")
-    scene.offer()
-    scene.finish()
-    scene = _Successions(files, "run-followed", "the application follows: the old identity is retired for good")
-    scene.offer()
-    scene.follow()
-    scene.finish()
-    scene = _Successions(
-        files, "run-twice", "a successor has a successor", identities=(OLD, NEW, NEWEST), known=((OLD, None),)
-    )
-    scene.offer()
-    scene.follow()
-    scene.offer(NEW, NEWEST)
-    scene.follow(NEW, NEWEST)
-    scene.finish()
-    scene = _Successions(
+    scene = _List(
         files,
-        "run-conflict",
-        "two successors are offered, and the application takes one; the other offer is gone",
-        identities=(OLD, NEW, OTHER_NEW),
+        "refuse-run-part-is-cut-off",
+        "room for seven: a fourth of it, cut off, is one, and strangers fill six",
+        identities=tuple(strangers),
+        revocations=7,
     )
-    scene.offer()
-    scene.offer(new=OTHER_NEW)
-    scene.follow(new=OTHER_NEW)
-    scene.offer(OTHER_NEW, NEWEST)
+    for stranger in strangers[:6]:
+        scene.revoke(stranger, stranger)
+    scene.revoke(strangers[6], strangers[6], FULL)
+    scene.revoke(AUTHORITY, strangers[6])
     scene.finish()
-    scene = _Successions(files, "run-known-without-name", "an identity that is known, but not by a name, may succeed")
-    scene.know(NEW)
-    scene.offer()
-    scene.follow()
-    scene.finish()
-    scene = _Successions(files, "refuse-run-not-offered", "nobody is followed who was not offered")
-    scene.offer()
-    scene.follow(OLD, OTHER_NEW, "call.argument")
-    scene.follow(NEW, OLD, "call.argument")
-    scene.finish()
-    scene = _Successions(
+    scene = _List(
         files,
-        "refuse-run-named-since",
-        "between offer and decision the successor got a name of its own: it is not followed any more",
+        "run-strangers-are-counted-alone",
+        "room for eight: what an authority revoked, and who is known, takes nothing from the six of strangers",
+        known=(PEER,),
+        identities=(*strangers, PEER),
+        revocations=8,
     )
-    scene.offer()
-    scene.know(NEW, "somebody else")
-    scene.follow(OLD, NEW, "call.argument")
+    scene.revoke(PEER, PEER)
+    scene.revoke(AUTHORITY, strangers[6])
+    for stranger in strangers[:6]:
+        scene.revoke(stranger, stranger)
     scene.finish()
-
-
-def _offers(files: Files) -> None:
-    scene = _Successions(files, "run-offered-again", "a higher sequence takes the place of a lower one")
-    scene.offer(sequence=3)
-    scene.offer(sequence=4, at_ms=NOW_MS - DAY_MS)
-    scene.finish()
-    scene = _Successions(files, "refuse-run-replayed", "the same offer again, and one with a lower sequence")
-    scene.offer(sequence=3)
-    scene.offer(expect=STALE, sequence=3)
-    scene.offer(expect=STALE, sequence=2)
-    scene.finish()
-    small, large = sorted(
-        (NOW_MS, NOW_MS - 1), key=lambda at_ms: digest_of(statement(CONTINUITY, OLD, NEW, time_ms=at_ms))
-    )
-    scene = _Successions(files, "run-same-sequence", "of two with one sequence the one with the smaller digest stands")
-    scene.offer(sequence=7, at_ms=large)
-    scene.offer(sequence=7, at_ms=small)
-    scene.finish()
-    scene = _Successions(files, "refuse-run-same-sequence", "the one with the larger digest is refused")
-    scene.offer(sequence=7, at_ms=small)
-    scene.offer(expect=STALE, sequence=7, at_ms=large)
-    scene.finish()
-    scene = _Successions(files, "run-any-age", "an offer has no age; 300 s ahead of the clock is still in time")
-    scene.offer(at_ms=0)
-    scene.offer(new=OTHER_NEW, at_ms=NOW_MS + TOLERANCE_MS)
-    scene.finish()
-    scene = _Successions(files, "refuse-run-from-the-future", "a millisecond over 300 s ahead of the clock")
-    scene.offer(expect=STALE, at_ms=NOW_MS + TOLERANCE_MS + 1)
-    scene.finish()
-    scene = _Successions(
-        files, "refuse-run-nine-offers", "a ninth successor; one of the eight may be offered again, and followed"
-    )
-    for number in range(8):
-        scene.offer(new=identity(f"offered-{number}"))
-    scene.offer(expect=FULL)
-    scene.offer(new=identity("offered-3"), sequence=1)
-    scene.follow(new=identity("offered-3"))
-    scene.finish()
-
-
-def _unfit(files: Files) -> None:
-    scene = _Successions(files, "refuse-run-not-known", "who is not known here offers nobody")
-    scene.offer(MALLORY, NEW, UNFIT)
-    scene.finish()
-    scene = _Successions(files, "run-known-later", "who gets known may offer", known=())
-    scene.know(OLD, "the old one")
-    scene.offer()
-    scene.finish()
-    scene = _Successions(
+    scene = _List(
         files,
-        "refuse-run-retired-offers",
-        "who was retired offers no other successor",
-        identities=(OLD, NEW, OTHER_NEW),
+        "run-no-stranger-afterwards",
+        "an authority revokes itself, and is believed no more after that: its entry does not become a stranger's",
+        identities=(AUTHORITY, *strangers[:3]),
+        revocations=4,
     )
-    scene.offer()
-    scene.follow()
-    scene.offer(OLD, OTHER_NEW, UNFIT, sequence=1)
+    scene.revoke(AUTHORITY, AUTHORITY)
+    scene.believe(AUTHORITY, no_more=True)
+    for stranger in strangers[:3]:
+        scene.revoke(stranger, stranger)
     scene.finish()
-    scene = _Successions(
-        files, "refuse-run-retired-successor", "who was retired succeeds nobody: no circle", identities=(OLD, NEW)
-    )
-    scene.offer()
-    scene.follow()
-    scene.offer(NEW, OLD, UNFIT)
-    scene.finish()
-    scene = _Successions(
+    scene = _List(
         files,
-        "refuse-run-successor-of-two",
-        "who succeeded one identity does not succeed another",
-        known=((OLD, None), (MALLORY, None)),
-        identities=(OLD, NEW, MALLORY),
+        "refuse-run-stranger-for-good",
+        "a stranger that revoked itself is made an authority after that: its entry stays a stranger's",
+        identities=tuple(strangers[:4]),
+        revocations=4,
     )
-    scene.offer()
-    scene.follow()
-    scene.offer(MALLORY, NEW, UNFIT)
-    scene.finish()
-    scene = _Successions(
-        files,
-        "refuse-run-successor-named",
-        "an identity with a name of its own does not take another's",
-        known=((OLD, "the old one"), (NEW, "another")),
-    )
-    scene.offer(expect=UNFIT)
-    scene.finish()
-    scene = _Successions(files, "refuse-run-itself", "an identity offers itself")
-    scene.offer_foreign(statement(CONTINUITY, OLD, OLD), UNFIT)
+    for stranger in strangers[:3]:
+        scene.revoke(stranger, stranger)
+    scene.believe(strangers[0])
+    scene.revoke(strangers[3], strangers[3], FULL)
     scene.finish()

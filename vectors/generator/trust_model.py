@@ -13,6 +13,7 @@ SCORE_MAX: Final = 1000
 UNFIT: Final = "trust.unfit"
 STALE: Final = "trust.stale"
 FULL: Final = "trust.full"
+NOT_ALLOWED: Final = "call.argument"
 
 
 @frozen
@@ -107,11 +108,17 @@ class Ledger:
                 if update.issuer != issuer or (update in standing and self.slot(update.time_ms) < first)
             ]
 
-    def inherit(self, old: bytes, new: bytes) -> None:
-        """Let a new identity begin where the old one is."""
-        if old in self.taken:
-            self.start[new] = self.score(old)
-            self.taken[new] = []
+    def inherit(self, old: bytes, new: bytes) -> str | None:
+        """Let a new identity begin where the old one is, or return why not."""
+        if {old, new} & self.revoked or new in self.taken:
+            return NOT_ALLOWED
+        if old not in self.taken:
+            return None
+        if len(self.taken) >= self.subjects_max:
+            return FULL
+        self.start[new] = self.score(old)
+        self.taken[new] = []
+        return None
 
     def movements(self, issuer: bytes, subject: bytes) -> dict[int, int]:
         """Return what an issuer moves a subject by, slot by slot, zeros left out."""

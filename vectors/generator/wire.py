@@ -23,6 +23,16 @@ def uint8(value: int) -> bytes:
     return b"\xcc" + value.to_bytes(1, "big")
 
 
+def uint16(value: int) -> bytes:
+    """Return the three-byte form."""
+    return b"\xcd" + value.to_bytes(2, "big")
+
+
+def uint32(value: int) -> bytes:
+    """Return the five-byte form."""
+    return b"\xce" + value.to_bytes(4, "big")
+
+
 def uint64(value: int) -> bytes:
     """Return the nine-byte form."""
     return b"\xcf" + value.to_bytes(8, "big")
@@ -59,6 +69,16 @@ def text(data: bytes) -> bytes:
 def text8(data: bytes) -> bytes:
     """Return the form with a one-byte length."""
     return b"\xd9" + len(data).to_bytes(1, "big") + data
+
+
+def text16(data: bytes) -> bytes:
+    """Return the form with a two-byte length."""
+    return b"\xda" + len(data).to_bytes(2, "big") + data
+
+
+def text32(data: bytes) -> bytes:
+    """Return the form with a four-byte length."""
+    return b"\xdb" + len(data).to_bytes(4, "big") + data
 
 
 def array(*items: bytes) -> bytes:

@@ -15,7 +15,7 @@ from verifier.audit_record import (
     record_out,
 )
 from verifier.audit_tree import EMPTY_ROOT, Checkpoint, checkpoint_in, proof_in, root_of, verify_inclusion
-from verifier.common import Json, Refused, Trace, unhex
+from verifier.common import Json, Refused, Trace, refuse, unhex
 from verifier.encoding import u32
 
 MAGIC = b"agentmesh-log-1\n"
@@ -112,14 +112,22 @@ def log_read(given: Json, _: Trace) -> Json:
     return {"entries": found.entries}
 
 
+def is_new(data: bytes) -> bool:
+    """Whether a file is one that a writer has still to begin: a part of the first 16 bytes, then zeros, if anything."""
+    begun = data.rstrip(b"\x00")
+    return begun != MAGIC and MAGIC.startswith(begun)
+
+
 def log_append(given: Json, _: Trace) -> Json:
-    """log.append. The beginning of the first 16 bytes is a file that is new."""
+    """log.append. A new file gets its first 16 bytes when it is opened."""
     data, more = unhex(given["file"]), [unhex(entry) for entry in given["more"]]
-    new = len(data) < len(MAGIC) and MAGIC.startswith(data)
+    new = is_new(data)
     found = LogFile([], 0) if new else scan(data)
     if found.fault == "entry":
         raise found.refused()
-    file = data
+    if not all(1 <= len(entry) <= ENTRY_MAX_BYTES for entry in more):
+        refuse("call.argument")
+    file = MAGIC + data[len(MAGIC) :] if new else data
     if more:
         file = (MAGIC if new else data[: found.ends]) + b"".join(u32(len(entry)) + entry for entry in more)
     return {"entries": found.entries, "torn_bytes": len(data) - found.ends, "file": file}

@@ -184,8 +184,8 @@ class RefusalCounter:
             sender = parse_envelope(data, self.limits).sender
         except Refused:
             sender = ""
-        apart = sum(one != "" for one, _ in self.standing)
-        if (sender, code) not in self.standing and apart >= self.limits["refusal_records_per_minute"]:
+        full = len(self.standing) >= self.limits["refusal_records_per_minute"]
+        if (sender, code) not in self.standing and full:
             sender = ""
         if (sender, code) in self.standing:
             self.standing[sender, code]["count"] += 1

@@ -148,4 +148,6 @@ class LedgerRun:
         if self.revocations.revoked(old) or self.revocations.revoked(new) or new in self.subjects:
             refuse("call.argument")
         if old in self.subjects:
+            if len(self.subjects) >= self.limits["trust_subjects"]:
+                refuse("trust.full")
             self.subjects[new] = Subject(self.score(old))

@@ -36,7 +36,8 @@ class Revocations:
         self.entries[statement.subject] = stranger
 
     def _fits(self, statement: Statement) -> bool:
-        return statement.issuer == statement.subject or statement.issuer in self.authorities
+        believed = statement.issuer in self.authorities and not self.revoked(statement.issuer)
+        return statement.issuer == statement.subject or believed
 
 
 class RevocationRun:
@@ -119,12 +120,15 @@ class ContinuityRun:
         return statement.issuer
 
     def _know(self, identity: bytes, name: str | None) -> None:
-        """Section 9.5: at most one name each, no two by one name, and the retired are known no more."""
-        others = {its for key, its in self.names.items() if key != identity}
-        if identity in self.successor or (name is not None and name in others):
+        """Section 9.5: at most one name each, for good, no two by one name, and the retired are known no more."""
+        if identity in self.successor:
             refuse("call.argument")
-        if name is not None or identity not in self.names:
-            self.names[identity] = name
+        its = self.names.get(identity)
+        if name not in (None, its):
+            if its is not None or name in self.names.values():
+                refuse("identity.conflict")
+            its = name
+        self.names[identity] = its
 
     def _follow(self, old: bytes, new: bytes) -> None:
         if new not in self.offers.get(old, {}) or not self._may_succeed(old, new):
