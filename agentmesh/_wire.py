@@ -244,7 +244,7 @@ def pair_head(first_bytes: int) -> bytes:
 
 
 def first_at(pair: bytes) -> int:
-    """Return where the first byte string of a pair begins."""
+    """Return where the first byte string of a pair begins, which is shorter than 64 KiB."""
     return len(_PAIR) + (2 if pair[len(_PAIR)] == 0xC4 else 3)
 
 

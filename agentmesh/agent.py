@@ -229,7 +229,7 @@ class Agent(Redacted):
                 now_ms=now_ms,
             )
 
-        knock: Knock = self._seam.run(step, peer=did)
+        knock: Knock = self._seam.run(step)
         return knock
 
     @outermost
@@ -245,7 +245,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("conditions")
         session_id = _knock_session(knock)
         reply, early_payload = self._seam.run(
-            lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms), peer=knock.peer.did
+            lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms)
         )
         return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
 
@@ -317,8 +317,7 @@ class Agent(Redacted):
         return self._seam.run(
             lambda now_ms: exchange.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
-            ),
-            peer=did,
+            )
         )
 
     @outermost
@@ -331,9 +330,7 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
         check_session_id(session_id)
-        envelope: bytes = self._seam.run(
-            lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms), peer=did
-        )
+        envelope: bytes = self._seam.run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
     @outermost

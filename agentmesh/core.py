@@ -105,7 +105,7 @@ class Core(Redacted):
                 return
         except Exception:  # noqa: S110 - a policy that fails, however, denies
             pass
-        raise PeerNotAllowed
+        raise PeerNotAllowed(peer.did)
 
     # --- strangers and the known -------------------------------------------------------------------------------------
 
@@ -167,6 +167,13 @@ class Core(Redacted):
             and not (isinstance(held, Session) and (held.superseded_at_ms is not None or held.ending(now_ms)))
             and not (not isinstance(held, Session) and now_ms > held.deadline_ms)
         ]
+
+    def holds_session(self, key: IdentityKey, th: TranscriptHash, now_ms: int) -> bool:
+        """Say whether the session of this transcript was established with this peer, and has not ended."""
+        peer = self.state.peers.get(key.raw)
+        return peer is not None and any(
+            isinstance(held, Session) and held.facts.th == th and held.ending(now_ms) is None for held in peer.sessions
+        )
 
     def has_room(self, peer: Peer | None, now_ms: int, *, replaced: int = 0, leave: int = 0) -> bool:
         """Say whether one more session with this peer can be held, with room left for `leave` of others."""

@@ -115,6 +115,8 @@ class SessionRejected:
 class MessageReceived:
     """A data message, opened. Slotted and not frozen, because one is made for every message.
 
+    It holds the sealed envelope too, for its receipt: keep `plaintext` and not the event where many are kept.
+
     Attributes:
         peer: Who sent it: the session's other side, proved.
         session_id: 16 bytes.

@@ -372,7 +372,8 @@ def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
         BadSignature: not the peer's.
     """
     reject = parse_reject_body(outer.body)
-    for held in _held(core.state.peer(outer.header.sender)):
+    key = core.state.dids.get(outer.header.sender)
+    for held in () if key is None else core.state.peers[key].sessions:
         if isinstance(held, Pending) and held.facts.knock_receipt == reject.knock_receipt:
             reject.verify(held.facts.peer, outer.header_bytes)
             over = ended(held, Phase.REJECTED, at_ms=now_ms, detail=str(reject.reason))

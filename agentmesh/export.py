@@ -34,7 +34,7 @@ from agentmesh.prekeys import PUBLISHED_LAYOUT, BundleClass, export_published, r
 from agentmesh.ratchet import PastChain, Ratchet, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.replay import KnockMemo
 from agentmesh.session import PeerClose, Session
-from agentmesh.state import AgentState, Held, Peer, session_id_of
+from agentmesh.state import AgentState, Held, session_id_of
 from agentmesh.suite import SUITE
 from agentmesh.verdict import Conditions
 
@@ -423,17 +423,14 @@ def _restore_agent(data: bytes) -> AgentState:
         peer = state.ensure_peer(IdentityKey(raw))
         peer.latest_knock_ms = -1 if latest_knock_ms is None else latest_knock_ms
         peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
-        for session_data in sessions:
-            _restore_into(state, peer, _restore_held(session_data, mesh, state.identity.did))
+        restored = [_restore_held(session_data, mesh, state.identity.did) for session_data in sessions]
+        ids = {session_id_of(held) for held in restored}
+        _require(len(ids) == len(restored) and ids.isdisjoint(state.sessions))
+        for held in restored:
+            # A record under another peer's name is a swapped record, whichever of them was moved.
+            _require(peer.key == (held.peer if isinstance(held, Ended) else held.facts.peer))
+        state.hold_all(peer, restored)
     return state
-
-
-def _restore_into(state: AgentState, peer: Peer, held: Held) -> None:
-    session_id = session_id_of(held)
-    owner = held.peer if isinstance(held, Ended) else held.facts.peer
-    # A record under another peer's name is a swapped record, whichever of them was moved.
-    _require(owner == peer.key and session_id not in state.sessions)
-    state.hold(peer, held)
 
 
 _Restored = TypeVar("_Restored")

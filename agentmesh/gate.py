@@ -146,7 +146,7 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
     """Step 4, its first half: an equal th gets no other answer than the first; a new one is remembered.
 
     Raises:
-        KnockReplayed: seen before, and no answer is to be repeated.
+        KnockReplayed: seen before, and no answer is to be repeated, or the session that it began has ended.
         AnswerOverdue: its answer was repeated often enough for now.
         PeerNotAllowed: it was accepted, and the policy does not allow its sender any more.
         Busy: the memory is full; nothing was stored.
@@ -165,13 +165,14 @@ def check_novelty(core: Core, knock: _Verified, now_ms: int) -> KnockMemo | Answ
     if memo is not None:
         if memo.receipt != knock.outer.receipt or memo.answer is None or now_ms > memo.expires_ms:
             raise KnockReplayed
+        if OuterEnvelope(memo.answer, limits).header.kind is Kind.ACCEPT:
+            # Its sender would establish what this side has ended, or take up again with whom it has dropped.
+            if not core.holds_session(knock.initiator, th, now_ms):
+                raise KnockReplayed
+            core.check_allowed(knock.initiator)
         leave = core.kept(limits.remembered_knocks, known=knock.known)
         if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
             raise AnswerOverdue
-        peer = state.peers.get(knock.initiator.raw)
-        sessions = () if peer is None else peer.sessions
-        if any(isinstance(held, Session) and held.facts.th == th for held in sessions):
-            core.check_allowed(knock.initiator)  # an ACCEPT is not given again to who was dropped or revoked since
         return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=memo.answer)
     leave = core.kept(limits.tracked_identities, known=knock.known)
     if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
@@ -492,5 +493,5 @@ def _accepted(core: Core, session: Session, reply: bytes, now_ms: int, why: str)
         session_id=session.facts.session_id,
         size_bytes=len(reply),
         bundle_class=session.facts.bundle_class,
-        reason=why,
+        reason=str(why),
     )

@@ -36,10 +36,10 @@ class Seam(Redacted):
         state = core.state
         self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
 
-    def run(self, compute: Callable[[int], Step], *, envelope: bytes | None = None, peer: str = "") -> Any:
+    def run(self, compute: Callable[[int], Step], *, envelope: bytes | None = None) -> Any:
         """Compute a step from the state, commit it, return its output.
 
-        A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that `peer`
+        A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that a peer
         is not to be sent anything.
 
         Raises:
@@ -60,7 +60,7 @@ class Seam(Redacted):
                     if self._journal is not None and envelope is not None:
                         self._count(error.code, envelope, now_ms)
                     elif self._journal is not None and isinstance(error, PeerNotAllowed):
-                        self._refusals.count_unsent(error.code, peer, now_ms=now_ms)
+                        self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
                     raise
                 self._commit(step)
             finally:

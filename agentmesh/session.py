@@ -450,11 +450,17 @@ class Session(Redacted):
         kind = Kind.MESSAGE
         if time_ms is None:
             time_ms, kind = outer.header.time_ms, outer.header.kind
-        content_type, action, data = parse_content(opened.plaintext)
+        behind = close is not None and number > close.number
+        content_type = ContentType.DATA
+        try:
+            content_type, action, data = parse_content(opened.plaintext)
+        except MessageRefused:
+            if not behind:
+                raise
         # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
         if kind is not Kind.MESSAGE or content_type is ContentType.ACCEPT:
             raise MessageRefused
-        if close is not None and number > close.number:
+        if behind:
             raise MessageAfterClose
         announced: PeerClose | None = None
         if content_type is ContentType.CLOSE:

@@ -10,6 +10,7 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Protocol, final
 
 from attrs import frozen
@@ -132,9 +133,18 @@ class AgentState(Redacted):
         return peer
 
     def hold(self, peer: Peer, held: Held) -> None:
-        """Hold a session in the phase that it is in now. For changes and restoring alone."""
-        session_id = session_id_of(held)
+        """Hold a session in the phase that it is in now. For changes alone."""
         peer.put(held)
+        self._index(held)
+
+    def hold_all(self, peer: Peer, sessions: Sequence[Held]) -> None:
+        """Hold a peer's sessions, oldest first, where it has none yet. For restoring alone."""
+        peer.sessions = tuple(sessions)
+        for held in sessions:
+            self._index(held)
+
+    def _index(self, held: Held) -> None:
+        session_id = session_id_of(held)
         self.sessions[session_id] = held
         if isinstance(held, Undecided):
             self.undecided[session_id] = held
@@ -322,9 +332,11 @@ class SessionEnded:
         peer = state.ensure_peer(self.ended.peer)
         state.hold(peer, self.ended)
         over = [held for held in peer.sessions if isinstance(held, Ended)]
-        for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]:
-            peer.drop(held.session_id)
-            del state.sessions[held.session_id]
+        surplus = {held.session_id for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]}
+        if surplus:
+            peer.sessions = tuple(held for held in peer.sessions if session_id_of(held) not in surplus)
+            for session_id in surplus:
+                del state.sessions[session_id]
 
 
 @frozen

@@ -73,11 +73,19 @@ class ConditionNotMet(LocalError):
 
 
 class PeerNotAllowed(LocalError):
-    """The policy does not allow this peer (any more), or the policy failed."""
+    """The policy does not allow this peer (any more), or the policy failed.
+
+    Attributes:
+        did: The peer.
+    """
 
     code = "policy.denied"
     text = "the policy does not allow this peer"
     hint = "ask the policy's owner; nothing was sent and nothing was opened"
+
+    def __init__(self, did: str = "") -> None:
+        super().__init__()
+        self.did = did
 
 
 class KnockNotPending(LocalError):

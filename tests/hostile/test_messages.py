@@ -919,7 +919,8 @@ def test_messages_after_a_close_that_still_waits_are_refused() -> None:
     skipped_close = sealed_by(alice, bob, close_content("a close out of its place", 3, 0))
     announced = alice.send(bob.did, b"the fourth")
     closing = sealed_by(alice, bob, close_content("", 4, 0))
-    after = [sealed_by(alice, bob, b"\x00\x00after"), sealed_by(alice, bob, close_content("", 5, 0))]
+    contents = (b"\x00\x00after", close_content("", 5, 0), b"\x00\x01\xff", b"\x07of no type", b"\x02no close")
+    after = [sealed_by(alice, bob, content) for content in contents]
     refuse(bob, closing[:-1] + bytes([closing[-1] ^ 1]), DecryptionFailed)
     assert delivered(bob, announced) == b"the fourth"
     refuse(bob, skipped_close, MessageRefused)  # numbered before a message that was opened

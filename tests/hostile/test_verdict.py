@@ -364,6 +364,10 @@ FORGED_REJECTS: dict[str, tuple[Callable[[Asked], bytes], type[Exception]]] = {
         BadSignature,
     ),
     "Mallory's in her own name": (lambda a: a.reject(identity=a.scene.identity(a.scene.mallory)), VerdictUnmatched),
+    "from a name that is no DID": (
+        lambda a: a.reject(header=a.forge.header_bytes(3, "did:agentmesh:1", a.alice.did, a.scene.clock.now_ms)),
+        VerdictUnmatched,
+    ),
     "Alice's own": (lambda a: a.reject(identity=a.scene.identity(a.alice)), EnvelopeReflected),
     "the label of an accept": (lambda a: a.reject(sign=relabelled(a, a.forge.SIGN_ACCEPT)), BadSignature),
     "signed for another time": (

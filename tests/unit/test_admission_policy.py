@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -50,10 +51,18 @@ from agentmesh.admission import (
     verify_revocation,
     verify_trust,
 )
-from agentmesh.audit import owner_of
+from agentmesh.audit import AuditJournal, AuditLog, MemorySink, owner_of, verified_records
 from agentmesh.audit.record import AuditEvent, Outcome, Record
-from agentmesh.errors import ArgumentInvalid, KnockNotAdmitted, PeerNotAllowed, StatementUnfit
+from agentmesh.errors import (
+    ArgumentInvalid,
+    KnockNotAdmitted,
+    KnockNotPending,
+    KnockReplayed,
+    PeerNotAllowed,
+    StatementUnfit,
+)
 from agentmesh.identity import IdentityKey
+from agentmesh.keys import SessionId
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.pair import MESH
 
@@ -878,3 +887,49 @@ def test_a_policy_without_a_word_is_named_as_such() -> None:
     events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
     received, accepted = journal.records[-2:]
     assert (received.reason, accepted.reason) == ("", "policy")
+
+
+class Word(StrEnum):
+    LISTED = "listed"
+
+
+@pytest.mark.parametrize("decision", [Grant(why=Word.LISTED), Deny(why=Word.LISTED)], ids=["grant", "deny"])
+def test_a_policys_word_may_be_of_an_enumeration(decision: Grant | Deny) -> None:
+    ann, bob, _, clock = mesh_of(AdmissionPolicy())
+
+    class Everybody(AskApplication):
+        def decide(self, _knock: object, /) -> Grant | Deny:
+            return decision
+
+    log = AuditLog(MemorySink())
+    bob = Agent.create(MESH, clock=clock, policy=Everybody(), journal=AuditJournal(log))
+    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    *_, last = verified_records(log.entries())
+    assert (last.reason, type(last.reason)) == ("listed", str)
+
+
+def test_an_acceptance_is_not_repeated_once_its_session_has_ended() -> None:
+    ann, bob, _, clock = mesh_of(AdmissionPolicy(tiers=OPEN, allow=[PEER]))
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    established = events(bob, knock)
+    bob.close(ann.did)
+    assert events(bob, knock).reply == established.reply  # it is awaited still, and may be answered
+    clock.advance(seconds=601)
+    for _ in range(2):  # whether or not the end was told
+        before = bob.export_state()
+        with pytest.raises(KnockReplayed):
+            bob.receive(knock)
+        assert bob.export_state() == before
+        bob.poll()
+
+
+def test_a_request_that_no_agent_made_accepts_nothing() -> None:
+    _, bob, journal, _ = mesh_of(AdmissionPolicy(tiers=OPEN, block=[PEER]))
+    made = dict.fromkeys(("peer", "receipt", "intent", "bundle_class"))
+    numbers = dict.fromkeys(("time_ms", "expires_ms", "has_early_payload", "fresh", "open_sessions"), 0)
+    request = KnockRequest(session_id=SessionId(bytes(16)), **made, **numbers)  # type: ignore[arg-type]
+    for call in (lambda: bob.accept(request), lambda: bob.reject(request)):
+        with pytest.raises(KnockNotPending):
+            call()
+    bob.record_refusals()
+    assert journal.records == []
