@@ -44,7 +44,7 @@ SCALE: Final = Scale(rounds=9, block_ms=30)
 def measure(limits: Sequence[Limit], command: Sequence[str], scale: Scale = SCALE) -> dict[str, list[float]]:
     """Return what one interleaved run of ours and the floor gives for these limits."""
     jobs = dict.fromkeys(name.removeprefix("bare:") for limit in limits for name in (limit.ours, limit.versus))
-    run = Run({"ours": command}, lambda _: None, block_value=middle)
+    run = Run({"ours": command}, lambda _: None, block_value=lambda _, calls: middle(calls))
     try:
         run.interleave("guard", jobs, scale)
     finally:

@@ -74,9 +74,14 @@ def groups(scale: Scale) -> dict[str, tuple[str, ...]]:
     return {name: jobs + (HEAVY.get(name, ()) if scale.heavy else ()) for name, jobs in GROUPS.items()}
 
 
-def mean(calls: list[float]) -> float:
-    """Return the mean: what a library leaves to Python's garbage collector is part of its cost."""
-    return sum(calls) / len(calls)
+def value_of(workload: str, calls: list[float]) -> float:
+    """Return what a round says of a workload: the median call, which what disturbs a few calls does not move.
+
+    Where records are kept for ever it is the mean, because what a library then leaves to Python's garbage collector,
+    in few and long passes, is part of its cost.
+    """
+    keeps = workload.removeprefix("bare:").startswith(("frameaudit", "framefile", "audit"))
+    return sum(calls) / len(calls) if keeps else middle(calls)
 
 
 # What keeps objects for ever makes the garbage collector's rare long passes longer: only long blocks show them.
@@ -92,7 +97,7 @@ class Run:
         commands: dict[str, Sequence[str]],
         progress: Progress,
         *,
-        block_value: Callable[[list[float]], float] = mean,
+        block_value: Callable[[str, list[float]], float] = value_of,
     ) -> None:
         self._block_value = block_value
         self.missing: dict[str, str] = {}
@@ -168,7 +173,7 @@ class Run:
             return
         cold = times[key] // 4  # a worker that has waited for the others finds its caches empty
         found = worker.run(workload, cold + times[key])[cold:]
-        self.measured.setdefault(key, []).append(self._block_value(found))
+        self.measured.setdefault(key, []).append(self._block_value(workload, found))
 
     def take_figures(self, scale: Scale) -> None:
         """Take what a clock alone does not say, each in a fresh process."""

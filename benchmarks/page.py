@@ -51,6 +51,8 @@ def _limits(result: dict[str, Any]) -> Iterator[str]:
     yield f"  averages of {machine['load before']} before the run. Another machine gives other ratios."
     yield f"- {result['rounds']} interleaved rounds. A ratio is the median of our rounds by the median of theirs;"
     yield "  beside it stands the middle half of the ratios of single rounds. Figures of bytes are taken once."
+    yield "- What a round says is the median of its calls; of rows that keep audit records it is the mean, because what"
+    yield "  they leave to Python's garbage collector, in few and long passes, is part of their cost."
     if control:
         yield f"- Noise: the same primitives under two names gave a ratio of {control['ratio']:.2f}, its middle half"
         yield f"  {control['low']:.2f} to {control['high']:.2f}. Differences under 15 % mean nothing."
