@@ -230,6 +230,7 @@ def test_no_schedule_output_is_a_part_of_another() -> None:
 
 # --- the transcript ---------------------------------------------------------------------------------------------------
 
+
 def flipped(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
