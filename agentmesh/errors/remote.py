@@ -78,10 +78,10 @@ class BadSignature(RemoteError):
 
 
 class IdentityConflict(RemoteError):
-    """Another key under a DID that is known with one key: evidence of fraud."""
+    """Another key under a DID, or under a name, that is known with one key: evidence of fraud."""
 
     code = "identity.conflict"
-    text = "the DID is known with another key"
+    text = "the DID or name is known with another key"
     hint = "keep the bytes as evidence; do not proceed"
 
 
