@@ -203,8 +203,16 @@ def kem_public(key: KemKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
+def _kem_public_key(public_key: bytes) -> MLKEM768PublicKey:
+    # Nothing of another type or length gets into the cache.
+    key = _parsed_kem_key(public_key) if type(public_key) is bytes and len(public_key) == KEM_PUBLIC_BYTES else None
+    if key is None:
+        raise BadPoint
+    return key
+
+
 @lru_cache(maxsize=64)  # because a key that was just checked is the one that is encapsulated to next
-def _kem_public_key(public_key: bytes) -> MLKEM768PublicKey | None:
+def _parsed_kem_key(public_key: bytes) -> MLKEM768PublicKey | None:
     try:
         return MLKEM768PublicKey.from_public_bytes(public_key)
     except (ValueError, UnsupportedAlgorithm):
@@ -217,10 +225,7 @@ def kem_encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
     Raises:
         BadPoint: `public_key` fails the length or modulus check.
     """
-    key = _kem_public_key(public_key)
-    if key is None:
-        raise BadPoint
-    shared, ciphertext = key.encapsulate()
+    shared, ciphertext = _kem_public_key(public_key).encapsulate()
     return ciphertext, shared
 
 
@@ -230,8 +235,7 @@ def kem_check(public_key: bytes) -> None:
     Raises:
         BadPoint: the check fails.
     """
-    if _kem_public_key(public_key) is None:
-        raise BadPoint
+    _kem_public_key(public_key)
 
 
 def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:
@@ -274,10 +278,7 @@ def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
     Raises:
         DecryptionFailed: the tag does not verify, or there is none.
     """
-    if len(box) >= TAG_BYTES:
-        try:
-            plaintext: bytes = crypto_secretbox_open_easy(box, nonce, key)
-            return plaintext
-        except nacl.exceptions.CryptoError:
-            pass
-    raise DecryptionFailed
+    plaintext = secretbox_try_open(box, nonce, key) if len(box) >= TAG_BYTES else None
+    if plaintext is None:
+        raise DecryptionFailed
+    return plaintext

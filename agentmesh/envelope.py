@@ -224,11 +224,6 @@ def envelope_head(header_bytes: bytes) -> bytes:
     return _wire.pair_head(len(header_bytes)) + header_bytes
 
 
-def header_at(head: bytes) -> int:
-    """Return where in an `envelope_head` the header begins."""
-    return _wire.first_at(head)
-
-
 def message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
     """Return the `envelope_prefix` of messages from one agent to another."""
     header = Header(kind=Kind.MESSAGE, mesh=mesh, sender=sender, recipient=recipient, time_ms=0)

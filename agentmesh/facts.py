@@ -7,7 +7,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, header_at, long_time, message_prefix
+from agentmesh import _wire
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, long_time, message_prefix
 from agentmesh.identity import IdentityKey
 from agentmesh.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.prekeys import BundleClass
@@ -91,7 +92,7 @@ class Facts:
             header_bytes = self.header(Kind.MESSAGE, now_ms)
             return envelope_head(header_bytes), self.context(header_bytes)
         head = self._envelope_out + time
-        return head, self.session_id + self.th + head[header_at(head) :]
+        return head, self.session_id + self.th + head[_wire.first_at(head) :]
 
     def message_time_ms(self, outer: OuterEnvelope) -> int | None:
         """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""

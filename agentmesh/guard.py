@@ -52,8 +52,15 @@ def check_session_id(session_id: object) -> None:
         raise ArgumentInvalid("session_id")
 
 
+_METHODS: Final = {
+    "entropy": ("token", "encapsulate"),
+    "policy": ("may_knock", "decide", "still_allowed"),
+    "journal": ("commit",),
+}
+
+
 def check_given(*, clock: object, limits: object, **hooks: object) -> None:
-    """Refuse what an agent cannot be made with.
+    """Refuse what an agent cannot be made with: a hook that is not `None` and lacks a method that it is there for.
 
     Raises:
         ArgumentInvalid: names it.
@@ -62,22 +69,6 @@ def check_given(*, clock: object, limits: object, **hooks: object) -> None:
         raise ArgumentInvalid("clock")
     if limits is not None and not isinstance(limits, Limits):
         raise ArgumentInvalid("limits")
-    check_hooks(**{name: (hook, _METHODS[name]) for name, hook in hooks.items()})
-
-
-_METHODS: Final = {
-    "entropy": ("token", "encapsulate"),
-    "policy": ("may_knock", "decide", "still_allowed"),
-    "journal": ("commit",),
-}
-
-
-def check_hooks(**hooks: tuple[object, tuple[str, ...]]) -> None:
-    """Refuse a hook that is not `None` and lacks one of the methods that it is there for.
-
-    Raises:
-        ArgumentInvalid: names the hook.
-    """
-    for name, (hook, methods) in hooks.items():
-        if hook is not None and not all(callable(getattr(hook, method, None)) for method in methods):
+    for name, hook in hooks.items():
+        if hook is not None and not all(callable(getattr(hook, method, None)) for method in _METHODS[name]):
             raise ArgumentInvalid(name)

@@ -316,8 +316,8 @@ class Session(Redacted):
         """Say whether data can be sealed now, conditions aside."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
-        ttl_seconds = self.conditions.ttl_seconds
-        return ttl_seconds is None or now_ms <= self.accepted_at_ms + ttl_seconds * 1000
+        ttl_end_ms = self.ttl_end_ms
+        return ttl_end_ms is None or now_ms <= ttl_end_ms
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -467,7 +467,8 @@ class Session(Redacted):
             data, announced = self._parse_close(data, number, now_ms)
         if len(data) > limits.plaintext_max_bytes:
             raise TooLarge
-        if conditions.ttl_seconds is not None and time_ms > self.accepted_at_ms + conditions.ttl_seconds * 1000:
+        ttl_end_ms = self.ttl_end_ms
+        if ttl_end_ms is not None and time_ms > ttl_end_ms:
             raise PeerConditionBroken("ttl_seconds")
         action = "" if announced is not None else action or facts.action
         if announced is None:

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 class Target(NamedTuple):
     """One row: `ours` may be at most `at_most` times `versus`; `says` what is compared with what.
 
-    `note` says what stands in the way of a row that is not met, and is shown for no other.
+    `note` says what stands in the way of a row that is not met, and is shown for no other. Its numbers are those of the
+    machine of docs/benchmarks.md in this repository.
     """
 
     ours: str

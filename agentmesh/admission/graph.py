@@ -24,7 +24,7 @@ from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require,
 from agentmesh.admission.revocation import RevocationList, revocations_argument
 from agentmesh.admission.statements import TrustEdge, verify_edge
 from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import ArgumentInvalid, StatementStale, TrustFull
+from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
 
@@ -122,6 +122,9 @@ class TrustGraph:
         if edge.time_ms > now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
         with self._lock:
+            # Asked again, because its issuer may have been revoked while the signature was checked.
+            if not self._may_count(edge.issuer.raw, edge.subject.raw):
+                raise StatementUnfit
             self._take(edge.issuer.raw, edge.subject.raw, (edge.weight, edge.sequence, edge.digest))
             self.generation += 1
         return edge

@@ -332,7 +332,8 @@ class TrustLedger:
         if not now_ms - self._window_ms <= update.time_ms <= now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
         with self._lock:
-            if update.issuer.raw not in self._issuers:
+            # Asked again, because its issuer may have been revoked while the signature was checked.
+            if not self._may_count(update.issuer.raw, update.subject.raw):
                 raise StatementUnfit
             self._take(update)
             self.generation += 1

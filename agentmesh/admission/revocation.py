@@ -16,7 +16,7 @@ from agentmesh.admission.arguments import key_argument, limits_argument, raw_key
 from agentmesh.admission.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.admission.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
 from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import ArgumentInvalid, StatementStale, TrustFull
+from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import Limits
 
@@ -102,6 +102,9 @@ class RevocationList:
         revocation = verify_revocation(statement, mesh=self.mesh, may_count=self._may_count)
         subject = revocation.subject.raw
         with self._lock:
+            # Asked again, because its issuer may have been revoked while the signature was checked.
+            if not self._may_count(revocation.issuer.raw, subject):
+                raise StatementUnfit
             if subject in self._revoked:
                 raise StatementStale
             most, stranger = self._limits.revocations, self._is_stranger(revocation.issuer.raw, subject)

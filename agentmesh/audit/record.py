@@ -212,6 +212,7 @@ class Record:
             and len(self.receipt) in _RECEIPT_BYTES
             and len(self.session_id) in _SESSION_BYTES
             and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
+            and len(self.mesh) + len(self.sender) + len(self.recipient) + len(self.reason) <= ENTRY_MAX_BYTES
             and _are_sound_words(self.mesh, self.sender, self.recipient, self.reason)
         )
 
@@ -229,7 +230,7 @@ class Record:
         return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
 
 
-@lru_cache(maxsize=4096)  # because most records of a log name the same few
+@lru_cache(maxsize=4096)  # because most records of a log name the same few; short words alone get here
 def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
     return is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient) and _REASON.fullmatch(reason) is not None
 

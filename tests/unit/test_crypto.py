@@ -356,3 +356,15 @@ def test_no_foreign_exception_hangs_on_ours(name: str) -> None:
     assert type(caught.value) is expected
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+NO_KEM_KEYS = [b"", bytes(1183), bytes(1185), bytearray(1184), "k" * 1184, None]
+
+
+@pytest.mark.parametrize("call", [_crypto.kem_check, _crypto.kem_encapsulate])
+@pytest.mark.parametrize("wrong", NO_KEM_KEYS, ids=lambda wrong: f"{type(wrong).__name__}-{len(wrong or ())}")
+def test_what_is_no_kem_key_is_refused_as_one_and_not_kept(call: Any, wrong: Any) -> None:
+    before = _crypto._parsed_kem_key.cache_info()
+    with pytest.raises(BadPoint):
+        call(wrong)
+    assert _crypto._parsed_kem_key.cache_info() == before

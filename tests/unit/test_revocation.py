@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from agentmesh.admission import (
     RevocationList,
     Successions,
+    TrustGraph,
     TrustLedger,
     issue_continuity,
     issue_edge,
     issue_revocation,
+    issue_trust,
 )
+from agentmesh.admission import revocation as revocation_module
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -575,3 +578,47 @@ def test_an_authority_that_revoked_itself_revokes_nobody_else() -> None:
     listed.apply(revocation(BEN))
     restored = RevocationList.restore(listed.export_state())
     assert restored.export_state() == listed.export_state()
+
+
+class Meanwhile:
+    """A list that revokes an issuer while its statement is being verified: it says so from the second question on."""
+
+    def __init__(self) -> None:
+        self.asked, self.mesh = 0, MESH
+
+    def is_revoked(self, _identity: object) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_an_issuer_that_is_revoked_while_its_statement_is_verified_does_not_count() -> None:
+    ledger, graph = TrustLedger(MESH), TrustGraph(MESH, ANN.key)
+    ledger.believe(OFFICE.key)
+    update = issue_trust(OFFICE, BEN.key, 100, mesh=MESH, sequence=1, time_ms=NOW)
+    edge = issue_edge(OFFICE, BEN.key, 100, mesh=MESH, sequence=1, time_ms=NOW)
+    for held, statement in ((ledger, update), (graph, edge)):
+        held._revocations = Meanwhile()  # type: ignore[assignment]
+        before = held.export_state()
+        with pytest.raises(StatementUnfit):
+            held.apply(statement, now_ms=NOW)
+        assert held.export_state() == before
+
+
+def test_an_authority_that_is_revoked_while_its_revocation_is_verified_revokes_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = RevocationList(MESH)
+    listed.believe(OFFICE.key)
+    verify = revocation_module.verify_revocation
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        found = verify(*arguments, **more)
+        monkeypatch.undo()
+        listed.apply(revocation(OFFICE))
+        return found
+
+    monkeypatch.setattr(revocation_module, "verify_revocation", slowly)
+    with pytest.raises(StatementUnfit):
+        listed.apply(revocation(OFFICE, BEN))
+    assert listed.is_revoked(OFFICE.key)
+    assert not listed.is_revoked(BEN.key)
