@@ -33,7 +33,6 @@ from agentmesh import (
     MessageReceived,
     PeerClosed,
     Reason,
-    SessionEstablished,
     _crypto,
 )
 from agentmesh._labels import SESSION_ID, TRANSCRIPT
@@ -210,8 +209,7 @@ class Scenario:
             self.refuse(lambda envelope=envelope: agent.receive(envelope, disclosable=True))
 
     def heard(self, *events: Any) -> None:
-        # What was agreed prints the actions that it allows: they are the acceptor's own words.
-        self.said += [repr(event) for event in events if not isinstance(event, SessionEstablished)]
+        self.said += [repr(event) for event in events]
 
     def tampered(self, envelope: bytes) -> list[bytes]:
         """Return the envelope with a bit flipped in each of its parts, cut, and grown."""
