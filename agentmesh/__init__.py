@@ -1,13 +1,14 @@
 """AgentMesh: end-to-end encrypted, auditable conversations between AI agents.
 
-Applications use `Agent` and the values around it. Each layer below is importable and useful alone: `agentmesh.prekeys`,
-`agentmesh.handshake`, `agentmesh.knock`, `agentmesh.verdict`, `agentmesh.ratchet`, `agentmesh.session`,
-`agentmesh.envelope`, `agentmesh.identity`, `agentmesh.aead`.
+Applications use `Agent` and the values around it. Each layer below is importable and useful alone: `agentmesh.handshake.prekeys`,
+`agentmesh.handshake.agreement`, `agentmesh.handshake.knock`, `agentmesh.handshake.verdict`, `agentmesh.session.ratchet`, `agentmesh.session.established`,
+`agentmesh.envelope`, `agentmesh.identity`, `agentmesh.primitives.aead`.
 """
 
-from agentmesh.admission.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
 from agentmesh.agent import Agent
-from agentmesh.entropy import Entropy, SystemEntropy
+from agentmesh.engine.knocking import Knock
+from agentmesh.engine.status import Assurance, SessionStatus, SessionView
+from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.events import (
@@ -25,15 +26,14 @@ from agentmesh.events import (
     SkippedKeysExpired,
     StockLow,
 )
-from agentmesh.exchange import Knock
-from agentmesh.facts import Phase
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey
-from agentmesh.knock import Intent
 from agentmesh.limits import Limits
-from agentmesh.prekeys import BundleClass
-from agentmesh.status import Assurance, SessionStatus, SessionView
-from agentmesh.upkeep import Shelf
-from agentmesh.verdict import Conditions, Reason
+from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
+from agentmesh.primitives.entropy import Entropy, SystemEntropy
+from agentmesh.session.facts import Phase
 
 __version__ = "0.1.0"
 

@@ -10,29 +10,29 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from agentmesh import exchange, gate, upkeep
-from agentmesh.admission.policy import AskApplication, Deny, KnockRequest, Policy
 from agentmesh.audit.checkpoint import Checkpoint
 from agentmesh.audit.log import AuditLog
-from agentmesh.core import Clock, Core, system_clock_ms
-from agentmesh.entropy import Entropy, SystemEntropy, check_entropy
+from agentmesh.engine import conversing, knocking, upkeep, verdicts
+from agentmesh.engine.core import Clock, Core, system_clock_ms
+from agentmesh.engine.export import export_agent, restore_agent
+from agentmesh.engine.guard import check_flags, check_given, check_session_id, outermost
+from agentmesh.engine.knocking import Knock
+from agentmesh.engine.seam import Seam
+from agentmesh.engine.state import AgentState, Journal, Step
+from agentmesh.engine.status import SessionView, view_of
+from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
 from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
 from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
-from agentmesh.exchange import Knock
-from agentmesh.export import export_agent, restore_agent
-from agentmesh.guard import check_flags, check_given, check_session_id, outermost
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey, parse_did
-from agentmesh.keys import Redacted, SessionId
-from agentmesh.knock import Intent
 from agentmesh.limits import Limits
-from agentmesh.pending import Pending
-from agentmesh.seam import Seam
-from agentmesh.session import Sealed
-from agentmesh.state import AgentState, Journal, Step
-from agentmesh.status import SessionView, view_of
-from agentmesh.upkeep import Shelf
-from agentmesh.verdict import UNLIMITED, Conditions, Reason
+from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy
+from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
+from agentmesh.primitives.keys import Redacted, SessionId
+from agentmesh.session.established import Sealed
+from agentmesh.session.pending import Pending
 
 
 @final
@@ -217,7 +217,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("early_payload")
 
         def step(now_ms: int) -> Step:
-            return exchange.knock(
+            return knocking.knock(
                 self._core,
                 did,
                 bundle,
@@ -245,7 +245,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("conditions")
         session_id = _knock_session(knock)
         reply, early_payload = self._seam.run(
-            lambda now_ms: gate.accept_knock(self._core, session_id, conditions, now_ms)
+            lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms)
         )
         return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
 
@@ -261,7 +261,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("reason")
         denial = Deny(reason, retry_after_seconds)
         session_id = _knock_session(knock)
-        reply: bytes = self._seam.run(lambda now_ms: gate.reject_knock(self._core, session_id, denial, now_ms))
+        reply: bytes = self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
         return reply
 
     @outermost
@@ -271,7 +271,7 @@ class Agent(Redacted):
             now_ms = self._core.now_ms()
             waiting = [held for held in self._core.state.undecided.values() if now_ms <= held.deadline_ms]
             waiting.sort(key=lambda held: held.facts.knock_time_ms)
-            return tuple(gate.request_of(self._core, held, now_ms) for held in waiting)
+            return tuple(verdicts.request_of(self._core, held, now_ms) for held in waiting)
 
     @outermost
     def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
@@ -315,7 +315,7 @@ class Agent(Redacted):
     ) -> Any:
         check_session_id(session_id)
         return self._seam.run(
-            lambda now_ms: exchange.send(
+            lambda now_ms: conversing.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
             )
         )
@@ -330,7 +330,7 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
         check_session_id(session_id)
-        envelope: bytes = self._seam.run(lambda now_ms: exchange.close(self._core, did, reason, session_id, now_ms))
+        envelope: bytes = self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, session_id, now_ms))
         return envelope
 
     @outermost
@@ -344,7 +344,7 @@ class Agent(Redacted):
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
         check_session_id(session_id)
-        self._seam.run(lambda now_ms: exchange.drop(self._core, did, session_id, now_ms))
+        self._seam.run(lambda now_ms: conversing.drop(self._core, did, session_id, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -370,15 +370,15 @@ class Agent(Redacted):
 
         def step(now_ms: int) -> Step:
             outer = OuterEnvelope(envelope, core.limits)
-            known = exchange.receive_known(core, outer, now_ms, disclosable=disclosable)
+            known = conversing.receive_known(core, outer, now_ms, disclosable=disclosable)
             if known is not None:
                 return known
             kind = self._route(outer)
             if kind is Kind.KNOCK:
-                return gate.receive_knock(core, outer, now_ms)
+                return verdicts.receive_knock(core, outer, now_ms)
             if kind is Kind.REJECT:
-                return exchange.receive_reject(core, outer, now_ms)
-            return exchange.receive_message(core, outer, now_ms, disclosable=disclosable)
+                return knocking.receive_reject(core, outer, now_ms)
+            return conversing.receive_message(core, outer, now_ms, disclosable=disclosable)
 
         events: tuple[Event, ...] = self._seam.run(step, envelope=envelope)
         return events

@@ -12,12 +12,12 @@ from typing import Final, final
 
 from attrs import frozen
 
-from agentmesh import _crypto, _wire
-from agentmesh._labels import RECEIPT
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
 from agentmesh.identity import is_did_shaped
-from agentmesh.keys import Receipt
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives._labels import RECEIPT
+from agentmesh.primitives.keys import Receipt
 
 VERSION: Final = 1
 _MESH: Final = re.compile(r"[a-z0-9._/-]{1,64}", re.ASCII)

@@ -9,15 +9,14 @@ from typing import final
 
 from attrs import field, frozen
 
-from agentmesh.admission.policy import KnockRequest
 from agentmesh.envelope import OuterEnvelope
-from agentmesh.facts import Phase
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import Receipt, SessionId
-from agentmesh.knock import Intent
-from agentmesh.prekeys import BundleClass
-from agentmesh.session import Disclosure
-from agentmesh.verdict import Conditions, Reason
+from agentmesh.policy import KnockRequest
+from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+from agentmesh.session.facts import Phase
 
 
 def _hex(value: bytes) -> str:

@@ -23,7 +23,7 @@ from agentmesh import (
 )
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import BundleExpired, TooManySessions
-from agentmesh.keys import SessionId
+from agentmesh.primitives.keys import SessionId
 from benchmarks._fleet_host import Crashed
 from benchmarks._fleet_link import Channel, Link, Stage
 from benchmarks._fleet_script import ACTIONS, Conversation, Frame

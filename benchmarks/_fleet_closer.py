@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agentmesh import PeerClosed, SessionOver
-from agentmesh.keys import Receipt, SessionId
+from agentmesh.primitives.keys import Receipt, SessionId
 from benchmarks._fleet_host import Crashed, Host, Place
 from benchmarks._fleet_link import Item, Link, Stage
 from benchmarks._fleet_settings import SECOND_MS

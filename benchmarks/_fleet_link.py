@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, final
 
-from agentmesh.keys import Receipt, SessionId
+from agentmesh.primitives.keys import Receipt, SessionId
 from benchmarks._fleet_script import ACKS_MAX, Conversation
 
 # A peer opens late messages of its five latest past chains. So an application that must lose nothing lets no more turns

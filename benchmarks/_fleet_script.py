@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final, NamedTuple, final
 
-from agentmesh.keys import Receipt
+from agentmesh.primitives.keys import Receipt
 
 RECEIPT_BYTES: Final = 32
 ACKS_MAX: Final = 200

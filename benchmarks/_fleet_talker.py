@@ -21,7 +21,7 @@ from agentmesh import (
     TryAgain,
 )
 from agentmesh.envelope import receipt_of
-from agentmesh.keys import SessionId
+from agentmesh.primitives.keys import SessionId
 from benchmarks._fleet_closer import FIRST_WAIT_MS, Closer
 from benchmarks._fleet_host import Crashed
 from benchmarks._fleet_link import Item, Link, Stage

@@ -10,7 +10,7 @@ from random import Random
 from time import process_time
 from typing import Any, Final, Protocol, TypeVar, final
 
-from agentmesh.keys import SessionId
+from agentmesh.primitives.keys import SessionId
 from agentmesh.testing import BundleShelf, ManualClock, forge
 from benchmarks._fleet_ledger import Ledger
 from benchmarks._fleet_link import Channel

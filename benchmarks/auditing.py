@@ -14,7 +14,7 @@ from typing import Any
 
 from agentmesh import Identity
 from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, verify_entries
-from agentmesh.keys import Receipt, SessionId
+from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.store import LogFile
 from benchmarks.peers.serve import Call, Workload, memory_bytes, timed
 from benchmarks.sizes import MESH

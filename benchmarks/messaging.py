@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from agentmesh import BundleClass, Identity, Limits, SystemEntropy
-from agentmesh.aead import pad, unpad
-from agentmesh.handshake import initiate, respond
-from agentmesh.prekeys import issue_bundle, verify_bundle
-from agentmesh.ratchet import Ratchet
+from agentmesh.handshake.agreement import initiate, respond
+from agentmesh.handshake.prekeys import issue_bundle, verify_bundle
+from agentmesh.primitives.padding import pad, unpad
+from agentmesh.session.ratchet import Ratchet
+from agentmesh.session.suite import SUITE
 from agentmesh.store import LogFile
-from agentmesh.suite import SUITE
 from benchmarks.pairs import Pair, audited, conversation
 from benchmarks.peers.serve import Call, Workload
 from benchmarks.sizes import CONTEXT_BYTES, MESH, SIZES

@@ -10,7 +10,7 @@ from itertools import cycle
 from attrs import evolve
 
 from agentmesh import Identity, IdentityKey, KnockReceived
-from agentmesh.admission import AdmissionPolicy, Tier, TrustGraph, TrustLedger, issue_edge, issue_trust
+from agentmesh.trust import AdmissionPolicy, Tier, TrustGraph, TrustLedger, issue_edge, issue_trust
 from benchmarks.pairs import INTENT, agents, one_bundle
 from benchmarks.peers.serve import Call, Workload
 from benchmarks.sizes import MESH

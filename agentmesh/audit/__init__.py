@@ -7,27 +7,11 @@ arguments alone. The file sink is `agentmesh.store.LogFile`.
 from agentmesh.audit.checkpoint import Checkpoint, claimed_by, sign_checkpoint, verify_checkpoint, verify_growth
 from agentmesh.audit.compare import Comparison, Finding, Found, compare, owner_of
 from agentmesh.audit.disclosure import Disclosed, verify_disclosure
-from agentmesh.audit.exports import (
-    agt_canonical_text,
-    to_agt_entries,
-    to_cloud_events,
-    to_json_lines,
-    to_kars_events,
-)
+from agentmesh.audit.exports import agt_canonical_text, to_agt_entries, to_cloud_events, to_json_lines, to_kars_events
 from agentmesh.audit.journal import AuditJournal, OnFailure
-from agentmesh.audit.log import (
-    AuditLog,
-    MemorySink,
-    Sink,
-    VerifiedLog,
-    verified_records,
-    verify_entries,
-    verify_entry,
-)
+from agentmesh.audit.log import AuditLog, MemorySink, Sink, VerifiedLog, verified_records, verify_entries, verify_entry
 from agentmesh.audit.merkle import EntryHash, RootHash, leaf_hash, verify_consistency, verify_inclusion
 from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry
-from agentmesh.audit.relay import relay_record
-from agentmesh.session import Disclosure
 
 __all__ = [
     "AuditEvent",
@@ -36,7 +20,6 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Disclosed",
-    "Disclosure",
     "EntryHash",
     "Finding",
     "Found",
@@ -53,7 +36,6 @@ __all__ = [
     "decode_entry",
     "leaf_hash",
     "owner_of",
-    "relay_record",
     "sign_checkpoint",
     "to_agt_entries",
     "to_cloud_events",

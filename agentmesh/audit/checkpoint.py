@@ -13,14 +13,13 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from agentmesh import _wire
-from agentmesh._labels import SIGN_CHECKPOINT
 from agentmesh.audit.merkle import RootHash, verify_consistency
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import ArgumentInvalid, BadSignature, Malformed, ProofInvalid, UnknownVersion
-from agentmesh.identity import Identity, IdentityKey
+from agentmesh.identity import Identity, IdentityKey, sign_statement, split_statement, verify_statement
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
-from agentmesh.signing import sign_statement, split_statement, verify_statement
+from agentmesh.primitives import _wire
+from agentmesh.primitives._labels import SIGN_CHECKPOINT
 
 _VERSION: Final = 1
 _BODY: Final = _wire.array(

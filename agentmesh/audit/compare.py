@@ -15,7 +15,7 @@ from attrs import field, frozen
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import parse_did
-from agentmesh.keys import Receipt
+from agentmesh.primitives.keys import Receipt
 
 _SENT: Final = {
     AuditEvent.KNOCK_SENT: "knock",

@@ -12,16 +12,15 @@ from typing import final
 
 from attrs import field, frozen
 
-from agentmesh import _crypto
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.content import ContentType, parse_close, parse_content
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, DisclosureInvalid
-from agentmesh.facts import SESSION_ID_BYTES
-from agentmesh.keys import MessageKey
 from agentmesh.limits import Limits
-from agentmesh.session import Disclosure
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.keys import Disclosure, MessageKey
+from agentmesh.session.content import ContentType, parse_close, parse_content
+from agentmesh.session.facts import SESSION_ID_BYTES
+from agentmesh.session.suite import SUITE
 
 
 @final

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from agentmesh import _crypto
 from agentmesh.audit.merkle import leaf_hash
 from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry
 from agentmesh.errors import ArgumentInvalid, Malformed
+from agentmesh.primitives import _crypto
 
 _TYPE_PREFIX: Final = "ai.agentmesh."
 _ACTION_PREFIX: Final = "agentmesh."

@@ -15,27 +15,12 @@ from typing import Final, Protocol, final
 
 from attrs import field, frozen
 
-from agentmesh import _crypto, _wire
 from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
-from agentmesh.audit.merkle import (
-    EMPTY_ROOT,
-    EntryHash,
-    MerkleTree,
-    RootHash,
-    RunningRoot,
-    leaf_hash,
-    verify_inclusion,
-)
+from agentmesh.audit.merkle import EMPTY_ROOT, EntryHash, MerkleTree, RootHash, RunningRoot, leaf_hash, verify_inclusion
 from agentmesh.audit.record import Record, decode_entry
-from agentmesh.errors import (
-    ArgumentInvalid,
-    LogBroken,
-    Malformed,
-    StoreError,
-    TooLarge,
-    UnknownVersion,
-)
+from agentmesh.errors import ArgumentInvalid, LogBroken, Malformed, StoreError, TooLarge, UnknownVersion
 from agentmesh.identity import Identity
+from agentmesh.primitives import _crypto, _wire
 
 FIRST_PREVIOUS: Final = EntryHash(bytes(32))
 _PROGRESS_EVERY: Final = 10_000

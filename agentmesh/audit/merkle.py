@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NewType, TypeGuard, final
 
-from agentmesh import _crypto
 from agentmesh.errors import ArgumentInvalid, ProofInvalid
+from agentmesh.primitives import _crypto
 
 EntryHash = NewType("EntryHash", bytes)  # 32: the leaf hash of an entry
 RootHash = NewType("RootHash", bytes)  # 32

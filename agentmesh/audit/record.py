@@ -19,12 +19,12 @@ from functools import lru_cache
 from sys import intern
 from typing import Any, Final, final
 
-from agentmesh import _wire
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
-from agentmesh.keys import Receipt, SessionId
+from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX
-from agentmesh.prekeys import BundleClass
+from agentmesh.primitives import _wire
+from agentmesh.primitives.keys import Receipt, SessionId
 
 _VERSION: Final = 1
 ENTRY_MAX_BYTES: Final = 1024  # a genuine one has at most 600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.keys import Receipt
+from agentmesh.primitives.keys import Receipt
 
 _MINUTE_MS: Final = 60_000
 _NO_RECEIPT: Final = Receipt(b"")

@@ -9,15 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agentmesh import _wire
 from agentmesh.cli.text import WIDTH, amount, escaped, fail, reason
 from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, Malformed, RemoteError, TooLarge
-from agentmesh.facts import SESSION_ID_BYTES
-from agentmesh.identity import did_of
+from agentmesh.handshake.prekeys import BUNDLE_MAX_BYTES, verify_bundle
+from agentmesh.identity import did_of, split_statement
 from agentmesh.limits import MESH_MAX_BYTES, Limits
-from agentmesh.prekeys import BUNDLE_MAX_BYTES, verify_bundle
-from agentmesh.signing import split_statement
+from agentmesh.primitives import _wire
+from agentmesh.session.facts import SESSION_ID_BYTES
 
 _MAX_BYTES: Final = Limits().envelope_max_bytes
 # A bundle's body up to the fields that name its owner and its validity; `verify_bundle` checks the whole.

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agentmesh import __version__
-from agentmesh.cli import audit, demo, inspection
+from agentmesh.cli import audit, inspection
+from agentmesh.cli.demo import demo
 from agentmesh.cli.text import PROGRAM, complain, reason
 
 _COMMANDS: Final = (demo.add_command, inspection.add_command, audit.add_command)

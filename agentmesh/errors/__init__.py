@@ -20,13 +20,7 @@ from agentmesh.errors.at_rest import (
     StoreFailed,
     StoreLocked,
 )
-from agentmesh.errors.base import (
-    AgentMeshError,
-    LocalError,
-    RemoteError,
-    StoreError,
-    TryAgain,
-)
+from agentmesh.errors.base import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.errors.local import (
     ArgumentInvalid,
     ChainExhausted,

@@ -6,7 +6,7 @@ import random
 from collections import deque
 from collections.abc import Iterable
 
-from agentmesh import _crypto
+from agentmesh.primitives import _crypto
 
 
 class SeededEntropy:

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar, final
 
-from agentmesh import _crypto
-from agentmesh.admission.policy import Policy
 from agentmesh.agent import Agent
+from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.events import Event
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
+from agentmesh.policy import Policy
+from agentmesh.primitives import _crypto
 from agentmesh.testing.entropy import SeededEntropy
 from agentmesh.testing.pair import MESH
-from agentmesh.upkeep import Shelf
 
 _R = TypeVar("_R")
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from attrs import frozen
 
-from agentmesh import _wire
 from agentmesh.envelope import Header, Kind, build
+from agentmesh.primitives import _wire
 
 _EXTEND_MAX_BYTES: Final = 64
 

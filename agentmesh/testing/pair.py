@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from agentmesh.admission.policy import Policy
 from agentmesh.agent import Agent
 from agentmesh.events import KnockReceived
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.identity import Identity
-from agentmesh.knock import Intent
 from agentmesh.limits import Limits
+from agentmesh.policy import Policy
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
-from agentmesh.verdict import UNLIMITED, Conditions
 
 MESH = "example/test"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import final
 
+from agentmesh.engine.upkeep import Shelf
 from agentmesh.identity import parse_did
-from agentmesh.upkeep import Shelf
 
 
 @final

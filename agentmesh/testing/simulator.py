@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final, final
 
-from agentmesh.admission.policy import Policy
 from agentmesh.agent import Agent
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, GapTooLarge, TryAgain
@@ -41,17 +40,18 @@ from agentmesh.events import (
     SkippedKeysExpired,
     StockLow,
 )
-from agentmesh.facts import SESSION_ID_BYTES, Phase
-from agentmesh.keys import SessionId
-from agentmesh.knock import Intent
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import KEPT_CHAINS, Limits
+from agentmesh.policy import Policy
+from agentmesh.primitives.keys import SessionId
+from agentmesh.session.facts import SESSION_ID_BYTES, Phase
 from agentmesh.testing.clock import ManualClock
+from agentmesh.testing.deliveries import Ledger
 from agentmesh.testing.host import Host, KemKeys
-from agentmesh.testing.ledger import Ledger
 from agentmesh.testing.mutation import forge, split
 from agentmesh.testing.network import Carried, Faults, Network
 from agentmesh.testing.shelf import BundleShelf
-from agentmesh.verdict import UNLIMITED, Conditions
 
 _STALLED_ROUNDS_MAX: Final = 5  # of a settling; together they stay well inside the 600 s for late data
 _REMEMBERED_MAX: Final = 64

@@ -16,23 +16,23 @@ from attrs import field, frozen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from agentmesh import _wire
-from agentmesh.admission.policy import ASK, Decision, Deny, Grant
 from agentmesh.agent import Agent
 from agentmesh.envelope import Header, Kind
 from agentmesh.events import KnockReceived
+from agentmesh.handshake.knock import Intent
+from agentmesh.handshake.prekeys import Bundle, BundleClass, PublishedBundle, issue_bundle, verify_bundle
+from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import DID_PREFIX, Identity
-from agentmesh.keys import Receipt, SessionId
-from agentmesh.knock import Intent
 from agentmesh.limits import ACTION_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
-from agentmesh.prekeys import Bundle, BundleClass, PublishedBundle, issue_bundle, verify_bundle
+from agentmesh.policy import ASK, Decision, Deny, Grant
+from agentmesh.primitives.base58 import base58_encode
+from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.testing.clock import EPOCH_MS, ManualClock
 from agentmesh.testing.entropy import SeededEntropy
 from agentmesh.testing.mutation import Mutation, Tampering
 from agentmesh.testing.network import Faults
 from agentmesh.testing.pair import MESH, agent_pair
 from agentmesh.testing.schedule import Action, Move
-from agentmesh.verdict import Conditions, Reason
 
 _SEEDS: Final = 8  # of what costs cryptography
 _ONE_TO_FOUR_BYTES: Final = "a\u00e9\u20ac\U0001f511"
@@ -81,7 +81,7 @@ def identities() -> SearchStrategy[Identity]:
 
 def dids() -> SearchStrategy[str]:
     """Return DIDs in their canonical form; nobody holds the identities behind them."""
-    return st.binary(min_size=20, max_size=20).map(lambda hashed: DID_PREFIX + _wire.base58_encode(hashed))
+    return st.binary(min_size=20, max_size=20).map(lambda hashed: DID_PREFIX + base58_encode(hashed))
 
 
 def kinds() -> SearchStrategy[Kind]:

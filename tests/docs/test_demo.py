@@ -17,11 +17,12 @@ from typing import NamedTuple
 import pytest
 
 import agentmesh
-from agentmesh.cli import child, demo, main
+from agentmesh.cli import main
+from agentmesh.cli.demo import child, demo
 from agentmesh.cli.text import WIDTH
 
 PACKAGE = Path(agentmesh.__file__).resolve().parent
-SAMPLE = PACKAGE / "cli" / "sample.txt"
+SAMPLE = PACKAGE / "cli" / "demo" / "sample.txt"
 TIMEOUT_SECONDS = 60  # only so that a hang fails; a run takes less than one
 COMMAND = ("-m", "agentmesh", "demo")
 MEGABYTES = 3_000_000
@@ -124,7 +125,8 @@ def test_the_demo_leaves_no_child_and_no_zombie(
 # Runs the demo and sends a signal: to its parent while the file is under way, to another before Alice knows of Bob.
 MEDDLE = """
 import os, signal, sys
-from agentmesh.cli import demo, main
+from agentmesh.cli import main
+from agentmesh.cli.demo import demo
 
 victim, number, file = sys.argv[1:]
 children = {}
@@ -150,7 +152,8 @@ sys.exit(main.main(["demo", file]))
 # Alice as a traitor: besides sealing the file she puts a piece of it on the relay's shelf, in clear.
 LEAK = """
 import subprocess, sys
-from agentmesh.cli import child, demo, main
+from agentmesh.cli import main
+from agentmesh.cli.demo import child, demo
 
 start = subprocess.Popen
 
@@ -161,7 +164,7 @@ def betrayed(command, **how):
 
 TRAITOR = '''
 import sys
-from agentmesh.cli import peers
+from agentmesh.cli.demo import peers
 
 send = peers.Sender._send
 

@@ -13,29 +13,15 @@ import attrs
 import pytest
 
 import agentmesh
-from agentmesh import (
-    Agent,
-    Conditions,
-    Identity,
-    Intent,
-    Limits,
-    Reason,
-    _crypto,
-    _labels,
-    _wire,
-    content,
-    envelope,
-    errors,
-    limits,
-    prekeys,
-    suite,
-    verdict,
-)
-from agentmesh.aead import pad
+from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envelope, errors, limits
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
+from agentmesh.engine.export import export_agent, export_session
 from agentmesh.events import Event
-from agentmesh.export import export_agent, export_session
+from agentmesh.handshake import prekeys, verdict
+from agentmesh.primitives import _crypto, _labels, _wire
+from agentmesh.primitives.padding import pad
+from agentmesh.session import content, suite
 from agentmesh.testing import ManualClock, established_pair
 
 ROOT = Path(__file__).resolve().parents[2]

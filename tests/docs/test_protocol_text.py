@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
-from agentmesh import Agent, Conditions, Identity, Intent, Reason, _wire, admission
-from agentmesh.admission import Statement
-from agentmesh.aead import padded_length
+from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog, MemorySink
+from agentmesh.primitives import _wire
+from agentmesh.primitives.padding import padded_length
 from agentmesh.testing import ManualClock
+from agentmesh.trust import Statement
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 MESH = "example/text"
@@ -712,10 +713,10 @@ def test_statements_are_what_section_9_1_says(name: str) -> None:
     issuer, subject = (Identity.from_seed(agent.ik[:32]) for agent in (me, other))
     about = {"mesh": MESH, "sequence": 7, "time_ms": DAY_MS}
     issued = {
-        "trust": lambda: admission.issue_trust(issuer, subject.key, -150, **about),
-        "edge": lambda: admission.issue_edge(issuer, subject.key, 700, **about),
-        "continuity": lambda: admission.issue_continuity(issuer, subject, **about),
-        "revocation": lambda: admission.issue_revocation(issuer, subject.key, **about),
+        "trust": lambda: trust.issue_trust(issuer, subject.key, -150, **about),
+        "edge": lambda: trust.issue_edge(issuer, subject.key, 700, **about),
+        "continuity": lambda: trust.issue_continuity(issuer, subject, **about),
+        "revocation": lambda: trust.issue_revocation(issuer, subject.key, **about),
     }[name]()
     scope: dict[str, Any] = {"issuer": me.IK, "subject": other.IK, "mesh": MESH, "sequence": 7, "time": DAY_MS}
     scope |= {"label": label(name), "issuer_key": me.ik, "subject_key": other.ik}
@@ -725,5 +726,5 @@ def test_statements_are_what_section_9_1_says(name: str) -> None:
     scope["body"] = evaluate("9.1", f"{name}_body", **scope)
     statement = evaluate("9.1", "statement", **scope)
     assert statement == issued
-    verified: Statement = getattr(admission, f"verify_{name}")(statement, mesh=MESH)
+    verified: Statement = getattr(trust, f"verify_{name}")(statement, mesh=MESH)
     assert verified.digest == evaluate("9.1", "digest", **scope)

@@ -18,20 +18,21 @@ import pytest
 from attrs import define, evolve, field, frozen
 
 from agentmesh import Agent, Conditions, Identity, Intent, Kind, KnockReceived, Limits
-from agentmesh._crypto import ed25519_keypair, ed25519_sign
-from agentmesh._labels import INTENT, SIGN_ACCEPT, SIGN_BUNDLE, SIGN_KNOCK, SIGN_REJECT
-from agentmesh.admission.policy import ASK, ClaimedSender, Decision, KnockRequest
-from agentmesh.aead import pad, seal
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError
-from agentmesh.handshake import Initiation, initiate
-from agentmesh.identity import IdentityKey, did_of
-from agentmesh.keys import BundleRef
-from agentmesh.knock import KnockContent, encode_content, signed_part
-from agentmesh.pending import Undecided
-from agentmesh.prekeys import Bundle, BundleClass
-from agentmesh.ratchet import Ratchet
-from agentmesh.suite import SUITE
+from agentmesh.handshake.agreement import Initiation, initiate
+from agentmesh.handshake.knock import KnockContent, encode_content
+from agentmesh.handshake.prekeys import Bundle, BundleClass
+from agentmesh.identity import IdentityKey, did_of, signed_part
+from agentmesh.policy import ASK, ClaimedSender, Decision, KnockRequest
+from agentmesh.primitives._crypto import ed25519_keypair, ed25519_sign
+from agentmesh.primitives._labels import INTENT, SIGN_ACCEPT, SIGN_BUNDLE, SIGN_KNOCK, SIGN_REJECT
+from agentmesh.primitives.aead import seal
+from agentmesh.primitives.keys import BundleRef
+from agentmesh.primitives.padding import pad
+from agentmesh.session.pending import Undecided
+from agentmesh.session.ratchet import Ratchet
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.pair import MESH
 

@@ -29,16 +29,6 @@ from agentmesh import (
     Reason,
     SessionEstablished,
 )
-from agentmesh.admission import (
-    AdmissionPolicy,
-    Buckets,
-    Rate,
-    RelayLimiter,
-    Tier,
-    TrustLedger,
-    issue_trust,
-)
-from agentmesh.audit.relay import relay_record
 from agentmesh.envelope import build
 from agentmesh.errors import (
     ArgumentInvalid,
@@ -50,8 +40,12 @@ from agentmesh.errors import (
     KnockUnopened,
     RemoteError,
 )
+from agentmesh.primitives.buckets import Buckets, Rate
+from agentmesh.relay import RelayLimiter
+from agentmesh.relay.record import relay_record
 from agentmesh.testing import SeededEntropy
 from agentmesh.testing.pair import MESH
+from agentmesh.trust import AdmissionPolicy, Tier, TrustLedger, issue_trust
 
 NOW = 1_767_225_600_000
 DAY = 86_400_000

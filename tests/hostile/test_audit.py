@@ -33,16 +33,12 @@ from agentmesh import (
     MessageReceived,
     PeerClosed,
     Reason,
-    _crypto,
 )
-from agentmesh._labels import SESSION_ID, TRANSCRIPT
-from agentmesh.admission.policy import ASK, AskApplication, ClaimedSender, Decision, KnockRequest
 from agentmesh.audit import (
     AuditEvent,
     AuditJournal,
     AuditLog,
     Record,
-    relay_record,
     to_agt_entries,
     to_cloud_events,
     to_json_lines,
@@ -52,13 +48,17 @@ from agentmesh.audit import (
 from agentmesh.cli.main import main
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import AgentMeshError, StoreFailed
+from agentmesh.handshake.verdict import UNLIMITED
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import Receipt
-from agentmesh.session import Session
+from agentmesh.policy import ASK, AskApplication, ClaimedSender, Decision, KnockRequest
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import SESSION_ID, TRANSCRIPT
+from agentmesh.primitives.keys import Receipt
+from agentmesh.relay import relay_record
+from agentmesh.session.established import Session
 from agentmesh.store import LogFile
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.mutation import with_body, with_header
-from agentmesh.verdict import UNLIMITED
 
 MESH = "example/test"
 MINUTE_MS = 60_000

@@ -13,16 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import (
-    Agent,
-    BundleClass,
-    Intent,
-    KnockReceived,
-    KnockRefused,
-    Reason,
-    RotationDue,
-    StockLow,
-)
+from agentmesh import Agent, BundleClass, Intent, KnockReceived, KnockRefused, Reason, RotationDue, StockLow
 from agentmesh.errors import (
     ArgumentInvalid,
     BadIdentityKey,
@@ -40,7 +31,7 @@ from agentmesh.errors import (
     TooLarge,
     UnknownVersion,
 )
-from agentmesh.prekeys import verify_bundle
+from agentmesh.handshake.prekeys import verify_bundle
 
 SECOND = 1000
 DAY = 86_400 * SECOND

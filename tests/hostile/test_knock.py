@@ -29,9 +29,7 @@ from agentmesh import (
     Reason,
     SessionEstablished,
     SessionRejected,
-    _crypto,
 )
-from agentmesh.admission.policy import ASK, KnockRequest
 from agentmesh.errors import (
     ArgumentInvalid,
     BadIdentityKey,
@@ -56,7 +54,9 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.handshake import Initiation, SessionKeys, transcript_hash
+from agentmesh.handshake.agreement import Initiation, SessionKeys, transcript_hash
+from agentmesh.policy import ASK, KnockRequest
+from agentmesh.primitives import _crypto
 
 SECOND = 1000
 MINUTE = 60 * SECOND

@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 from agentmesh import Agent, Deny, Grant, Intent, KnockReceived, KnockRefused, Limits, Reason, SessionEstablished
-from agentmesh.admission.policy import ASK
 from agentmesh.errors import BadSignature, Busy, KnockUnopened, RemoteError, TooManySessions
+from agentmesh.policy import ASK
 
 DAY = 86_400_000
 

@@ -11,7 +11,6 @@ import msgpack
 import pytest
 
 from agentmesh import Agent, AnswerRepeated, Deny, Grant, Intent, KnockReceived, KnockRefused, Limits, Phase, Reason
-from agentmesh.admission.policy import ASK
 from agentmesh.errors import (
     AnswerOverdue,
     BadSignature,
@@ -27,6 +26,7 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
+from agentmesh.policy import ASK
 
 DAY = 86_400_000
 TOLERANCE = 300_000

@@ -34,16 +34,16 @@ from agentmesh import (
     MessageReceived,
     OuterEnvelope,
     PeerClosed,
-    _crypto,
 )
-from agentmesh._labels import EXTRACT, KNOCK_KEY
 from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, CommitFailed
 from agentmesh.identity import Identity
-from agentmesh.keys import DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret
-from agentmesh.pending import Pending, Undecided
-from agentmesh.session import Disclosure, Session
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import EXTRACT, KNOCK_KEY
+from agentmesh.primitives.keys import Disclosure, DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret
+from agentmesh.session.established import Session
+from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, with_header
 
 MESH = "example/leaks"

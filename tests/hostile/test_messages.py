@@ -28,7 +28,6 @@ from agentmesh import (
     PeerClosed,
     SessionEstablished,
 )
-from agentmesh.aead import pad
 from agentmesh.envelope import Header, Kind, build
 from agentmesh.errors import (
     AgentMeshError,
@@ -55,14 +54,15 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.keys import MessageKey
+from agentmesh.handshake.verdict import UNLIMITED, build_accept_content
 from agentmesh.limits import COUNTER_MAX
-from agentmesh.pending import Undecided
-from agentmesh.ratchet import RatchetHeader
-from agentmesh.session import Session
-from agentmesh.suite import SUITE
+from agentmesh.primitives.keys import MessageKey
+from agentmesh.primitives.padding import pad
+from agentmesh.session.established import Session
+from agentmesh.session.pending import Undecided
+from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish, established_pair, with_header
-from agentmesh.verdict import UNLIMITED, build_accept_content
 
 Refusal = TypeVar("Refusal", bound=AgentMeshError)
 

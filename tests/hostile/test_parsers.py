@@ -19,16 +19,17 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Conditions, Header, Intent, Limits, OuterEnvelope, _crypto
-from agentmesh.content import parse_close, parse_content
+from agentmesh import Agent, Conditions, Header, Intent, Limits, OuterEnvelope
+from agentmesh.engine.export import export_session, restore_agent, restore_session
 from agentmesh.envelope import Kind, build
 from agentmesh.errors import AgentMeshError, DecryptionFailed, RemoteError, StoreError, TooLarge
-from agentmesh.export import export_session, restore_agent, restore_session
-from agentmesh.knock import KnockContent, decode_content, encode_content, parse_knock_body
-from agentmesh.prekeys import verify_bundle
-from agentmesh.session import Session
+from agentmesh.handshake.knock import KnockContent, decode_content, encode_content, parse_knock_body
+from agentmesh.handshake.prekeys import verify_bundle
+from agentmesh.handshake.verdict import parse_reject_body, verify_accept_content
+from agentmesh.primitives import _crypto
+from agentmesh.session.content import parse_close, parse_content
+from agentmesh.session.established import Session
 from agentmesh.testing import ManualClock, SeededEntropy
-from agentmesh.verdict import parse_reject_body, verify_accept_content
 
 MESH = "example/parsers"
 LIMITS = Limits()

@@ -15,9 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _crypto, _wire, aead, envelope
-from agentmesh._labels import MESSAGE, SIGN_TRUST
-from agentmesh.entropy import SystemEntropy
+from agentmesh import envelope
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import (
     AgentMeshError,
@@ -33,10 +31,8 @@ from agentmesh.errors import (
     TooLarge,
     UnknownVersion,
 )
-from agentmesh.handshake import initiate, respond
-from agentmesh.identity import Identity, IdentityKey, parse_did
-from agentmesh.keys import KemCiphertext, TranscriptHash, X25519PublicKey
-from agentmesh.prekeys import (
+from agentmesh.handshake.agreement import initiate, respond
+from agentmesh.handshake.prekeys import (
     PUBLISHED_LAYOUT,
     BundleClass,
     export_published,
@@ -44,7 +40,11 @@ from agentmesh.prekeys import (
     restore_published,
     verify_bundle,
 )
-from agentmesh.signing import sign_statement, split_statement, verify_statement
+from agentmesh.identity import Identity, IdentityKey, parse_did, sign_statement, split_statement, verify_statement
+from agentmesh.primitives import _crypto, _wire, aead, padding
+from agentmesh.primitives._labels import MESSAGE, SIGN_TRUST
+from agentmesh.primitives.entropy import SystemEntropy
+from agentmesh.primitives.keys import KemCiphertext, TranscriptHash, X25519PublicKey
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))
 MESH, NOW = "example/prod", 1_700_000_000_000
@@ -57,7 +57,7 @@ INITIATION = initiate(
 )
 HEADER = Header(kind=Kind.KNOCK, mesh=MESH, sender=ALICE.did, recipient=BOB.did, time_ms=NOW)
 KEM_KEY = _crypto.kem_key(bytes(64))
-SEALED = aead.seal(bytes(32), MESSAGE, b"context", aead.pad(b"a text"), bytes(range(24)))
+SEALED = aead.seal(bytes(32), MESSAGE, b"context", padding.pad(b"a text"), bytes(range(24)))
 EXPORTED = _wire.encode(export_published(PUBLISHED))
 USED = _wire.encode(export_published(PUBLISHED.used()))
 
@@ -87,7 +87,7 @@ def read_published(data: bytes) -> bytes:
 
 
 def read_sealed(data: bytes) -> bytes:
-    assert aead.open_sealed(bytes(32), MESSAGE, b"context", data) == aead.pad(b"a text")
+    assert aead.open_sealed(bytes(32), MESSAGE, b"context", data) == padding.pad(b"a text")
     return SEALED
 
 
@@ -147,8 +147,8 @@ DECODERS = {
     "published": Decoder(read_published, (EXPORTED, USED), (Malformed, TooLarge)),
     "sealed": Decoder(read_sealed, (SEALED,), (DecryptionFailed,)),
     "padded": Decoder(
-        lambda d: aead.pad(aead.unpad(d)),
-        (aead.pad(b""), aead.pad(b"x" * 64), aead.pad(bytes(900))),
+        lambda d: padding.pad(padding.unpad(d)),
+        (padding.pad(b""), padding.pad(b"x" * 64), padding.pad(bytes(900))),
         (DecryptionFailed,),
     ),
     "identity key": Decoder(lambda d: IdentityKey(d).raw, (ALICE.key.raw, BOB.key.raw), (BadIdentityKey,)),

@@ -28,7 +28,6 @@ from agentmesh import (
     SessionOver,
     SessionRejected,
 )
-from agentmesh.aead import pad
 from agentmesh.envelope import Header, Kind, build
 from agentmesh.errors import (
     AgentMeshError,
@@ -44,11 +43,12 @@ from agentmesh.errors import (
     VerdictUnmatched,
 )
 from agentmesh.events import Event
-from agentmesh.keys import SessionId
+from agentmesh.handshake.verdict import UNLIMITED, build_reject_body
 from agentmesh.limits import LATE_WINDOW_MS, PENDING_GRACE_MS
-from agentmesh.session import Session
+from agentmesh.primitives.keys import SessionId
+from agentmesh.primitives.padding import pad
+from agentmesh.session.established import Session
 from agentmesh.testing import Pair, agent_pair, establish, established_pair
-from agentmesh.verdict import UNLIMITED, build_reject_body
 
 Refusal = TypeVar("Refusal", bound=AgentMeshError)
 Wanted = TypeVar("Wanted")

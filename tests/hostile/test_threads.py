@@ -20,9 +20,9 @@ from agentmesh.errors import (
     SessionNotOpen,
     TooManySessions,
 )
-from agentmesh.keys import HeaderKey
-from agentmesh.session import Session
-from agentmesh.suite import SUITE
+from agentmesh.primitives.keys import HeaderKey
+from agentmesh.session.established import Session
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, Pair, agent_pair, established_pair
 
 THREADS = 8

@@ -11,19 +11,6 @@ import msgpack
 import pytest
 
 from agentmesh import Agent, Intent, KnockRefused, Reason, SessionEstablished
-from agentmesh._labels import SIGN_CONTINUITY, SIGN_EDGE, SIGN_REVOCATION, SIGN_TRUST
-from agentmesh.admission import (
-    AdmissionPolicy,
-    RevocationList,
-    Successions,
-    Tier,
-    TrustGraph,
-    TrustLedger,
-    issue_continuity,
-    issue_edge,
-    issue_revocation,
-    issue_trust,
-)
 from agentmesh.errors import (
     AgentMeshError,
     BadIdentityKey,
@@ -35,8 +22,21 @@ from agentmesh.errors import (
     StateStale,
 )
 from agentmesh.identity import Identity
+from agentmesh.primitives._labels import SIGN_CONTINUITY, SIGN_EDGE, SIGN_REVOCATION, SIGN_TRUST
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.pair import MESH
+from agentmesh.trust import (
+    AdmissionPolicy,
+    RevocationList,
+    Successions,
+    Tier,
+    TrustGraph,
+    TrustLedger,
+    issue_continuity,
+    issue_edge,
+    issue_revocation,
+    issue_trust,
+)
 
 NOW = 1_767_225_600_000
 DAY = 86_400_000

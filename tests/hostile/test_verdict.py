@@ -26,9 +26,7 @@ from agentmesh import (
     SessionEstablished,
     SessionOver,
     SessionRejected,
-    _crypto,
 )
-from agentmesh.aead import unpad
 from agentmesh.errors import (
     ArgumentInvalid,
     BadPoint,
@@ -55,10 +53,12 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.keys import X25519PublicKey, X25519Secret
-from agentmesh.ratchet import Ratchet, SendingChain
-from agentmesh.suite import SUITE
-from agentmesh.verdict import parse_reject_body
+from agentmesh.handshake.verdict import parse_reject_body
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.keys import X25519PublicKey, X25519Secret
+from agentmesh.primitives.padding import unpad
+from agentmesh.session.ratchet import Ratchet, SendingChain
+from agentmesh.session.suite import SUITE
 
 DAY = 86_400_000
 TOLERANCE = 300_000

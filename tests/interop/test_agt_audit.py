@@ -19,7 +19,7 @@ from agentmesh.audit import (
     to_cloud_events,
 )
 from agentmesh.errors import RemoteError
-from agentmesh.prekeys import BundleClass
+from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.testing import ManualClock
 
 Run = Callable[[str, Any], Any]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, Phase, Reason
+from agentmesh.engine.export import export_session, restore_session
 from agentmesh.errors import AgentMeshError, StateMalformed
-from agentmesh.export import export_session, restore_session
 from agentmesh.testing import ManualClock, MeshSimulator, Mutation, SeededEntropy, agent_pair, established_pair
 from agentmesh.testing import strategies as am
 from agentmesh.testing.schedule import Action, perform

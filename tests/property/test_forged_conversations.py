@@ -24,8 +24,8 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
-from agentmesh.facts import SESSION_ID_BYTES
 from agentmesh.identity import Identity
+from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.testing import Mutation, SeededEntropy, Tampering, established_pair, with_body, with_header
 
 GENUINE = 300  # in each direction

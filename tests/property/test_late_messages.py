@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Limits, MessageReceived, RemoteError, _crypto
+from agentmesh import Agent, Limits, MessageReceived, RemoteError
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import DecryptionFailed, DuplicateMessage, GapTooLarge
-from agentmesh.facts import SESSION_ID_BYTES
 from agentmesh.limits import KEPT_CHAINS
+from agentmesh.primitives import _crypto
+from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.testing import Pair, established_pair, with_body
 from agentmesh.testing import strategies as am
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, MessageReceived
-from agentmesh.status import SessionStatus
+from agentmesh.engine.status import SessionStatus
 from agentmesh.testing import HONEST, Faults, MeshSimulator, established_pair
 from agentmesh.testing import strategies as am
 from agentmesh.testing.schedule import Action, Move, perform

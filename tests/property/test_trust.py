@@ -19,19 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh._labels import SIGN_TRUST
-from agentmesh.admission import (
-    AdmissionPolicy,
-    Tier,
-    TrustGraph,
-    TrustLedger,
-    issue_edge,
-    issue_trust,
-)
 from agentmesh.errors import AgentMeshError, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
+from agentmesh.primitives._labels import SIGN_TRUST
 from agentmesh.testing import SeededEntropy
+from agentmesh.trust import AdmissionPolicy, Tier, TrustGraph, TrustLedger, issue_edge, issue_trust
 
 DEPTH = int(os.environ.get("AGENTMESH_DEPTH") or "1")
 MESH = "example/test"

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh.admission.buckets import Buckets, Rate
-from agentmesh.admission.policy import ASK, Ask, AskApplication, ClaimedSender, Deny, Grant
 from agentmesh.errors import ArgumentInvalid
+from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity
+from agentmesh.policy import ASK, Ask, AskApplication, ClaimedSender, Deny, Grant
+from agentmesh.primitives.buckets import Buckets, Rate
 from agentmesh.testing import SeededEntropy
-from agentmesh.verdict import UNLIMITED, Conditions, Reason
 
 START_MS = 1_767_225_600_000
 

@@ -30,10 +30,23 @@ from agentmesh import (
     Reason,
     SessionEstablished,
 )
-from agentmesh.admission import (
+from agentmesh.audit import AuditJournal, AuditLog, MemorySink, owner_of, verified_records
+from agentmesh.audit.record import AuditEvent, Outcome, Record
+from agentmesh.errors import (
+    ArgumentInvalid,
+    KnockNotAdmitted,
+    KnockNotPending,
+    KnockReplayed,
+    PeerNotAllowed,
+    StatementUnfit,
+)
+from agentmesh.identity import IdentityKey
+from agentmesh.policy import BundlePolicy, KnownSenders
+from agentmesh.primitives.keys import SessionId
+from agentmesh.testing import ManualClock, SeededEntropy
+from agentmesh.testing.pair import MESH
+from agentmesh.trust import (
     AdmissionPolicy,
-    BundlePolicy,
-    KnownSenders,
     RevocationList,
     Successions,
     Tier,
@@ -51,20 +64,6 @@ from agentmesh.admission import (
     verify_revocation,
     verify_trust,
 )
-from agentmesh.audit import AuditJournal, AuditLog, MemorySink, owner_of, verified_records
-from agentmesh.audit.record import AuditEvent, Outcome, Record
-from agentmesh.errors import (
-    ArgumentInvalid,
-    KnockNotAdmitted,
-    KnockNotPending,
-    KnockReplayed,
-    PeerNotAllowed,
-    StatementUnfit,
-)
-from agentmesh.identity import IdentityKey
-from agentmesh.keys import SessionId
-from agentmesh.testing import ManualClock, SeededEntropy
-from agentmesh.testing.pair import MESH
 
 NOW = 1_767_225_600_000
 HOUR = 3_600_000

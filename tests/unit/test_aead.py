@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _crypto, aead
-from agentmesh._labels import INTENT, KDF_LABELS, MESSAGE, KdfLabel
 from agentmesh.errors import DecryptionFailed
+from agentmesh.primitives import _crypto, aead, padding
+from agentmesh.primitives._labels import INTENT, KDF_LABELS, MESSAGE, KdfLabel
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))
 keys = st.binary(min_size=32, max_size=32) | st.binary(min_size=64, max_size=64)
@@ -266,18 +266,18 @@ lengths = st.integers(1, 70) | st.integers(1, 1 << 21) | st.integers(6, 40).flat
 @given(lengths)
 @settings(max_examples=3 * settings().max_examples)
 def test_padded_lengths_follow_padme_with_a_floor(length: int) -> None:
-    padded = aead.padded_length(length)
+    padded = padding.padded_length(length)
     assert padded == (64 if length <= 64 else padme(length))
     assert padded >= length
     assert padded <= max(64, length * 1.12)
-    assert aead.padded_length(padded) == padded
-    assert aead.padded_length(length + 1) >= padded
+    assert padding.padded_length(padded) == padded
+    assert padding.padded_length(length + 1) >= padded
 
 
 def test_every_short_length_and_every_boundary() -> None:
     for length in range(1, 5000):
-        assert aead.padded_length(length) == max(64, padme(length) if length > 1 else 64)
-    assert [aead.padded_length(n) for n in (1, 64, 65, 66, 127, 128, 129, 1 << 20, (1 << 20) + 1)] == [
+        assert padding.padded_length(length) == max(64, padme(length) if length > 1 else 64)
+    assert [padding.padded_length(n) for n in (1, 64, 65, 66, 127, 128, 129, 1 << 20, (1 << 20) + 1)] == [
         64, 64, 72, 72, 128, 128, 144, 1 << 20, (1 << 20) + (1 << 15),
     ]  # fmt: skip
 
@@ -286,35 +286,35 @@ def test_what_padding_costs_at_most() -> None:
     worst = max(padme(n) / n for n in range(64, 1 << 16))
     assert worst < 1.12
     # How little a size tells: 65,535 lengths give few sizes.
-    assert len({aead.padded_length(n) for n in range(1, 1 << 16)}) < 150
+    assert len({padding.padded_length(n) for n in range(1, 1 << 16)}) < 150
 
 
 @given(st.binary(max_size=600) | lengths.filter(lambda n: n < 70_000).map(bytes))
 def test_padding_round_trips_at_its_length(plaintext: bytes) -> None:
-    padded = aead.pad(plaintext)
-    assert len(padded) == aead.padded_length(len(plaintext) + 1)
+    padded = padding.pad(plaintext)
+    assert len(padded) == padding.padded_length(len(plaintext) + 1)
     assert padded == plaintext + b"\x80" + bytes(len(padded) - len(plaintext) - 1)
-    assert aead.unpad(padded) == plaintext
+    assert padding.unpad(padded) == plaintext
 
 
 @given(
     st.sampled_from([b"", b"\x80", b"\x00", b"\x80\x00", b"\x00\x80\x00", b"\x80" * 80, bytes(80), b"\x80" + bytes(79)])
 )
 def test_plaintexts_that_look_like_padding_come_back(plaintext: bytes) -> None:
-    assert aead.unpad(aead.pad(plaintext)) == plaintext
+    assert padding.unpad(padding.pad(plaintext)) == plaintext
 
 
 @given(st.binary(max_size=300))
 @brisk
 def test_every_other_length_is_refused(plaintext: bytes) -> None:
-    right = aead.padded_length(len(plaintext) + 1)
+    right = padding.padded_length(len(plaintext) + 1)
     for length in range(len(plaintext) + 1, right + 80):
         padded = (plaintext + b"\x80").ljust(length, b"\x00")
         if length == right:
-            assert aead.unpad(padded) == plaintext
+            assert padding.unpad(padded) == plaintext
             continue
         with pytest.raises(DecryptionFailed):
-            aead.unpad(padded)
+            padding.unpad(padded)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_every_other_length_is_refused(plaintext: bytes) -> None:
     ],
 )
 def test_bad_padding_is_refused(padded: bytes) -> None:
-    for call in (aead.unpad, aead.unpadded_length):
+    for call in (padding.unpad, padding.unpadded_length):
         with pytest.raises(DecryptionFailed) as caught:
             call(padded)
         assert caught.value.__context__ is None
@@ -346,6 +346,6 @@ def test_bad_padding_is_refused(padded: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_or_are_what_pad_gives(padded: bytes) -> None:
     try:
-        assert aead.pad(aead.unpad(padded)) == padded
+        assert padding.pad(padding.unpad(padded)) == padded
     except DecryptionFailed:
-        assert all(aead.pad(padded[:cut]) != padded for cut in range(len(padded)))
+        assert all(padding.pad(padded[:cut]) != padded for cut in range(len(padded)))

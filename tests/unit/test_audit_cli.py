@@ -21,7 +21,6 @@ from agentmesh.audit import (
     Outcome,
     Record,
     leaf_hash,
-    relay_record,
     sign_checkpoint,
     verified_records,
 )
@@ -30,8 +29,9 @@ from agentmesh.cli import audit
 from agentmesh.cli.main import main
 from agentmesh.envelope import OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError
-from agentmesh.keys import Receipt
-from agentmesh.prekeys import BundleClass
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.primitives.keys import Receipt
+from agentmesh.relay import relay_record
 from agentmesh.store import LogFile, read_log_file
 from agentmesh.testing import ManualClock, SeededEntropy
 

@@ -22,11 +22,11 @@ from agentmesh.audit import (
     Record,
     compare,
     owner_of,
-    relay_record,
     verified_records,
 )
 from agentmesh.envelope import OuterEnvelope, receipt_of
 from agentmesh.errors import ArgumentInvalid, BadDid, RemoteError
+from agentmesh.relay import relay_record
 from agentmesh.testing import ManualClock, SeededEntropy
 
 MESH = "example/test"

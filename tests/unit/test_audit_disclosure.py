@@ -13,30 +13,30 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Identity, Intent, Kind, KnockReceived, MessageReceived, _crypto
-from agentmesh._labels import MESSAGE
+from agentmesh import Agent, Identity, Intent, Kind, KnockReceived, MessageReceived
 from agentmesh.audit import (
     AuditEvent,
     AuditJournal,
     AuditLog,
     Disclosed,
-    Disclosure,
     MemorySink,
     Record,
-    relay_record,
     verified_records,
     verify_checkpoint,
     verify_disclosure,
     verify_entry,
 )
-from agentmesh.content import ContentType, parse_content
 from agentmesh.envelope import Header, OuterEnvelope, build, receipt_of
 from agentmesh.errors import ArgumentInvalid, DecryptionFailed, DisclosureInvalid
+from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import did_of
-from agentmesh.keys import MessageKey
 from agentmesh.limits import Limits
-from agentmesh.prekeys import BundleClass
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import MESSAGE
+from agentmesh.primitives.keys import Disclosure, MessageKey
+from agentmesh.relay import relay_record
+from agentmesh.session.content import ContentType, parse_content
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, SeededEntropy
 
 MESH = "example/test"

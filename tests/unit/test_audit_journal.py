@@ -21,9 +21,7 @@ from agentmesh import (
     MessageReceived,
     Reason,
     SessionOver,
-    seam,
 )
-from agentmesh.admission.policy import ASK, AskApplication, Decision
 from agentmesh.audit import (
     AuditEvent,
     AuditJournal,
@@ -37,6 +35,7 @@ from agentmesh.audit import (
     verified_records,
     verify_entries,
 )
+from agentmesh.engine import seam
 from agentmesh.envelope import OuterEnvelope, receipt_of
 from agentmesh.errors import (
     AgentMeshError,
@@ -49,7 +48,8 @@ from agentmesh.errors import (
     StoreFailed,
 )
 from agentmesh.identity import did_of
-from agentmesh.keys import Receipt
+from agentmesh.policy import ASK, AskApplication, Decision
+from agentmesh.primitives.keys import Receipt
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.mutation import with_header
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Identity, _wire
-from agentmesh._labels import SIGN_BUNDLE, SIGN_CHECKPOINT, SIGNATURE_LABELS
+from agentmesh import Identity
 from agentmesh.audit import (
     AuditEvent,
     AuditLog,
@@ -43,8 +42,10 @@ from agentmesh.errors import (
     StoreFailed,
     UnknownVersion,
 )
-from agentmesh.prekeys import BundleClass
-from agentmesh.signing import sign_statement
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.identity import sign_statement
+from agentmesh.primitives import _wire
+from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_CHECKPOINT, SIGNATURE_LABELS
 
 MESH = "example/test"
 OWNER = Identity.from_seed(bytes(31) + b"\x01")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import _crypto
 from agentmesh.audit import leaf_hash, verify_consistency, verify_inclusion
 from agentmesh.audit.merkle import EMPTY_ROOT, EntryHash, MerkleTree, RootHash, RunningRoot
 from agentmesh.errors import ArgumentInvalid, ProofInvalid
+from agentmesh.primitives import _crypto
 
 SIZE = 130
 

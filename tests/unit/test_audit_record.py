@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agentmesh.errors
-from agentmesh.audit import AuditEvent, Outcome, Record, decode_entry, relay_record
+from agentmesh.audit import AuditEvent, Outcome, Record, decode_entry
 from agentmesh.audit.record import ENTRY_MAX_BYTES
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, Malformed, RemoteError, TooLarge, UnknownVersion
-from agentmesh.facts import Phase
-from agentmesh.keys import Receipt, SessionId
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.handshake.verdict import Reason
 from agentmesh.limits import DID_MAX_BYTES, UINT_MAX
-from agentmesh.prekeys import BundleClass
+from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.relay import relay_record
+from agentmesh.session.facts import Phase
 from agentmesh.testing import established_pair
-from agentmesh.verdict import Reason
 
 ALICE = "did:agentmesh:2CiZ88hVF4JuQim8nnSuyeiV2HF2"
 

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 import agentmesh
 from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
-from agentmesh.cli import demo, inspection, leaks, ledger, main, peers, relay, report, text
-from agentmesh.cli.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
+from agentmesh.cli import inspection, main, text
+from agentmesh.cli.demo import demo, leaks, peers, relay, report, tally
+from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
 from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
 from agentmesh.testing import Pair, agent_pair, established_pair
@@ -139,7 +140,7 @@ def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
-    noted = ledger.Ledger(kept)
+    noted = tally.Ledger(kept)
     for entry in entries:
         noted.note(entry)
     reported = noted.report()
@@ -152,7 +153,7 @@ def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) ->
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=4, unique=True))
 def test_a_ledgers_hash_tells_which_receipts_came_in_which_order(receipts: list[bytes]) -> None:
     def envelopes(order: list[bytes]) -> Any:
-        noted = ledger.Ledger()
+        noted = tally.Ledger()
         for receipt in order:
             noted.count("a", receipt.ljust(32), 7)
         return noted.report()["envelopes"]
@@ -591,7 +592,7 @@ def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) ->
 
 
 def test_the_sample_is_shipped_and_is_plain_text() -> None:
-    sample = (files("agentmesh.cli") / "sample.txt").read_bytes()
+    sample = (files("agentmesh.cli.demo") / "sample.txt").read_bytes()
     assert 2_000 < len(sample) < 10_000
     assert all(is_printable_ascii(line) and len(line) < 80 for line in sample.decode("ascii").split("\n"))
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_generichash_blake2b_salt_personal
 from nacl.secret import SecretBox
 
-from agentmesh import _crypto, _labels
 from agentmesh.errors import AgentMeshError, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
+from agentmesh.primitives import _crypto, _labels
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))
 P = 2**255 - 19

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _wire, envelope
+from agentmesh import envelope
 from agentmesh.envelope import Header, Kind, OuterEnvelope, is_mesh_name, receipt_of
 from agentmesh.errors import ArgumentInvalid, Malformed, RemoteError, TooLarge, UnknownVersion
 from agentmesh.identity import DID_PREFIX
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
+from agentmesh.primitives import _wire
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))
 MESH_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789._/-"

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, MessageReceived, Phase
+from agentmesh.engine.export import export_session, restore_session
 from agentmesh.errors import AgentMeshError, StateMalformed, StateVersionUnknown, StoreError
-from agentmesh.export import export_session, restore_session
-from agentmesh.facts import Ended
-from agentmesh.pending import Pending, Undecided
-from agentmesh.session import Session
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended
+from agentmesh.session.pending import Pending, Undecided
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
 
 Path = tuple[int, ...]

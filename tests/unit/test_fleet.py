@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # behind the installed library, for `benchmarks`
 
-from agentmesh.keys import Receipt  # noqa: E402
+from agentmesh.primitives.keys import Receipt  # noqa: E402
 from benchmarks import _fleet_world, fleet  # noqa: E402
 from benchmarks._fleet_ledger import Ledger  # noqa: E402
 from benchmarks._fleet_run import Fleet  # noqa: E402

@@ -26,10 +26,10 @@ from agentmesh import (
     Phase,
     Reason,
     SessionEstablished,
-    gate,
 )
-from agentmesh.admission.policy import ASK, AskApplication, KnockRequest
 from agentmesh.audit.record import AuditEvent
+from agentmesh.engine import gate
+from agentmesh.engine.changes import PeerKnocked, SessionEnded, SessionPut
 from agentmesh.envelope import OuterEnvelope, build
 from agentmesh.errors import (
     AgentMeshError,
@@ -49,7 +49,7 @@ from agentmesh.errors import (
     SenderMismatch,
 )
 from agentmesh.events import Accepted
-from agentmesh.state import PeerKnocked, SessionEnded, SessionPut
+from agentmesh.policy import ASK, AskApplication, KnockRequest
 from agentmesh.testing import ManualClock, SeededEntropy
 
 MESH = "example/test"

@@ -14,15 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh.admission import (
-    DIRECT_THRESHOLD,
-    RevocationList,
-    TrustGraph,
-    TrustLedger,
-    issue_edge,
-    issue_revocation,
-    issue_trust,
-)
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -37,6 +28,15 @@ from agentmesh.errors import (
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.testing import SeededEntropy
+from agentmesh.trust import (
+    DIRECT_THRESHOLD,
+    RevocationList,
+    TrustGraph,
+    TrustLedger,
+    issue_edge,
+    issue_revocation,
+    issue_trust,
+)
 
 MESH = "example/test"
 NOW = 1_767_225_600_000

@@ -13,13 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _crypto, _wire
-from agentmesh._labels import SIGN_BUNDLE, KdfLabel
 from agentmesh.errors import AgentMeshError, BadPoint
-from agentmesh.handshake import Initiation, SessionKeys, initiate, respond, transcript_hash
-from agentmesh.identity import Identity
-from agentmesh.keys import KemPublicKey, TranscriptHash
-from agentmesh.prekeys import (
+from agentmesh.handshake.agreement import Initiation, SessionKeys, initiate, respond, transcript_hash
+from agentmesh.handshake.prekeys import (
     Bundle,
     BundleClass,
     BundleSecrets,
@@ -29,7 +25,10 @@ from agentmesh.prekeys import (
     restore_published,
     verify_bundle,
 )
-from agentmesh.signing import sign_statement, split_statement
+from agentmesh.identity import Identity, sign_statement, split_statement
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives._labels import SIGN_BUNDLE, KdfLabel
+from agentmesh.primitives.keys import KemPublicKey, TranscriptHash
 
 P = 2**255 - 19
 MESH, NOW, EXPIRES = "example/prod", 1_700_000_000_000, 1_700_086_400_000

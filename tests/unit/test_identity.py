@@ -12,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add, crypto_core_ed25519_is_valid_point
 
-from agentmesh import _crypto, _wire
-from agentmesh._labels import SIGN_BUNDLE, SIGN_TRUST, SIGNATURE_LABELS, SignatureLabel
-from agentmesh.errors import (
-    AgentMeshError,
-    ArgumentInvalid,
-    BadDid,
-    BadIdentityKey,
-    BadSignature,
-    Malformed,
-    TooLarge,
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, BadDid, BadIdentityKey, BadSignature, Malformed, TooLarge
+from agentmesh.identity import (
+    DID_PREFIX,
+    Identity,
+    IdentityKey,
+    did_of,
+    parse_did,
+    sign_statement,
+    split_statement,
+    verify_statement,
 )
-from agentmesh.identity import DID_PREFIX, Identity, IdentityKey, did_of, parse_did
-from agentmesh.keys import IdentitySeed, PrekeySecret
-from agentmesh.signing import sign_statement, split_statement, verify_statement
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_TRUST, SIGNATURE_LABELS, SignatureLabel
+from agentmesh.primitives.base58 import base58_decode, base58_encode
+from agentmesh.primitives.keys import IdentitySeed, PrekeySecret
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))
 seeds = st.binary(min_size=32, max_size=32)
@@ -77,7 +78,7 @@ def test_the_did_is_the_name_of_the_key(identity: Identity) -> None:
     st.binary(min_size=20, max_size=20) | st.integers(0, 20).map(lambda zeros: bytes(zeros) + b"\xff" * (20 - zeros))
 )
 def test_every_hash_has_one_did(digest: bytes) -> None:
-    did = DID_PREFIX + _wire.base58_encode(digest)
+    did = DID_PREFIX + base58_encode(digest)
     assert parse_did(did) == did
     assert len(did) <= len(DID_PREFIX) + 28
 
@@ -183,7 +184,7 @@ def test_a_changed_character_never_names_the_same_key(identity: Identity, data: 
 def test_leading_ones_are_counted() -> None:
     for zeros in range(21):
         digest = bytes(zeros) + b"\xff" * (20 - zeros)
-        name = _wire.base58_encode(digest)
+        name = base58_encode(digest)
         assert parse_did(DID_PREFIX + name)
         for wrong in ("1" + name, *([name[1:]] if zeros else [])):
             with pytest.raises(BadDid):
@@ -198,7 +199,7 @@ def test_any_text_is_a_canonical_did_or_refused(text: str) -> None:
         except BadDid:
             continue
         raw = candidate.removeprefix(DID_PREFIX)
-        assert base58_of(_wire.base58_decode(raw, 20)) == raw
+        assert base58_of(base58_decode(raw, 20)) == raw
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

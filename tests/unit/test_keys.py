@@ -21,18 +21,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import _crypto
-from agentmesh._labels import KdfLabel
-from agentmesh._wire import base58_encode
-from agentmesh.entropy import CheckedEntropy, Entropy, SystemEntropy, check_entropy
 from agentmesh.errors import ArgumentInvalid, BadPoint, RandomnessFailed
-from agentmesh.handshake import Initiation, SessionKeys, initiate
+from agentmesh.handshake.agreement import Initiation, SessionKeys, initiate
+from agentmesh.handshake.prekeys import BundleClass, BundleSecrets, PublishedBundle, issue_bundle, verify_bundle
 from agentmesh.identity import Identity
-from agentmesh.keys import DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret, TranscriptHash
-from agentmesh.prekeys import BundleClass, BundleSecrets, PublishedBundle, issue_bundle, verify_bundle
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import KdfLabel
+from agentmesh.primitives.base58 import base58_encode
+from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy, check_entropy
+from agentmesh.primitives.keys import (
+    Disclosure,
+    DisclosureKey,
+    IdentitySeed,
+    KemSeed,
+    PrekeySecret,
+    Redacted,
+    Secret,
+    TranscriptHash,
+)
 
 LABEL = KdfLabel(b"test")
-SECRET_TYPES = (IdentitySeed, PrekeySecret, KemSeed, DisclosureKey)
+SECRET_TYPES = (IdentitySeed, PrekeySecret, KemSeed, DisclosureKey, Disclosure)
+SIZES = {KemSeed: 64, Disclosure: 96}
 
 
 class Counting:
@@ -198,7 +208,12 @@ def test_every_redacted_type_has_slots_and_a_holder_here() -> None:
     here = {type(value).__name__ for value, _ in HOLDERS.values()}
     for child in below(Redacted):
         assert "__dict__" not in dir(child), child
-        if child.__module__ in ("agentmesh.keys", "agentmesh.identity", "agentmesh.prekeys", "agentmesh.handshake"):
+        if child.__module__ in (
+            "agentmesh.primitives.keys",
+            "agentmesh.identity",
+            "agentmesh.handshake.prekeys",
+            "agentmesh.handshake.agreement",
+        ):
             assert child is Secret or child.__name__ in here, child
 
 
@@ -208,7 +223,7 @@ def test_every_redacted_type_has_slots_and_a_holder_here() -> None:
 @pytest.mark.parametrize("secret_type", SECRET_TYPES)
 def test_a_secret_takes_bytes_of_its_size_only(secret_type: type[Secret]) -> None:
     size = secret_type.size
-    assert size == (64 if secret_type is KemSeed else 32)
+    assert size == SIZES.get(secret_type, 32)
     value = bytes(range(size))
     assert secret_type(value).reveal() == value
 
@@ -410,10 +425,10 @@ def test_the_system_source_never_repeats() -> None:
 
 FORKING = """
 import os, sys
-from agentmesh import _crypto
-from agentmesh.entropy import SystemEntropy
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.entropy import SystemEntropy
 from agentmesh.identity import Identity
-from agentmesh.prekeys import BundleClass, issue_bundle
+from agentmesh.handshake.prekeys import BundleClass, issue_bundle
 
 source = SystemEntropy()
 source.token(32)  # the parent has drawn before, so that a kept pool would be shared

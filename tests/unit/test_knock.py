@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import _crypto, aead
-from agentmesh._labels import INTENT
-from agentmesh.entropy import CheckedEntropy
 from agentmesh.errors import ArgumentInvalid, BadPoint, EnvelopeReflected, RandomnessFailed
-from agentmesh.handshake import initiate
+from agentmesh.handshake.agreement import initiate
+from agentmesh.handshake.knock import Intent, KnockContent, decode_content, encode_content
+from agentmesh.handshake.prekeys import BundleClass, issue_bundle, verify_bundle
+from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import Identity, IdentityKey
-from agentmesh.knock import Intent, KnockContent, decode_content, encode_content
 from agentmesh.limits import COUNTER_MAX, Limits
-from agentmesh.prekeys import BundleClass, issue_bundle, verify_bundle
-from agentmesh.ratchet import SendingChain
-from agentmesh.session import Session
+from agentmesh.primitives import _crypto, aead
+from agentmesh.primitives._labels import INTENT
+from agentmesh.primitives.entropy import CheckedEntropy
+from agentmesh.session.established import Session
+from agentmesh.session.ratchet import SendingChain
 from agentmesh.testing import SeededEntropy, agent_pair, established_pair
 from agentmesh.testing.strategies import intents
-from agentmesh.verdict import Conditions
 
 MESH = "example/test"
 NOW_MS = 1_767_225_600_000

@@ -13,17 +13,6 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentmesh.admission import (
-    RevocationList,
-    StateKey,
-    TrustGraph,
-    TrustLedger,
-    issue_edge,
-    issue_revocation,
-    issue_trust,
-    open_state,
-    seal_state,
-)
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -40,6 +29,17 @@ from agentmesh.errors import (
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import Limits
 from agentmesh.testing import SeededEntropy
+from agentmesh.trust import (
+    RevocationList,
+    StateKey,
+    TrustGraph,
+    TrustLedger,
+    issue_edge,
+    issue_revocation,
+    issue_trust,
+    open_state,
+    seal_state,
+)
 
 MESH = "example/test"
 NOW = 1_767_225_600_000
@@ -252,7 +252,7 @@ def test_nobody_is_believed_unasked() -> None:
 
 def test_a_strangers_statement_costs_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = a_ledger()
-    monkeypatch.setattr("agentmesh._crypto.ed25519_verify", lambda *_: pytest.fail("checked"))
+    monkeypatch.setattr("agentmesh.primitives._crypto.ed25519_verify", lambda *_: pytest.fail("checked"))
     with refused(ledger, StatementUnfit):
         ledger.apply(update(200, issuer=STRANGER), now_ms=NOW)
 
@@ -262,7 +262,7 @@ def test_a_believed_issuer_says_nothing_of_itself() -> None:
         update(200, subject=AUDITOR.key)
     ledger = a_ledger()
     body = msgpack.packb([1, MESH, AUDITOR.key.raw, AUDITOR.key.raw, 1, NOW, 1, 200])
-    from agentmesh._labels import SIGN_TRUST
+    from agentmesh.primitives._labels import SIGN_TRUST
 
     with refused(ledger, StatementUnfit):
         ledger.apply(msgpack.packb([body, AUDITOR.sign(SIGN_TRUST, body)]), now_ms=NOW)

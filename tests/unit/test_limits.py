@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import aead, errors, limits
+from agentmesh import errors, limits
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, LocalError, RemoteError, StoreError
 from agentmesh.limits import UINT_MAX, Limits
+from agentmesh.primitives import padding
 
 NAMES = [attribute.name for attribute in attrs.fields(Limits)]
 each_limit = pytest.mark.parametrize("name", NAMES)
@@ -141,10 +142,10 @@ def test_what_the_sizes_allow_fits_an_envelope(plaintext: int, detail: int, capa
     # A data message: type, action and marker beside the plaintext; a KNOCK: intent and payload, each with its heads.
     # Outside stand the two headers, the keys, the KEM ciphertext, two sealings and a signature.
     header = 350
-    assert header + 16 + 24 + 56 + 32 + 16 + aead.padded_length(plaintext + 1 + 1 + 128 + 1) + 20 <= envelope_max
+    assert header + 16 + 24 + 56 + 32 + 16 + padding.padded_length(plaintext + 1 + 1 + 128 + 1) + 20 <= envelope_max
     knock_content = content + 128 + 3 * 5 + 10
     knock_frame = 32 + 32 + 32 + 1088 + 9 + 72 + 64 + 40
-    assert header + knock_frame + aead.padded_length(knock_content + 1) <= envelope_max
+    assert header + knock_frame + padding.padded_length(knock_content + 1) <= envelope_max
 
 
 def test_a_step_keeps_no_more_than_a_session() -> None:

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _crypto, _wire
-from agentmesh._labels import SIGN_BUNDLE, SIGN_KNOCK, SIGN_TRUST, KdfLabel
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -28,9 +26,7 @@ from agentmesh.errors import (
     TooLarge,
     UnknownVersion,
 )
-from agentmesh.identity import Identity, did_of
-from agentmesh.limits import CLOCK_TOLERANCE_MS, UINT_MAX
-from agentmesh.prekeys import (
+from agentmesh.handshake.prekeys import (
     BUNDLE_MAX_BYTES,
     PUBLISHED_LAYOUT,
     Bundle,
@@ -42,7 +38,10 @@ from agentmesh.prekeys import (
     restore_published,
     verify_bundle,
 )
-from agentmesh.signing import sign_statement, split_statement
+from agentmesh.identity import Identity, did_of, sign_statement, split_statement
+from agentmesh.limits import CLOCK_TOLERANCE_MS, UINT_MAX
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_KNOCK, SIGN_TRUST, KdfLabel
 
 P = 2**255 - 19
 MESH = "example/prod"

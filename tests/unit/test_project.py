@@ -22,7 +22,8 @@ from typing import NamedTuple
 import pytest
 
 import agentmesh
-from agentmesh import _labels, errors
+from agentmesh import errors
+from agentmesh.primitives import _labels
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "agentmesh"
@@ -34,18 +35,15 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "errors errors.* limits",
-        "_wire _labels",
-        "_crypto",
-        "keys entropy guard",
+        "primitives primitives.*",
         "identity",
-        "aead signing",
         "envelope",
-        "prekeys",
-        "handshake suite ratchet replay knock verdict content",
-        "facts session pending",
+        "handshake handshake.*",
+        "policy",
+        "session session.*",
         "audit audit.*",
-        "admission admission.*",
-        "state core events status gate exchange upkeep export seam",
+        "events relay relay.* trust trust.*",
+        "engine engine.*",
         "store store.*",
         "agt agt.*",
         "agent",
@@ -63,31 +61,31 @@ INPUT_AND_OUTPUT = (
     "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
 )  # fmt: skip
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
-# Values of admission that applications and relays share between threads.
-LOCKED = tuple(f"admission.{name}" for name in ("buckets", "graph", "ledger", "relay", "revocation", "succession"))
+# Values that applications and relays share between threads.
+LOCKED = ("primitives.buckets", "relay.limiter", "trust.graph", "trust.ledger", "trust.revocation", "trust.succession")
 THIRD_PARTY = {
     "attrs": ANYBODY,
-    "cryptography": ("_crypto",),
+    "cryptography": ("primitives._crypto",),
     "hypothesis": ("testing", "testing.*"),
-    "msgpack": ("_wire",),
-    "nacl": ("_crypto",),
+    "msgpack": ("primitives._wire",),
+    "nacl": ("primitives._crypto",),
 }
 STANDARD_LIBRARY = {
     "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
-    "hashlib": ("_crypto",),
-    "hmac": ("_crypto",),
-    "os": ("entropy", *TOUCHES_THE_WORLD),
+    "hashlib": ("primitives._crypto",),
+    "hmac": ("primitives._crypto",),
+    "os": ("primitives.entropy", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
-    "threading": ("seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("core", *TOUCHES_THE_WORLD),
+    "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
+    "time": ("engine.core", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
 # Where only a part of such a module may be used.
 PARTS = {
-    ("os", "entropy"): {"urandom"},
-    ("threading", "seam"): {"RLock"},
+    ("os", "primitives.entropy"): {"urandom"},
+    ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
     **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
 }
@@ -252,7 +250,7 @@ def defines_no_error(module: Module) -> Iterator[str]:
 
 
 def writes_no_label(module: Module) -> Iterator[str]:
-    if module.name == "_labels":
+    if module.name == "primitives._labels":
         return
     docstrings = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(module.tree):
@@ -272,8 +270,11 @@ SECRET_NAME = re.compile(
 NOT_SECRET_SUFFIX = re.compile(r".*_(size|count|len|length|bytes_max|label|kind|id|ms|seconds)")
 # Comparisons that are constant-time although they are written `==`, each with its reason.
 CONSTANT_TIME_ANYWAY = {
-    ("prekeys", "self.prekey_secret == other.prekey_secret"): "both are wrapped in Secret, whose == is constant-time",
-    ("prekeys", "self.kem_seed == other.kem_seed"): "both are wrapped in Secret, whose == is constant-time",
+    (
+        "handshake.prekeys",
+        "self.prekey_secret == other.prekey_secret",
+    ): "both are wrapped in Secret, whose == is constant-time",
+    ("handshake.prekeys", "self.kem_seed == other.kem_seed"): "both are wrapped in Secret, whose == is constant-time",
 }
 
 
@@ -339,48 +340,48 @@ def prints_no_bare_secret(module: Module) -> Iterator[str]:
 
 
 def leaves_primitives_to_the_suite(module: Module) -> Iterator[str]:
-    if module.name == "ratchet":
+    if module.name == "session.ratchet":
         for line, target in imported_modules(module, frozenset(module_paths())):
-            if target in {"_crypto", "_labels", "aead"}:
+            if target in {"primitives._crypto", "primitives._labels", "primitives.aead"}:
                 yield f"{line}: ratchet imports {target}"
 
 
 # Each rule, with what it must catch: (module, source).
 PLANTED: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
-        ("keys", "from agentmesh import handshake"),
-        ("keys", "from agentmesh.handshake import respond"),
-        ("keys", "import agentmesh.handshake"),
-        ("keys", "from . import handshake"),
-        ("keys", "from .handshake import respond"),
-        ("keys", "def f():\n    from agentmesh.handshake import respond"),
-        ("keys", "from agentmesh import __version__"),
+        ("primitives.keys", "from agentmesh.handshake import agreement"),
+        ("primitives.keys", "from agentmesh.handshake.agreement import respond"),
+        ("primitives.keys", "import agentmesh.handshake.agreement"),
+        ("primitives.keys", "from .. import handshake"),
+        ("primitives.keys", "from ..handshake.agreement import respond"),
+        ("primitives.keys", "def f():\n    from agentmesh.handshake.agreement import respond"),
+        ("primitives.keys", "from agentmesh import __version__"),
         ("audit.log", "from ..agent import Agent"),
-        ("errors", "from agentmesh import _crypto"),
+        ("errors", "from agentmesh.primitives import _crypto"),
     ],
     imports_only_what_it_may: [
-        ("aead", "import nacl.secret"),
-        ("aead", "from hashlib import sha256"),
+        ("primitives.aead", "import nacl.secret"),
+        ("primitives.aead", "from hashlib import sha256"),
         ("identity", "import hmac as h"),
-        ("_crypto", "import msgpack"),
-        ("session", "from cryptography.hazmat.primitives import hashes"),
+        ("primitives._crypto", "import msgpack"),
+        ("session.established", "from cryptography.hazmat.primitives import hashes"),
         ("agent", "import pickle"),
         ("store.sqlite", "import pickle"),
-        ("cli.demo", "import yaml"),
+        ("cli.demo.demo", "import yaml"),
         ("agent", "import socket"),
         ("testing.network", "from pathlib import Path"),
-        ("session", "import threading"),
+        ("session.established", "import threading"),
         ("agent", "from threading import Thread"),
         ("agent", "import threading\nthreading.Thread(target=f)"),
-        ("entropy", "import os\nos.remove(path)"),
-        ("ratchet", "import os"),
-        ("ratchet", "import random"),
-        ("session", "import time"),
-        ("session", "import importlib"),
+        ("primitives.entropy", "import os\nos.remove(path)"),
+        ("session.ratchet", "import os"),
+        ("session.ratchet", "import random"),
+        ("session.established", "import time"),
+        ("session.established", "import importlib"),
         ("agent", "import hypothesis"),
         ("agent", "import requests"),
     ],
-    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo", "exec(text)"), ("agent", "__import__(name)")],
+    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.demo", "exec(text)"), ("agent", "__import__(name)")],
     neither_opens_nor_prints: [
         ("agent", "open(path)"),
         ("agent", "print(key)"),
@@ -392,66 +393,66 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", '"""Doc."""\nclass C:\n    pass'),
         ("agent", '"""Doc."""\nclass C:\n    """Doc."""\n    def f(self):\n        pass'),
         ("agent", '"""Doc."""\nif x:\n    def f():\n        pass'),
-        ("_wire", "x = 1"),
+        ("primitives._wire", "x = 1"),
     ],
     defines_no_error: [
         ("agent", "class Bad(ValueError):\n    pass"),
         ("agent", "class Bad(errors.LocalError):\n    pass"),
-        ("cli.demo", "class Bad(Exception):\n    pass"),
+        ("cli.demo.demo", "class Bad(Exception):\n    pass"),
     ],
-    writes_no_label: [("ratchet", 'x = b"am1-other"'), ("signing", 'x = f"agentmesh/v1/{name}"')],
+    writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
-        ("ratchet", "mk == other"),
-        ("ratchet", "if expected != sealed.commitment: pass"),
-        ("ratchet", "x = self._chain_key == y"),
-        ("ratchet", "x = derived[32:] == kc[:32]"),
-        ("ratchet", "x = y == identity_seed.reveal()"),
-        ("ratchet", "x = (a, tag) == (b, c)"),
-        ("ratchet", "x = a == seed.reveal()"),
-        ("ratchet", "x = keys.header_key_ab == y"),
+        ("session.ratchet", "mk == other"),
+        ("session.ratchet", "if expected != sealed.commitment: pass"),
+        ("session.ratchet", "x = self._chain_key == y"),
+        ("session.ratchet", "x = derived[32:] == kc[:32]"),
+        ("session.ratchet", "x = y == identity_seed.reveal()"),
+        ("session.ratchet", "x = (a, tag) == (b, c)"),
+        ("session.ratchet", "x = a == seed.reveal()"),
+        ("session.ratchet", "x = keys.header_key_ab == y"),
     ],
     prints_no_bare_secret: [
-        ("session", "@frozen(kw_only=True)\nclass Keys:\n    root: RootKey"),
-        ("session", "@attrs.define(eq=False)\nclass Keys:\n    chains: dict[int, ChainKey] = field()"),
-        ("session", "class Keys(NamedTuple):\n    chain: ChainKey | None"),
+        ("session.established", "@frozen(kw_only=True)\nclass Keys:\n    root: RootKey"),
+        ("session.established", "@attrs.define(eq=False)\nclass Keys:\n    chains: dict[int, ChainKey] = field()"),
+        ("session.established", "class Keys(NamedTuple):\n    chain: ChainKey | None"),
     ],
-    leaves_primitives_to_the_suite: [("ratchet", "from agentmesh import _crypto")],
+    leaves_primitives_to_the_suite: [("session.ratchet", "from agentmesh.primitives import _crypto")],
 }
 # What looks close to a breach and is none.
 FINE: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
-        ("handshake", "from agentmesh import keys"),
-        ("session", "from agentmesh.ratchet import Ratchet"),
-        ("cli.demo", "from agentmesh import Agent, __version__"),
-        ("audit.log", "from .record import Record\nfrom . import proof\nfrom .. import _crypto"),
+        ("handshake.agreement", "from agentmesh.primitives import keys"),
+        ("session.established", "from agentmesh.session.ratchet import Ratchet"),
+        ("cli.demo.demo", "from agentmesh import Agent, __version__"),
+        ("audit.log", "from .record import Record\nfrom . import proof\nfrom ..primitives import _crypto"),
     ],
     imports_only_what_it_may: [
-        ("seam", "from threading import RLock"),
+        ("engine.seam", "from threading import RLock"),
         ("audit.log", "import threading\nlock = threading.Lock()"),
-        ("entropy", "import os\nos.urandom(32)"),
-        ("cli.demo", "import subprocess, socket\nfrom importlib import resources"),
+        ("primitives.entropy", "import os\nos.urandom(32)"),
+        ("cli.demo.demo", "import subprocess, socket\nfrom importlib import resources"),
         ("store.file", "from pathlib import Path"),
         ("testing", "from hypothesis import strategies"),
     ],
     runs_no_code_from_data: [("agent", "self.exec(x)\nre.compile(y)")],
-    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo", "print(x)")],
+    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo.demo", "print(x)")],
     says_what_it_is: [
-        ("_wire", '"""Doc."""\ndef f():\n    pass'),
+        ("primitives._wire", '"""Doc."""\ndef f():\n    pass'),
         ("agent", '"""Doc."""\ndef _f():\n    pass\nclass _C:\n    def f(self):\n        pass'),
         ("agent", '"""Doc."""\ndef f():\n    """Doc."""\n    def inner():\n        pass'),
     ],
     defines_no_error: [("agent", "class Good(Redacted):\n    pass")],
-    writes_no_label: [("ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
+    writes_no_label: [("session.ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
     compares_secrets_in_constant_time: [
-        ("ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
-        ("ratchet", "x = seed_count == 3 and key.size == 32 and stage == STAGE"),
+        ("session.ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
+        ("session.ratchet", "x = seed_count == 3 and key.size == 32 and stage == STAGE"),
     ],
     prints_no_bare_secret: [
-        ("session", "@frozen(repr=False, eq=False)\nclass Keys:\n    root: RootKey"),
-        ("session", "@frozen\nclass Keys:\n    kdf: Callable[[bytes], bytes]\n    key: DisclosureKey"),
-        ("session", "class Keys(Redacted):\n    root: RootKey"),
+        ("session.established", "@frozen(repr=False, eq=False)\nclass Keys:\n    root: RootKey"),
+        ("session.established", "@frozen\nclass Keys:\n    kdf: Callable[[bytes], bytes]\n    key: DisclosureKey"),
+        ("session.established", "class Keys(Redacted):\n    root: RootKey"),
     ],
-    leaves_primitives_to_the_suite: [("suite", "from agentmesh import _crypto")],
+    leaves_primitives_to_the_suite: [("session.suite", "from agentmesh.primitives import _crypto")],
 }
 
 

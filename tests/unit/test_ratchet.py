@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base, crypto_secretbox_easy, crypto_secretbox_open_easy
 from nacl.exceptions import CryptoError
 
-from agentmesh.entropy import Entropy
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -34,18 +33,11 @@ from agentmesh.errors import (
     Malformed,
     RemoteError,
 )
-from agentmesh.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, Limits
-from agentmesh.ratchet import (
-    OpenDelta,
-    Opened,
-    Ratchet,
-    RatchetHeader,
-    ReceivingChain,
-    SendingChain,
-    Suite,
-)
-from agentmesh.suite import SUITE
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.ratchet import OpenDelta, Opened, Ratchet, RatchetHeader, ReceivingChain, SendingChain, Suite
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import SeededEntropy
 
 LIMITS = Limits()

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agentmesh.keys import Ed25519PublicKey, Receipt, TranscriptHash
+from agentmesh.engine.replay import KnockMemo, KnockMemory
 from agentmesh.limits import Limits
-from agentmesh.replay import KnockMemo, KnockMemory
+from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, TranscriptHash
 
 LIMITS = Limits(remembered_knocks=6, remembered_knocks_per_identity=3)
 

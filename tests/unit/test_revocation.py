@@ -13,17 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh.admission import (
-    RevocationList,
-    Successions,
-    TrustGraph,
-    TrustLedger,
-    issue_continuity,
-    issue_edge,
-    issue_revocation,
-    issue_trust,
-)
-from agentmesh.admission import revocation as revocation_module
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -39,6 +28,17 @@ from agentmesh.errors import (
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import Limits
 from agentmesh.testing import SeededEntropy
+from agentmesh.trust import (
+    RevocationList,
+    Successions,
+    TrustGraph,
+    TrustLedger,
+    issue_continuity,
+    issue_edge,
+    issue_revocation,
+    issue_trust,
+)
+from agentmesh.trust import revocation as revocation_module
 
 MESH = "example/test"
 NOW = 1_767_225_600_000

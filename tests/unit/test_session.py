@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import OuterEnvelope
-from agentmesh.aead import padded_length
-from agentmesh.content import ContentType
+from agentmesh.engine.export import export_session, restore_session
 from agentmesh.envelope import Header, Kind, build, receipt_of
 from agentmesh.errors import (
     AgentMeshError,
@@ -26,19 +25,20 @@ from agentmesh.errors import (
     SessionNotOpen,
     TooLarge,
 )
-from agentmesh.export import export_session, restore_session
-from agentmesh.facts import Facts, Phase
+from agentmesh.handshake.knock import Intent, KnockContent
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.identity import Identity
-from agentmesh.keys import HeaderKey, MessageKey, Receipt, RootKey, SessionId, TranscriptHash
-from agentmesh.knock import Intent, KnockContent
 from agentmesh.limits import Limits
-from agentmesh.pending import Pending, Undecided
-from agentmesh.prekeys import BundleClass
-from agentmesh.ratchet import Ratchet
-from agentmesh.session import PeerClose, Session
-from agentmesh.suite import MESSAGE_OVERHEAD_BYTES, SUITE
+from agentmesh.primitives.keys import HeaderKey, MessageKey, Receipt, RootKey, SessionId, TranscriptHash
+from agentmesh.primitives.padding import padded_length
+from agentmesh.session.content import ContentType
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Facts, PeerClose, Phase
+from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.ratchet import Ratchet
+from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
-from agentmesh.verdict import UNLIMITED, Conditions
 
 NOW_MS = 1_767_225_600_000
 LIMITS = Limits()

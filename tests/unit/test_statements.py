@@ -12,9 +12,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentmesh import _labels
-from agentmesh.admission import statements
-from agentmesh.admission.statements import (
+from agentmesh.errors import (
+    AgentMeshError,
+    ArgumentInvalid,
+    BadIdentityKey,
+    BadSignature,
+    Malformed,
+    StatementUnfit,
+    TooLarge,
+    UnknownVersion,
+)
+from agentmesh.identity import Identity
+from agentmesh.limits import UINT_MAX
+from agentmesh.primitives import _labels
+from agentmesh.testing import SeededEntropy
+from agentmesh.testing import strategies as am
+from agentmesh.trust import statements
+from agentmesh.trust.statements import (
     STATEMENT_MAX_BYTES,
     Continuity,
     Revocation,
@@ -30,20 +44,6 @@ from agentmesh.admission.statements import (
     verify_revocation,
     verify_trust,
 )
-from agentmesh.errors import (
-    AgentMeshError,
-    ArgumentInvalid,
-    BadIdentityKey,
-    BadSignature,
-    Malformed,
-    StatementUnfit,
-    TooLarge,
-    UnknownVersion,
-)
-from agentmesh.identity import Identity
-from agentmesh.limits import UINT_MAX
-from agentmesh.testing import SeededEntropy
-from agentmesh.testing import strategies as am
 
 MESH = "example/test"
 NOW = 1_767_225_600_000

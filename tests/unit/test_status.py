@@ -9,17 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import (
-    Agent,
-    Assurance,
-    BundleClass,
-    Conditions,
-    Intent,
-    KnockReceived,
-    Phase,
-    Reason,
-    SessionStatus,
-)
+from agentmesh import Agent, Assurance, BundleClass, Conditions, Intent, KnockReceived, Phase, Reason, SessionStatus
 from agentmesh.limits import PENDING_GRACE_MS
 from agentmesh.testing import Pair, agent_pair, establish, established_pair
 

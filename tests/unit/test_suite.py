@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_scalarmult, crypto_secretbox_easy, crypto_secretbox_open_easy
 
-from agentmesh import _crypto
 from agentmesh.errors import BadPoint, DecryptionFailed, Malformed
-from agentmesh.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.limits import COUNTER_MAX
-from agentmesh.ratchet import RatchetHeader
-from agentmesh.suite import MESSAGE_OVERHEAD_BYTES, SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
 
 brisk = settings(max_examples=max(1, settings().max_examples // 2))

@@ -14,19 +14,8 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 import agentmesh.agent
-from agentmesh import (
-    Agent,
-    Conditions,
-    Identity,
-    Intent,
-    Kind,
-    KnockReceived,
-    KnockRequest,
-    Limits,
-    Phase,
-    Shelf,
-)
-from agentmesh.admission.policy import ASK, AskApplication, Decision, Grant
+from agentmesh import Agent, Conditions, Identity, Intent, Kind, KnockReceived, KnockRequest, Limits, Phase, Shelf
+from agentmesh.engine.state import AgentState
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import (
     ArgumentInvalid,
@@ -44,13 +33,13 @@ from agentmesh.errors import (
     UnknownSession,
 )
 from agentmesh.events import AnswerRepeated, SessionRejected
+from agentmesh.handshake.knock import KnockContent, decode_content, encode_content
+from agentmesh.handshake.prekeys import BundleClass, verify_bundle
 from agentmesh.identity import IdentityKey, parse_did
-from agentmesh.keys import Receipt, SessionId
-from agentmesh.knock import KnockContent, decode_content, encode_content
 from agentmesh.limits import KEPT_CHAINS
-from agentmesh.prekeys import BundleClass, verify_bundle
-from agentmesh.ratchet import OpenDelta, Ratchet
-from agentmesh.state import AgentState
+from agentmesh.policy import ASK, AskApplication, Decision, Grant
+from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.session.ratchet import OpenDelta, Ratchet
 from agentmesh.testing import (
     HONEST,
     BundleShelf,
@@ -68,7 +57,7 @@ from agentmesh.testing import (
 )
 from agentmesh.testing import strategies as am
 from agentmesh.testing.clock import EPOCH_MS
-from agentmesh.testing.ledger import Ledger
+from agentmesh.testing.deliveries import Ledger
 from agentmesh.testing.pair import MESH
 from agentmesh.testing.schedule import Action, Move, perform
 from agentmesh.testing.strategies import Delivery, IssuedBundle

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, Limits, Phase, RotationDue, SessionOver, StockLow
+from agentmesh.engine.state import AgentState
+from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import ArgumentInvalid, UnknownSession
-from agentmesh.state import AgentState
 from agentmesh.testing import ManualClock, Pair, agent_pair, established_pair
-from agentmesh.upkeep import Shelf
 
 SECOND = 1000
 HOUR = 3600 * SECOND

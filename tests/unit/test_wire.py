@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import _wire
 from agentmesh.errors import AgentMeshError, Malformed, TooLarge
 from agentmesh.limits import UINT_MAX
+from agentmesh.primitives import _wire
+from agentmesh.primitives.base58 import base58_decode, base58_encode
 
 AMPLE = 1 << 22
 thorough = settings(max_examples=settings().max_examples)
@@ -510,8 +511,8 @@ PUBLISHED_BASE58 = [  # draft-msporny-base58-03, section 5, and Bitcoin Core's b
 
 @pytest.mark.parametrize(("data", "text"), PUBLISHED_BASE58)
 def test_published_base58(data: bytes, text: str) -> None:
-    assert _wire.base58_encode(data) == text
-    assert _wire.base58_decode(text, len(data)) == data
+    assert base58_encode(data) == text
+    assert base58_decode(text, len(data)) == data
 
 
 zero_led = st.builds(lambda zeros, rest: bytes(zeros) + rest, st.integers(0, 20), st.binary(max_size=20))
@@ -520,38 +521,38 @@ zero_led = st.builds(lambda zeros, rest: bytes(zeros) + rest, st.integers(0, 20)
 @given(st.binary(max_size=40) | zero_led)
 @thorough
 def test_base58_round_trips_at_its_size_only(data: bytes) -> None:
-    text = _wire.base58_encode(data)
-    assert _wire.base58_decode(text, len(data)) == data
+    text = base58_encode(data)
+    assert base58_decode(text, len(data)) == data
     for size in (len(data) - 1, len(data) + 1):
         if size >= 0:
             with pytest.raises(Malformed):
-                _wire.base58_decode(text, size)
+                base58_decode(text, size)
     spaced = [text + " ", " " + text, text + "\n", text + "\x00", "0" + text]
     for bad in ["1" + text, *([text[1:]] if text.startswith("1") else []), *spaced]:
         with pytest.raises(Malformed):
-            _wire.base58_decode(bad, len(data))
+            base58_decode(bad, len(data))
 
 
 @given(st.text(max_size=60), st.integers(0, 24))
 @thorough
 def test_base58_of_any_text_is_refused_or_canonical(text: str, size: int) -> None:
-    error = refusal(lambda: _wire.base58_decode(text, size))
+    error = refusal(lambda: base58_decode(text, size))
     if error is None:
-        assert _wire.base58_encode(_wire.base58_decode(text, size)) == text
+        assert base58_encode(base58_decode(text, size)) == text
     else:
         assert type(error) is Malformed
         assert error.__context__ is None
 
 
 def test_base58_refuses_look_alikes_and_oversize() -> None:
-    assert _wire.base58_decode("2NEpo7TZRRrLZSi2U", 12) == b"Hello World!"
+    assert base58_decode("2NEpo7TZRRrLZSi2U", 12) == b"Hello World!"
     for bad in "0OIl+/-_ é１²":
         with pytest.raises(Malformed):
-            _wire.base58_decode(f"2NEpo7TZRRrLZSi2{bad}", 12)
+            base58_decode(f"2NEpo7TZRRrLZSi2{bad}", 12)
     with pytest.raises(Malformed):
-        _wire.base58_decode("z" * 28, 20)  # above 256^20 - 1, short enough to be computed
+        base58_decode("z" * 28, 20)  # above 256^20 - 1, short enough to be computed
     with pytest.raises(Malformed):
-        _wire.base58_decode("2", 0)
+        base58_decode("2", 0)
 
 
 class Unread(str):
@@ -567,9 +568,9 @@ def test_a_text_of_impossible_length_is_not_read() -> None:
     # The arithmetic is quadratic: over a million digits it would not end.
     for text in (Unread("z" * 41), Unread("1" * 1_000_000)):
         with pytest.raises(Malformed):
-            _wire.base58_decode(text, 20)
+            base58_decode(text, 20)
     with pytest.raises(AssertionError):
-        _wire.base58_decode(Unread("z" * 40), 20)
+        base58_decode(Unread("z" * 40), 20)
 
 
 # --- msgpack's other implementation -----------------------------------------------------------------------------------

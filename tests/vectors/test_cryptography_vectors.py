@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh import _crypto
 from agentmesh.errors import BadSignature
 from agentmesh.identity import IdentityKey
+from agentmesh.primitives import _crypto
 
 package = pytest.importorskip("cryptography_vectors", reason="pip install cryptography-vectors (56 MB) to run these")
 FOLDER = Path(str(package.__file__)).parent / "asymmetric"

@@ -18,8 +18,6 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentmesh import _crypto
-from agentmesh._labels import SIGN_BUNDLE, KdfLabel, SignatureLabel
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -29,10 +27,11 @@ from agentmesh.errors import (
     DecryptionFailed,
     Malformed,
 )
-from agentmesh.identity import Identity, IdentityKey
-from agentmesh.keys import KemSeed
-from agentmesh.prekeys import verify_bundle
-from agentmesh.signing import sign_statement
+from agentmesh.handshake.prekeys import verify_bundle
+from agentmesh.identity import Identity, IdentityKey, sign_statement
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import SIGN_BUNDLE, KdfLabel, SignatureLabel
+from agentmesh.primitives.keys import KemSeed
 
 SOURCES = (
     "set AGENTMESH_PUBLIC_VECTORS to a folder with "

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 import agentmesh
-from agentmesh import _crypto, _labels, errors
-from agentmesh.suite import SUITE
+from agentmesh import errors
+from agentmesh.primitives import _crypto, _labels
+from agentmesh.session.suite import SUITE
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "vectors"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentmesh import _crypto
-from agentmesh._labels import SIGN_KNOCK, SIGN_REJECT
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import SIGN_KNOCK, SIGN_REJECT
 from generator import curve, wire
 from generator.rejects import rejection
 from generator.talk import (

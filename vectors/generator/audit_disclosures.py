@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from attrs import evolve
 
-from agentmesh.aead import pad
 from agentmesh.envelope import receipt_of
+from agentmesh.primitives.padding import pad
 from generator import wire
 from generator.audit_messages import Message, crafted, given, said, said_on_last_resort, two_keys
 from generator.talk import LATER_MS, enveloped, header_items

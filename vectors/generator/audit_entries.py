@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentmesh import _crypto
+from agentmesh.primitives import _crypto
 from generator import wire
 from generator.world import ALICE, BOB, MESH, NOW_MS, token
 

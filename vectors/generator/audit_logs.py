@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentmesh import _crypto
+from agentmesh.primitives import _crypto
 from generator import audit_files, wire
 from generator.audit_checkpoints import against, signed_over
 from generator.audit_entries import COUNT, ENTRIES, FIRST_PREVIOUS, RECORDS, SPEC, chained, entry, items, leaf, record

@@ -8,13 +8,13 @@ from typing import Any, Final
 from attrs import evolve, frozen
 from runner.agents import SessionRunner
 
-from agentmesh import _crypto
-from agentmesh._labels import MESSAGE
-from agentmesh.aead import pad
 from agentmesh.envelope import receipt_of
 from agentmesh.identity import Identity
-from agentmesh.session import Session
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import MESSAGE
+from agentmesh.primitives.padding import pad
+from agentmesh.session.established import Session
+from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.audit_entries import entry, record
 from generator.forge import knock

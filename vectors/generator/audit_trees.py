@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentmesh import _crypto
 from agentmesh.audit import leaf_hash
 from agentmesh.audit.merkle import MerkleTree
+from agentmesh.primitives import _crypto
 from generator.wire import flipped
 from generator.world import Files, token
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentmesh._labels import SIGN_BUNDLE, SIGN_KNOCK, SignatureLabel
 from agentmesh.identity import Identity, did_of
+from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_KNOCK, SignatureLabel
 from generator import curve, wire
 from generator.world import (
     ALICE,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentmesh import _crypto
-from agentmesh._labels import RECEIPT
 from agentmesh.identity import DID_PREFIX
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import RECEIPT
 from generator import wire
 from generator.world import ALICE, BOB, MESH, NOW_MS, Files
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from agentmesh._labels import INTENT, SIGN_KNOCK, SignatureLabel
-from agentmesh.aead import pad, seal
 from agentmesh.envelope import receipt_of
-from agentmesh.identity import Identity
-from agentmesh.knock import signed_part
+from agentmesh.identity import Identity, signed_part
+from agentmesh.primitives._labels import INTENT, SIGN_KNOCK, SignatureLabel
+from agentmesh.primitives.aead import seal
+from agentmesh.primitives.padding import pad
 from generator import wire
 from generator.handshakes import derived
 from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, ONE_TIME, Stock, encapsulation, token

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentmesh import _crypto
-from agentmesh._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
 from agentmesh.identity import Identity
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
 from generator import curve, wire
 from generator.bundles import items_of, signed
 from generator.world import (

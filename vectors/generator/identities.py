@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from runner.values import SIGNATURE_NAMES, signature_label
 
-from agentmesh import _crypto
 from agentmesh.identity import DID_PREFIX, did_of
+from agentmesh.primitives import _crypto
 from generator import curve
 from generator.wire import flipped
 from generator.world import ALICE, BOB, LAST_RESORT, ONE_TIME, Files, encapsulation, token

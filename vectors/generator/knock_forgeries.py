@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentmesh._labels import SIGN_BUNDLE, SIGN_REJECT, SignatureLabel
-from agentmesh.aead import pad
-from agentmesh.identity import did_of
-from agentmesh.knock import signed_part
+from agentmesh.identity import did_of, signed_part
+from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_REJECT, SignatureLabel
+from agentmesh.primitives.padding import pad
 from generator import curve, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
 from generator.world import (

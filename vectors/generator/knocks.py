@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agentmesh._labels import INTENT
-from agentmesh.aead import seal
+from agentmesh.primitives._labels import INTENT
+from agentmesh.primitives.aead import seal
 from generator import wire
 from generator.forge import ACTION, CAPABILITIES, DETAIL, ForgedKnock, content, knock
 from generator.knock_forgeries import bad_forms, bad_headers, bad_inner, bad_signatures, unopened

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from runner.ratchets import initial_ratchet
 
-from agentmesh import _crypto
-from agentmesh.keys import X25519PublicKey
 from agentmesh.limits import Limits
-from agentmesh.ratchet import RatchetHeader, SendingChain
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.keys import X25519PublicKey
+from agentmesh.session.ratchet import RatchetHeader, SendingChain
+from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
 from generator.scenario import Scenario
 from generator.world import DAY_MS, NOW_MS, Files, token

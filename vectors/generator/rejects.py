@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentmesh._labels import SIGN_ACCEPT, SIGN_KNOCK, SIGN_REJECT, SignatureLabel
-from agentmesh.identity import Identity
-from agentmesh.knock import signed_part
+from agentmesh.identity import Identity, signed_part
+from agentmesh.primitives._labels import SIGN_ACCEPT, SIGN_KNOCK, SIGN_REJECT, SignatureLabel
 from generator import wire
 from generator.forge import knock
 from generator.talk import (

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from runner.values import kdf_label
 
-from agentmesh import _crypto
-from agentmesh._labels import KDF_LABELS
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import KDF_LABELS
 from generator import twokeys
 from generator.wire import flipped
 from generator.world import Files, token

@@ -7,16 +7,15 @@ from typing import Any, Final
 
 from runner.agents import SessionRunner
 
-from agentmesh import _crypto
-from agentmesh._labels import SIGN_ACCEPT
-from agentmesh.aead import pad
 from agentmesh.envelope import OuterEnvelope
-from agentmesh.identity import Identity
-from agentmesh.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.knock import signed_part
-from agentmesh.ratchet import Ratchet, RatchetHeader, SendingChain
-from agentmesh.session import Session
-from agentmesh.suite import SUITE
+from agentmesh.identity import Identity, signed_part
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import SIGN_ACCEPT
+from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.primitives.padding import pad
+from agentmesh.session.established import Session
+from agentmesh.session.ratchet import Ratchet, RatchetHeader, SendingChain
+from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
 from generator.scenario import Scenario

@@ -8,12 +8,12 @@ from unittest import mock
 from attrs import evolve
 from runner.values import Draws
 
-from agentmesh import _crypto
-from agentmesh._labels import MESSAGE
-from agentmesh.entropy import Entropy
-from agentmesh.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.ratchet import RatchetHeader
-from agentmesh.suite import SUITE, Frame
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import MESSAGE
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.suite import SUITE, Frame
 from generator.world import token
 
 Json = dict[str, Any]
@@ -119,7 +119,7 @@ TRACED: Final = evolve(
 
 def install() -> None:
     """Have every ratchet that is made or restored from now on note what it derives."""
-    for module in ("agentmesh.pending", "agentmesh.export"):
+    for module in ("agentmesh.session.pending", "agentmesh.engine.export"):
         mock.patch(f"{module}.SUITE", TRACED).start()
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from agentmesh._labels import (
+from agentmesh.identity import Identity
+from agentmesh.primitives._labels import (
     SIGN_BUNDLE,
     SIGN_CHECKPOINT,
     SIGN_CONTINUITY,
@@ -17,7 +18,6 @@ from agentmesh._labels import (
     SIGN_TRUST,
     SignatureLabel,
 )
-from agentmesh.identity import Identity
 from generator import curve, wire
 from generator.world import MALLORY, MESH, NOW_MS, ONE_TIME, Files, identity
 

@@ -6,8 +6,8 @@ and protect nothing. Source: Dodis, Grubbs, Ristenpart, Woodage, CRYPTO 2018, se
 
 from __future__ import annotations
 
-from agentmesh import _crypto
-from agentmesh._labels import KdfLabel
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import KdfLabel
 
 _SIGMA = b"expand 32-byte k"
 _P1305 = 2**130 - 5

@@ -15,10 +15,10 @@ from typing import Any, Final
 import runner
 from attrs import frozen
 
-from agentmesh import _crypto
 from agentmesh.errors import AgentMeshError
+from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
 from agentmesh.identity import Identity
-from agentmesh.prekeys import BundleClass, PublishedBundle, issue_bundle
+from agentmesh.primitives import _crypto
 from agentmesh.testing import ManualClock, SeededEntropy
 
 Json = dict[str, Any]

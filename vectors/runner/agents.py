@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from agentmesh.admission.policy import Ask, ClaimedSender, Decision, Deny, Grant, KnockRequest
 from agentmesh.agent import Agent
+from agentmesh.engine.export import export_agent
+from agentmesh.engine.state import AgentState
 from agentmesh.events import (
     AnswerRepeated,
     KnockReceived,
@@ -13,10 +14,12 @@ from agentmesh.events import (
     SessionEstablished,
     SessionRejected,
 )
-from agentmesh.export import export_agent
-from agentmesh.facts import Ended, Facts
+from agentmesh.handshake.knock import Intent, KnockContent
+from agentmesh.handshake.prekeys import BundleClass, BundleSecrets, PublishedBundle
+from agentmesh.handshake.verdict import Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import (
+from agentmesh.policy import Ask, ClaimedSender, Decision, Deny, Grant, KnockRequest
+from agentmesh.primitives.keys import (
     BundleRef,
     HeaderKey,
     KemSeed,
@@ -27,12 +30,9 @@ from agentmesh.keys import (
     TranscriptHash,
     X25519PublicKey,
 )
-from agentmesh.knock import Intent, KnockContent
-from agentmesh.pending import Pending, Undecided
-from agentmesh.prekeys import BundleClass, BundleSecrets, PublishedBundle
-from agentmesh.session import Session
-from agentmesh.state import AgentState
-from agentmesh.verdict import Reason
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended, Facts
+from agentmesh.session.pending import Pending, Undecided
 from runner.ratchets import initial_ratchet, ratchet_json
 from runner.values import Draws, Json, conditions_json, conditions_of, identity_of, limits_of, unhex
 

@@ -12,14 +12,12 @@ from agentmesh.audit import (
     AuditJournal,
     AuditLog,
     Checkpoint,
-    Disclosure,
     MemorySink,
     Outcome,
     Record,
     RootHash,
     decode_entry,
     leaf_hash,
-    relay_record,
     sign_checkpoint,
     verify_checkpoint,
     verify_consistency,
@@ -30,12 +28,13 @@ from agentmesh.audit import (
     verify_inclusion,
 )
 from agentmesh.audit.merkle import MerkleTree, RunningRoot
-from agentmesh.content import ContentType
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import RemoteError
+from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
-from agentmesh.keys import Receipt, SessionId
-from agentmesh.prekeys import BundleClass
+from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+from agentmesh.relay import relay_record
+from agentmesh.session.content import ContentType
 from agentmesh.store import LogFile, read_log_file
 from runner.values import Json, identity_of, limits_of, unhex
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentmesh import _crypto, _wire
-from agentmesh.aead import open_sealed, pad, padded_length, seal, unpad
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
-from agentmesh.handshake import SessionKeys, initiate, respond, transcript_hash
+from agentmesh.handshake.agreement import SessionKeys, initiate, respond, transcript_hash
+from agentmesh.handshake.knock import Intent, KnockContent, build_knock_body, encode_content
+from agentmesh.handshake.prekeys import BundleClass, BundleSecrets, issue_bundle, verify_bundle
+from agentmesh.handshake.verdict import Reason, build_reject_body
 from agentmesh.identity import DID_PREFIX, Identity, IdentityKey, did_of, parse_did
-from agentmesh.keys import (
+from agentmesh.limits import Limits
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.aead import open_sealed, seal
+from agentmesh.primitives.base58 import base58_decode
+from agentmesh.primitives.keys import (
     ChainKey,
     KemCiphertext,
     KemSeed,
@@ -19,11 +24,8 @@ from agentmesh.keys import (
     X25519PublicKey,
     X25519Secret,
 )
-from agentmesh.knock import Intent, KnockContent, build_knock_body, encode_content
-from agentmesh.limits import Limits
-from agentmesh.prekeys import BundleClass, BundleSecrets, issue_bundle, verify_bundle
-from agentmesh.suite import SUITE
-from agentmesh.verdict import Reason, build_reject_body
+from agentmesh.primitives.padding import pad, padded_length, unpad
+from agentmesh.session.suite import SUITE
 from runner.values import Json, Script, identity_of, kdf_label, limits_of, signature_label, unhex, unhex_or_none
 
 # --- did, keys -------------------------------------------------------------------------------------------------------
@@ -35,7 +37,7 @@ def _did_derive(given: Json) -> Json:
 
 def _did_parse(given: Json) -> Json:
     did = parse_did(given["did"])
-    return {"hash": _wire.base58_decode(did[len(DID_PREFIX) :], 20).hex()}
+    return {"hash": base58_decode(did[len(DID_PREFIX) :], 20).hex()}
 
 
 def _keys_identity(given: Json) -> Json:

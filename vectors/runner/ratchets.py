@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agentmesh import _crypto
-from agentmesh.entropy import Entropy
-from agentmesh.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.ratchet import PastChain, Ratchet, ReceivingChain, SendingChain, SkippedAt, Suite
-from agentmesh.suite import SUITE
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.ratchet import PastChain, Ratchet, ReceivingChain, SendingChain, SkippedAt, Suite
+from agentmesh.session.suite import SUITE
 from runner.values import Draws, Json, Script, limits_of, unhex
 
 _SKIPPED_LISTED_MAX = 16  # a state with more kept keys is given by their number alone, because nobody reads a thousand

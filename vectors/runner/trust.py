@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agentmesh import _crypto, _wire
-from agentmesh.admission import (
+from agentmesh.identity import IdentityKey
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.trust import (
     RevocationList,
     Statement,
     Successions,
@@ -21,7 +22,6 @@ from agentmesh.admission import (
     verify_revocation,
     verify_trust,
 )
-from agentmesh.identity import IdentityKey
 from runner.values import Draws, Json, identity_of, limits_of, unhex
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentmesh import _crypto
-from agentmesh._labels import KDF_LABELS, SIGNATURE_LABELS, KdfLabel, SignatureLabel
+from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
-from agentmesh.verdict import Conditions
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import KDF_LABELS, SIGNATURE_LABELS, KdfLabel, SignatureLabel
 
 Json = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""The demo: two agents and a blind relay, as three processes."""

@@ -1,0 +1,205 @@
+"""`python -m agentmesh demo [FILE]`: two agents and a blind relay, three processes; a file there, its SHA-256 back."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Final
+
+from attrs import frozen
+
+from agentmesh.cli.demo.child import Child, blame
+from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
+from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
+from agentmesh.cli.demo.report import Reports, checks, speed, table, verdict
+from agentmesh.cli.text import WIDTH, amount, complain, escaped, fail, reason
+from agentmesh.primitives._crypto import Sha256Stream
+
+_NAME_MAX: Final = 40
+_PROGRESS_FROM_BYTES: Final = 16 << 20
+_TERMINATED: Final = 128 + signal.SIGTERM
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `demo` to the command line."""
+    parser = commands.add_parser(
+        "demo",
+        help="send a file between two agents over a blind relay, and check what the relay saw",
+        description="Start two agents and a blind relay as three processes, send FILE from one agent to the other in "
+        "chunks and its SHA-256 back, and show what each of the three saw. Exit status 0 only if all checks pass.",
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="what to send; a sample if left out")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and print what it shows; return 0 if every check passed, else 1."""
+    with ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
+        if arguments.file is None:
+            path = stack.enter_context(as_file(files("agentmesh.cli.demo") / "sample.txt"))
+        else:
+            path = Path(arguments.file)
+        reports, pids = _converse(_measure(path))
+    return _show(reports, pids)
+
+
+# --- before ----------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class _File:
+    """The file to send: what the parent found when it read it."""
+
+    path: Path
+    name: str
+    size_bytes: int
+    sha256: bytes
+    plaintext: Plaintext
+
+
+def _measure(path: Path) -> _File:
+    shown = escaped(str(path), 4 * WIDTH)
+    sha256 = Sha256Stream()
+    size_bytes = 0
+
+    def chunks(file: IO[bytes]) -> Iterator[bytes]:
+        nonlocal size_bytes
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            size_bytes += len(chunk)
+            yield chunk
+
+    try:
+        # Before it is opened, because opening a named pipe waits for somebody to write.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            fail(f"cannot send {shown}: {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
+        with path.open("rb") as file:
+            plaintext = plaintext_of(chunks(file), status.st_size, CHUNK_BYTES)
+    except OSError as error:
+        fail(f"cannot read {shown}: {reason(error)}")
+    except ValueError:
+        fail(f"cannot read {shown}: not a file name")
+    if size_bytes != status.st_size:
+        fail(f"cannot send {shown}: it changed while it was read")
+    return _File(path, escaped(path.name, _NAME_MAX), size_bytes, sha256.digest(), plaintext)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that no child is left."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- meanwhile -------------------------------------------------------------------------------------------------------
+
+
+def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
+    """Run the three processes to their end; return what they tell, and their process ids."""
+    with (
+        Child("relay", "agentmesh.cli.demo.relay") as relay,
+        Child("Bob", "agentmesh.cli.demo.peers", "receive") as bob,
+        Child("Alice", "agentmesh.cli.demo.peers", "send") as alice,
+    ):
+        children = [relay, bob, alice]
+
+        def hear(child: Child, key: str) -> Any:
+            values = child.hear()
+            if "error" in values:
+                fail(blame(children, child, values))
+            return values.get(key)
+
+        port = hear(relay, "port")
+        bob.tell(port=port)
+        bob_did = hear(bob, "did")
+        alice.tell(port=port, peer=bob_did, path=str(file.path), name=file.name, size=file.size_bytes)
+        alice_did = hear(alice, "did")
+        with _progress(file.size_bytes) as show:
+            while True:
+                values = alice.hear()
+                if "sent" not in values:
+                    break
+                show(values["sent"])
+        if "error" in values:
+            fail(blame(children, alice, values))
+        receiver = hear(bob, "report")
+        carried = hear(relay, "report")
+        names = (alice_did.encode("ascii"), bob_did.encode("ascii"))
+        copy = Counted(relay.bytes_left(CHUNK_BYTES))
+        leak = find_leak(copy, _secrets(file), names)
+        reports = Reports(
+            name=file.name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256.hex(),
+            alice=alice_did,
+            bob=bob_did,
+            sender=values["report"],
+            receiver=receiver,
+            relay=carried,
+            leak=leak,
+            searched_bytes=copy.total_bytes,
+            searched_for=f"{file.plaintext.describe()} of the file; its intent and its SHA-256",
+        )
+        return reports, {child.name: child.pid for child in children}
+
+
+def _secrets(file: _File) -> Plaintext:
+    """Return all that the two agents say to one another: the file, the intent and the answer."""
+    intent = intent_of(file.name, file.size_bytes)
+    more = (intent.detail, file.sha256, file.sha256.hex().encode("ascii"))
+    return Plaintext((*file.plaintext.stretches, *more), file.plaintext.is_sample)
+
+
+@contextmanager
+def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Yield what shows a count of bytes on stderr, where somebody watches and it takes long enough."""
+    watched = size_bytes >= _PROGRESS_FROM_BYTES and sys.stderr.isatty()
+
+    def show(sent: int) -> None:
+        if watched:
+            text = f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}"
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if watched:
+            print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def _show(reports: Reports, pids: dict[str, int]) -> int:
+    lines = [f"{reports.name}, {amount(reports.size_bytes, 'bytes')}: from Alice to Bob, its SHA-256 back", ""]
+    lines += [f"Alice  process {pids['Alice']}: {reports.alice}"]
+    lines += [f"relay  process {pids['relay']}: no identity and no key; it reads the outer header of each envelope"]
+    lines += [f"Bob    process {pids['Bob']}: {reports.bob}", ""]
+    lines += table(reports)
+    results = checks(reports)
+    lines += ["", *verdict(results), *speed(reports)]
+    print("\n".join(lines), flush=True)
+    failed = [check.name for check in results if not check.passed]
+    if failed:
+        complain(f"{amount(len(failed), 'checks')} failed: {', '.join(failed)}")
+    return 1 if failed else 0

@@ -1,0 +1,34 @@
+"""What strangers can make an agent do: token buckets, kept in memory only (docs/protocol.md, section 5.1)."""
+
+from __future__ import annotations
+
+from typing import final
+
+from agentmesh.limits import Limits
+from agentmesh.primitives.buckets import Buckets, Rate
+
+
+@final
+class Budgets:
+    """What strangers can make this agent do: token buckets, kept in memory only (section 5.1).
+
+    Attributes:
+        signature_checks: Conversions and signature checks of KNOCKs, all senders together.
+        known_checks: Those that may use what is kept from strangers, for each known identity that a KNOCK claims.
+        failed_checks: Failed checks, for each one-time bundle_ref.
+        knocks: KNOCKs, for each identity; charged once its signature has been verified.
+        answers: Repeated answers, for each th.
+    """
+
+    __slots__ = ("answers", "failed_checks", "knocks", "known_checks", "signature_checks")
+
+    def __init__(self, limits: Limits) -> None:
+        checks = limits.signature_checks_per_second
+        self.signature_checks = Buckets(Rate(checks, checks, 1000), max_keys=1)
+        refill_ms = limits.failed_checks_refill_seconds * 1000
+        self.failed_checks = Buckets(Rate(limits.failed_checks_per_bundle, 1, refill_ms), max_keys=limits.bundles_max)
+        refill_ms = limits.knock_refill_seconds * 1000
+        self.knocks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
+        self.known_checks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
+        refill_ms = limits.answer_refill_seconds * 1000
+        self.answers = Buckets(Rate(limits.answers_per_knock, 1, refill_ms), max_keys=limits.remembered_knocks)

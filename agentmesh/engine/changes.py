@@ -1,0 +1,206 @@
+"""The changes that are the only way to alter an agent's state, each named in the protocol's own terms."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from attrs import frozen
+
+from agentmesh.engine.replay import KnockMemo
+from agentmesh.engine.state import AgentState, session_id_of
+from agentmesh.handshake.prekeys import PublishedBundle
+from agentmesh.identity import IdentityKey
+from agentmesh.primitives.keys import BundleRef, Redacted, SessionId, TranscriptHash
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended
+from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.ratchet import OpenDelta
+
+_ENDED_PER_PEER: Final = 8  # how many endings of one peer can be asked for
+
+
+@frozen
+class BundlesPublished:
+    """These bundles may be named by KNOCKs from now on."""
+
+    bundles: tuple[PublishedBundle, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Keep their secrets."""
+        for bundle in self.bundles:
+            state.bundles[bundle.ref] = bundle
+
+
+@frozen
+class BundleUsed:
+    """A one-time bundle has served: its secrets go, the memory of it stays."""
+
+    ref: BundleRef
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete the secrets."""
+        state.bundles[self.ref] = state.bundles[self.ref].used()
+
+
+@frozen
+class BundlesForgotten:
+    """Nobody can name these bundles any more: secrets and memory go."""
+
+    refs: tuple[BundleRef, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for ref in self.refs:
+            del state.bundles[ref]
+
+
+@frozen
+class KnockRemembered:
+    """A KNOCK that opened, or its answer."""
+
+    memo: KnockMemo
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember it."""
+        state.knocks.remember(self.memo)
+
+
+@frozen
+class AnswerDropped:
+    """The initiator has shown that it holds the session: its KNOCK's answer need not be repeated."""
+
+    th: TranscriptHash
+
+    def apply(self, state: AgentState, /) -> None:
+        """Drop the answer's bytes."""
+        memo = state.knocks.get(self.th)
+        if memo is not None:
+            state.knocks.remember(memo.answered(None))
+
+
+@frozen
+class KnocksForgotten:
+    """Memories past their time go: never before their bundle, so a clock set back brings no KNOCK back."""
+
+    now_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Forget them."""
+        state.knocks.forget(self.now_ms, durable_too=True)
+
+
+@frozen
+class PeerKnocked:
+    """A peer's KNOCK opened: earlier ones are stale from now on."""
+
+    key: IdentityKey
+    time_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember its time."""
+        peer = state.ensure_peer(self.key)
+        peer.latest_knock_ms = max(peer.latest_knock_ms, self.time_ms)
+
+
+@frozen
+class KnockedPeer:
+    """This agent knocked at a peer: its next KNOCK there must be later."""
+
+    key: IdentityKey
+    time_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Remember its time."""
+        state.ensure_peer(self.key).own_knock_ms = self.time_ms
+
+
+@frozen
+class PeersForgotten:
+    """Nothing is held of these peers any more."""
+
+    keys: tuple[IdentityKey, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for key in self.keys:
+            del state.peers[key.raw]
+            del state.dids[key.did]
+
+
+@final
+class SessionPut(Redacted):
+    """A session is new, or enters another phase; `opened` is what its first message changes in its ratchet."""
+
+    __slots__ = ("held", "opened")
+
+    def __init__(self, held: Pending | Undecided | Session, opened: OpenDelta | None = None) -> None:
+        self.held = held
+        self.opened = opened
+
+    def apply(self, state: AgentState, /) -> None:
+        """Hold it in its new phase."""
+        held = self.held
+        if self.opened is not None and isinstance(held, Session):
+            held.ratchet.apply(self.opened)
+        state.hold(state.ensure_peer(held.facts.peer), held)
+
+
+@final
+class KeptKeysExpired(Redacted):
+    """Skipped message keys of a session are past their lifetime."""
+
+    __slots__ = ("expired", "session")
+
+    def __init__(self, session: Session, expired: OpenDelta) -> None:
+        self.session = session
+        self.expired = expired
+
+    def apply(self, _state: AgentState, /) -> None:
+        """Delete them."""
+        self.session.ratchet.apply(self.expired)
+
+
+@frozen
+class SessionSuperseded:
+    """A fresh KNOCK of the peer takes this session's place: it receives a while longer and sends no more."""
+
+    session_id: SessionId
+    at_ms: int
+
+    def apply(self, state: AgentState, /) -> None:
+        """Let it end."""
+        held = state.sessions[self.session_id]
+        if isinstance(held, Session):
+            held.superseded_at_ms = self.at_ms
+
+
+@frozen
+class SessionEnded:
+    """A session is over: its keys go, the memory of how it ended stays for a while."""
+
+    ended: Ended
+
+    def apply(self, state: AgentState, /) -> None:
+        """Replace it by its memory."""
+        peer = state.ensure_peer(self.ended.peer)
+        state.hold(peer, self.ended)
+        over = [held for held in peer.sessions if isinstance(held, Ended)]
+        surplus = {held.session_id for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]}
+        if surplus:
+            peer.sessions = tuple(held for held in peer.sessions if session_id_of(held) not in surplus)
+            for session_id in surplus:
+                del state.sessions[session_id]
+
+
+@frozen
+class SessionsForgotten:
+    """The memory of these endings goes."""
+
+    ended: tuple[Ended, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Delete them."""
+        for ended in self.ended:
+            # An ending in the same step may have pushed it out already.
+            state.sessions.pop(ended.session_id, None)
+            state.peers[ended.peer.raw].drop(ended.session_id)

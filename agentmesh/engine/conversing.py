@@ -1,0 +1,228 @@
+"""What goes between two agents in a session: messages, closes, endings (docs/protocol.md, sections 6 and 7)."""
+
+from __future__ import annotations
+
+from agentmesh.audit.record import Record
+from agentmesh.engine import records
+from agentmesh.engine.changes import AnswerDropped, SessionEnded
+from agentmesh.engine.core import Core
+from agentmesh.engine.knocking import receive_accept
+from agentmesh.engine.state import Change, Step
+from agentmesh.envelope import OuterEnvelope
+from agentmesh.errors import (
+    ChainExhausted,
+    ClosedSession,
+    Malformed,
+    NoSession,
+    SenderMismatch,
+    UnknownSession,
+)
+from agentmesh.events import Event, MessageReceived, PeerClosed, SessionOver
+from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+from agentmesh.session.content import ContentType
+from agentmesh.session.established import Incoming, MessageTaken, Sealed, Session
+from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Phase
+from agentmesh.session.pending import Pending, Undecided, ended
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int) -> Session:
+    """Return the session that sends to this peer, or the one that is named.
+
+    Raises:
+        NoSession: there is none.
+    """
+    peer = core.state.peer(did)
+    if peer is None:
+        raise NoSession
+    if session_id is None:
+        session = core.sending_session(peer, now_ms)
+    else:
+        held = peer.session(session_id)
+        session = held if isinstance(held, Session) else None
+    if session is None:
+        raise NoSession
+    return session
+
+
+def send(
+    core: Core,
+    did: str,
+    data: bytes,
+    *,
+    action: str | None,
+    session_id: SessionId | None,
+    disclosable: bool,
+    now_ms: int,
+) -> Step:
+    """Seal a data message. The output is the envelope; where it is to be disclosable, the `Sealed`."""
+    session = session_with(core, did, session_id, now_ms)
+    core.check_allowed(session.facts.peer)
+    sealed = session.seal(
+        data, action=action, now_ms=now_ms, limits=core.limits, entropy=core.entropy, disclosable=disclosable
+    )
+    trail = records.message_sealed(core, session.facts, sealed, now_ms)
+    output = sealed.handed_out() if disclosable else sealed.envelope
+    return Step((sealed.delta,), trail, output)
+
+
+def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step:
+    """Close a session. The output is the close envelope."""
+    session = session_with(core, did, session_id, now_ms)
+    core.check_allowed(session.facts.peer)
+    sealed = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
+    trail = records.message_sealed(core, session.facts, sealed, now_ms)
+    return Step((sealed.delta,), trail, sealed.envelope)
+
+
+def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
+    """End a session on this side alone. There is no output.
+
+    Raises:
+        NoSession: no such session, or it is over or undecided.
+    """
+    peer = core.state.peer(did)
+    held = None if peer is None else peer.session(session_id)
+    if not isinstance(held, Pending | Session):
+        raise NoSession
+    phase = Phase.EXPIRED if isinstance(held, Pending) else Phase.TRUNCATED
+    over = ended(held, phase, at_ms=now_ms, detail="dropped")
+    # Its ACCEPT is not given again: the peer would establish what this side no longer holds.
+    return Step((AnswerDropped(held.facts.th), SessionEnded(over)), records.session_ended(core, over, now_ms), None)
+
+
+# --- receiving -------------------------------------------------------------------------------------------------------
+
+
+def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step:
+    """Receive a kind 2 or 4: the checks of section 6.1 from the session on. The output is the events.
+
+    Raises:
+        Malformed: too short to name a session.
+        UnknownSession: no session of this agent.
+        SenderMismatch: sender or mesh are not the session's.
+        ClosedSession: the session is over.
+        PeerNotAllowed: the policy does not allow the peer (any more).
+    """
+    session_id = _session_id(outer)
+    if len(session_id) < SESSION_ID_BYTES:
+        raise Malformed
+    held = core.state.sessions.get(session_id)
+    if held is None or isinstance(held, Undecided):
+        raise UnknownSession
+    peer = held.peer if isinstance(held, Ended) else held.facts.peer
+    # An authentic header may still lie about who sent it.
+    if outer.header.sender != peer.did:
+        raise SenderMismatch
+    if isinstance(held, Ended):
+        raise ClosedSession
+    core.check_allowed(peer)
+    if isinstance(held, Pending):
+        return receive_accept(core, held, outer, now_ms)
+    return _receive_message(core, held, outer, now_ms, disclosable)
+
+
+def _session_id(outer: OuterEnvelope) -> SessionId:
+    return SessionId(outer.envelope[outer.body_at : outer.body_at + SESSION_ID_BYTES])
+
+
+def receive_known(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step | None:
+    """Receive a kind 4 of an established session whose header is known by its bytes, or return `None`.
+
+    Version, kind, mesh, sender and recipient are right then. Raises as `receive_message` does from the policy on.
+    """
+    session = core.state.sessions.get(_session_id(outer))
+    if not isinstance(session, Session):
+        return None
+    time_ms = session.facts.message_time_ms(outer)
+    if time_ms is None:
+        return None
+    core.check_allowed(session.facts.peer)
+    return _receive_message(core, session, outer, now_ms, disclosable, time_ms)
+
+
+def _receive_message(
+    core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool, time_ms: int | None = None
+) -> Step:
+    incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable, time_ms=time_ms)
+    facts = session.facts
+    delta = incoming.delta(core.entropy)
+    changes: tuple[Change, ...] = ()
+    if not session.confirmed and not facts.initiator:
+        changes = (AnswerDropped(facts.th),)
+    trail = records.message_opened(core, facts, outer, incoming, now_ms)
+    if incoming.content_type is ContentType.CLOSE:
+        return _receive_close(core, session, incoming, outer.receipt, delta, changes, trail, now_ms)
+    lost = len(delta.opened.evicted)
+    key = incoming.disclosure_key
+    event: Event = MessageReceived(
+        facts.peer,
+        facts.session_id,
+        incoming.data,
+        incoming.action,
+        incoming.number,
+        incoming.time_ms,
+        outer,
+        None if key is None else Disclosure(facts.th + key.reveal()),
+        lost,
+    )
+    close = session.peer_close
+    if close is not None and session.data_opened + 1 >= close.data_sent:
+        # The last message that the peer announced has come: nothing more is awaited.
+        over = ended(session, Phase.CLOSED, at_ms=now_ms, opened_now=1)
+        changes += (SessionEnded(over),)
+        return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
+    return Step((*changes, delta), trail, (event,))
+
+
+def _receive_close(
+    core: Core,
+    session: Session,
+    incoming: Incoming,
+    receipt: Receipt,
+    delta: MessageTaken,
+    changes: tuple[Change, ...],
+    trail: tuple[Record, ...],
+    now_ms: int,
+) -> Step:
+    facts, close = session.facts, incoming.peer_close
+    if close is None:
+        raise Malformed
+    missing = max(0, close.data_sent - session.data_opened)
+    changes += (delta,)
+    reply: bytes | None = None
+    if session.may_send(now_ms):
+        # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
+        answer = _answer_close(core, session, delta, now_ms)
+        if answer is not None:
+            reply = answer.envelope
+            changes += (answer.delta,)
+            trail += records.message_sealed(core, facts, answer, now_ms)
+    event = PeerClosed(
+        peer=facts.peer,
+        session_id=facts.session_id,
+        receipt=receipt,
+        reason=incoming.data.decode(),
+        missing=missing,
+        peer_opened=close.data_opened,
+        lost=len(delta.opened.evicted),
+        reply=reply,
+    )
+    if missing:
+        return Step(changes, trail, (event,))
+    over = ended(session, Phase.CLOSED, at_ms=now_ms)
+    changes += (SessionEnded(over),)
+    return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
+
+
+def _answer_close(core: Core, session: Session, closing: MessageTaken, now_ms: int) -> Sealed | None:
+    try:
+        return session.answer_close(closing, now_ms=now_ms, entropy=core.entropy)
+    except ChainExhausted:
+        return None  # the peer's close counts all the same
+
+
+def session_over(over: Ended) -> SessionOver:
+    """Return the event of an ending."""
+    return SessionOver(peer=over.peer, session_id=over.session_id, phase=over.phase, detail=over.detail)

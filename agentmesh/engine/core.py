@@ -1,0 +1,188 @@
+"""What every step is computed from: the state, and what the agent was given (clock, randomness, policy, limits)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import final
+
+from agentmesh.engine.budgets import Budgets
+from agentmesh.engine.state import AgentState, Peer
+from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.identity import IdentityKey
+from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
+from agentmesh.policy import Policy
+from agentmesh.primitives.entropy import CheckedEntropy, Entropy
+from agentmesh.primitives.keys import Redacted, TranscriptHash
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended
+from agentmesh.session.pending import Pending, Undecided
+
+Clock = Callable[[], int]
+
+
+def system_clock_ms() -> int:
+    """Return the system's clock, milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@final
+class Core(Redacted):
+    """The state and the arguments of one agent.
+
+    Attributes:
+        state: What must not be lost.
+        limits: What the agent allows.
+        policy: Who decides.
+        entropy: Where randomness comes from.
+        budgets: Token buckets.
+        recording: Records are wanted.
+    """
+
+    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state")
+
+    def __init__(
+        self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
+    ) -> None:
+        self.state = state
+        self._clock = clock
+        self.entropy = CheckedEntropy(entropy)
+        self.policy = policy
+        self.limits = limits
+        self.budgets = Budgets(limits)
+        self.recording = recording
+
+    def now_ms(self) -> int:
+        """Return the clock.
+
+        Raises:
+            ArgumentInvalid: the clock does not return milliseconds since the epoch as an int.
+        """
+        try:
+            now_ms: object = self._clock()
+        except Exception:
+            now_ms = None
+        if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
+            raise ArgumentInvalid("clock")
+        return now_ms
+
+    def check_allowed(self, peer: IdentityKey) -> None:
+        """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.
+
+        Raises:
+            PeerNotAllowed: it may not.
+        """
+        try:
+            if self.policy.still_allowed(peer) is True:
+                return
+        except Exception:  # noqa: S110 - a policy that fails, however, denies
+            pass
+        raise PeerNotAllowed(peer.did)
+
+    # --- strangers and the known -------------------------------------------------------------------------------------
+
+    def is_known(self, key: bytes) -> bool:
+        """Ask the policy whether it knows this identity; whatever goes wrong makes a stranger."""
+        try:
+            is_known = _optional(self.policy, "is_known")
+            return is_known is not None and is_known(key) is True
+        except Exception:
+            return False
+
+    def kept(self, limit: int, *, known: bool) -> int:
+        """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
+        if known:
+            return 0
+        try:
+            apart = _optional(self.policy, "is_known") is not None
+        except Exception:
+            apart = True
+        return limit // self.limits.reserved_one_in if apart else 0
+
+    def take_check(self, key: bytes, now_ms: int, *, known: bool) -> bool:
+        """Take a signature check for a KNOCK that claims this key.
+
+        A known key has a share that strangers must leave, and has it at its own rate only: whoever forges KNOCKs in
+        its name, or replays them, is a stranger from there on, and uses up nothing of the others.
+        """
+        checks, most = self.budgets.signature_checks, self.limits.signature_checks_per_second
+        if known and checks.has(None, now_ms) and self.budgets.known_checks.take(key, now_ms):
+            return checks.take(None, now_ms)
+        return checks.take(None, now_ms, leave=self.kept(most, known=False))
+
+    def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
+        """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
+        try:
+            may_use = _optional(self.policy, "may_use")
+            return may_use is None or may_use(peer, bundle_class, now_ms) is True
+        except Exception:
+            return False
+
+    def withdraw(self, th: TranscriptHash) -> None:
+        """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
+        memo = self.state.knocks.get(th)
+        if memo is not None and not memo.durable:
+            self.state.knocks.withdraw(th)
+            if memo.charged:
+                self.budgets.knocks.give_back(memo.initiator)
+
+    # --- which of a peer's sessions ----------------------------------------------------------------------------------
+
+    def open_sessions(self, peer: Peer | None, now_ms: int) -> list[Pending | Undecided | Session]:
+        """Return a peer's open sessions: neither over nor superseded. Section 7."""
+        if peer is None:
+            return []
+        return [
+            held
+            for held in peer.sessions
+            if not isinstance(held, Ended)
+            and not (isinstance(held, Session) and (held.superseded_at_ms is not None or held.ending(now_ms)))
+            and not (not isinstance(held, Session) and now_ms > held.deadline_ms)
+        ]
+
+    def holds_session(self, key: IdentityKey, th: TranscriptHash, now_ms: int) -> bool:
+        """Say whether the session of this transcript was established with this peer, and has not ended."""
+        peer = self.state.peers.get(key.raw)
+        return peer is not None and any(
+            isinstance(held, Session) and held.facts.th == th and held.ending(now_ms) is None for held in peer.sessions
+        )
+
+    def has_room(self, peer: Peer | None, now_ms: int, *, replaced: int = 0, leave: int = 0) -> bool:
+        """Say whether one more session with this peer can be held, with room left for `leave` of others."""
+        return (
+            len(self.open_sessions(peer, now_ms)) - replaced < OPEN_SESSIONS_PER_PEER
+            and len(self.state.sessions) < self.limits.sessions_max - leave
+        )
+
+    def begun_before(self, initiator: IdentityKey, before_ms: int, now_ms: int) -> list[Session]:
+        """Return the open sessions that this peer began before: a fresh KNOCK says that it holds them no more."""
+        return [
+            held
+            for held in self.open_sessions(self.state.peers.get(initiator.raw), now_ms)
+            if isinstance(held, Session) and not held.facts.initiator and held.facts.knock_time_ms < before_ms
+        ]
+
+    def sending_session(self, peer: Peer, now_ms: int) -> Session | None:
+        """Return the session that sends: the one whose KNOCK is the latest, ties by the smaller th. Section 7."""
+        best: Session | None = None
+        for held in peer.sessions:
+            if isinstance(held, Session) and held.may_send(now_ms) and (best is None or _precedes(held, best)):
+                best = held
+        return best
+
+
+def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
+    """Return what a policy answers besides (`BundlePolicy`, `KnownSenders`), or `None` where it has no such method.
+
+    By name, because `isinstance` with such a protocol costs as much as a signature check.
+    """
+    method: Callable[..., object] | None = getattr(policy, name, None)
+    return method
+
+
+def _precedes(held: Session, best: Session) -> bool:
+    ours, theirs = held.facts, best.facts
+    if ours.knock_time_ms != theirs.knock_time_ms:
+        return ours.knock_time_ms > theirs.knock_time_ms
+    return ours.th < theirs.th

@@ -1,0 +1,186 @@
+"""A's side of a KNOCK: making one, and taking the verdict on it (docs/protocol.md, sections 5 and 5.2)."""
+
+from __future__ import annotations
+
+from agentmesh.engine import records
+from agentmesh.engine.changes import KnockedPeer, SessionEnded, SessionPut
+from agentmesh.engine.core import Core
+from agentmesh.engine.state import Peer, Step
+from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
+from agentmesh.errors import (
+    ArgumentInvalid,
+    BundleExpired,
+    EnvelopeReflected,
+    IdentityConflict,
+    OneTimeRequired,
+    TooManySessions,
+    VerdictUnmatched,
+)
+from agentmesh.events import SessionEstablished, SessionRejected
+from agentmesh.handshake.agreement import initiate
+from agentmesh.handshake.knock import Intent, KnockContent, build_knock_body, encode_content
+from agentmesh.handshake.prekeys import BundleClass, verify_bundle
+from agentmesh.handshake.verdict import parse_reject_body
+from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
+from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended, Facts, Phase
+from agentmesh.session.pending import Pending, Undecided, ended
+from agentmesh.session.ratchet import Ratchet
+from agentmesh.session.suite import SUITE
+
+
+class Knock(bytes):
+    """A KNOCK envelope: the bytes to hand to a relay, and what became of the call.
+
+    Attributes:
+        session_id: The pending session, 16 bytes.
+        receipt: The envelope's receipt, 32 bytes.
+        bundle_class: The class of the bundle that it was made on.
+        early_payload_withheld: The early payload was *not* sent, because the bundle is a last-resort one and the caller
+            did not ask for it with `early_with_last_resort`. Send it after the acceptance.
+    """
+
+    session_id: SessionId
+    receipt: Receipt
+    bundle_class: BundleClass
+    early_payload_withheld: bool
+
+
+def knock(
+    core: Core,
+    did: str,
+    bundle_bytes: bytes,
+    intent: Intent,
+    *,
+    early_payload: bytes | None,
+    early_with_last_resort: bool,
+    require_one_time: bool,
+    expires_in_seconds: int | None,
+    now_ms: int,
+) -> Step:
+    """Make a KNOCK on a bundle. The output is the `Knock`. Sections 3 and 5."""
+    state, limits = core.state, core.limits
+    if did == state.identity.did:
+        raise EnvelopeReflected
+    bundle = verify_bundle(bundle_bytes, did=did, mesh=state.mesh, now_ms=now_ms)
+    known = state.dids.get(did)
+    if known is not None and known != bundle.identity.raw:
+        raise IdentityConflict
+    if require_one_time and bundle.bundle_class is not BundleClass.ONE_TIME:
+        raise OneTimeRequired
+    core.check_allowed(bundle.identity)
+    peer = state.peer(did)
+    if not core.has_room(peer, now_ms):
+        raise TooManySessions
+    withheld = (
+        early_payload is not None and bundle.bundle_class is BundleClass.LAST_RESORT and not early_with_last_resort
+    )
+    # A KNOCK is stale if it is not later than the last, and two may be made within a millisecond. One made by a clock
+    # that was far ahead is no measure: its peer refused it.
+    time_ms = now_ms
+    if peer is not None and peer.own_knock_ms <= now_ms + CLOCK_TOLERANCE_MS:
+        time_ms = max(now_ms, peer.own_knock_ms + 1)
+    expires_ms = min(time_ms + _lifetime_ms(expires_in_seconds, limits.knock_lifetime_seconds), bundle.not_after_ms)
+    if expires_ms <= time_ms:
+        raise BundleExpired
+    fresh = not any(held.facts.initiator for held in _held(peer))
+    content = KnockContent(intent=intent, early_payload=None if withheld else early_payload, fresh=fresh)
+    encoded = encode_content(content, limits)
+    initiation = initiate(state.identity, bundle, expires_ms=expires_ms, entropy=core.entropy)
+    header_bytes = Header(
+        kind=Kind.KNOCK, mesh=state.mesh, sender=state.identity.did, recipient=did, time_ms=time_ms
+    ).encode()
+    body = build_knock_body(
+        state.identity,
+        initiation,
+        bundle_ref=bundle.ref,
+        expires_ms=expires_ms,
+        header_bytes=header_bytes,
+        content=encoded,
+        entropy=core.entropy,
+    )
+    envelope = build(header_bytes, body)
+    keys = initiation.keys
+    facts = Facts(
+        session_id=keys.session_id,
+        th=keys.th,
+        mesh=state.mesh,
+        own_did=state.identity.did,
+        peer=bundle.identity,
+        initiator=True,
+        bundle_class=bundle.bundle_class,
+        knock_time_ms=time_ms,
+        knock_receipt=receipt_of(envelope),
+        action=intent.action,
+        early_payload=content.early_payload is not None,
+    )
+    ratchet = Ratchet.initiator(
+        SUITE,
+        keys.root,
+        initiation.ephemeral_secret,
+        initiation.ephemeral,
+        header_key_ab=keys.header_key_ab,
+        header_key_ba=keys.header_key_ba,
+    )
+    pending = Pending(facts, ratchet, expires_ms=expires_ms, knock=envelope)
+    output = Knock(envelope)
+    output.session_id = keys.session_id
+    output.receipt = facts.knock_receipt
+    output.bundle_class = bundle.bundle_class
+    output.early_payload_withheld = withheld
+    trail = records.knock_sent(core, facts, envelope, now_ms)
+    return Step((KnockedPeer(bundle.identity, time_ms), SessionPut(pending)), trail, output)
+
+
+def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
+    seconds = default_seconds if expires_in_seconds is None else expires_in_seconds
+    if type(seconds) is not int or not 0 < seconds * 1000 <= KNOCK_LIFETIME_MAX_MS:
+        raise ArgumentInvalid("expires_in_seconds")
+    return seconds * 1000
+
+
+def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:
+    return [] if peer is None else [held for held in peer.sessions if not isinstance(held, Ended)]
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+
+def receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: int) -> Step:
+    """Receive an ACCEPT: the session is established. The output is the events. Raises as `Pending.open_accept`."""
+    conditions, opened = pending.open_accept(outer, now_ms=now_ms, limits=core.limits)
+    session = pending.established(conditions, outer.header.time_ms)
+    trail = records.acceptance_received(core, session.facts, outer, now_ms)
+    event = SessionEstablished(
+        peer=session.facts.peer,
+        session_id=session.facts.session_id,
+        bundle_class=session.facts.bundle_class,
+        conditions=conditions,
+    )
+    return Step((SessionPut(session, opened.delta(core.entropy)),), trail, (event,))
+
+
+def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
+    """Receive a REJECT: it must answer a pending KNOCK of this agent, from the peer that was knocked at. Section 5.2.
+
+    Raises:
+        TooLarge, Malformed: not a REJECT.
+        VerdictUnmatched: no pending session with that KNOCK at that peer.
+        BadSignature: not the peer's.
+    """
+    reject = parse_reject_body(outer.body)
+    key = core.state.dids.get(outer.header.sender)
+    for held in () if key is None else core.state.peers[key].sessions:
+        if isinstance(held, Pending) and held.facts.knock_receipt == reject.knock_receipt:
+            reject.verify(held.facts.peer, outer.header_bytes)
+            over = ended(held, Phase.REJECTED, at_ms=now_ms, detail=str(reject.reason))
+            event = SessionRejected(
+                peer=held.facts.peer,
+                session_id=held.facts.session_id,
+                reason=reject.reason,
+                retry_after_seconds=reject.retry_after_seconds,
+            )
+            trail = records.rejection_received(core, held.facts, outer, now_ms, str(reject.reason))
+            return Step((SessionEnded(over),), trail, (event,))
+    raise VerdictUnmatched

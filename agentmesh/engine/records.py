@@ -1,0 +1,185 @@
+"""Which event writes what to the audit trail (docs/protocol.md, section 8): one function an event, and no other place.
+
+Each returns the records, or nothing where no journal reads them. What was refused is counted in `audit.refusals`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.engine.core import Core
+from agentmesh.envelope import OuterEnvelope, receipt_of
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.identity import IdentityKey
+from agentmesh.primitives.keys import Receipt
+from agentmesh.session.established import Incoming, Sealed
+from agentmesh.session.facts import Ended, Facts
+
+Records = tuple[Record, ...]
+_NOTHING: Records = ()
+
+
+# --- bundles ---------------------------------------------------------------------------------------------------------
+
+
+def bundle_published(core: Core, bundle: bytes, bundle_class: BundleClass, now_ms: int) -> Records:
+    """Record that a bundle was made."""
+    return _own(core, AuditEvent.BUNDLE_PUBLISHED, now_ms, size_bytes=len(bundle), bundle_class=bundle_class)
+
+
+def stock_exhausted(core: Core, now_ms: int) -> Records:
+    """Record that the last unused one-time bundle has served."""
+    return _own(core, AuditEvent.STOCK_EXHAUSTED, now_ms)
+
+
+# --- KNOCKs ----------------------------------------------------------------------------------------------------------
+
+
+def knock_sent(core: Core, facts: Facts, envelope: bytes, now_ms: int) -> Records:
+    """Record this agent's KNOCK."""
+    return _sent(core, AuditEvent.KNOCK_SENT, facts, envelope, facts.knock_receipt, now_ms, time_ms=facts.knock_time_ms)
+
+
+def knock_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int, *, asked: bool) -> Records:
+    """Record that a peer's KNOCK opened; `asked` says that the application is to decide."""
+    reason = "asked" if asked else ""
+    return _received(core, AuditEvent.KNOCK_RECEIVED, facts, outer, now_ms, reason=reason)
+
+
+def knock_accepted(core: Core, facts: Facts, reply: bytes, now_ms: int, why: str) -> Records:
+    """Record this agent's ACCEPT; `why` says who decided."""
+    if not core.recording:
+        return _NOTHING
+    return _sent(core, AuditEvent.KNOCK_ACCEPTED, facts, reply, receipt_of(reply), now_ms, reason=why)
+
+
+def acceptance_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int) -> Records:
+    """Record the peer's ACCEPT."""
+    return _received(core, AuditEvent.KNOCK_ACCEPTED, facts, outer, now_ms)
+
+
+def knock_rejected(core: Core, initiator: IdentityKey, reply: bytes, now_ms: int, why: str) -> Records:
+    """Record this agent's REJECT; `why` says the reason. A KNOCK that never opened has no session to name."""
+    if not core.recording:
+        return _NOTHING
+    return _own(
+        core,
+        AuditEvent.KNOCK_REJECTED,
+        now_ms,
+        recipient=initiator.did,
+        envelope_time_ms=now_ms,
+        receipt=receipt_of(reply),
+        size_bytes=len(reply),
+        reason=why,
+    )
+
+
+def rejection_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int, why: str) -> Records:
+    """Record the peer's REJECT."""
+    return _received(core, AuditEvent.KNOCK_REJECTED, facts, outer, now_ms, reason=why)
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+
+def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Records:
+    """Record a data message or a close of this agent."""
+    if not core.recording:
+        return _NOTHING  # before the receipt, which hashes the whole envelope
+    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed.envelope, sealed.receipt, now_ms, number=sealed.number)
+
+
+def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
+    """Record a data message or a close of the peer."""
+    number, time_ms = incoming.number, incoming.time_ms
+    return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, number=number, time_ms=time_ms)
+
+
+def session_ended(core: Core, over: Ended, now_ms: int) -> Records:
+    """Record an ending."""
+    return _own(
+        core,
+        AuditEvent.SESSION_CLOSED,
+        now_ms,
+        recipient=over.peer.did,
+        session_id=over.session_id,
+        bundle_class=over.bundle_class,
+        reason=str(over.phase),
+    )
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def _own(core: Core, event: AuditEvent, now_ms: int, **fields: Any) -> Records:
+    """Return the record of what this agent did, whatever else is known of it."""
+    if not core.recording:
+        return _NOTHING
+    state = core.state
+    return (Record(event, at_ms=now_ms, mesh=state.mesh, sender=state.identity.did, **fields),)
+
+
+def _sent(
+    core: Core,
+    event: AuditEvent,
+    facts: Facts,
+    envelope: bytes,
+    receipt: Receipt,
+    now_ms: int,
+    *,
+    number: int = 0,
+    time_ms: int | None = None,
+    reason: str = "",
+) -> Records:
+    """Return the record of an envelope of a session from this side; its time is now, unless `time_ms` says another."""
+    if not core.recording:
+        return _NOTHING
+    return (
+        Record(
+            event,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.own_did,
+            recipient=facts.peer.did,
+            envelope_time_ms=now_ms if time_ms is None else time_ms,
+            receipt=receipt,
+            session_id=facts.session_id,
+            number=number,
+            size_bytes=len(envelope),
+            bundle_class=facts.bundle_class,
+            reason=reason,
+        ),
+    )
+
+
+def _received(
+    core: Core,
+    event: AuditEvent,
+    facts: Facts,
+    outer: OuterEnvelope,
+    now_ms: int,
+    *,
+    number: int = 0,
+    time_ms: int | None = None,
+    reason: str = "",
+) -> Records:
+    """Return the record of an envelope of a session from the peer; `time_ms` is its header's, parsed where `None`."""
+    if not core.recording:
+        return _NOTHING
+    return (
+        Record(
+            event,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.peer.did,
+            recipient=facts.own_did,
+            envelope_time_ms=outer.header.time_ms if time_ms is None else time_ms,
+            receipt=outer.receipt,
+            session_id=facts.session_id,
+            number=number,
+            size_bytes=outer.size_bytes,
+            bundle_class=facts.bundle_class,
+            reason=reason,
+        ),
+    )

@@ -1,0 +1,196 @@
+"""An agent's state, and the changes that are the only way to alter it.
+
+Theory of operation. Every call of the façade computes a `Step` from the state without touching it: changes, audit
+records, and what the call returns. The agent hands changes and records to its journal, if it has one, and then applies
+the changes; the output leaves last. So a refusal or a failing journal leaves all as it was, and whatever is sent was
+committed first.
+
+A change names what it alters in the protocol's own terms, so that a store can write just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, final
+
+from agentmesh.audit.record import Record
+from agentmesh.engine.replay import KnockMemory
+from agentmesh.handshake.prekeys import BundleClass, PublishedBundle
+from agentmesh.identity import Identity, IdentityKey, parse_did
+from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
+from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended
+from agentmesh.session.pending import Pending, Undecided
+
+Held = Pending | Undecided | Session | Ended
+
+
+def session_id_of(held: Held) -> SessionId:
+    """Return a session's id, in whatever phase it is."""
+    return held.session_id if isinstance(held, Ended) else held.facts.session_id
+
+
+@final
+class Peer:
+    """What is known of one peer.
+
+    Attributes:
+        key: Its identity.
+        sessions: Its sessions, oldest first, ended ones included. Few, so a tuple: it is a third of a dictionary.
+        latest_knock_ms: The header time of its latest KNOCK that opened: an earlier one is stale.
+        own_knock_ms: The header time of this agent's latest KNOCK to it: the next is later.
+    """
+
+    __slots__ = ("key", "latest_knock_ms", "own_knock_ms", "sessions")
+
+    def __init__(self, key: IdentityKey, latest_knock_ms: int = -1, own_knock_ms: int = -1) -> None:
+        self.key = key
+        self.sessions: tuple[Held, ...] = ()
+        self.latest_knock_ms = latest_knock_ms
+        self.own_knock_ms = own_knock_ms
+
+    def session(self, session_id: SessionId) -> Held | None:
+        """Return a session by its id, or `None`."""
+        return next((held for held in self.sessions if session_id_of(held) == session_id), None)
+
+    def put(self, held: Held) -> None:
+        """Hold a session in the place of its earlier phase, or as the newest. For changes alone."""
+        session_id = session_id_of(held)
+        if self.session(session_id) is None:
+            self.sessions += (held,)
+        else:
+            self.sessions = tuple(held if session_id_of(one) == session_id else one for one in self.sessions)
+
+    def drop(self, session_id: SessionId) -> None:
+        """Hold this session no more. For changes alone."""
+        self.sessions = tuple(held for held in self.sessions if session_id_of(held) != session_id)
+
+    @property
+    def forget_at_ms(self) -> int:
+        """When no KNOCK can exist any more that these times would make stale."""
+        return max(self.latest_knock_ms, self.own_knock_ms) + KNOCK_LIFETIME_MAX_MS + CLOCK_TOLERANCE_MS
+
+
+@final
+class AgentState(Redacted):
+    """All that an agent must not lose.
+
+    Attributes:
+        identity: The agent's own identity.
+        mesh: The mesh that it is in.
+        bundles: What it published and has not forgotten, by ref.
+        knocks: The memory of KNOCKs.
+        peers: By identity key.
+        dids: From DID to identity key.
+        sessions: By session id, in every phase.
+        undecided: Those of them that wait for the application's verdict, oldest first.
+    """
+
+    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
+
+    def __init__(self, identity: Identity, mesh: str) -> None:
+        self.identity = identity
+        self.mesh = mesh
+        self.bundles: dict[BundleRef, PublishedBundle] = {}
+        self.knocks = KnockMemory()
+        self.peers: dict[Ed25519PublicKey, Peer] = {}
+        self.dids: dict[str, Ed25519PublicKey] = {}
+        self.sessions: dict[SessionId, Held] = {}
+        self.undecided: dict[SessionId, Undecided] = {}
+
+    def peer(self, did: str) -> Peer | None:
+        """Return what is known of the peer with this DID, or `None`.
+
+        Raises:
+            BadDid: it is none. (A known one is compared, not parsed.)
+        """
+        raw = self.dids.get(did) if type(did) is str else None
+        if raw is None:
+            parse_did(did)
+            return None
+        return self.peers[raw]
+
+    def unused_one_time(self, now_ms: int = 0) -> int:
+        """Return how many one-time bundles are unused, and not expired by `now_ms`."""
+        return sum(
+            bundle.bundle_class is BundleClass.ONE_TIME and bundle.secrets is not None and now_ms <= bundle.forget_at_ms
+            for bundle in self.bundles.values()
+        )
+
+    def ensure_peer(self, key: IdentityKey) -> Peer:
+        """Return the peer of this identity, made if it is new. For changes alone."""
+        peer = self.peers.get(key.raw)
+        if peer is None:
+            peer = self.peers[key.raw] = Peer(key)
+            self.dids[key.did] = key.raw
+        return peer
+
+    def hold(self, peer: Peer, held: Held) -> None:
+        """Hold a session in the phase that it is in now. For changes alone."""
+        peer.put(held)
+        self._index(held)
+
+    def hold_all(self, peer: Peer, sessions: Sequence[Held]) -> None:
+        """Hold a peer's sessions, oldest first, where it has none yet. For restoring alone."""
+        peer.sessions = tuple(sessions)
+        for held in sessions:
+            self._index(held)
+
+    def _index(self, held: Held) -> None:
+        session_id = session_id_of(held)
+        self.sessions[session_id] = held
+        if isinstance(held, Undecided):
+            self.undecided[session_id] = held
+        else:
+            self.undecided.pop(session_id, None)
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+class Change(Protocol):
+    """Something that a step alters. Applying it never fails: everything was checked before.
+
+    What one message changes in a session are `MessageSent` and `MessageTaken`, in `agentmesh.session.established`.
+    """
+
+    def apply(self, state: AgentState, /) -> None:
+        """Alter the state."""
+        ...
+
+
+@final
+class Step(Redacted):
+    """What one call of the façade changes, records and returns.
+
+    `withdraw` is a KNOCK that was remembered in memory while the step was computed: where the journal refuses the step,
+    that memory goes too, so that the KNOCK can be offered again.
+    """
+
+    __slots__ = ("changes", "output", "records", "withdraw")
+
+    def __init__(
+        self,
+        changes: tuple[Change, ...],
+        records: tuple[Record, ...],
+        output: Any,
+        *,
+        withdraw: TranscriptHash | None = None,
+    ) -> None:
+        self.changes = changes
+        self.records = records
+        self.output = output
+        self.withdraw = withdraw
+
+
+class Journal(Protocol):
+    """What an agent tells of each step before it takes effect: an audit log, a durable store."""
+
+    def commit(self, changes: tuple[Change, ...], records: tuple[Record, ...], /) -> None:
+        """Take note of a step, durably if that is the journal's promise.
+
+        Raising leaves the agent's state as it was, and nothing of the step's output leaves: the caller gets
+        `CommitFailed` with this error as its cause.
+        """
+        ...

@@ -1,0 +1,135 @@
+"""What an application may know of a session: values, no secrets (docs/protocol.md, section 7)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from agentmesh.engine.state import Held
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.identity import IdentityKey
+from agentmesh.primitives.keys import SessionId
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended, Phase
+
+
+class Assurance(StrEnum):
+    """What is known of the other side."""
+
+    NONE = "none"  # this side has knocked and heard nothing
+    SIGNED = "signed"  # the peer signed a KNOCK; that it holds the session's keys has not shown yet
+    CONFIRMED = "confirmed"  # the peer has shown that it holds the session's keys
+
+
+@frozen(kw_only=True)
+class SessionStatus:
+    """Where a session stands.
+
+    Attributes:
+        phase: Pending, undecided, established, rejected, closed, expired or truncated.
+        detail: A fixed word on how it ended.
+        bundle_class: What its KNOCK was made on. With a last-resort bundle the intent and the early payload have
+            forward secrecy only once that bundle's secrets go.
+        initiated: This agent knocked.
+        sends: This is the session that `send` uses for the peer.
+        assurance: What is known of the other side.
+        number_out: The position of the last message of this side; 0 before the first.
+        number_in: The highest position received from the peer; 0 before the first.
+        missing: Messages skipped so far that can still be opened when they come.
+        data_sent: Data messages sealed, early payload included.
+        data_opened: Data messages opened, early payload included.
+        messages_left_out: What `max_messages` leaves this side, or `None`.
+        messages_left_in: What `max_messages` leaves the peer, or `None`.
+        allowed_actions: What data messages may carry, or `None`.
+        ends_at_ms: When it ends by itself, or `None`.
+        closing: This side, or the peer, has closed it, or a fresh KNOCK has taken its place.
+    """
+
+    phase: Phase
+    detail: str = ""
+    bundle_class: BundleClass
+    initiated: bool
+    sends: bool = False
+    assurance: Assurance
+    number_out: int = 0
+    number_in: int = 0
+    missing: int = 0
+    data_sent: int = 0
+    data_opened: int = 0
+    messages_left_out: int | None = None
+    messages_left_in: int | None = None
+    allowed_actions: tuple[str, ...] | None = None
+    ends_at_ms: int | None = None
+    closing: bool = False
+
+
+@frozen(kw_only=True)
+class SessionView:
+    """One session, as it stood when it was asked for.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        status: Where it stands.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=lambda value: value.hex())
+    status: SessionStatus
+
+
+def view_of(held: Held, now_ms: int, *, sends: bool) -> SessionView:
+    """Return the view of a session in any phase."""
+    if isinstance(held, Ended):
+        return SessionView(peer=held.peer, session_id=held.session_id, status=_ended_status(held))
+    facts = held.facts
+    if isinstance(held, Session):
+        status = _session_status(held, now_ms, sends)
+    else:
+        status = SessionStatus(
+            phase=(Phase.PENDING if facts.initiator else Phase.UNDECIDED)
+            if now_ms <= held.deadline_ms
+            else Phase.EXPIRED,
+            bundle_class=facts.bundle_class,
+            initiated=facts.initiator,
+            assurance=Assurance.NONE if facts.initiator else Assurance.SIGNED,
+            ends_at_ms=held.deadline_ms,
+        )
+    return SessionView(peer=facts.peer, session_id=facts.session_id, status=status)
+
+
+def _ended_status(ended: Ended) -> SessionStatus:
+    return SessionStatus(
+        phase=ended.phase,
+        detail=ended.detail,
+        bundle_class=ended.bundle_class,
+        initiated=ended.initiated,
+        assurance=Assurance.NONE,
+        data_sent=ended.data_sent,
+        data_opened=ended.data_opened,
+    )
+
+
+def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus:
+    number_out = session.next_number - 1
+    # Behind nothing is position 0, or the early payload's.
+    number_in = max(0, session.facts.number_in(-1), session.last_number_in)
+    max_messages = session.conditions.max_messages
+    return SessionStatus(
+        phase=session.ending(now_ms) or Phase.ESTABLISHED,
+        bundle_class=session.facts.bundle_class,
+        initiated=session.facts.initiator,
+        sends=sends,
+        assurance=Assurance.CONFIRMED if session.confirmed else Assurance.SIGNED,
+        number_out=number_out,
+        number_in=number_in,
+        missing=len(session.ratchet.skipped),
+        data_sent=session.data_sent,
+        data_opened=session.data_opened,
+        messages_left_out=None if max_messages is None else max(0, max_messages - number_out),
+        messages_left_in=None if max_messages is None else max(0, max_messages - number_in),
+        allowed_actions=session.conditions.allowed_actions,
+        ends_at_ms=session.deadline_ms,
+        closing=(session.own_close_at_ms, session.peer_close, session.superseded_at_ms) != (None, None, None),
+    )

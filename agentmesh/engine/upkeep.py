@@ -1,0 +1,179 @@
+"""What time brings: publishing, rotation, expiry, forgetting (docs/protocol.md, sections 3, 5 and 7)."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from attrs import frozen
+
+from agentmesh.audit.record import Record
+from agentmesh.engine import records
+from agentmesh.engine.changes import (
+    BundlesForgotten,
+    BundlesPublished,
+    KeptKeysExpired,
+    KnocksForgotten,
+    PeersForgotten,
+    SessionEnded,
+    SessionsForgotten,
+)
+from agentmesh.engine.conversing import session_over
+from agentmesh.engine.core import Core
+from agentmesh.engine.state import Change, Step, session_id_of
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.events import Event, RotationDue, SkippedKeysExpired, StockLow
+from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
+from agentmesh.session.established import Session
+from agentmesh.session.facts import Ended, Phase
+from agentmesh.session.pending import Pending, Undecided, ended
+
+_REMEMBERED: Final = 10  # used bundles are remembered, without secrets, up to so many times `bundles_max`
+
+
+@final
+@frozen(kw_only=True, repr=False)
+class Shelf:
+    """What `publish_bundles` made: bytes for any registry, which need not be trusted.
+
+    Attributes:
+        one_time: Bundles to hand out once each.
+        last_resort: The bundle to serve when they have run out, or `None` where none was asked for.
+    """
+
+    one_time: tuple[bytes, ...]
+    last_resort: bytes | None
+
+    def __repr__(self) -> str:
+        return f"Shelf(one_time=<{len(self.one_time)}>, last_resort={'yes' if self.last_resort else 'no'})"
+
+
+def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) -> Step:
+    """Make bundles. The output is the `Shelf`; the secrets are in the step."""
+    state, limits = core.state, core.limits
+    count = limits.one_time_bundles if one_time is None else one_time
+    if type(count) is not int or count < 0 or not _fits(core, count, last_resort):
+        raise ArgumentInvalid("one_time")
+    shelf: list[bytes] = []
+    published: list[PublishedBundle] = []
+    classes = [BundleClass.ONE_TIME] * count + [BundleClass.LAST_RESORT] * last_resort
+    for bundle_class in classes:
+        is_one_time = bundle_class is BundleClass.ONE_TIME
+        lifetime = limits.one_time_lifetime_seconds if is_one_time else limits.last_resort_lifetime_seconds
+        data, kept = issue_bundle(
+            state.identity,
+            bundle_class=bundle_class,
+            mesh=state.mesh,
+            not_before_ms=now_ms,
+            not_after_ms=now_ms + lifetime * 1000,
+            entropy=core.entropy,
+        )
+        shelf.append(data)
+        published.append(kept)
+    trail: tuple[Record, ...] = ()
+    for data, kept in zip(shelf, published, strict=True):
+        trail += records.bundle_published(core, data, kept.bundle_class, now_ms)
+    output = Shelf(one_time=tuple(shelf[:count]), last_resort=shelf[-1] if last_resort else None)
+    return Step((BundlesPublished(tuple(published)),), trail, output)
+
+
+def _fits(core: Core, one_time: int, last_resort: bool) -> bool:
+    bundles = core.state.bundles
+    with_secrets = sum(bundle.secrets is not None for bundle in bundles.values())
+    # What strangers used up must not keep the last-resort bundle from being rotated.
+    remembered = not one_time or len(bundles) + one_time <= _REMEMBERED * core.limits.bundles_max
+    return remembered and with_secrets + one_time + last_resort <= core.limits.bundles_max
+
+
+def last_resort_published_ms(core: Core) -> int | None:
+    """Return when the newest last-resort bundle was published, or `None`."""
+    times = [
+        bundle.not_before_ms for bundle in core.state.bundles.values() if bundle.bundle_class is BundleClass.LAST_RESORT
+    ]
+    return max(times, default=None)
+
+
+def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> Step:
+    """End what is over, forget what may go, and tell what is due. The output is the events."""
+    changes: list[Change] = []
+    events: list[Event] = []
+    trail: tuple[Record, ...] = ()
+    forgotten: list[Ended] = []
+    for held in core.state.sessions.values():
+        if isinstance(held, Ended):
+            if now_ms > held.at_ms + core.limits.ended_session_seconds * 1000:
+                forgotten.append(held)
+            continue
+        phase = _ending(held, now_ms)
+        if phase is not None:
+            detail = "superseded" if isinstance(held, Session) and held.superseded_at_ms is not None else ""
+            over = ended(held, phase, at_ms=now_ms, detail=detail)
+            changes.append(SessionEnded(over))
+            events.append(session_over(over))
+            trail += records.session_ended(core, over, now_ms)
+        elif isinstance(held, Session):
+            expired = held.ratchet.expired_keys(now_ms, core.limits)
+            if expired is not None:
+                changes.append(KeptKeysExpired(held, expired))
+                facts = held.facts
+                lost = len(expired.evicted)
+                events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost=lost))
+    if forgotten:
+        changes.append(SessionsForgotten(tuple(forgotten)))
+    changes += _forget(core, {over.session_id for over in forgotten}, now_ms)
+    unused = core.state.unused_one_time(now_ms)
+    if tell_stock and unused < core.limits.one_time_bundles_low:
+        events.append(StockLow(unused=unused))
+    published_at_ms = last_resort_published_ms(core)
+    if tell_rotation and published_at_ms is not None and now_ms >= _rotation_due_ms(core, published_at_ms):
+        events.append(RotationDue(published_at_ms=published_at_ms))
+    return Step(tuple(changes), trail, tuple(events))
+
+
+def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> int | None:
+    """Return the earliest time at which `poll` has something to do, or `None`; it may have come already."""
+    times: list[int] = []
+    if tell_stock and core.state.unused_one_time(now_ms) < core.limits.one_time_bundles_low:
+        times.append(now_ms)
+    for held in core.state.sessions.values():
+        if isinstance(held, Ended):
+            times.append(held.at_ms + core.limits.ended_session_seconds * 1000 + 1)
+            continue
+        if held.deadline_ms is not None:
+            times.append(held.deadline_ms + 1)
+        if isinstance(held, Session) and held.ratchet.skipped:
+            _, kept_at_ms = next(iter(held.ratchet.skipped.values()))
+            times.append(kept_at_ms + core.limits.skipped_key_lifetime_seconds * 1000 + 1)
+    times += [bundle.forget_at_ms + 1 for bundle in core.state.bundles.values()]
+    published_at_ms = last_resort_published_ms(core)
+    if tell_rotation and published_at_ms is not None:
+        times.append(_rotation_due_ms(core, published_at_ms))
+    return min(times, default=None)
+
+
+def _ending(held: Pending | Undecided | Session, now_ms: int) -> Phase | None:
+    if isinstance(held, Session):
+        return held.ending(now_ms)
+    return Phase.EXPIRED if now_ms > held.deadline_ms else None
+
+
+def _rotation_due_ms(core: Core, published_at_ms: int) -> int:
+    return published_at_ms + core.limits.last_resort_rotation_seconds * 1000
+
+
+def _forget(core: Core, gone: set[bytes], now_ms: int) -> list[Change]:
+    state = core.state
+    changes: list[Change] = []
+    refs = tuple(bundle.ref for bundle in state.bundles.values() if now_ms > bundle.forget_at_ms)
+    if refs:
+        changes.append(BundlesForgotten(refs))
+    next_forget_ms = state.knocks.next_forget_ms()
+    if refs or (next_forget_ms is not None and next_forget_ms < now_ms):
+        changes.append(KnocksForgotten(now_ms))
+    keys = tuple(
+        peer.key
+        for peer in state.peers.values()
+        if now_ms > peer.forget_at_ms and all(session_id_of(held) in gone for held in peer.sessions)
+    )
+    if keys:
+        changes.append(PeersForgotten(keys))
+    return changes

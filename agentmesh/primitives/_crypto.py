@@ -1,0 +1,284 @@
+"""The one importer of nacl, cryptography and hashlib: every primitive of section 1, and their errors mapped to ours.
+
+Nothing here is home-made: each function is a call into libsodium, OpenSSL or hashlib with the checks that its contract
+asks for. Byte strings come in with the right length (the key types and the wire layouts see to it); what a peer can
+choose freely is checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+import nacl.exceptions
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from nacl.bindings import (
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+    crypto_secretbox_easy,
+    crypto_secretbox_open_easy,
+    crypto_sign,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+    crypto_sign_open,
+    crypto_sign_seed_keypair,
+)
+
+from agentmesh.errors import BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
+from agentmesh.primitives._labels import KdfLabel
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 24
+TAG_BYTES: Final = 16
+SIGNATURE_BYTES: Final = 64
+KEM_SEED_BYTES: Final = 64
+KEM_PUBLIC_BYTES: Final = 1184
+KEM_CIPHERTEXT_BYTES: Final = 1088
+
+_FIELD_PRIME: Final = 2**255 - 19
+_SIGN_BIT_CLEARED: Final = 2**255 - 1
+
+constant_time_equal = hmac.compare_digest
+
+
+# --- hashes (RFC 7693, FIPS 180-4) -----------------------------------------------------------------------------------
+
+
+def kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
+    """Return `size` bytes of BLAKE2b, keyed with `key` (empty for none), personalised with `label`, over `data`.
+
+    `size` is BLAKE2b's own digest size, 1 to 64, not a truncation. Section 1.1; RFC 7693.
+    """
+    return hashlib.blake2b(data, digest_size=size, key=key, person=label).digest()
+
+
+def sha256(data: bytes) -> bytes:
+    """Return the SHA-256 of `data`, 32 bytes. FIPS 180-4."""
+    return hashlib.sha256(data).digest()
+
+
+def sha256_of_two(first: bytes, second: bytes) -> bytes:
+    """Return the SHA-256 of the concatenation, without building it: the second may be a megabyte."""
+    digest = hashlib.sha256(first)
+    digest.update(second)
+    return digest.digest()
+
+
+class Sha256Stream:
+    """SHA-256 over data that comes in pieces: memory stays flat however much it is. FIPS 180-4."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._state.update(piece)
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all pieces so far, 32 bytes. More may follow."""
+        return self._state.digest()
+
+
+# --- Ed25519 (RFC 8032), strict --------------------------------------------------------------------------------------
+
+
+def ed25519_keypair(seed: bytes) -> tuple[bytes, bytes]:
+    """Return the public key (32 bytes) and libsodium's signing key (seed || public key, 64 bytes) of a 32-byte seed."""
+    public, signing = crypto_sign_seed_keypair(seed)
+    return public, signing
+
+
+def ed25519_sign(signing_key: bytes, message: bytes) -> bytes:
+    """Return the 64-byte signature. Deterministic, RFC 8032 section 5.1.6."""
+    signed: bytes = crypto_sign(message, signing_key)
+    return signed[:SIGNATURE_BYTES]
+
+
+def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> None:
+    """Verify a signature by the strict rules of section 1.
+
+    The caller has converted `public_key` (`ed25519_to_x25519`), which is where keys of small or mixed order and
+    non-canonical keys are refused: libsodium's verification alone takes mixed-order keys. Verification itself refuses
+    S >= L and an R of small order, and compares R byte for byte.
+
+    Raises:
+        BadSignature: the signature does not verify.
+    """
+    if len(signature) != SIGNATURE_BYTES:
+        raise BadSignature
+    try:
+        crypto_sign_open(signature + message, public_key)
+        return
+    except nacl.exceptions.BadSignatureError:
+        pass
+    raise BadSignature
+
+
+def ed25519_to_x25519(public_key: bytes) -> bytes:
+    """Return the birational image of an Ed25519 public key, after strict validation of the key.
+
+    Raises:
+        BadIdentityKey: not 32 bytes, not canonical, not on the curve, of small order, or outside the prime-order
+            subgroup.
+    """
+    # libsodium checks the curve and the subgroup, but reduces y silently (RFC 8032, section 5.1.3 says to refuse).
+    if len(public_key) != KEY_BYTES or (int.from_bytes(public_key, "little") & _SIGN_BIT_CLEARED) >= _FIELD_PRIME:
+        raise BadIdentityKey
+    try:
+        converted: bytes = crypto_sign_ed25519_pk_to_curve25519(public_key)
+        return converted
+    except nacl.exceptions.RuntimeError:
+        pass
+    raise BadIdentityKey
+
+
+def ed25519_secret_to_x25519(signing_key: bytes) -> bytes:
+    """Return the X25519 secret (clamped, 32 bytes) of a 64-byte signing key."""
+    secret: bytes = crypto_sign_ed25519_sk_to_curve25519(signing_key)
+    return secret
+
+
+# --- X25519 (RFC 7748) -----------------------------------------------------------------------------------------------
+
+
+def x25519_public(secret: bytes) -> bytes:
+    """Return the X25519 public key of a 32-byte secret.
+
+    Raises:
+        BadPoint: `secret` is not 32 bytes.
+    """
+    if len(secret) != KEY_BYTES:
+        raise BadPoint
+    public: bytes = crypto_scalarmult_base(secret)
+    return public
+
+
+def x25519(secret: bytes, public: bytes) -> bytes:
+    """Return the 32-byte shared secret.
+
+    Raises:
+        BadPoint: the result is all zero, so `public` has small order (RFC 7748, section 6.1).
+    """
+    if len(public) != KEY_BYTES or len(secret) != KEY_BYTES:  # libsodium would read behind the end of a shorter one
+        raise BadPoint
+    try:
+        shared: bytes = crypto_scalarmult(secret, public)
+        return shared
+    except nacl.exceptions.RuntimeError:
+        pass
+    raise BadPoint
+
+
+def check_x25519_encoding(public: bytes) -> None:
+    """Refuse an X25519 public key that no honest implementation encodes so.
+
+    RFC 7748 has receivers mask the top bit and reduce u. Two encodings of one point would be two names for one key, so
+    here only the canonical one passes.
+
+    Raises:
+        BadPoint: not 32 bytes, or u >= 2^255 - 19.
+    """
+    if len(public) != KEY_BYTES or int.from_bytes(public, "little") >= _FIELD_PRIME:
+        raise BadPoint
+
+
+# --- ML-KEM-768 (FIPS 203) -------------------------------------------------------------------------------------------
+
+KemKey = MLKEM768PrivateKey  # a live, expanded decapsulation key; at rest it is its 64-byte seed
+
+
+def kem_key(seed: bytes) -> KemKey:
+    """Return the live decapsulation key of a 64-byte seed d || z. FIPS 203 section 7.1."""
+    return MLKEM768PrivateKey.from_seed_bytes(seed)
+
+
+def kem_public(key: KemKey) -> bytes:
+    """Return the 1184-byte encapsulation key."""
+    return key.public_key().public_bytes_raw()
+
+
+def _kem_public_key(public_key: bytes) -> MLKEM768PublicKey:
+    # Nothing of another type or length gets into the cache.
+    key = _parsed_kem_key(public_key) if type(public_key) is bytes and len(public_key) == KEM_PUBLIC_BYTES else None
+    if key is None:
+        raise BadPoint
+    return key
+
+
+@lru_cache(maxsize=64)  # because a key that was just checked is the one that is encapsulated to next
+def _parsed_kem_key(public_key: bytes) -> MLKEM768PublicKey | None:
+    try:
+        return MLKEM768PublicKey.from_public_bytes(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def kem_encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
+    """Return (ciphertext, 1088 bytes; shared secret, 32 bytes), with OpenSSL's own randomness. FIPS 203 section 7.2.
+
+    Raises:
+        BadPoint: `public_key` fails the length or modulus check.
+    """
+    shared, ciphertext = _kem_public_key(public_key).encapsulate()
+    return ciphertext, shared
+
+
+def kem_check(public_key: bytes) -> None:
+    """Check an encapsulation key (length, modulus). FIPS 203 section 7.2.
+
+    Raises:
+        BadPoint: the check fails.
+    """
+    _kem_public_key(public_key)
+
+
+def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:
+    """Return the 32-byte shared secret; a forged ciphertext gives an unrelated one (implicit rejection).
+
+    FIPS 203 section 7.3.
+
+    Raises:
+        BadPoint: `ciphertext` is not 1088 bytes.
+    """
+    try:
+        return key.decapsulate(ciphertext)
+    except ValueError:
+        pass
+    raise BadPoint
+
+
+# --- XSalsa20-Poly1305 (NaCl secretbox) ------------------------------------------------------------------------------
+
+
+secretbox: Final[Callable[[bytes, bytes, bytes], bytes]] = crypto_secretbox_easy
+"""Return tag (16 bytes) || ciphertext of (plaintext, 24-byte nonce, 32-byte key)."""
+
+
+def secretbox_try_open(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
+    """Return the plaintext of a box of at least 16 bytes, or `None` if its tag does not verify.
+
+    For trial opening, where failing is the usual case and an error of ours would only be thrown away.
+    """
+    try:
+        plaintext: bytes = crypto_secretbox_open_easy(box, nonce, key)
+    except nacl.exceptions.CryptoError:
+        return None
+    return plaintext
+
+
+def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
+    """Return the plaintext of a box.
+
+    Raises:
+        DecryptionFailed: the tag does not verify, or there is none.
+    """
+    plaintext = secretbox_try_open(box, nonce, key) if len(box) >= TAG_BYTES else None
+    if plaintext is None:
+        raise DecryptionFailed
+    return plaintext

@@ -1,0 +1,284 @@
+"""The one importer of msgpack: strict, canonical, size-capped encoding (docs/protocol.md, section 1.3).
+
+A structure's layout is data, a tuple of field kinds, and `decode` holds the bytes to it. What passes is exactly what
+`encode` writes: after the layout has been checked, the values are encoded again and compared, so that every structure
+has one encoding. (msgpack alone takes longer forms of numbers and lengths, maps with repeated keys, floats, ext types
+and trailing bytes.) Nothing is allocated for a length that the input does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import msgpack
+from attrs import field, frozen
+
+from agentmesh.errors import Malformed, TooLarge
+from agentmesh.limits import UINT_MAX
+
+# --- layouts ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Uint:
+    """An unsigned integer up to `maximum`, at most 2^53 - 1."""
+
+    maximum: int = UINT_MAX
+
+    def check(self, value: Any) -> None:
+        # type() and not isinstance: True is an int to Python and must not be one on the wire.
+        if type(value) is not int or not 0 <= value <= self.maximum:
+            raise Malformed
+
+
+@frozen
+class Bin:
+    """A byte string of `minimum` to `maximum` bytes; `Bin(32)` is exactly 32."""
+
+    minimum: int
+    maximum: int = field()
+
+    @maximum.default
+    def _exact(self) -> int:
+        return self.minimum
+
+    def check(self, value: Any) -> None:
+        if type(value) is not bytes or not self.minimum <= len(value) <= self.maximum:
+            raise Malformed
+
+
+@frozen
+class Text:
+    """A string of `minimum` to `maximum` bytes of UTF-8."""
+
+    minimum: int
+    maximum: int
+
+    def check(self, value: Any) -> None:
+        if type(value) is not str or not self.minimum <= len(value.encode()) <= self.maximum:
+            raise Malformed
+
+
+@frozen
+class Maybe:
+    """The field, or nil."""
+
+    kind: Kind
+
+    def check(self, value: Any) -> None:
+        if value is not None:
+            self.kind.check(value)
+
+
+@frozen
+class ArrayOf:
+    """An array of at most `maximum` fields of one kind."""
+
+    kind: Kind
+    maximum: int
+
+    def check(self, value: Any) -> None:
+        if type(value) is not list or len(value) > self.maximum:
+            raise Malformed
+        for item in value:
+            self.kind.check(item)
+
+
+@frozen
+class Array:
+    """An array with exactly these fields.
+
+    Attributes:
+        kinds: Its fields.
+        most_arrays: How many arrays it can hold, itself included.
+        longest_array: How many fields the longest of them can have.
+    """
+
+    kinds: tuple[Kind, ...]
+    most_arrays: int = field(init=False)
+    longest_array: int = field(init=False)
+
+    @most_arrays.default
+    def _most(self) -> int:
+        return 1 + sum(_most_arrays(kind) for kind in self.kinds)
+
+    @longest_array.default
+    def _longest(self) -> int:
+        return max([len(self.kinds), *map(_longest_array, self.kinds)])
+
+    def check(self, value: Any) -> None:
+        if type(value) is not list or len(value) != len(self.kinds):
+            raise Malformed
+        for kind, item in zip(self.kinds, value, strict=True):
+            kind.check(item)
+
+
+Kind = Uint | Bin | Text | Maybe | ArrayOf | Array
+
+
+def _most_arrays(kind: Kind) -> int:
+    if isinstance(kind, Array):
+        return kind.most_arrays
+    if isinstance(kind, ArrayOf):
+        return 1 + kind.maximum * _most_arrays(kind.kind)
+    return _most_arrays(kind.kind) if isinstance(kind, Maybe) else 0
+
+
+def _longest_array(kind: Kind) -> int:
+    if isinstance(kind, Array):
+        return kind.longest_array
+    if isinstance(kind, ArrayOf):
+        return max(kind.maximum, _longest_array(kind.kind))
+    return _longest_array(kind.kind) if isinstance(kind, Maybe) else 0
+
+
+def array(*kinds: Kind) -> Array:
+    """Return the layout of an array with exactly these fields."""
+    return Array(kinds)
+
+
+# --- codec -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_ext(_code: int, _data: bytes) -> NoReturn:
+    raise Malformed
+
+
+def _check_size(data: bytes, max_bytes: int) -> None:
+    if not isinstance(data, bytes):
+        raise Malformed
+    if len(data) > max_bytes:
+        raise TooLarge
+
+
+def _unpack(data: bytes, layout: Array, max_bytes: int) -> Any:
+    _check_size(data, max_bytes)
+    arrays_left = layout.most_arrays
+
+    def count_array(items: list[Any]) -> list[Any]:
+        # An array costs one byte to write and sixty to build, so no more are built than the layout can hold.
+        nonlocal arrays_left
+        arrays_left -= 1
+        if arrays_left < 0:
+            raise Malformed
+        return items
+
+    try:
+        # Every msgpack error for bad bytes is a ValueError, except that its pure-Python fallback may recurse.
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            max_array_len=layout.longest_array,
+            max_map_len=0,
+            max_ext_len=0,
+            ext_hook=_refuse_ext,
+            list_hook=count_array,
+        )
+    except (ValueError, RecursionError):
+        pass
+    raise Malformed  # outside the except block, so that no foreign exception hangs on ours
+
+
+def peek_version(data: bytes) -> int | None:
+    """Return the first field of an array, if it is a small number: what says how the rest is to be read."""
+    heads = {0xDC: 3, 0xDD: 5}
+    at = 1 if data[:1] and data[0] & 0xF0 == 0x90 else heads.get(data[0] if data else 0)
+    return data[at] if at is not None and at < len(data) and data[at] < 0x80 else None
+
+
+def encode(value: Sequence[Any]) -> bytes:
+    """Return the canonical encoding of an array of ints, bytes, str, None and arrays of these."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def public_encoder() -> Callable[[Sequence[Any]], bytes]:
+    """Return an `encode` for one thread, and for what is no secret: it keeps its buffer, and with it what it wrote."""
+    pack: Callable[[Sequence[Any]], bytes] = msgpack.Packer(use_bin_type=True).pack
+    return pack
+
+
+def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
+    """Return the fields of `data`, which must be the one encoding of an array of that layout.
+
+    Raises:
+        TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
+        Malformed: any other shape, or a longer form of the same.
+    """
+    value = _unpack(data, layout, max_bytes)
+    layout.check(value)
+    if encode(value) != data:
+        raise Malformed
+    fields: list[Any] = value
+    return fields
+
+
+_PAIR: Final = b"\x92"
+
+
+def _bin_at(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the byte string whose head is at `at` begins and ends; its end may lie behind the input's."""
+    try:
+        head = data[at]
+        if head == 0xC4:
+            return at + 2, at + 2 + data[at + 1]
+        if head == 0xC5 and data[at + 1]:
+            return at + 3, at + 3 + (data[at + 1] << 8 | data[at + 2])
+        if head == 0xC6 and (data[at + 1] or data[at + 2]):
+            return at + 5, at + 5 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
+    except IndexError:
+        pass
+    raise Malformed
+
+
+def _bin_head(size: int) -> bytes:
+    if size < 0x100:
+        return b"\xc4" + size.to_bytes(1, "big")
+    return b"\xc5" + size.to_bytes(2, "big") if size < 0x10000 else b"\xc6" + size.to_bytes(4, "big")
+
+
+def pair_head(first_bytes: int) -> bytes:
+    """Return what stands before the first byte string of a pair, which is that long."""
+    return _PAIR + _bin_head(first_bytes)
+
+
+def first_at(pair: bytes) -> int:
+    """Return where the first byte string of a pair begins, which is shorter than 64 KiB."""
+    return len(_PAIR) + (2 if pair[len(_PAIR)] == 0xC4 else 3)
+
+
+def encode_pair(first: bytes, *second: bytes) -> bytes:
+    """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
+    return encode_second(pair_head(len(first)) + first, *second)
+
+
+def encode_second(before: bytes, *second: bytes) -> bytes:
+    """Return a pair of which everything `before` its second byte string is encoded already, with one copy."""
+    return b"".join((before, _bin_head(sum(map(len, second))), *second))
+
+
+def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
+    """Return where the first byte string of a pair begins and ends, and where the second begins, which ends `data`.
+
+    For a pair of byte strings the shortest heads are the canonical form, so a megabyte is not encoded again; and it is
+    cut by hand, because msgpack would first build whatever arrays stand there instead.
+
+    Raises:
+        TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
+        Malformed: any other shape, or a longer form of the same.
+    """
+    _check_size(data, max_bytes)
+    if not data.startswith(_PAIR):
+        raise Malformed
+    first_at, first_end = _bin_at(data, 1)
+    second_at, second_end = _bin_at(data, first_end)
+    if second_end != len(data):
+        raise Malformed
+    return first_at, first_end, second_at
+
+
+def decode_pair(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """Return the two byte strings of an array of exactly two. Raises as `pair_bounds`."""
+    first_at, first_end, second_at = pair_bounds(data, max_bytes)
+    return data[first_at:first_end], data[second_at:]

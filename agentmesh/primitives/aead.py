@@ -1,0 +1,53 @@
+"""The committing AEAD (docs/protocol.md, section 1.2); what is sealed is padded first, in `padding`.
+
+secretbox has no associated data and commits to no key. Both come from the KDF: the box key and a 32-byte key commitment
+are derived from the key, the nonce and the context together. A changed context gives another box key and another
+commitment, so the context is authenticated; the commitment makes a box that opens under two keys useless.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentmesh.errors import ArgumentInvalid, DecryptionFailed
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import KdfLabel
+
+COMMITMENT_BYTES: Final = 32
+OVERHEAD_BYTES: Final = _crypto.NONCE_BYTES + COMMITMENT_BYTES + _crypto.TAG_BYTES
+_BOX_AT: Final = _crypto.NONCE_BYTES + COMMITMENT_BYTES
+
+
+def seal(key: bytes, label: KdfLabel, context: bytes, plaintext: bytes, nonce: bytes) -> bytes:
+    """Return `nonce || kc || secretbox(plaintext)`, 72 bytes longer than `plaintext`.
+
+    Args:
+        key: 32 or 64 bytes.
+        label: What the key is used for.
+        context: Authenticated and not sent.
+        plaintext: Any bytes; pad them first where their length tells something.
+        nonce: 24 fresh random bytes. Random even where a key is used once, because a restored snapshot may use it
+            again, and must not then reuse a keystream.
+
+    Raises:
+        ArgumentInvalid: a key or nonce of another length.
+    """
+    if len(nonce) != _crypto.NONCE_BYTES:
+        raise ArgumentInvalid("nonce")
+    if len(key) not in (32, 64):
+        raise ArgumentInvalid("key")
+    derived = _crypto.kdf(key, label, nonce + context, 64)
+    return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
+
+
+def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> bytes:
+    """Return the plaintext that `seal` was given, with the same key, label and context.
+
+    Raises:
+        DecryptionFailed: anything differs. The commitment is compared first, in constant time.
+    """
+    nonce, commitment, box = sealed[: _crypto.NONCE_BYTES], sealed[_crypto.NONCE_BYTES : _BOX_AT], sealed[_BOX_AT:]
+    derived = _crypto.kdf(key, label, nonce + context, 64)
+    if not _crypto.constant_time_equal(derived[32:], commitment):
+        raise DecryptionFailed
+    return _crypto.secretbox_open(box, nonce, derived[:32])

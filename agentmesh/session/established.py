@@ -1,0 +1,453 @@
+"""One conversation: conditions, positions, padding, and how it ends (docs/protocol.md, sections 5.2, 6.1 and 7).
+
+The phases before and after stand in `agentmesh.session.pending` and `agentmesh.session.facts`.
+
+Nothing here changes by opening or sealing: both return what they would change, and `apply` is the owner's last act.
+
+Plaintexts are `type || content`, padded: 0 data [action length (1) || action || data], 1 accept, 2 close [msgpack].
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from agentmesh.envelope import Kind, OuterEnvelope, build_behind, receipt_of
+from agentmesh.errors import (
+    ArgumentInvalid,
+    ClosedSession,
+    ConditionNotMet,
+    GapTooLarge,
+    MessageAfterClose,
+    MessageRefused,
+    PeerConditionBroken,
+    SessionNotOpen,
+    TooLarge,
+)
+from agentmesh.handshake.verdict import Conditions
+from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, Limits
+from agentmesh.primitives import _crypto
+from agentmesh.primitives.arguments import text_argument
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.keys import Disclosure, DisclosureKey, Receipt, Redacted
+from agentmesh.session.content import REASON_MAX_BYTES, ContentType, pad_close, pad_data, parse_close, parse_content
+from agentmesh.session.facts import SESSION_ID_BYTES, Facts, PeerClose, Phase
+from agentmesh.session.ratchet import OpenDelta, Opened, Ratchet, SendingChain, Turn
+
+
+@final
+class Sealed(Redacted):
+    """An envelope ready to leave.
+
+    Attributes:
+        envelope: What a relay carries.
+        number: Its position in this direction.
+        disclosure: Discloses this one message; only where it was asked for.
+    """
+
+    __slots__ = ("_delta", "_receipt", "disclosure", "envelope", "number")
+
+    def __init__(self, envelope: bytes, number: int, delta: MessageSent | None, disclosure: Disclosure | None) -> None:
+        self.envelope = envelope
+        self.number = number
+        self._delta = delta
+        self.disclosure = disclosure
+        self._receipt: Receipt | None = None
+
+    @property
+    def delta(self) -> MessageSent:
+        """The change to apply before the envelope leaves: for whoever called the session itself."""
+        if self._delta is None:
+            raise AttributeError("delta")
+        return self._delta
+
+    def handed_out(self) -> Sealed:
+        """Return this without its delta, which holds the chain's next key: what an application may keep."""
+        return Sealed(self.envelope, self.number, None, self.disclosure)
+
+    @property
+    def disclosure_key(self) -> DisclosureKey | None:
+        """The message key of the disclosure, alone."""
+        return None if self.disclosure is None else self.disclosure.key
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
+        if self._receipt is None:
+            self._receipt = receipt_of(self.envelope)
+        return self._receipt
+
+
+@final
+class MessageSent(Redacted):
+    """The change that sealing one message makes in a session. Apply it before the message leaves."""
+
+    __slots__ = ("data_sent", "own_close_at_ms", "sending", "session")
+
+    def __init__(self, session: Session, sending: SendingChain, data_sent: int, own_close_at_ms: int | None) -> None:
+        self.session = session
+        self.sending = sending
+        self.data_sent = data_sent
+        self.own_close_at_ms = own_close_at_ms
+
+    def apply(self, _state: object = None, /) -> None:
+        """Advance the session."""
+        session = self.session
+        session.ratchet.apply_sealed(self.sending)
+        session.data_sent += self.data_sent
+        if self.own_close_at_ms is not None:
+            session.own_close_at_ms = self.own_close_at_ms
+
+
+@final
+class MessageTaken(Redacted):
+    """The change that opening one message makes in a session."""
+
+    __slots__ = ("data_opened", "opened", "peer_close", "session")
+
+    def __init__(self, session: Session, opened: OpenDelta, data_opened: int, peer_close: PeerClose | None) -> None:
+        self.session = session
+        self.opened = opened
+        self.data_opened = data_opened
+        self.peer_close = peer_close
+
+    def apply(self, _state: object = None, /) -> None:
+        """Advance the session."""
+        session = self.session
+        session.ratchet.apply(self.opened)
+        session.data_opened += self.data_opened
+        session.confirmed = True
+        if self.peer_close is not None:
+            session.peer_close = self.peer_close
+
+
+@final
+class Incoming(Redacted):
+    """An authentic message that passed every check of section 6.1; nothing has changed yet.
+
+    Attributes:
+        content_type: Data or close.
+        action: The action that a data message carries.
+        data: The data, or the reason of a close as UTF-8.
+        number: Its position in the peer's direction.
+        time_ms: The envelope's time, by the peer's clock.
+        peer_close: What a close announces.
+        disclosure_key: Opens this one message; only where it was asked for.
+    """
+
+    __slots__ = (
+        "_opened",
+        "_session",
+        "action",
+        "content_type",
+        "data",
+        "disclosure_key",
+        "number",
+        "peer_close",
+        "time_ms",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        opened: Opened,
+        content_type: ContentType,
+        action: str,
+        data: bytes,
+        number: int,
+        time_ms: int,
+        peer_close: PeerClose | None,
+        disclosure_key: DisclosureKey | None,
+    ) -> None:
+        self._session = session
+        self._opened = opened
+        self.content_type = content_type
+        self.action = action
+        self.data = data
+        self.number = number
+        self.time_ms = time_ms
+        self.peer_close = peer_close
+        self.disclosure_key = disclosure_key
+
+    def delta(self, entropy: Entropy) -> MessageTaken:
+        """Return what accepting this message changes."""
+        data_opened = 1 if self.content_type is ContentType.DATA else 0
+        return MessageTaken(self._session, self._opened.delta(entropy), data_opened, self.peer_close)
+
+
+# --- established -----------------------------------------------------------------------------------------------------
+
+
+@final
+class Session(Redacted):
+    """An established conversation. `seal` and `open` return what they would change, as a change to apply.
+
+    Attributes:
+        facts: What is fixed.
+        ratchet: The Double Ratchet.
+        conditions: What the acceptor granted.
+        accepted_at_ms: The ACCEPT's header time.
+        data_sent: Data messages sealed, early payload included.
+        data_opened: Data messages opened, early payload included.
+        confirmed: The peer has shown that it holds the session's keys.
+        own_close_at_ms: When this side sealed its close.
+        peer_close: The peer's close, once it was opened.
+        superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
+    """
+
+    __slots__ = (
+        "accepted_at_ms",
+        "conditions",
+        "confirmed",
+        "data_opened",
+        "data_sent",
+        "facts",
+        "own_close_at_ms",
+        "peer_close",
+        "ratchet",
+        "superseded_at_ms",
+    )
+
+    def __init__(
+        self,
+        facts: Facts,
+        ratchet: Ratchet,
+        conditions: Conditions,
+        *,
+        accepted_at_ms: int,
+        data_sent: int = 0,
+        data_opened: int = 0,
+        confirmed: bool = False,
+        own_close_at_ms: int | None = None,
+        peer_close: PeerClose | None = None,
+        superseded_at_ms: int | None = None,
+    ) -> None:
+        self.facts = facts
+        self.ratchet = ratchet
+        self.conditions = conditions
+        self.accepted_at_ms = accepted_at_ms
+        self.data_sent = data_sent
+        self.data_opened = data_opened
+        self.confirmed = confirmed
+        self.own_close_at_ms = own_close_at_ms
+        self.peer_close = peer_close
+        self.superseded_at_ms = superseded_at_ms
+
+    # --- when it ends ----------------------------------------------------------------------------------------------
+
+    @property
+    def ttl_end_ms(self) -> int | None:
+        """The end of its time to live, or `None` for unlimited. Sending ends here, receiving 300 s later."""
+        ttl_seconds = self.conditions.ttl_seconds
+        return None if ttl_seconds is None else self.accepted_at_ms + ttl_seconds * 1000
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """The next time at which it ends by itself, or `None`."""
+        times: list[int] = []
+        if self.ttl_end_ms is not None:
+            times.append(self.ttl_end_ms + CLOCK_TOLERANCE_MS)
+        if self.peer_close is not None:  # from here on only what it announced is awaited
+            times.append(self.peer_close.at_ms + LATE_WINDOW_MS)
+        elif self.own_close_at_ms is not None:
+            times.append(self.own_close_at_ms + LATE_WINDOW_MS)
+        if self.superseded_at_ms is not None:
+            times.append(self.superseded_at_ms + LATE_WINDOW_MS)
+        return min(times, default=None)
+
+    def ending(self, now_ms: int) -> Phase | None:
+        """Return how it has ended by `now_ms`, or `None` while it lives."""
+        close = self.peer_close
+        closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
+        if not closing and self.conditions.ttl_seconds is None:
+            return None
+        if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
+            return Phase.CLOSED
+        deadline_ms = self.deadline_ms
+        if deadline_ms is None or now_ms <= deadline_ms:
+            return None
+        return Phase.TRUNCATED if closing else Phase.EXPIRED
+
+    def may_send(self, now_ms: int) -> bool:
+        """Say whether data can be sealed now, conditions aside."""
+        if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
+            return False
+        ttl_end_ms = self.ttl_end_ms
+        return ttl_end_ms is None or now_ms <= ttl_end_ms
+
+    # --- sealing ---------------------------------------------------------------------------------------------------
+
+    def seal(
+        self,
+        data: bytes,
+        *,
+        action: str | None = None,
+        now_ms: int,
+        limits: Limits,
+        entropy: Entropy,
+        disclosable: bool = False,
+    ) -> Sealed:
+        """Return a data message, sealed. Nothing changes until its `delta` is applied; apply before it leaves.
+
+        Args:
+            data: 0 to `limits.plaintext_max_bytes` bytes.
+            action: What the data is for, 1 to 128 bytes of UTF-8; the KNOCK's action if `None`.
+            now_ms: This side's clock.
+            limits: This side's limits.
+            entropy: For the nonce.
+            disclosable: Return the message's key too (section 8.1); keeping it undoes its forward secrecy.
+
+        Raises:
+            ArgumentInvalid: a wrong type, or data over the limit.
+            SessionNotOpen: closed, superseded or expired.
+            ConditionNotMet: `max_messages` or `allowed_actions` forbids it.
+            ChainExhausted: 2^32 - 1 messages without an answer.
+        """
+        if not isinstance(data, bytes) or len(data) > limits.plaintext_max_bytes:
+            raise ArgumentInvalid("data")
+        named = b""
+        if action is not None and action != self.facts.action:
+            named = text_argument("action", action, 1, ACTION_MAX_BYTES).encode()
+        if not self.may_send(now_ms):
+            raise SessionNotOpen
+        conditions = self.conditions
+        allowed = conditions.allowed_actions
+        if allowed is not None and (action or self.facts.action) not in allowed:
+            raise ConditionNotMet("allowed_actions")
+        if conditions.max_messages is not None and self.next_number > conditions.max_messages:
+            raise ConditionNotMet("max_messages")
+        padded = pad_data(named, data)
+        return self._seal(padded, now_ms, entropy, disclosable, 1, None)
+
+    def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> Sealed:
+        """Return this side's close, sealed: the last thing that it sends. Allowed whatever `max_messages` says.
+
+        Raises:
+            ArgumentInvalid: the reason is not 0 to 128 bytes of UTF-8.
+            SessionNotOpen: this side has closed already, or the session is over.
+        """
+        text_argument("reason", reason, 0, REASON_MAX_BYTES)
+        expired = self.ttl_end_ms is not None and now_ms > self.ttl_end_ms
+        if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
+            raise SessionNotOpen
+        padded = pad_close(reason, self.data_sent, self.data_opened)
+        return self._seal(padded, now_ms, entropy, False, 0, now_ms)
+
+    def answer_close(self, closing: MessageTaken, *, now_ms: int, entropy: Entropy) -> Sealed:
+        """Return this side's close in answer to the peer's, sealed over the state after `closing`. Apply that first."""
+        padded = pad_close("", self.data_sent, self.data_opened)
+        return self._seal(padded, now_ms, entropy, False, 0, now_ms, closing.opened.turn)
+
+    @property
+    def next_number(self) -> int:
+        """The position of the next message of this side."""
+        sending = self.ratchet.sending
+        return self.facts.number_out(0 if sending is None else sending.start + sending.n)
+
+    @property
+    def last_number_in(self) -> int:
+        """The highest position of a message received from the peer; -1 before the first."""
+        receiving = self.ratchet.receiving
+        return -1 if receiving is None else self.facts.number_in(receiving.start + receiving.n - 1)
+
+    def _seal(
+        self,
+        padded: bytes,
+        now_ms: int,
+        entropy: Entropy,
+        disclosable: bool,
+        data_sent: int,
+        own_close_at_ms: int | None,
+        turn: Turn | None = None,
+    ) -> Sealed:
+        facts = self.facts
+        head, context = facts.outgoing(now_ms)
+        nonce = entropy.token(_crypto.NONCE_BYTES)
+        message, message_key, sending = self.ratchet.seal(padded, context, nonce, turn)
+        number = facts.number_out(sending.start + sending.n - 1)
+        delta = MessageSent(self, sending, data_sent, own_close_at_ms)
+        envelope = build_behind(head, facts.session_id, *message)
+        return Sealed(envelope, number, delta, Disclosure(facts.th + message_key) if disclosable else None)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        outer: OuterEnvelope,
+        *,
+        now_ms: int,
+        limits: Limits,
+        disclosable: bool = False,
+        time_ms: int | None = None,
+    ) -> Incoming:
+        """Return an authentic message that may stand here. Steps 3 to 6 of section 6.1; changes nothing.
+
+        Args:
+            outer: The envelope.
+            now_ms: This side's clock.
+            limits: This side's limits.
+            disclosable: Keep the message's key (section 8.1).
+            time_ms: The header's time, where `Facts.message_time_ms` has told it; the header is parsed otherwise.
+
+        Raises:
+            ClosedSession: the session is over.
+            Malformed, DecryptionFailed, DuplicateMessage, ContradictoryHeader, GapTooLarge, BadPoint: as
+                `Ratchet.open`.
+            MessageRefused: authentic, but its kind, type or content may not stand here.
+            TooLarge: more data than this side takes.
+            MessageAfterClose: numbered behind the peer's close.
+            PeerConditionBroken: it breaks a condition.
+        """
+        if self.ending(now_ms) is not None:
+            raise ClosedSession
+        facts, conditions, close = self.facts, self.conditions, self.peer_close
+        opened = open_in_session(facts, self.ratchet, outer, now_ms, limits)
+        number = facts.number_in(opened.number)
+        kind = Kind.MESSAGE
+        if time_ms is None:
+            time_ms, kind = outer.header.time_ms, outer.header.kind
+        behind = close is not None and number > close.number
+        content_type = ContentType.DATA
+        try:
+            content_type, action, data = parse_content(opened.plaintext)
+        except MessageRefused:
+            if not behind:
+                raise
+        # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
+        if kind is not Kind.MESSAGE or content_type is ContentType.ACCEPT:
+            raise MessageRefused
+        if behind:
+            raise MessageAfterClose
+        announced: PeerClose | None = None
+        if content_type is ContentType.CLOSE:
+            data, announced = self._parse_close(data, number, now_ms)
+        if len(data) > limits.plaintext_max_bytes:
+            raise TooLarge
+        ttl_end_ms = self.ttl_end_ms
+        if ttl_end_ms is not None and time_ms > ttl_end_ms:
+            raise PeerConditionBroken("ttl_seconds")
+        action = "" if announced is not None else action or facts.action
+        if announced is None:
+            if conditions.max_messages is not None and number > conditions.max_messages:
+                raise PeerConditionBroken("max_messages")
+            if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
+                raise PeerConditionBroken("allowed_actions")
+        key = DisclosureKey(opened.message_key) if disclosable else None
+        return Incoming(self, opened, content_type, action, data, number, time_ms, announced, key)
+
+    def _parse_close(self, content: bytes, number: int, now_ms: int) -> tuple[bytes, PeerClose]:
+        # A close is the last thing that its sender seals, so one that stands before another message is a lie.
+        if self.peer_close is not None or number < self.last_number_in:
+            raise MessageRefused
+        reason, data_sent, data_opened = parse_close(content)
+        return reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
+
+
+def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
+    """Open the message of an envelope in its session's context. Raises as `Ratchet.open`; a gap names the session."""
+    context = facts.context(outer.header_bytes)
+    try:
+        start = outer.body_at + SESSION_ID_BYTES
+        return ratchet.open(outer.envelope, context, now_ms, limits, start)
+    except GapTooLarge:
+        pass
+    raise GapTooLarge(facts.session_id)

@@ -1,0 +1,136 @@
+"""What every phase of a session shares: its facts, its phases, and the memory of one that is over (section 7)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from attrs import field, frozen
+
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, long_time, message_prefix
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.identity import IdentityKey
+from agentmesh.primitives import _wire
+from agentmesh.primitives.keys import Receipt, SessionId, TranscriptHash
+
+SESSION_ID_BYTES: Final = 16
+
+
+class Phase(StrEnum):
+    """Where a session stands."""
+
+    PENDING = "pending"
+    UNDECIDED = "undecided"
+    ESTABLISHED = "established"
+    REJECTED = "rejected"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+    TRUNCATED = "truncated"
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class Facts:
+    """What is fixed for a session's whole life, and not secret.
+
+    Attributes:
+        session_id: 16 bytes, on every envelope of the session.
+        th: The transcript hash, 64 bytes, in the context of every message.
+        mesh: The mesh's name.
+        own_did: This side's DID.
+        peer: The other side's identity.
+        initiator: This side knocked.
+        bundle_class: What the KNOCK was made on.
+        knock_time_ms: The KNOCK's header time; decides which of several sessions sends.
+        knock_receipt: The KNOCK's receipt.
+        action: The KNOCK's action, which data messages carry unless they name another.
+        early_payload: An early payload went with the KNOCK; it is the initiator's data message number 1.
+    """
+
+    session_id: SessionId
+    th: TranscriptHash
+    mesh: str
+    own_did: str
+    peer: IdentityKey
+    initiator: bool
+    bundle_class: BundleClass
+    knock_time_ms: int
+    knock_receipt: Receipt
+    action: str = field(repr=False)
+    early_payload: bool
+    # What all messages of a direction share, made once: the envelope up to the header's time.
+    _envelope_out: bytes = field(init=False, eq=False, repr=False)
+    _envelope_in: bytes = field(init=False, eq=False, repr=False)
+
+    def number_out(self, running_number: int) -> int:
+        """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
+        return running_number + (1 + self.early_payload if self.initiator else 0)
+
+    def number_in(self, running_number: int) -> int:
+        """Return the position in the peer's direction: B's ACCEPT is 0."""
+        return running_number + (0 if self.initiator else 1 + self.early_payload)
+
+    @_envelope_out.default
+    def _(self) -> bytes:
+        return message_prefix(self.mesh, self.own_did, self.peer.did)
+
+    @_envelope_in.default
+    def _(self) -> bytes:
+        return message_prefix(self.mesh, self.peer.did, self.own_did)
+
+    def header(self, kind: Kind, now_ms: int) -> bytes:
+        """Return the encoded outer header of an envelope from this side."""
+        return Header(kind=kind, mesh=self.mesh, sender=self.own_did, recipient=self.peer.did, time_ms=now_ms).encode()
+
+    def context(self, header_bytes: bytes) -> bytes:
+        """Return what every message of the session authenticates beside itself: session id || th || outer header."""
+        return self.session_id + self.th + header_bytes
+
+    def outgoing(self, now_ms: int) -> tuple[bytes, bytes]:
+        """Return (the envelope up to its body, the context) of a message from this side."""
+        time = long_time(now_ms)
+        if time is None:
+            header_bytes = self.header(Kind.MESSAGE, now_ms)
+            return envelope_head(header_bytes), self.context(header_bytes)
+        head = self._envelope_out + time
+        return head, self.session_id + self.th + head[_wire.first_at(head) :]
+
+    def message_time_ms(self, outer: OuterEnvelope) -> int | None:
+        """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""
+        return outer.time_behind(self._envelope_in)
+
+
+@frozen
+class PeerClose:
+    """The peer's close: its position, the data messages it says it sent and opened, and when it arrived."""
+
+    number: int
+    data_sent: int
+    data_opened: int
+    at_ms: int
+
+
+@frozen(kw_only=True)
+class Ended:
+    """The memory of a session that is over: its keys are gone.
+
+    Attributes:
+        session_id: 16 bytes.
+        peer: The other side's identity.
+        phase: How it ended.
+        detail: A reason of ours, or the REJECT's.
+        at_ms: When.
+        bundle_class: What its KNOCK was made on.
+        initiated: This side knocked.
+        data_sent: Data messages sealed.
+        data_opened: Data messages opened.
+    """
+
+    session_id: SessionId
+    peer: IdentityKey
+    phase: Phase
+    detail: str
+    at_ms: int
+    bundle_class: BundleClass
+    initiated: bool
+    data_sent: int
+    data_opened: int

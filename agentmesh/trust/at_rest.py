@@ -1,0 +1,145 @@
+"""What ledger, graph, revocations and successions look like at rest: one frame, versioned, with a checksum.
+
+    exported = msgpack [body, SHA-256(body)]
+    body     = msgpack [kind, version, mesh, generation, fields]
+
+The checksum finds damage, never malice: whoever can alter the bytes can set scores. A store seals them, with its own
+key or with `seal_state`. The generation finds an older state that was put back, where the last one is known from
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final, TypeVar, final
+
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import (
+    AgentMeshError,
+    ArgumentInvalid,
+    DecryptionFailed,
+    Malformed,
+    StateMalformed,
+    StateStale,
+    StateVersionUnknown,
+)
+from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
+from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives._labels import STATE
+from agentmesh.primitives.aead import open_sealed, seal
+from agentmesh.primitives.entropy import CheckedEntropy, Entropy
+from agentmesh.primitives.keys import Secret
+
+_VERSION: Final = 1
+STATE_MAX_BYTES: Final = 1 << 32
+MANY: Final = 1 << 24  # no state has more items than bytes; the byte cap is what bounds them
+_BODY: Final = _wire.array(
+    _wire.Text(1, 16), _wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Uint(), _wire.Bin(1, UINT_MAX)
+)
+_Restored = TypeVar("_Restored")
+
+
+class StateKind(StrEnum):
+    """What a state is of, so that none passes for another."""
+
+    LEDGER = "ledger"
+    GRAPH = "graph"
+    REVOCATIONS = "revocations"
+    SUCCESSIONS = "successions"
+
+
+def export_fields(kind: StateKind, mesh: str, generation: int, fields: list[Any]) -> bytes:
+    """Return the canonical bytes of a state."""
+    body = _wire.encode([str(kind), _VERSION, mesh, generation, _wire.encode(fields)])
+    return _wire.encode_pair(body, _crypto.sha256(body))
+
+
+def restore_fields(
+    kind: StateKind,
+    layout: _wire.Array,
+    exported: bytes,
+    build: Callable[[str, int, list[Any]], _Restored],
+    *,
+    at_least_generation: int,
+) -> _Restored:
+    """Return what `build(mesh, generation, fields)` makes of a state.
+
+    Raises:
+        ArgumentInvalid: `at_least_generation` is not a count.
+        StateVersionUnknown: written by a newer release.
+        StateStale: older than `at_least_generation`.
+        StateMalformed: anything else; nothing was restored.
+    """
+    if type(at_least_generation) is not int or not 0 <= at_least_generation <= UINT_MAX:
+        raise ArgumentInvalid("at_least_generation")
+    wrong: type[AgentMeshError] = StateMalformed
+    try:
+        body, checksum = _wire.decode_pair(exported, STATE_MAX_BYTES)
+        if checksum != _crypto.sha256(body):
+            raise Malformed
+        name, version, mesh, generation, fields = _wire.decode(body, _BODY, STATE_MAX_BYTES)
+        if name != kind or not is_mesh_name(mesh):
+            raise Malformed
+        if version != _VERSION:
+            wrong = StateVersionUnknown
+            raise Malformed
+        if generation < at_least_generation:
+            wrong = StateStale
+            raise Malformed
+        return build(mesh, generation, _wire.decode(fields, layout, STATE_MAX_BYTES))
+    except AgentMeshError:
+        pass
+    raise wrong
+
+
+def require(condition: bool) -> None:
+    """Refuse fields that contradict one another.
+
+    Raises:
+        Malformed: the condition does not hold.
+    """
+    if not condition:
+        raise Malformed
+
+
+# --- sealing ---------------------------------------------------------------------------------------------------------
+
+
+@final
+class StateKey(Secret):
+    """A 32-byte key that seals exported states. Keep it apart from them."""
+
+    __slots__ = ()
+
+
+_SEALED_CONTEXT: Final = b"admission"
+
+
+def seal_state(exported: bytes, key: StateKey, *, entropy: Entropy) -> bytes:
+    """Return an exported state sealed under a key (docs/protocol.md, section 1.2, label am1-state).
+
+    Raises:
+        ArgumentInvalid: not bytes, or not a `StateKey`.
+        RandomnessFailed: the source of randomness broke its contract.
+    """
+    if type(exported) is not bytes or type(key) is not StateKey:
+        raise ArgumentInvalid("key" if type(key) is not StateKey else "exported")
+    return seal(key.reveal(), STATE, _SEALED_CONTEXT, exported, CheckedEntropy(entropy).token(_crypto.NONCE_BYTES))
+
+
+def open_state(sealed: bytes, key: StateKey) -> bytes:
+    """Return what `seal_state` sealed.
+
+    Raises:
+        ArgumentInvalid: not a `StateKey`.
+        StateMalformed: damaged, altered, or sealed under another key.
+    """
+    if type(key) is not StateKey:
+        raise ArgumentInvalid("key")
+    if type(sealed) is bytes:
+        try:
+            return open_sealed(key.reveal(), STATE, _SEALED_CONTEXT, sealed)
+        except DecryptionFailed:
+            pass
+    raise StateMalformed

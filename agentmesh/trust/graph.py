@@ -1,0 +1,281 @@
+"""The trust graph: signed edges, live, seen from one root (section 9).
+
+An edge says how far its issuer trusts its subject. Of two edges of the same two identities the one with the higher
+sequence stands (of equal sequences the one with the smaller digest), so that the order of arrival does not matter; a
+withdrawn edge leaves its sequence behind, so that an older one does not come back.
+
+The root's own edges are taken as they are. Beyond them a path has two hops: root -> voucher -> target. It is worth its
+weaker edge, attenuated and capped below the threshold for direct trust, and of several paths the best counts. It is a
+maximum and no sum: any number of fresh identities, cycles and self loops add nothing, since each path needs an edge
+that the root itself signed.
+
+Memory is bounded. Whoever the root has an edge to may fill a share of its own; strangers' edges, which count for
+nothing until the root reaches their issuers, share the little that is left to them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final, final
+
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
+from agentmesh.identity import IdentityKey
+from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
+from agentmesh.primitives import _wire
+from agentmesh.primitives.arguments import limits_argument, uint_argument
+from agentmesh.trust.arguments import key_argument, raw_key
+from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.trust.revocation import RevocationList, revocations_argument
+from agentmesh.trust.statements import TrustEdge, verify_edge
+
+DIRECT_THRESHOLD: Final = 500  # from here on a score is direct trust; a transitive one stays below it by default
+_STRANGERS_ONE_IN: Final = 4
+
+# Edge: subject, weight, sequence, digest.
+_EDGE: Final = _wire.array(_wire.Bin(32), _wire.Uint(SCORE_MAX), _wire.Uint(), _wire.Bin(32))
+# Root, edges by issuer.
+_GRAPH: Final = _wire.array(_wire.Bin(32), _wire.ArrayOf(_wire.array(_wire.Bin(32), _wire.ArrayOf(_EDGE, MANY)), MANY))
+
+_Edge = tuple[int, int, bytes]  # weight, sequence, digest
+
+
+@final
+class TrustGraph:
+    """Who trusts whom how far, in one mesh, as one root sees it. Safe to use from several threads.
+
+    Attributes:
+        mesh: The mesh that edges must be for.
+        root: Whose view it is: the agent's own identity, as a rule.
+        generation: How often it changed. Keep it elsewhere too, to notice an older graph that was put back.
+    """
+
+    __slots__ = (
+        "_by_subject",
+        "_cap",
+        "_edges",
+        "_limits",
+        "_lock",
+        "_percent",
+        "_revocations",
+        "_strangers",
+        "_total",
+        "generation",
+        "mesh",
+        "root",
+    )
+
+    def __init__(
+        self,
+        mesh: str,
+        root: IdentityKey,
+        *,
+        attenuation_percent: int = 50,
+        cap: int = DIRECT_THRESHOLD - 1,
+        limits: Limits | None = None,
+        revocations: RevocationList | None = None,
+    ) -> None:
+        """Make an empty graph.
+
+        Args:
+            mesh: The mesh's name.
+            root: Whose view it is.
+            attenuation_percent: What a path of two hops keeps of its weaker edge, 0 to 100.
+            cap: The most that a path of two hops can be worth.
+            limits: `trust_edges` and `trust_edges_per_issuer`.
+            revocations: Whoever is revoked there vouches for nobody.
+
+        Raises:
+            ArgumentInvalid: an argument of another type, range or mesh.
+        """
+        if not is_mesh_name(mesh):
+            raise ArgumentInvalid("mesh")
+        self.mesh = mesh
+        self.root = key_argument("root", root)
+        self.generation = 0
+        self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
+        self._cap = uint_argument("cap", cap, SCORE_MAX)
+        self._limits = limits_argument(limits)
+        self._revocations = revocations_argument(revocations, mesh)
+        self._lock = threading.RLock()
+        self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}
+        self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that are not withdrawn
+        self._total = 0
+        self._strangers = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    # --- edges -------------------------------------------------------------------------------------------------------
+
+    def apply(self, statement: bytes, *, now_ms: int) -> TrustEdge:
+        """Take a signed edge, and return it. It counts at once. Section 9.
+
+        Raises:
+            ArgumentInvalid: `now_ms` is no time.
+            TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not an edge, or not acceptable.
+            StatementUnfit: of another mesh, about its own issuer, or its issuer is revoked.
+            StatementStale: seen, replaced, or from the future.
+            TrustFull: the memory for edges of this issuer's kind is full; nothing was taken.
+        """
+        uint_argument("now_ms", now_ms)
+        edge = verify_edge(statement, mesh=self.mesh, may_count=self._may_count)
+        if edge.time_ms > now_ms + CLOCK_TOLERANCE_MS:
+            raise StatementStale
+        with self._lock:
+            # Asked again, because its issuer may have been revoked while the signature was checked.
+            if not self._may_count(edge.issuer.raw, edge.subject.raw):
+                raise StatementUnfit
+            self._take(edge.issuer.raw, edge.subject.raw, (edge.weight, edge.sequence, edge.digest))
+            self.generation += 1
+        return edge
+
+    def _may_count(self, issuer: bytes, _subject: bytes) -> bool:
+        return self._revocations is None or not self._revocations.is_revoked(issuer)
+
+    def _take(self, issuer: bytes, subject: bytes, edge: _Edge) -> None:
+        _, sequence, digest = edge
+        known = self._edges.get(issuer, {}).get(subject)
+        if known is None:
+            self._check_room(issuer)
+        elif sequence < known[1] or (sequence == known[1] and digest >= known[2]):
+            raise StatementStale
+        self._put(issuer, subject, edge)
+
+    def _check_room(self, issuer: bytes) -> None:
+        own, most = self.root.raw, self._limits.trust_edges
+        if issuer == own:
+            # The root's own count only against one another: nobody else keeps it from speaking.
+            if len(self._edges[own]) >= most:
+                raise TrustFull
+            return
+        if self._total >= most or len(self._edges.get(issuer, ())) >= self._limits.trust_edges_per_issuer:
+            raise TrustFull
+        if issuer not in self._edges[own] and self._strangers >= most // _STRANGERS_ONE_IN:
+            raise TrustFull
+
+    def _put(self, issuer: bytes, subject: bytes, edge: _Edge) -> None:
+        own = self.root.raw
+        mine = self._edges.setdefault(issuer, {})
+        if subject not in mine:
+            self._total += 1
+            if issuer == own:
+                self._strangers -= len(self._edges.get(subject, ()))  # a stranger no more
+            elif issuer not in self._edges[own]:
+                self._strangers += 1
+        mine[subject] = edge
+        if edge[0]:
+            self._by_subject.setdefault(subject, set()).add(issuer)
+        else:
+            vouchers = self._by_subject.get(subject, set())
+            vouchers.discard(issuer)
+            if not vouchers:
+                self._by_subject.pop(subject, None)
+
+    # --- what follows from them --------------------------------------------------------------------------------------
+
+    def direct(self, target: IdentityKey | bytes) -> int:
+        """Return the weight of the root's own edge to this identity, 0 where there is none.
+
+        Raises:
+            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
+        """
+        edge = self._edges[self.root.raw].get(raw_key(target))
+        return 0 if edge is None else edge[0]
+
+    def derived(self, target: IdentityKey | bytes) -> int:
+        """Return what the best path of two hops from the root to this identity is worth, 0 where there is none.
+
+        The cost grows with the fewer of the root's edges and the target's, not with the graph.
+
+        Raises:
+            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
+        """
+        raw, own = raw_key(target), self.root.raw
+        if raw == own:
+            return 0
+        best = 0
+        with self._lock:
+            trusted, vouchers = self._edges[own], self._by_subject.get(raw, set())
+            for voucher in trusted if len(trusted) < len(vouchers) else vouchers:
+                first = trusted.get(voucher)
+                if first is None or first[0] <= best or voucher not in vouchers:
+                    continue
+                weight = min(first[0], self._edges[voucher][raw][0])
+                if weight > best and self._may_count(voucher, raw):
+                    best = weight
+        return min(best * self._percent // 100, self._cap)
+
+    def score(self, target: IdentityKey | bytes) -> int:
+        """Return the larger of `direct` and `derived`.
+
+        Raises:
+            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
+        """
+        return max(self.direct(target), self.derived(target))
+
+    # --- at rest -----------------------------------------------------------------------------------------------------
+
+    def export_state(self) -> bytes:
+        """Return the whole graph as canonical bytes. Seal them: whoever can alter them sets edges."""
+        with self._lock:
+            issuers = [
+                [issuer, [[subject, *edge] for subject, edge in sorted(edges.items())]]
+                for issuer, edges in sorted(self._edges.items())
+                if edges
+            ]
+            return export_fields(StateKind.GRAPH, self.mesh, self.generation, [self.root.raw, issuers])
+
+    @classmethod
+    def restore(
+        cls,
+        exported: bytes,
+        root: IdentityKey,
+        *,
+        at_least_generation: int = 0,
+        attenuation_percent: int = 50,
+        cap: int = DIRECT_THRESHOLD - 1,
+        limits: Limits | None = None,
+        revocations: RevocationList | None = None,
+    ) -> TrustGraph:
+        """Return the graph that `export_state` wrote. A damaged one is an error, never an empty graph.
+
+        Args:
+            exported: The bytes.
+            root: Whose view it must be.
+            at_least_generation: The `generation` that is known from elsewhere: an older graph is refused.
+            attenuation_percent: As for a new graph.
+            cap: As for a new graph.
+            limits: As for a new graph.
+            revocations: As for a new graph.
+
+        Raises:
+            ArgumentInvalid: an argument of another type, range or mesh.
+            StateStale: older than it may be.
+            StateVersionUnknown: written by a newer release.
+            StateMalformed: damaged, of another root, or fields that contradict one another.
+        """
+
+        def build(mesh: str, generation: int, fields: list[Any]) -> TrustGraph:
+            graph = cls(
+                mesh,
+                root,
+                attenuation_percent=attenuation_percent,
+                cap=cap,
+                limits=limits,
+            )
+            root_raw, issuers = fields
+            require(root_raw == root.raw)
+            graph.generation = generation
+            for issuer, edges in issuers:
+                for subject, weight, sequence, digest in edges:
+                    require(issuer != subject)
+                    graph._put(issuer, subject, (weight, sequence, digest))
+            require(graph.export_state() == exported)
+            return graph
+
+        # Not in `build`, because a wrong argument is not a damaged state.
+        cls("m", root, attenuation_percent=attenuation_percent, cap=cap, limits=limits)
+        graph = restore_fields(StateKind.GRAPH, _GRAPH, exported, build, at_least_generation=at_least_generation)
+        graph._revocations = revocations_argument(revocations, graph.mesh)
+        return graph

@@ -1,0 +1,210 @@
+"""Revocations: signed, monotonic, asked at use (section 9).
+
+An identity may revoke itself; an authority that the list was told to believe may revoke anybody. Nothing takes a
+revocation back: an identity that was revoked in error takes a new key. The list keeps the signed statements, so that
+it can be handed on, and so that a restored one is verified again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
+from agentmesh.identity import IdentityKey
+from agentmesh.limits import Limits
+from agentmesh.primitives import _wire
+from agentmesh.primitives.arguments import limits_argument
+from agentmesh.trust.arguments import key_argument, raw_key
+from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
+
+_STATEMENTS: Final = _wire.ArrayOf(_wire.Bin(1, STATEMENT_MAX_BYTES), MANY)
+# Authorities, statements, statements of strangers.
+_LIST: Final = _wire.array(_wire.ArrayOf(_wire.Bin(32), MANY), _STATEMENTS, _STATEMENTS)
+
+
+@final
+class RevocationList:
+    """Who is revoked, in one mesh. Safe to use from several threads.
+
+    Attributes:
+        mesh: The mesh that revocations must be for.
+        generation: How often it changed. Keep it elsewhere too, to notice an older list that was put back.
+    """
+
+    __slots__ = ("_authorities", "_is_known", "_limits", "_lock", "_revoked", "_strangers", "generation", "mesh")
+
+    def __init__(
+        self, mesh: str, *, limits: Limits | None = None, is_known: Callable[[bytes], bool] | None = None
+    ) -> None:
+        """Make an empty list.
+
+        Args:
+            mesh: The mesh's name.
+            limits: `revocations` bounds the memory, `reserved_one_in` says which part of it strangers cannot fill.
+            is_known: Says of a key, 32 bytes, whether this identity matters here. Others may revoke themselves too, but
+                cannot fill the list: identities are free. It is asked when a revocation is taken, and not again.
+
+        Raises:
+            ArgumentInvalid: not a mesh name, not `Limits`, or `is_known` cannot be called.
+        """
+        if not is_mesh_name(mesh):
+            raise ArgumentInvalid("mesh")
+        if is_known is not None and not callable(is_known):
+            raise ArgumentInvalid("is_known")
+        self.mesh = mesh
+        self.generation = 0
+        self._limits = limits_argument(limits)
+        self._is_known = is_known
+        self._lock = threading.RLock()
+        self._authorities: set[bytes] = set()
+        self._revoked: dict[bytes, bytes] = {}  # subject -> statement
+        self._strangers: set[bytes] = set()  # subjects who were strangers when they revoked themselves
+
+    def __len__(self) -> int:
+        return len(self._revoked)
+
+    def believe(self, authority: IdentityKey) -> None:
+        """Let this identity revoke others from now on.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("authority", authority)
+        with self._lock:
+            if authority.raw not in self._authorities:
+                self._authorities.add(authority.raw)
+                self.generation += 1
+
+    def disbelieve(self, authority: IdentityKey) -> None:
+        """Take no more revocations of others from this identity. Those that were taken stay.
+
+        Raises:
+            ArgumentInvalid: not an `IdentityKey`.
+        """
+        key_argument("authority", authority)
+        with self._lock:
+            if authority.raw in self._authorities:
+                self._authorities.discard(authority.raw)
+                self.generation += 1
+
+    def apply(self, statement: bytes) -> Revocation:
+        """Take a signed revocation, and return it. It holds at once, and whatever its time says.
+
+        Raises:
+            TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a revocation, or not acceptable.
+            StatementUnfit: of another mesh, or its issuer may not revoke this identity.
+            StatementStale: the identity is revoked already.
+            TrustFull: strangers' revocations have filled their part of the list, or all have filled the whole.
+        """
+        revocation = verify_revocation(statement, mesh=self.mesh, may_count=self._may_count)
+        subject = revocation.subject.raw
+        with self._lock:
+            # Asked again, because its issuer may have been revoked while the signature was checked.
+            if not self._may_count(revocation.issuer.raw, subject):
+                raise StatementUnfit
+            if subject in self._revoked:
+                raise StatementStale
+            most, stranger = self._limits.revocations, self._is_stranger(revocation.issuer.raw, subject)
+            reserved = most // self._limits.reserved_one_in
+            if len(self._revoked) >= most or (stranger and len(self._strangers) >= most - reserved):
+                raise TrustFull
+            self._revoked[subject] = statement
+            if stranger:
+                self._strangers.add(subject)
+            self.generation += 1
+        return revocation
+
+    def _may_count(self, issuer: bytes, subject: bytes) -> bool:
+        # Whoever stole an authority's key must not go on revoking once the authority has revoked itself.
+        return issuer == subject or (issuer in self._authorities and issuer not in self._revoked)
+
+    def _is_stranger(self, issuer: bytes, subject: bytes) -> bool:
+        if issuer in self._authorities:
+            return False
+        try:
+            return self._is_known is None or self._is_known(subject) is not True
+        except Exception:
+            return True
+
+    def is_revoked(self, identity: IdentityKey | bytes) -> bool:
+        """Say whether this identity (its key, or the 32 raw bytes) is revoked.
+
+        Raises:
+            ArgumentInvalid: neither.
+        """
+        return raw_key(identity) in self._revoked
+
+    def statements(self) -> tuple[bytes, ...]:
+        """Return the signed revocations, to hand on: whoever takes them verifies them again."""
+        with self._lock:
+            return tuple(self._revoked.values())
+
+    # --- at rest -----------------------------------------------------------------------------------------------------
+
+    def export_state(self) -> bytes:
+        """Return the whole list as canonical bytes. Nobody can add to it unseen; seal it all the same."""
+        with self._lock:
+            others = self._revoked.keys() - self._strangers
+            fields = [
+                sorted(self._authorities),
+                *([self._revoked[subject] for subject in sorted(part)] for part in (others, self._strangers)),
+            ]
+            return export_fields(StateKind.REVOCATIONS, self.mesh, self.generation, fields)
+
+    @classmethod
+    def restore(
+        cls,
+        exported: bytes,
+        *,
+        at_least_generation: int = 0,
+        limits: Limits | None = None,
+        is_known: Callable[[bytes], bool] | None = None,
+    ) -> RevocationList:
+        """Return the list that `export_state` wrote, every signature verified again.
+
+        Args:
+            exported: The bytes.
+            at_least_generation: The `generation` that is known from elsewhere: an older list is refused.
+            limits: As for a new list.
+            is_known: As for a new list.
+
+        Raises:
+            ArgumentInvalid: an argument of another type or range.
+            StateStale: older than it may be.
+            StateVersionUnknown: written by a newer release.
+            StateMalformed: damaged, or fields that contradict one another. Never an empty list.
+        """
+
+        def build(mesh: str, generation: int, fields: list[Any]) -> RevocationList:
+            restored = cls(mesh, limits=limits, is_known=is_known)
+            authorities, *parts = fields
+            restored.generation = generation
+            restored._authorities = set(authorities)
+            # Who was a stranger is not asked again: authorities and acquaintances may have changed since.
+            for stranger, statement in ((place, statement) for place in (False, True) for statement in parts[place]):
+                revocation = verify_revocation(statement, mesh=mesh)
+                restored._revoked[revocation.subject.raw] = statement
+                if stranger:
+                    require(revocation.issuer == revocation.subject)
+                    restored._strangers.add(revocation.subject.raw)
+            require(restored.export_state() == exported)
+            return restored
+
+        # Not in `build`, because a wrong argument is not a damaged state.
+        cls("m", limits=limits, is_known=is_known)
+        return restore_fields(StateKind.REVOCATIONS, _LIST, exported, build, at_least_generation=at_least_generation)
+
+
+def revocations_argument(revocations: RevocationList | None, mesh: str) -> RevocationList | None:
+    """Return `revocations`.
+
+    Raises:
+        ArgumentInvalid: not a `RevocationList`, or one of another mesh, which would revoke nobody here.
+    """
+    if revocations is not None and (not isinstance(revocations, RevocationList) or revocations.mesh != mesh):
+        raise ArgumentInvalid("revocations")
+    return revocations
