@@ -1,6 +1,6 @@
 """The floor: the primitives that the protocol needs, called bare, with nothing around them.
 
-No encoding, no state, no checks, no policy: only libsodium, OpenSSL and hashlib, called as `agentmesh.primitives._crypto` calls
+No encoding, no state, no checks, no policy: only libsodium, OpenSSL and hashlib, called as `_crypto` calls
 them, as often as version 1 of the protocol needs them and no more. What each workload counts:
 
     seal             24 random bytes; BLAKE2b of a chain key, BLAKE2b over nonce, header and context; secretbox of the
