@@ -1,8 +1,8 @@
 """AgentMesh: end-to-end encrypted, auditable conversations between AI agents.
 
 Applications use `Agent` and the values around it. The rooms below are importable and useful alone:
-`agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`, `agentmesh.audit`,
-`agentmesh.trust`, `agentmesh.relay`.
+`agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`,
+`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`.
 """
 
 from agentmesh.agent import Agent
