@@ -6,13 +6,11 @@ Applications use `Agent` and the values around it. The rooms below are importabl
 """
 
 from agentmesh.agent import Agent
-from agentmesh.engine.knocking import Knock
 from agentmesh.engine.status import Assurance, SessionStatus, SessionView
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.events import (
-    Accepted,
     AnswerRepeated,
     Event,
     KnockReceived,
@@ -31,9 +29,10 @@ from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import Limits
+from agentmesh.outgoing import Accepted, Knock
 from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
 from agentmesh.primitives.entropy import Entropy, SystemEntropy
-from agentmesh.session.facts import Phase
+from agentmesh.session.phases import Phase
 
 __version__ = "0.1.0"
 

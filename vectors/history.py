@@ -92,7 +92,7 @@ def _pending() -> tuple[str, Json]:
     [event] = pair.bob.receive(knock)
     if not isinstance(event, KnockReceived):
         raise TypeError("the application is asked")
-    accepted = pair.bob.accept(event, Conditions(max_messages=9, ttl_seconds=3600)).reply
+    accepted = pair.bob.accept(event, Conditions(max_messages=9, ttl_seconds=3600))
     message = pair.bob.send(pair.alice.did, b"behind the ACCEPT")
     return _file(
         "pending", "a KNOCK waits for its verdict", pair.alice, pair,
@@ -146,7 +146,7 @@ def _closing() -> Iterator[tuple[str, Json]]:
     [event, *_] = pair.bob.receive(closed)
     yield _file(
         "closing-own", "it has closed, and the peer has not answered", pair.alice, pair,
-        _receive(crossing), _receive(event.reply or b""), _receive(crossing),
+        _receive(crossing), _receive(event.reply), _receive(crossing),
     )  # fmt: skip
     pair = established_pair(7)
     late = [pair.bob.send(pair.alice.did, b"late %d" % number) for number in range(2)]
@@ -167,7 +167,7 @@ def _ended() -> tuple[str, Json]:
     message = pair.bob.send(pair.alice.did, b"opened")
     pair.alice.receive(message)
     [event, *_] = pair.bob.receive(pair.alice.close(pair.bob.did, "done"))
-    pair.alice.receive(event.reply or b"")
+    pair.alice.receive(event.reply)
     return _file("ended", "the session is closed", pair.alice, pair, _receive(message))
 
 

@@ -583,7 +583,7 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
 
     accepted = bob.accept(event, Conditions(max_messages=9))
     assert (accepted.early_payload, accepted.session_id) == (b"early", alice.session.session_id)
-    assert alice.take_accept(accepted.reply) == [9, None, None]
+    assert alice.take_accept(accepted.envelope) == [9, None, None]
     [event] = bob.receive(alice.send(b"hello", b"greet"))
     assert (event.plaintext, event.action, event.number) == (b"hello", "greet", 2)
     assert alice.receive(bob.send(alice.me.did, bytes(5000))) == bytes(2 + 5000)
@@ -592,26 +592,26 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
     close = alice.receive(bob.close(alice.me.did, "enough"))
     assert (close[:1], unpack(close[1:])) == (b"\x02", ["enough", 1, 3])
     closed, over = bob.receive(alice.close("", 3, 1))
-    assert (closed.missing, over.phase, closed.reply) == (0, "closed", None)
+    assert (closed.missing, over.phase, closed.reply.envelope) == (0, "closed", None)
 
 
 def test_rejects_go_both_ways() -> None:
     clock = ManualClock()
     library, textual = Agent.create(MESH, clock=clock), Textual(clock)
-    textual.take_knock(library.knock(textual.me.did, textual.publish(), Intent("x")))
+    textual.take_knock(library.knock(textual.me.did, textual.publish(), Intent("x")).envelope)
     [event] = library.receive(textual.reject("policy"))
     assert (event.reason, event.retry_after_seconds) == (Reason.POLICY, 7)
 
     textual.take_bundle(library.publish_bundles(1).one_time[0])
     [event] = library.receive(textual.knock("x", [], b"", None))
-    rejected = library.reject(event, Reason.BUSY, retry_after_seconds=60)
+    rejected = library.reject(event, Reason.BUSY, retry_after_seconds=60).envelope
     assert textual.take_reject(rejected) == [textual.receipt, "busy", 60]
 
 
 def test_what_was_altered_is_refused_by_the_page_too() -> None:
     clock = ManualClock()
     alice, bob = Agent.create(MESH, clock=clock), Textual(clock)
-    knock = bytes(alice.knock(bob.me.did, bob.publish(), Intent("x")))
+    knock = bytes(alice.knock(bob.me.did, bob.publish(), Intent("x")).envelope)
     altered = knock[:-1] + bytes([knock[-1] ^ 1])
     with pytest.raises(Exception, match=r"forged|corrupt"):
         bob.take_knock(altered)
@@ -660,7 +660,7 @@ def test_entries_and_checkpoints_are_what_section_8_says() -> None:
     knock = alice.knock(bob.me.did, bob.publish(), Intent("x"))
     bob.take_knock(knock)
     alice.receive(bob.accept(None, None, None))
-    sealed = alice.seal(bob.me.did, b"hello")
+    sealed = alice.send(bob.me.did, b"hello", disclosable=True)
 
     names = "sequence previous at event mesh sender recipient envelope_time receipt session_id number size class_"
     previous, leaves, fields = bytes(32), [], []
@@ -694,9 +694,9 @@ def test_entries_and_checkpoints_are_what_section_8_says() -> None:
 def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     clock = ManualClock()
     alice, bob = Agent.create(MESH, clock=clock), Textual(clock)
-    bob.take_knock(alice.knock(bob.me.did, bob.publish(), Intent("x")))
+    bob.take_knock(alice.knock(bob.me.did, bob.publish(), Intent("x")).envelope)
     alice.receive(bob.accept(None, None, None))
-    sealed = alice.seal(bob.me.did, b"hello")
+    sealed = alice.send(bob.me.did, b"hello", disclosable=True)
     header, body = unpack(sealed.envelope)
     scope = {"nonce": body[16:40], "sealed_header": body[40:96], "header": header, **vars(bob.session)}
     bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure_key.reveal(), **scope)

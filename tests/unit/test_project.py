@@ -39,7 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "identity",
         "envelope",
         "handshake handshake.*",
-        "policy",
+        "outgoing policy",
         "session session.*",
         "audit audit.*",
         "events relay relay.* trust trust.*",
@@ -422,7 +422,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
 FINE: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
         ("handshake.agreement", "from agentmesh.primitives import keys"),
-        ("session.established", "from agentmesh.session.ratchet import Ratchet"),
+        ("session.established", "from agentmesh.session.ratchet import Ratchet"
         ("cli.demo.demo", "from agentmesh import Agent, __version__"),
         ("audit.log", "from .record import Record\nfrom . import proof\nfrom ..primitives import _crypto"),
     ],

@@ -9,7 +9,8 @@ from runner.ratchets import initial_ratchet
 from agentmesh.limits import Limits
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey
-from agentmesh.session.ratchet import RatchetHeader, SendingChain
+from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.chains import SendingChain
 from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
 from generator.scenario import Scenario

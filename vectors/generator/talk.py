@@ -14,7 +14,8 @@ from agentmesh.primitives._labels import SIGN_ACCEPT
 from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.primitives.padding import pad
 from agentmesh.session.established import Session
-from agentmesh.session.ratchet import Ratchet, RatchetHeader, SendingChain
+from agentmesh.session.ratchet import Ratchet, RatchetHeader
+from agentmesh.session.chains import SendingChain
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock

@@ -100,27 +100,27 @@ class KnockRunner:
             accepted = self.agent.accept(self._waiting(), conditions_of(step["conditions"]))
             early_payload = accepted.early_payload
             return {
-                "envelope": accepted.reply.hex(),
+                "envelope": accepted.envelope.hex(),
                 "early_payload": None if early_payload is None else early_payload.hex(),
             }
         if step["do"] == "reject":
             reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
-            return {"envelope": self.agent.reject(self._waiting(), reason, retry_after_seconds=seconds).hex()}
+            return {"envelope": self.agent.reject(self._waiting(), reason, retry_after_seconds=seconds).envelope.hex()}
         [event] = self.agent.receive(unhex(step["envelope"]))
         if isinstance(event, KnockReceived):
             self._latest = event
             return {"event": "knock", **self._knock_json(event)}
         if isinstance(event, KnockRefused):
-            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.hex()}
+            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.envelope.hex()}
         if isinstance(event, AnswerRepeated):
-            return {"event": "answered", "envelope": event.reply.hex()}
+            return {"event": "answered", "envelope": event.reply.envelope.hex()}
         if isinstance(event, SessionEstablished) and event.reply is not None:
             early = event.early_payload
             return {
                 "event": "accepted",
                 "session_id": event.session_id.hex(),
                 "early_payload": None if early is None else early.hex(),
-                "envelope": event.reply.hex(),
+                "envelope": event.reply.envelope.hex(),
             }
         raise TypeError(f"an event that no KNOCK causes: {event!r}")
 
@@ -219,21 +219,21 @@ class SessionRunner:
 
     def _accept(self, step: Json) -> Json:
         [waiting] = self._waiting
-        return {"envelope": self.agent.accept(waiting, conditions_of(step["conditions"])).reply.hex()}
+        return {"envelope": self.agent.accept(waiting, conditions_of(step["conditions"])).envelope.hex()}
 
     def _reject(self, step: Json) -> Json:
         [waiting] = self._waiting
         reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
-        return {"envelope": self.agent.reject(waiting, reason, retry_after_seconds=seconds).hex()}
+        return {"envelope": self.agent.reject(waiting, reason, retry_after_seconds=seconds).envelope.hex()}
 
     def _send(self, step: Json) -> Json:
-        sealed = self.agent.seal(
+        sealed = self.agent.send(
             self._did, unhex(step["plaintext"]), action=step["action"], session_id=self._session_id
         )
         return {"envelope": sealed.envelope.hex(), "number": sealed.number}
 
     def _close(self, step: Json) -> Json:
-        return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).hex()}
+        return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).envelope.hex()}
 
     def _poll(self, _step: Json) -> Json:
         self.agent.poll()
@@ -262,7 +262,7 @@ class SessionRunner:
                 "reason": event.reason,
                 "missing": event.missing,
                 "peer_opened": event.peer_opened,
-                "envelope": None if event.reply is None else event.reply.hex(),
+                "envelope": None if event.reply is None else event.reply.envelope.hex(),
             }
         raise TypeError(f"an event that no envelope of a session causes: {event!r}")
 
