@@ -6,6 +6,8 @@ Applications use `Agent` and the values around it. The rooms below are importabl
 """
 
 from agentmesh.agent import Agent
+from agentmesh.engine.core import Clock
+from agentmesh.engine.state import Change, Journal
 from agentmesh.engine.status import Assurance, SessionStatus, SessionView
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Header, Kind, OuterEnvelope
@@ -29,9 +31,10 @@ from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import Limits
-from agentmesh.outgoing import Accepted, Knock
+from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
 from agentmesh.primitives.entropy import Entropy, SystemEntropy
+from agentmesh.primitives.keys import Disclosure, SessionId
 from agentmesh.session.phases import Phase
 
 __version__ = "0.1.0"
@@ -45,9 +48,12 @@ __all__ = [
     "AskApplication",
     "Assurance",
     "BundleClass",
+    "Change",
     "ClaimedSender",
+    "Clock",
     "Conditions",
     "Deny",
+    "Disclosure",
     "Entropy",
     "Event",
     "Grant",
@@ -55,6 +61,7 @@ __all__ = [
     "Identity",
     "IdentityKey",
     "Intent",
+    "Journal",
     "Kind",
     "Knock",
     "KnockReceived",
@@ -64,13 +71,16 @@ __all__ = [
     "LocalError",
     "MessageReceived",
     "OuterEnvelope",
+    "Outgoing",
     "PeerClosed",
     "Phase",
     "Policy",
     "Reason",
     "RemoteError",
     "RotationDue",
+    "Sealed",
     "SessionEstablished",
+    "SessionId",
     "SessionOver",
     "SessionRejected",
     "SessionStatus",
@@ -83,3 +93,8 @@ __all__ = [
     "TryAgain",
     "__version__",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names alone: the rooms are no part of the interface until they are imported by name."""
+    return list(__all__)

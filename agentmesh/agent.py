@@ -337,7 +337,7 @@ class Agent(Redacted):
 
     @outermost
     def receive(self, envelope: BytesLike | Outgoing, *, disclosable: bool = False) -> Events:
-        """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is to be handed to a relay.
+        """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is for the relay.
 
         Args:
             envelope: The bytes as they came; where both agents are in one process, what the other's call returned.

@@ -27,6 +27,7 @@ from nacl.exceptions import CryptoError
 from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog, MemorySink
+from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import padded_length
 from agentmesh.testing import ManualClock
@@ -390,8 +391,9 @@ class Textual:
 
     # --- as B ----------------------------------------------------------------------------------------------------
 
-    def take_knock(self, envelope: bytes) -> tuple[list[Any], bytes | None, int]:
+    def take_knock(self, outgoing: Outgoing) -> tuple[list[Any], bytes | None, int]:
         """Return (intent, early payload, fresh) of a KNOCK, having verified and reproduced all of its bytes."""
+        envelope = bytes(outgoing)
         header, body = unpack(envelope)
         _, kind, mesh, sender, recipient, _ = unpack(header)
         assert (kind, mesh, recipient) == (1, MESH, self.me.did)
@@ -537,7 +539,8 @@ class Textual:
         counts = {"data_sent": data_sent, "data_opened": data_opened}
         return self.envelope(self.header(4, self.peer), evaluate("6", "close_plaintext", reason=reason, **counts))
 
-    def receive(self, envelope: bytes) -> bytes:
+    def receive(self, envelope: bytes | Outgoing) -> bytes:
+        envelope = bytes(envelope)
         header, body = unpack(envelope)
         assert unpack(header)[1] == 4
         return self.ratchet.open(self.session, header, body)[1]
@@ -592,7 +595,7 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
     close = alice.receive(bob.close(alice.me.did, "enough"))
     assert (close[:1], unpack(close[1:])) == (b"\x02", ["enough", 1, 3])
     closed, over = bob.receive(alice.close("", 3, 1))
-    assert (closed.missing, over.phase, closed.reply.envelope) == (0, "closed", None)
+    assert (closed.missing, over.phase, closed.reply) == (0, "closed", None)
 
 
 def test_rejects_go_both_ways() -> None:
@@ -699,7 +702,7 @@ def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     sealed = alice.send(bob.me.did, b"hello", disclosable=True)
     header, body = unpack(sealed.envelope)
     scope = {"nonce": body[16:40], "sealed_header": body[40:96], "header": header, **vars(bob.session)}
-    bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure_key.reveal(), **scope)
+    bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure.key.reveal(), **scope)
     assert kc == body[96:128]
     assert unpad(bindings.crypto_secretbox_open_easy(body[128:], body[16:40], bk)) == b"\x00\x00hello"
 

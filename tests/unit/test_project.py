@@ -422,7 +422,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
 FINE: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
         ("handshake.agreement", "from agentmesh.primitives import keys"),
-        ("session.established", "from agentmesh.session.ratchet import Ratchet"
+        ("session.established", "from agentmesh.session.ratchet import Ratchet"),
         ("cli.demo.demo", "from agentmesh import Agent, __version__"),
         ("audit.log", "from .record import Record\nfrom . import proof\nfrom ..primitives import _crypto"),
     ],
