@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentmesh.identity import Identity
-from generator.trust_scene import Scene, digest_of, foreign_statements
-from generator.trust_statements import ISSUER, REVOCATION, SUBJECT, UINT_MAX, statement
+from generator.trust.scene import Scene, digest_of, foreign_statements
+from generator.trust.statements import ISSUER, REVOCATION, SUBJECT, UINT_MAX, statement
 from generator.world import MALLORY, NOW_MS, Files, identity
 
 Json = dict[str, Any]

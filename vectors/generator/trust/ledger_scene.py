@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
-from generator.trust_model import Ledger, Update
-from generator.trust_scene import Scene, digest_of
-from generator.trust_statements import ISSUER, REVOCATION, SUBJECT, TRUST, statement
+from generator.trust.model import Ledger, Update
+from generator.trust.scene import Scene, digest_of
+from generator.trust.statements import ISSUER, REVOCATION, SUBJECT, TRUST, statement
 from generator.world import NOW_MS, Files, identity
 
 Json = dict[str, Any]

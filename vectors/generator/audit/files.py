@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from generator import wire
-from generator.audit_entries import COUNT, ENTRIES
+from generator.audit.entries import COUNT, ENTRIES
 from generator.world import Files
 
 SPEC: Final = "8.2"

@@ -10,7 +10,7 @@ from attrs import evolve
 from agentmesh.envelope import receipt_of
 from agentmesh.primitives.padding import pad
 from generator import wire
-from generator.audit_messages import Message, crafted, given, said, said_on_last_resort, two_keys
+from generator.audit.messages import Message, crafted, given, said, said_on_last_resort, two_keys
 from generator.talk import LATER_MS, enveloped, header_items
 from generator.world import ALICE, BOB, MALLORY, Files, token
 

@@ -10,7 +10,7 @@ from runner.values import SIGNATURE_NAMES
 from agentmesh.identity import Identity
 from agentmesh.primitives._labels import SIGN_CHECKPOINT, SignatureLabel
 from generator import curve, wire
-from generator.audit_trees import EMPTY_ROOT, entries, tree_of
+from generator.audit.trees import EMPTY_ROOT, entries, tree_of
 from generator.world import ALICE, BOB, MESH, NOW_MS, Files
 
 Json = dict[str, Any]

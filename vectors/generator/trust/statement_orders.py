@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from generator import wire
-from generator.trust_statements import (
+from generator.trust.statements import (
     BAD_KEY,
     MALFORMED,
     MESH_AT,

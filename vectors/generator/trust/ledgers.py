@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from generator.trust_ledger_inherit import inheritance
-from generator.trust_ledger_life import life
-from generator.trust_ledger_orders import orders
-from generator.trust_ledger_scene import (
+from generator.trust.ledger_inherit import inheritance
+from generator.trust.ledger_life import life
+from generator.trust.ledger_orders import orders
+from generator.trust.ledger_scene import (
     HOUR_MS,
     OTHER_ISSUER,
     OTHER_SUBJECT,
     SLOT_MS,
     LedgerScene,
 )
-from generator.trust_model import STALE, Update
-from generator.trust_scene import digest_of
-from generator.trust_statements import ISSUER, SUBJECT, TRUST, statement
+from generator.trust.model import STALE, Update
+from generator.trust.scene import digest_of
+from generator.trust.statements import ISSUER, SUBJECT, TRUST, statement
 from generator.world import DAY_MS, MALLORY, NOW_MS, TOLERANCE_MS, Files
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import runner
 
 from generator import wire
-from generator.trust_statements import ISSUER, KINDS, body_of, statement
+from generator.trust.statements import ISSUER, KINDS, body_of, statement
 from generator.world import MALLORY, MESH, Files, identity
 
 Json = dict[str, Any]

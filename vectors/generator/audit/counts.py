@@ -9,7 +9,7 @@ from agentmesh.envelope import OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError
 from agentmesh.limits import Limits
 from generator import wire
-from generator.audit_entries import FIRST_PREVIOUS, NO_ENVELOPE, SPEC, chained, entry, record
+from generator.audit.entries import FIRST_PREVIOUS, NO_ENVELOPE, SPEC, chained, entry, record
 from generator.envelopes import KINDS, enveloped, header_items
 from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from generator import wire
-from generator.trust_ledger_scene import HOUR_MS, OTHER_ISSUER, OTHER_SUBJECT, SLOT_MS, LedgerScene
-from generator.trust_model import STALE, UNFIT, Update
-from generator.trust_scene import digest_of
-from generator.trust_statements import (
+from generator.trust.ledger_scene import HOUR_MS, OTHER_ISSUER, OTHER_SUBJECT, SLOT_MS, LedgerScene
+from generator.trust.model import STALE, UNFIT, Update
+from generator.trust.scene import digest_of
+from generator.trust.statements import (
     ISSUER,
     ISSUER_AT,
     MALFORMED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generator import wire
-from generator.trust_ledger_scene import (
+from generator.trust.ledger_scene import (
     HOUR_MS,
     OTHER_ISSUER,
     OTHER_SUBJECT,
@@ -11,9 +11,9 @@ from generator.trust_ledger_scene import (
     SUCCESSOR,
     LedgerScene,
 )
-from generator.trust_model import FULL, STALE, UNFIT, Update
-from generator.trust_scene import digest_of, foreign_statements
-from generator.trust_statements import ISSUER, SUBJECT, TRUST, statement
+from generator.trust.model import FULL, STALE, UNFIT, Update
+from generator.trust.scene import digest_of, foreign_statements
+from generator.trust.statements import ISSUER, SUBJECT, TRUST, statement
 from generator.world import DAY_MS, MALLORY, TOLERANCE_MS, Files
 
 

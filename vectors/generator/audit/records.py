@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from generator import audit_counts, wire
-from generator.audit_entries import FIRST_PREVIOUS, NO_ENVELOPE, SESSION_ID, SPEC, entry, items, leaf, record
+from generator import wire
+from generator.audit import counts
+from generator.audit.entries import FIRST_PREVIOUS, NO_ENVELOPE, SESSION_ID, SPEC, entry, items, leaf, record
 from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
 
 Json = dict[str, Any]
@@ -209,8 +210,8 @@ def record_family() -> Files:
     )
     for name, comment, data, expect in _bad():
         files.add(f"refuse-{name}", "record.decode", comment, spec=SPEC, given={"entry": data.hex()}, expect=expect)
-    audit_counts.seen(files)
-    audit_counts.counted(files)
+    counts.seen(files)
+    counts.counted(files)
     return files
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from generator.trust_ledger_scene import OTHER_ISSUER, OTHER_SUBJECT, SUCCESSOR, LedgerScene
-from generator.trust_model import FULL, NOT_ALLOWED
-from generator.trust_statements import ISSUER, SUBJECT
+from generator.trust.ledger_scene import OTHER_ISSUER, OTHER_SUBJECT, SUCCESSOR, LedgerScene
+from generator.trust.model import FULL, NOT_ALLOWED
+from generator.trust.statements import ISSUER, SUBJECT
 from generator.world import DAY_MS, Files
 
 

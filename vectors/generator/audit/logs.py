@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentmesh.primitives import _crypto
-from generator import audit_files, wire
-from generator.audit_checkpoints import against, signed_over
-from generator.audit_entries import COUNT, ENTRIES, FIRST_PREVIOUS, RECORDS, SPEC, chained, entry, items, leaf, record
-from generator.audit_trees import EMPTY_ROOT, tree_of
+from generator import wire
+from generator.audit import files as log_files
+from generator.audit.checkpoints import against, signed_over
+from generator.audit.entries import COUNT, ENTRIES, FIRST_PREVIOUS, RECORDS, SPEC, chained, entry, items, leaf, record
+from generator.audit.trees import EMPTY_ROOT, tree_of
 from generator.world import BOB, NOW_MS, Files, token
 
 Json = dict[str, Any]
@@ -72,8 +73,8 @@ def log() -> Files:
         )
     _bad_checkpoints(files)
     _entries(files)
-    audit_files.read(files)
-    audit_files.appended(files)
+    log_files.read(files)
+    log_files.appended(files)
     return files
 
 
