@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from generator import wire
-from generator.trust.ledger_scene import HOUR_MS, OTHER_ISSUER, OTHER_SUBJECT, SLOT_MS, LedgerScene
-from generator.trust.model import STALE, UNFIT, Update
-from generator.trust.scene import digest_of
+from generator.tables import row
+from generator.trust.ledger_scene import (
+    HOUR_MS,
+    OTHER_ISSUER,
+    OTHER_SUBJECT,
+    SLOT_MS,
+    at,
+    later,
+    offer_foreign,
+    say,
+    say_again,
+)
+from generator.trust.model import STALE, UNFIT
 from generator.trust.statements import (
-    ISSUER,
     ISSUER_AT,
     MALFORMED,
     NEUTRAL,
@@ -18,85 +29,42 @@ from generator.trust.statements import (
     items_of,
     signed,
 )
-from generator.world import DAY_MS, MALLORY, TOLERANCE_MS, Files
+from generator.world import DAY_MS, MALLORY, TOLERANCE_MS
 
+_STRANGER: Final = {ISSUER_AT: wire.binary(MALLORY.key.raw)}
+_BAD: Final = wire.binary(NEUTRAL)
+_NOTHING_UPWARDS: Final = {REST_AT: wire.uint(1), REST_AT + 1: wire.uint(0)}
+BEFORE_THE_SIGNATURE: Final = (
+    row("refuse-order-nothing-upwards-before-belief",
+        "amount 0 with direction 1, of an issuer that is not believed: its form is looked at first",
+        [offer_foreign(signed(TRUST, wire.array(*items_of(TRUST, {**_STRANGER, **_NOTHING_UPWARDS})), MALLORY),
+                       MALFORMED)], 0),
+    row("refuse-order-not-believed-before-its-key",
+        "an issuer that is not believed, whose key is of small order: no key is looked at",
+        [offer_foreign(wire.array(wire.binary(wire.array(*items_of(TRUST, {ISSUER_AT: _BAD}))),
+                                  wire.binary(NEUTRAL + bytes(32))), UNFIT)], 0),
+    row("refuse-order-not-believed-before-subject-key",
+        "an issuer that is not believed, about a key of small order: no key is looked at",
+        [offer_foreign(signed(TRUST, wire.array(*items_of(TRUST, {**_STRANGER, SUBJECT_AT: _BAD})), MALLORY), UNFIT)],
+        0),
+)  # fmt: skip
 
-def orders(files: Files) -> None:
-    """Add updates with two faults."""
-    _before_the_signature(files)
-    _behind_the_signature(files)
-
-
-def _before_the_signature(files: Files) -> None:
-    stranger = wire.binary(MALLORY.key.raw)
-    bad = wire.binary(NEUTRAL)
-    nothing_upwards = {REST_AT: wire.uint(1), REST_AT + 1: wire.uint(0)}
-    for name, comment, data, expect in (
-        (
-            "nothing-upwards-before-belief",
-            "amount 0 with direction 1, of an issuer that is not believed: its form is looked at first",
-            signed(TRUST, wire.array(*items_of(TRUST, {ISSUER_AT: stranger, **nothing_upwards})), MALLORY),
-            MALFORMED,
-        ),
-        (
-            "not-believed-before-its-key",
-            "an issuer that is not believed, whose key is of small order: no key is looked at",
-            wire.array(wire.binary(wire.array(*items_of(TRUST, {ISSUER_AT: bad}))), wire.binary(NEUTRAL + bytes(32))),
-            UNFIT,
-        ),
-        (
-            "not-believed-before-subject-key",
-            "an issuer that is not believed, about a key of small order: no key is looked at",
-            signed(TRUST, wire.array(*items_of(TRUST, {ISSUER_AT: stranger, SUBJECT_AT: bad})), MALLORY),
-            UNFIT,
-        ),
-    ):
-        scene = LedgerScene(files, f"refuse-order-{name}", comment)
-        scene.offer_foreign(data, expect)
-        scene.finish(0)
-
-
-def _behind_the_signature(files: Files) -> None:
-    scene = LedgerScene(
-        files,
-        "refuse-order-time-before-subjects",
+BEHIND_THE_SIGNATURE: Final = (
+    row("refuse-order-time-before-subjects",
         "an update from the future about a second subject where there is room for one: its time is looked at first",
-        subjects=(SUBJECT, OTHER_SUBJECT),
-        trust_subjects=1,
-    )
-    scene.say(10)
-    scene.say(20, STALE, subject=OTHER_SUBJECT, at_ms=SLOT_MS + TOLERANCE_MS + 1)
-    scene.finish(10, 0)
-    # The one update that is kept stands in the first slot of the horizon, so the next one does not beat it.
-    scene = LedgerScene(
-        files,
-        "refuse-order-horizon-before-room",
+        [say(10), say(20, STALE, subject=OTHER_SUBJECT, at_ms=SLOT_MS + TOLERANCE_MS + 1)], 10, 0,
+        subjects=(SUBJECT, OTHER_SUBJECT), trust_subjects=1),
+    row("refuse-order-horizon-before-room",
         "the clock was set back: a second update of one issuer, behind the horizon, where one is kept; the horizon is "
         "looked at first",
-        trust_updates_per_issuer=1,
-    )
-    scene.say(10)
-    scene.now_ms = SLOT_MS + DAY_MS + TOLERANCE_MS
-    scene.say(20, issuer=OTHER_ISSUER)
-    scene.now_ms = SLOT_MS + HOUR_MS
-    scene.say(40, STALE, at_ms=SLOT_MS - 1)
-    scene.finish(30)
-    scene = LedgerScene(
-        files,
-        "refuse-order-replay-before-room",
+        [say(10), at(SLOT_MS + DAY_MS + TOLERANCE_MS), say(20, issuer=OTHER_ISSUER), at(SLOT_MS + HOUR_MS),
+         say(40, STALE, at_ms=SLOT_MS - 1)], 30, trust_updates_per_issuer=1),
+    row("refuse-order-replay-before-room",
         "the same update again, where one is kept: that it stands already is looked at first",
-        trust_updates_per_issuer=1,
-    )
-    data = scene.say(10, sequence=3)
-    scene.offer(data, Update(ISSUER.key.raw, SUBJECT.key.raw, 3, SLOT_MS, 10, digest_of(data)), STALE)
-    scene.finish(10)
-    scene = LedgerScene(
-        files,
-        "refuse-order-beaten-before-room",
+        [say(10, sequence=3), say_again(STALE)], 10, trust_updates_per_issuer=1),
+    row("refuse-order-beaten-before-room",
         "a later update with a spent sequence, where one is kept: that it is beaten is looked at first",
-        trust_updates_per_issuer=1,
-    )
-    scene.say(10, sequence=3)
-    scene.now_ms += 1
-    scene.say(20, STALE, sequence=3)
-    scene.finish(10)
+        [say(10, sequence=3), later(1), say(20, STALE, sequence=3)], 10, trust_updates_per_issuer=1),
+)  # fmt: skip
+
+ORDERS: Final = (*BEFORE_THE_SIGNATURE, *BEHIND_THE_SIGNATURE)
