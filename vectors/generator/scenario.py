@@ -51,9 +51,10 @@ class Scenario:
         self._traces.append({**(intermediate or {}), **trace.events()})
         return output
 
-    def finish(self, expect: str = "ok") -> Json:
-        """Write the file. It must run from its own input alone."""
+    def finish(self) -> Json:
+        """Write the file, which expects what its last refused step did. It must run from its own input alone."""
         output = runner.output_of(self.runner, self._outputs)
+        expect = runner.expect_of(output)
         if expect != "ok":
             # The keys of genuine steps stand in the files of the valid ones: here only the refused ones are shown.
             pairs = zip(self._outputs, self._traces, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from generator import wire
 from generator.world import Files
 
 
@@ -65,9 +66,17 @@ def _played(scene: Any, value: Any) -> Any:
 
 
 def play(make: Callable[..., Any], files: Files, rows: Iterable[Row], **common: Any) -> None:
-    """Play each row in a scene of its own, which writes its file."""
+    """Play each row in a scene of its own, which writes its file; what a row gives goes before what is common."""
     for each in rows:
-        scene = make(files, each.name, each.comment, **common, **each.given)
+        scene = make(files, each.name, each.comment, **{**common, **each.given})
         scene.kept = {}
         _played(scene, each.steps)
         scene.finish(*each.ends)
+
+
+# --- bytes that a scene gave, as somebody else changed them -----------------------------------------------------------
+
+flipped = step(lambda _, data, at: wire.flipped(data, at))
+cut = step(lambda _, data, size: data[:size])
+cut_off = step(lambda _, data, size: data[size:])
+joined = step(lambda _, *parts: b"".join(parts))

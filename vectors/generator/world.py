@@ -33,6 +33,13 @@ DAY_MS: Final = 86_400_000
 TOLERANCE_MS: Final = 300_000
 EXPIRES_MS: Final = NOW_MS + DAY_MS
 NOT_AFTER_MS: Final = NOW_MS + 30 * DAY_MS
+# The smallest envelope that Limits allows, with what has to be smaller for it.
+SMALL: Final = {
+    "plaintext_max_bytes": 1,
+    "intent_detail_max_bytes": 1,
+    "capabilities_max": 1,
+    "envelope_max_bytes": 4300,
+}
 
 
 def token(name: str, size: int = 32) -> bytes:
