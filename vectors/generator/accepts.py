@@ -74,13 +74,8 @@ def _accept_bytes() -> Iterator[Case]:
     ):
         yield f"flipped-{name}", comment, enveloped(header, wire.flipped(body, at)), expect
     for size, expect in (
-        (0, MALFORMED),
-        (15, MALFORMED),
-        (16, MALFORMED),
-        (143, MALFORMED),
-        (144, UNOPENED),
-        (len(body) - 1, UNOPENED),
-    ):
+        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (143, MALFORMED), (144, UNOPENED), (len(body) - 1, UNOPENED),
+    ):  # fmt: skip
         yield f"truncated-{size}", f"the body cut after {size} bytes", enveloped(header, body[:size]), expect
     yield "appended", "a byte behind the body", enveloped(header, body + b"\x00"), UNOPENED
 

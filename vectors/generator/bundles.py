@@ -86,11 +86,13 @@ def bundle() -> Files:
         )
         files.add(f"verify-{name}", "bundle.verify", f"{kind}, verified", spec="3", given=verification(stock.data))
     begin, end = NOW_MS - TOLERANCE_MS, NOT_AFTER_MS + TOLERANCE_MS
-    for name, comment, at_ms in (
-        ("early", "300 s before its validity: the last moment of the tolerance", begin),
-        ("late", "300 s behind its validity", end),
-    ):
-        files.add(f"verify-{name}", "bundle.verify", comment, spec="3", given=verification(ONE_TIME.data, now_ms=at_ms))
+    files.add_each("bundle.verify", "3", (
+        (f"verify-{name}", comment, verification(ONE_TIME.data, now_ms=at_ms))
+        for name, comment, at_ms in (
+            ("early", "300 s before its validity: the last moment of the tolerance", begin),
+            ("late", "300 s behind its validity", end),
+        )
+    ))  # fmt: skip
     _refuse_context(files, begin, end)
     _refuse_altered(files)
     _refuse_resigned(files)
@@ -166,17 +168,11 @@ def _refuse_altered(files: Files) -> None:
         ("signature-flipped-s", "a bit of S flipped", wire.flipped(signature, 40)),
         ("signature-other-signer", "signed by somebody else", MALLORY.sign(SIGN_BUNDLE, body)),
         ("signature-other-label", "the owner's signature under another label", BOB.sign(SIGN_KNOCK, body)),
-        (
-            "signature-no-label",
-            "the owner's signature over the body without a label",
-            BOB.sign(SignatureLabel(b""), body),
-        ),
-        (
-            "signature-other-bundle",
-            "the signature of another bundle of the owner",
-            BOB.sign(SIGN_BUNDLE, wire.array(*items_of(OTHER_ONE_TIME))),
-        ),
-    ):
+        ("signature-no-label", "the owner's signature over the body without a label",
+         BOB.sign(SignatureLabel(b""), body)),
+        ("signature-other-bundle", "the signature of another bundle of the owner",
+         BOB.sign(SIGN_BUNDLE, wire.array(*items_of(OTHER_ONE_TIME)))),
+    ):  # fmt: skip
         data = wire.array(wire.binary(body), wire.binary(bad))
         _refuse(files, name, comment, verification(data), "signature.invalid")
 
@@ -191,34 +187,14 @@ def _refuse_resigned(files: Files) -> None:
         ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
         ("class-0", "class 0", 1, wire.uint(0), "wire.version"),
         ("class-3", "class 3", 1, wire.uint(3), "wire.version"),
-        (
-            "prekey-non-canonical",
-            "a prekey with u = p + 9",
-            4,
-            wire.binary((curve.P + 9).to_bytes(32, "little")),
-            "crypto.point",
-        ),
-        (
-            "prekey-top-bit",
-            "a prekey with its top bit set",
-            4,
-            wire.binary(wire.flipped(ONE_TIME.prekey, 31, 0x80)),
-            "crypto.point",
-        ),
-        (
-            "kem-key-modulus",
-            "an unreduced coefficient in the KEM key",
-            5,
-            wire.binary(kem_keys["key-modulus"]),
-            "crypto.point",
-        ),
-        (
-            "kem-key-last-coefficient",
-            "the last coefficient unreduced",
-            5,
-            wire.binary(kem_keys["key-last-coefficient"]),
-            "crypto.point",
-        ),
+        ("prekey-non-canonical", "a prekey with u = p + 9", 4, wire.binary((curve.P + 9).to_bytes(32, "little")),
+         "crypto.point"),
+        ("prekey-top-bit", "a prekey with its top bit set", 4, wire.binary(wire.flipped(ONE_TIME.prekey, 31, 0x80)),
+         "crypto.point"),
+        ("kem-key-modulus", "an unreduced coefficient in the KEM key", 5, wire.binary(kem_keys["key-modulus"]),
+         "crypto.point"),
+        ("kem-key-last-coefficient", "the last coefficient unreduced", 5, wire.binary(kem_keys["key-last-coefficient"]),
+         "crypto.point"),
         ("validity-turned", "not_after before not_before", 7, wire.uint(NOW_MS - 1), "wire.malformed"),
         ("prekey-short", "a prekey of 31 bytes", 4, wire.binary(bytes(31)), "wire.malformed"),
         ("identity-long", "an identity of 33 bytes", 3, wire.binary(bytes(33)), "wire.malformed"),
@@ -235,7 +211,7 @@ def _refuse_resigned(files: Files) -> None:
         ("mesh-not-utf8", "a mesh that is not UTF-8", 2, wire.text(b"example/\xff"), "wire.malformed"),
         ("prekey-bin16", "the prekey in a longer form", 4, wire.binary16(ONE_TIME.prekey), "wire.malformed"),
         ("prekey-str", "the prekey as a string", 4, wire.text8(b"k" * 32), "wire.malformed"),
-    ):
+    ):  # fmt: skip
         data = signed(wire.array(*wire.replaced(items, index, item)))
         _refuse(files, f"signed-{name}", f"{comment}, under a good signature", verification(data), expect)
     for name, comment, key in (

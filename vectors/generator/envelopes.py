@@ -76,17 +76,18 @@ def envelope() -> Files:
     limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 4300}
     header = wire.array(*header_items())
     overhead = len(enveloped(header, bytes(1000))) - 1000
-    for name, size, expect in (("parse-at-the-limit", 4300, "ok"), ("refuse-over-the-limit", 4301, "wire.too_large")):
-        files.add(
-            name,
-            "envelope.parse",
-            f"{size:,} bytes where the limit is 4,300",
-            spec="1.3",
-            expect=expect,
-            given={"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": limits},
+    files.add_each("envelope.parse", "1.3", (
+        (name, f"{size:,} bytes where the limit is 4,300",
+         {"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": limits}, expect)
+        for name, size, expect in (
+            ("parse-at-the-limit", 4300, "ok"),
+            ("refuse-over-the-limit", 4301, "wire.too_large"),
         )
-    for name, comment, data, expect in _bad():
-        files.add(f"refuse-{name}", "envelope.parse", comment, spec="4", given={"envelope": data.hex()}, expect=expect)
+    ))  # fmt: skip
+    files.add_each("envelope.parse", "4", (
+        (f"refuse-{name}", comment, {"envelope": data.hex()}, expect)
+        for name, comment, data, expect in _bad()
+    ))  # fmt: skip
     return files
 
 
@@ -112,23 +113,13 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         ("sender-129", "a sender of 129 bytes", 3, _did(115), malformed),
         ("sender-empty", "no sender", 3, wire.text(b""), malformed),
         ("sender-prefix-alone", "a DID with nothing behind its prefix", 3, _did(0), malformed),
-        (
-            "recipient-zero-digit",
-            "a 0 in a DID, which base58btc does not have",
-            4,
-            wire.text(b"did:agentmesh:0"),
-            malformed,
-        ),
+        ("recipient-zero-digit", "a 0 in a DID, which base58btc does not have", 4, wire.text(b"did:agentmesh:0"),
+         malformed),
         ("sender-not-utf8", "a sender that is not UTF-8", 3, wire.text(b"did:agentmesh:\xff"), malformed),
         ("sender-surrogate", "a lone surrogate in the sender", 3, wire.text(b"did:agentmesh:\xed\xa0\x80"), malformed),
         ("sender-bin", "the sender as a byte string", 3, wire.binary(ALICE.did.encode()), malformed),
-        (
-            "sender-str16",
-            "the sender in a longer form",
-            3,
-            b"\xda\x00" + bytes([len(ALICE.did)]) + ALICE.did.encode(),
-            malformed,
-        ),
+        ("sender-str16", "the sender in a longer form", 3, b"\xda\x00" + bytes([len(ALICE.did)]) + ALICE.did.encode(),
+         malformed),
         ("recipient-nil", "nil as recipient", 4, wire.NIL, malformed),
         ("time-negative", "a negative time", 5, b"\xff", malformed),
         ("time-2-53", "2^53: one more than the largest number", 5, wire.uint(2**53), malformed),
@@ -141,7 +132,7 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         ("kind-true", "true as kind", 1, wire.TRUE, malformed),
         ("kind-nested", "the kind inside an array", 1, wire.array(wire.uint(4)), malformed),
         ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), malformed),
-    ):
+    ):  # fmt: skip
         yield f"header-{name}", comment, enveloped(wire.array(*wire.replaced(items, index, item))), expect
     short_time = wire.array(*wire.replaced(items, 5, wire.uint64(7)))
     yield "header-time-uint64", "a small time in the nine-byte form", enveloped(short_time), malformed
@@ -151,17 +142,15 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
     pair = [wire.binary(header), wire.binary(BODY)]
     for name, comment, data in wire.foreign_arrays(pair):
         yield f"form-{name}", f"the envelope: {comment}", data, malformed
-    yield "form-header-bin16", "the header in a longer form", wire.array(wire.binary16(header), pair[1]), malformed
-    yield "form-body-bin16", "the body in a longer form", wire.array(pair[0], wire.binary16(BODY)), malformed
-    yield "form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), malformed
-    yield "form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), malformed
-    yield "form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), malformed
-    yield (
-        "form-header-unwrapped",
-        "the header as an array and not as bytes that hold one",
-        wire.array(header, pair[1]),
-        malformed,
-    )
+    yield from (
+        ("form-header-bin16", "the header in a longer form", wire.array(wire.binary16(header), pair[1]), malformed),
+        ("form-body-bin16", "the body in a longer form", wire.array(pair[0], wire.binary16(BODY)), malformed),
+        ("form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), malformed),
+        ("form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), malformed),
+        ("form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), malformed),
+        ("form-header-unwrapped", "the header as an array and not as bytes that hold one", wire.array(header, pair[1]),
+         malformed),
+    )  # fmt: skip
     whole = wire.array(*pair)
     for size in (1, 2, len(header), len(whole) // 2):
         yield f"form-truncated-{size}", f"cut after {size} bytes", whole[:size], malformed
@@ -192,23 +181,15 @@ def receipt() -> Files:
         given={"envelope": data.hex()},
     )
     header, good = wire.array(*items), enveloped(wire.array(*items))
-    for name, comment, bad in (
-        (
-            "longer-form",
-            "the same content in a longer form has no receipt",
-            wire.array(wire.binary(header), wire.binary16(BODY)),
-        ),
-        ("trailing-byte", "a byte behind the envelope", good + b"\x00"),
-        ("truncated", "the last byte missing", good[:-1]),
-        ("header-alone", "a header and no envelope", header),
-        ("empty", "no bytes", b""),
-    ):
-        files.add(
-            f"refuse-{name}",
-            "receipt.compute",
-            comment,
-            spec="4",
-            given={"envelope": bad.hex()},
-            expect="wire.malformed",
+    files.add_each("receipt.compute", "4", (
+        (f"refuse-{name}", comment, {"envelope": bad.hex()}, "wire.malformed")
+        for name, comment, bad in (
+            ("longer-form", "the same content in a longer form has no receipt",
+             wire.array(wire.binary(header), wire.binary16(BODY))),
+            ("trailing-byte", "a byte behind the envelope", good + b"\x00"),
+            ("truncated", "the last byte missing", good[:-1]),
+            ("header-alone", "a header and no envelope", header),
+            ("empty", "no bytes", b""),
         )
+    ))  # fmt: skip
     return files

@@ -143,15 +143,10 @@ def _conversions(files: Files) -> None:
         ("long", "33 bytes", ALICE.key.raw + b"\x00"),
         ("empty", "no bytes", b""),
     ]
-    for name, comment, key in bad:
-        files.add(
-            f"refuse-convert-{name}",
-            "keys.convert",
-            comment,
-            spec="1",
-            given={"public_key": key.hex()},
-            expect="identity.key",
-        )
+    files.add_each("keys.convert", "1", (
+        (f"refuse-convert-{name}", comment, {"public_key": key.hex()}, "identity.key")
+        for name, comment, key in bad
+    ))  # fmt: skip
 
 
 def _signatures(files: Files) -> None:
@@ -201,15 +196,10 @@ def _signatures(files: Files) -> None:
         ("other-key", "another signer's key", {"public_key": BOB.key.raw.hex()}),
     ]
     base = {"public_key": public.hex(), "label": labels[3], "body": body.hex(), "signature": signature.hex()}
-    for name, comment, change in bad:
-        files.add(
-            f"refuse-verify-{name}",
-            "keys.verify",
-            comment,
-            spec="1",
-            given={**base, **change},
-            expect="signature.invalid",
-        )
+    files.add_each("keys.verify", "1", (
+        (f"refuse-verify-{name}", comment, {**base, **change}, "signature.invalid")
+        for name, comment, change in bad
+    ))  # fmt: skip
     neutral = (1).to_bytes(32, "little")
     files.add(
         "refuse-verify-identity-point",
@@ -233,43 +223,28 @@ def _signatures(files: Files) -> None:
 
 def _agreements(files: Files) -> None:
     alice, bob = token("keys/agree/alice"), token("keys/agree/bob")
-    for name, secret, public in (("alice", alice, bob), ("bob", bob, alice)):
-        files.add(
-            f"agree-{name}",
-            "keys.agree",
-            "X25519; both sides get the same",
-            spec="1",
-            given={"secret": secret.hex(), "public": _crypto.x25519_public(public).hex()},
-        )
-    for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER):
-        files.add(
-            f"refuse-agree-small-order-{index}",
-            "keys.agree",
-            f"u of small order: {comment}",
-            spec="1",
-            given={"secret": alice.hex(), "public": point.hex()},
-            expect="crypto.point",
-        )
+    files.add_each("keys.agree", "1", (
+        (f"agree-{name}", "X25519; both sides get the same",
+         {"secret": secret.hex(), "public": _crypto.x25519_public(public).hex()})
+        for name, secret, public in (("alice", alice, bob), ("bob", bob, alice))
+    ))  # fmt: skip
+    files.add_each("keys.agree", "1", (
+        (f"refuse-agree-small-order-{index}", f"u of small order: {comment}",
+         {"secret": alice.hex(), "public": point.hex()}, "crypto.point")
+        for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER)
+    ))  # fmt: skip
     genuine = int.from_bytes(_crypto.x25519_public(bob), "little")
-    for name, comment, key in (
-        ("p-plus-9", "the base point as p + 9: RFC 7748 would take it", (curve.P + 9).to_bytes(32, "little")),
-        (
-            "top-bit",
-            "a genuine key with its top bit set: RFC 7748 would mask it",
-            (genuine | 1 << 255).to_bytes(32, "little"),
-        ),
-        ("all-ones", "2^256 - 1", b"\xff" * 32),
-        ("short", "31 bytes", bytes(31)),
-        ("long", "33 bytes", b"\x09" + bytes(32)),
-    ):
-        files.add(
-            f"refuse-agree-{name}",
-            "keys.agree",
-            comment,
-            spec="1",
-            given={"secret": alice.hex(), "public": key.hex()},
-            expect="crypto.point",
+    files.add_each("keys.agree", "1", (
+        (f"refuse-agree-{name}", comment, {"secret": alice.hex(), "public": key.hex()}, "crypto.point")
+        for name, comment, key in (
+            ("p-plus-9", "the base point as p + 9: RFC 7748 would take it", (curve.P + 9).to_bytes(32, "little")),
+            ("top-bit", "a genuine key with its top bit set: RFC 7748 would mask it",
+             (genuine | 1 << 255).to_bytes(32, "little")),
+            ("all-ones", "2^256 - 1", b"\xff" * 32),
+            ("short", "31 bytes", bytes(31)),
+            ("long", "33 bytes", b"\x09" + bytes(32)),
         )
+    ))  # fmt: skip
 
 
 def _kem(files: Files) -> None:
@@ -291,39 +266,22 @@ def _kem(files: Files) -> None:
         given={"kem_seed": seed, "kem_ciphertext": ciphertext.hex()},
         output={"kem_shared_secret": shared.hex()},
     )
-    files.add(
-        "kem-implicit-rejection",
-        "keys.kem_decapsulate",
-        "a flipped bit gives no error but another secret (FIPS 203's implicit rejection): what was sealed then fails",
-        spec="1",
-        given={"kem_seed": seed, "kem_ciphertext": flipped(ciphertext, 0).hex()},
-    )
-    files.add(
-        "kem-other-key",
-        "keys.kem_decapsulate",
-        "a ciphertext for another key: another secret, no error",
-        spec="1",
-        given={"kem_seed": LAST_RESORT.kem_seed.hex(), "kem_ciphertext": ciphertext.hex()},
-    )
-    for name, comment, key in curve.bad_kem_keys(ONE_TIME.kem_key):
-        files.add(
-            f"refuse-kem-{name}",
-            "keys.kem_check",
-            comment,
-            spec="1",
-            given={"kem_key": key.hex()},
-            expect="crypto.point",
+    files.add_each("keys.kem_decapsulate", "1", (
+        ("kem-implicit-rejection",
+         "a flipped bit gives no error but another secret (FIPS 203's implicit rejection): what was sealed then fails",
+         {"kem_seed": seed, "kem_ciphertext": flipped(ciphertext, 0).hex()}),
+        ("kem-other-key", "a ciphertext for another key: another secret, no error",
+         {"kem_seed": LAST_RESORT.kem_seed.hex(), "kem_ciphertext": ciphertext.hex()}),
+    ))  # fmt: skip
+    files.add_each("keys.kem_check", "1", (
+        (f"refuse-kem-{name}", comment, {"kem_key": key.hex()}, "crypto.point")
+        for name, comment, key in curve.bad_kem_keys(ONE_TIME.kem_key)
+    ))  # fmt: skip
+    files.add_each("keys.kem_decapsulate", "1", (
+        (f"refuse-kem-{name}", comment, {"kem_seed": seed, "kem_ciphertext": bad.hex()}, "crypto.point")
+        for name, comment, bad in (
+            ("ciphertext-short", "1,087 bytes", ciphertext[:-1]),
+            ("ciphertext-long", "1,089 bytes", ciphertext + b"\x00"),
+            ("ciphertext-empty", "no bytes", b""),
         )
-    for name, comment, bad in (
-        ("ciphertext-short", "1,087 bytes", ciphertext[:-1]),
-        ("ciphertext-long", "1,089 bytes", ciphertext + b"\x00"),
-        ("ciphertext-empty", "no bytes", b""),
-    ):
-        files.add(
-            f"refuse-kem-{name}",
-            "keys.kem_decapsulate",
-            comment,
-            spec="1",
-            given={"kem_seed": seed, "kem_ciphertext": bad.hex()},
-            expect="crypto.point",
-        )
+    ))  # fmt: skip

@@ -37,27 +37,17 @@ def bad_headers(good: ForgedKnock) -> Iterator[Case]:
     for name, comment, index, item, expect in (
         ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
         ("header-kind-0", "kind 0", 1, wire.uint(0), "wire.version"),
-        (
-            "header-kind-accept",
-            "kind 2: its body begins with no known session id",
-            1,
-            wire.uint(2),
-            "message.unknown_session",
-        ),
+        ("header-kind-accept", "kind 2: its body begins with no known session id", 1, wire.uint(2),
+         "message.unknown_session"),
         ("header-kind-reject", "kind 3: its body is larger than any REJECT's", 1, wire.uint(3), "wire.too_large"),
         ("header-kind-message", "kind 4", 1, wire.uint(4), "message.unknown_session"),
         ("header-mesh", "another mesh", 2, other, "envelope.mesh"),
         ("header-sender", "another agent's name as the sender", 3, mallory, "envelope.sender"),
-        (
-            "header-sender-reflected",
-            "the receiver's own name as the sender",
-            3,
-            wire.text(BOB.did.encode()),
-            "envelope.reflected",
-        ),
+        ("header-sender-reflected", "the receiver's own name as the sender", 3, wire.text(BOB.did.encode()),
+         "envelope.reflected"),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(NOW_MS + 1), "signature.invalid"),
-    ):
+    ):  # fmt: skip
         yield name, f"{comment}, under the old signature", good.with_header(index, item).signed_with(old), expect
     for name, comment, index, item, expect in (
         ("signed-header-mesh", "another mesh", 2, other, "envelope.mesh"),
@@ -94,12 +84,9 @@ def bad_signatures(good: ForgedKnock) -> Iterator[Case]:
         ("other-knock", "the signature of another KNOCK of the same sender", other),
         ("label-reject", "the sender's signature under the label of a REJECT", good.signature(SIGN_REJECT)),
         ("label-bundle", "the sender's signature under the label of a bundle", good.signature(SIGN_BUNDLE)),
-        (
-            "inner-alone",
-            "a signature that leaves the header out",
-            ALICE.sign(SignatureLabel(b"agentmesh/v1/knock\x00"), good.inner),
-        ),
-    ):
+        ("inner-alone", "a signature that leaves the header out",
+         ALICE.sign(SignatureLabel(b"agentmesh/v1/knock\x00"), good.inner)),
+    ):  # fmt: skip
         yield f"signature-{name}", comment, good.signed_with(bad), "signature.invalid"
 
 
@@ -108,50 +95,29 @@ def bad_inner(good: ForgedKnock) -> Iterator[Case]:
     old, other = good.signature(), knock(index=1)
     for name, comment, index, item, expect in (
         ("identity", "another agent's key", 0, wire.binary(MALLORY.key.raw), "envelope.sender"),
-        (
-            "bundle-ref",
-            "another bundle of the receiver's",
-            1,
-            wire.binary(OTHER_ONE_TIME.published.ref),
-            "signature.invalid",
-        ),
+        ("bundle-ref", "another bundle of the receiver's", 1, wire.binary(OTHER_ONE_TIME.published.ref),
+         "signature.invalid"),
         ("ephemeral", "the EK of another KNOCK", 2, other.inner_items[2], "signature.invalid"),
         ("ciphertext", "the ct of another KNOCK", 3, other.inner_items[3], "signature.invalid"),
         ("expires", "another expiry", 4, wire.uint(EXPIRES_MS + 1), "signature.invalid"),
         ("sealed", "the sealed intent of another KNOCK", 5, wire.binary(other.sealed), "signature.invalid"),
-        (
-            "sealed-flipped",
-            "a bit of the sealed intent flipped",
-            5,
-            wire.binary(wire.flipped(good.sealed, -1)),
-            "signature.invalid",
-        ),
-    ):
-        yield (
-            f"inner-{name}",
-            f"{comment}, under the old signature",
-            good.with_inner(index, item).signed_with(old),
-            expect,
-        )
+        ("sealed-flipped", "a bit of the sealed intent flipped", 5, wire.binary(wire.flipped(good.sealed, -1)),
+         "signature.invalid"),
+    ):  # fmt: skip
+        yield (f"inner-{name}", f"{comment}, under the old signature", good.with_inner(index, item).signed_with(old),
+               expect)  # fmt: skip
     unknown = good.with_inner(1, wire.binary(token("knock/unknown-bundle")))
-    yield (
-        "unknown-bundle",
-        "a bundle_ref that was never published, under a good signature",
-        unknown.envelope,
-        "knock.unknown_bundle",
-    )
+    yield ("unknown-bundle", "a bundle_ref that was never published, under a good signature", unknown.envelope,
+           "knock.unknown_bundle")  # fmt: skip
     stolen = good.with_inner(0, wire.binary(MALLORY.key.raw))
     yield "foreign-key", "another agent's key, under the sender's good signature", stolen.envelope, "envelope.sender"
     for name, comment, key in (
         ("identity-small-order", "a key of small order, under its own name", curve.TORSION[0][1]),
         ("identity-order-8", "a key of order 8, under its own name", curve.TORSION[4][1]),
-        (
-            "identity-mixed-order",
-            "a key of mixed order, under its own name",
-            curve.add(ALICE.key.raw, curve.TORSION[4][1]),
-        ),
+        ("identity-mixed-order", "a key of mixed order, under its own name",
+         curve.add(ALICE.key.raw, curve.TORSION[4][1])),
         ("identity-non-canonical", "a key that is not canonical, under its own name", curve.NON_CANONICAL[0][1]),
-    ):
+    ):  # fmt: skip
         named = good.with_header(3, wire.text(did_of(key).encode())).with_inner(0, wire.binary(key))
         neutral = (1).to_bytes(32, "little") + bytes(32)
         yield name, f"{comment}: refused before its signature is looked at", named.signed_with(neutral), "identity.key"
@@ -182,12 +148,8 @@ def bad_forms(good: ForgedKnock) -> Iterator[Case]:
         ("signature-bin16", "the signature in a longer form", wire.array(inner, wire.binary16(good.signature())))
     )
     for name, comment, body in bodies:
-        yield (
-            f"body-form-{name}",
-            f"the body: {comment}",
-            wire.array(wire.binary(good.header), wire.binary(body)),
-            malformed,
-        )
+        yield (f"body-form-{name}", f"the body: {comment}", wire.array(wire.binary(good.header), wire.binary(body)),
+               malformed)  # fmt: skip
     for name, comment, data in (
         ("trailing-byte", "a byte behind the envelope", good.envelope + b"\x00"),
         ("truncated-by-one", "the last byte missing", good.envelope[:-1]),
@@ -248,26 +210,14 @@ def _bad_content() -> Iterator[tuple[str, str, bytes]]:
         ("fresh-missing", "an element too few", wire.array(intent, wire.NIL)),
         ("element-more", "an element too many", wire.array(intent, wire.NIL, wire.uint(1), wire.NIL)),
         ("early-payload-str", "the early payload as a string", wire.array(intent, wire.text(b"x"), wire.uint(1))),
-        (
-            "detail-nil",
-            "nil for the detail",
-            wire.array(wire.array(wire.text(b"x"), wire.array(), wire.NIL), wire.NIL, wire.uint(1)),
-        ),
-        (
-            "action-not-utf8",
-            "an action that is not UTF-8",
-            wire.array(wire.array(wire.text(b"\xff"), wire.array(), wire.binary(b"")), wire.NIL, wire.uint(1)),
-        ),
-        (
-            "action-str8",
-            "the action in a longer form",
-            wire.array(wire.array(wire.text8(b"x"), wire.array(), wire.binary(b"")), wire.NIL, wire.uint(1)),
-        ),
-        (
-            "capabilities-array16",
-            "the capabilities in a longer form",
-            wire.array(wire.array(wire.text(b"x"), wire.array16(), wire.binary(b"")), wire.NIL, wire.uint(1)),
-        ),
+        ("detail-nil", "nil for the detail",
+         wire.array(wire.array(wire.text(b"x"), wire.array(), wire.NIL), wire.NIL, wire.uint(1))),
+        ("action-not-utf8", "an action that is not UTF-8",
+         wire.array(wire.array(wire.text(b"\xff"), wire.array(), wire.binary(b"")), wire.NIL, wire.uint(1))),
+        ("action-str8", "the action in a longer form",
+         wire.array(wire.array(wire.text8(b"x"), wire.array(), wire.binary(b"")), wire.NIL, wire.uint(1))),
+        ("capabilities-array16", "the capabilities in a longer form",
+         wire.array(wire.array(wire.text(b"x"), wire.array16(), wire.binary(b"")), wire.NIL, wire.uint(1))),
         ("trailing", "a byte behind the content", good + b"\x00"),
-    ):
+    ):  # fmt: skip
         yield f"content-{name}", comment, knock(inside=inside).envelope

@@ -68,13 +68,8 @@ def foreign() -> Iterator[Case]:
     ):
         yield f"flipped-{name}", comment, body_flipped(hear(b"altered"), at), expect
     for size, expect in (
-        (0, MALFORMED),
-        (15, MALFORMED),
-        (16, MALFORMED),
-        (143, MALFORMED),
-        (144, UNOPENED),
-        (160, UNOPENED),
-    ):
+        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (143, MALFORMED), (144, UNOPENED), (160, UNOPENED),
+    ):  # fmt: skip
         yield f"truncated-{size}", f"the body cut after {size} bytes", body_cut(hear(b"altered"), size), expect
     yield from (
         ("truncated-by-one", "the last byte missing", body_cut(hear(b"altered"), -1), UNOPENED),

@@ -7,7 +7,7 @@ results were recorded once, in inputs/encapsulations.json, and are replayed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -231,6 +231,11 @@ class Files:
             intermediate=intermediate,
             output=found,
         )
+
+    def add_each(self, operation: str, spec: str, cases: Iterable[tuple[Any, ...]]) -> None:
+        """Add a vector for each (name, comment, input), or (name, comment, input, code) where it is refused."""
+        for name, comment, given, *code in cases:
+            self.add(name, operation, comment, spec=spec, given=given, expect=code[0] if code else "ok")
 
 
 def refusal(operation: str, given: Json) -> str | None:

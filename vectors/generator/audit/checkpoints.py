@@ -97,8 +97,10 @@ def checkpoint() -> Files:
             given={**against(signed(body)), "mesh": mesh},
             output={"size": size, "time_ms": time_ms, "root": over.hex()},
         )
-    for name, comment, given, expect in (*_bad(), *_resigned(), *_orders(), *_forms()):
-        files.add(f"refuse-{name}", "checkpoint.verify", comment, spec=SPEC, given=given, expect=expect)
+    files.add_each("checkpoint.verify", SPEC, (
+        (f"refuse-{name}", comment, given, expect)
+        for name, comment, given, expect in (*_bad(), *_resigned(), *_orders(), *_forms())
+    ))  # fmt: skip
     _grown(files)
     return files
 
@@ -109,29 +111,20 @@ def checkpoint() -> Files:
 def _bad() -> Iterator[tuple[str, str, Json, str]]:
     body = wire.array(*body_items())
     good = signed(body)
-    yield "other-owner", "somebody else's log was wanted", against(good, BOB), SIGNATURE
-    yield (
-        "other-mesh",
-        "of another mesh, in which the owner keeps a log of its own",
-        {
-            **against(good),
-            "mesh": "example/other",
-        },
-        PROOF,
-    )
-    yield "mesh-prefix", "the wanted mesh is the beginning of its mesh", {**against(good), "mesh": MESH[:-1]}, PROOF
+    yield from (
+        ("other-owner", "somebody else's log was wanted", against(good, BOB), SIGNATURE),
+        ("other-mesh", "of another mesh, in which the owner keeps a log of its own",
+         {**against(good), "mesh": "example/other"}, PROOF),
+        ("mesh-prefix", "the wanted mesh is the beginning of its mesh", {**against(good), "mesh": MESH[:-1]}, PROOF),
+    )  # fmt: skip
     for place in range(len(NAMES)):
         at = 1 + sum(map(len, body_items()[:place])) + len(body_items()[place]) - 1
         altered = wire.flipped(body, at)
         if place in {0, 1}:
             continue  # another version is refused as such; so is, here, a mesh that is none
         data = wire.array(wire.binary(altered), wire.binary(ALICE.sign(SIGN_CHECKPOINT, body)))
-        yield (
-            f"flipped-{NAMES[place]}",
-            f"a bit of its field {NAMES[place]} flipped, under the old signature",
-            against(data),
-            SIGNATURE,
-        )
+        yield (f"flipped-{NAMES[place]}", f"a bit of its field {NAMES[place]} flipped, under the old signature",
+               against(data), SIGNATURE)  # fmt: skip
     signature = ALICE.sign(SIGN_CHECKPOINT, body)
     for name, comment, bad in (
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 0)),
@@ -140,25 +133,18 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
         ("short", "63 bytes", signature[:-1]),
         ("long", "65 bytes", signature + b"\x00"),
         ("empty", "no signature", b""),
-        (
-            "s-plus-l",
-            "S + L in the place of S",
-            signature[:32] + (int.from_bytes(signature[32:], "little") + curve.L).to_bytes(32, "little"),
-        ),
+        ("s-plus-l", "S + L in the place of S",
+         signature[:32] + (int.from_bytes(signature[32:], "little") + curve.L).to_bytes(32, "little")),
         ("by-other", "another signer's signature over the owner's body", BOB.sign(SIGN_CHECKPOINT, body)),
-    ):
+    ):  # fmt: skip
         data = wire.array(wire.binary(body), wire.binary(bad))
         yield f"signature-{name}", f"the signature: {comment}", against(data), SIGNATURE
     for name, label in SIGNATURE_NAMES.items():
         if label not in {SIGN_CHECKPOINT} and name != "receipt":
             yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), SIGNATURE
     longer = ALICE.sign(SIGN_CHECKPOINT, body + b"\x00")
-    yield (
-        "signed-longer",
-        "a signature over the body with a byte behind it",
-        against(wire.array(wire.binary(body), wire.binary(longer))),
-        SIGNATURE,
-    )
+    yield ("signed-longer", "a signature over the body with a byte behind it",
+           against(wire.array(wire.binary(body), wire.binary(longer))), SIGNATURE)  # fmt: skip
 
 
 def _resigned() -> Iterator[tuple[str, str, Json, str]]:
@@ -190,12 +176,8 @@ def _resigned() -> Iterator[tuple[str, str, Json, str]]:
     ):
         data = signed(wire.array(*wire.replaced(items, place, item)))
         yield f"signed-{name}", f"well signed by the owner: {comment}", against(data), expect
-    yield (
-        "signed-other-keys",
-        "well signed by the owner: another's key in both places",
-        against(signed(wire.array(*body_items(who=BOB)))),
-        SIGNATURE,
-    )
+    yield ("signed-other-keys", "well signed by the owner: another's key in both places",
+           against(signed(wire.array(*body_items(who=BOB)))), SIGNATURE)  # fmt: skip
     stranger = signed(wire.array(*body_items(who=BOB)), BOB)
     yield "stranger", "another agent's checkpoint over its own log", against(stranger), SIGNATURE
 
@@ -206,36 +188,20 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     newer = wire.replaced(good, 0, wire.uint(2))
     other_mesh = wire.array(*body_items(mesh="example/other"))
     bad = wire.flipped(ALICE.sign(SIGN_CHECKPOINT, other_mesh), 0)
-    yield (
-        "other-mesh-and-signature",
-        "of another mesh, and not signed: the signature comes first",
-        against(wire.array(wire.binary(other_mesh), wire.binary(bad))),
-        SIGNATURE,
-    )
+    yield ("other-mesh-and-signature", "of another mesh, and not signed: the signature comes first",
+           against(wire.array(wire.binary(other_mesh), wire.binary(bad))), SIGNATURE)  # fmt: skip
     for name, comment, items, expect in (
         ("newer-other-owner", "version 2, and somebody else's keys", [newer[0], *body_items(who=BOB)[1:]], VERSION),
         ("newer-mesh", "version 2, and a capital in the mesh", wire.replaced(newer, 1, wire.text(b"Mesh")), VERSION),
         ("newer-mesh-65", "version 2, and 65 bytes of mesh", wire.replaced(newer, 1, wire.text(b"a" * 65)), MALFORMED),
-        (
-            "newer-root-31",
-            "version 2, and a root of 31 bytes",
-            wire.replaced(newer, 6, wire.binary(b"r" * 31)),
-            MALFORMED,
-        ),
-        (
-            "newer-issuer-31",
-            "version 2, and a short issuer",
-            wire.replaced(newer, 2, wire.binary(b"k" * 31)),
-            MALFORMED,
-        ),
+        ("newer-root-31", "version 2, and a root of 31 bytes", wire.replaced(newer, 6, wire.binary(b"r" * 31)),
+         MALFORMED),
+        ("newer-issuer-31", "version 2, and a short issuer", wire.replaced(newer, 2, wire.binary(b"k" * 31)),
+         MALFORMED),
         ("newer-8-fields", "version 2, and a field more", [*newer, wire.NIL], MALFORMED),
-        (
-            "mesh-and-other-owner",
-            "a capital in the mesh, and somebody else's keys",
-            wire.replaced(body_items(who=BOB), 1, wire.text(b"Mesh")),
-            MALFORMED,
-        ),
-    ):
+        ("mesh-and-other-owner", "a capital in the mesh, and somebody else's keys",
+         wire.replaced(body_items(who=BOB), 1, wire.text(b"Mesh")), MALFORMED),
+    ):  # fmt: skip
         yield f"order-{name}", f"well signed by the owner: {comment}", against(signed(wire.array(*items))), expect
     unsigned = wire.array(wire.binary(wire.array(*newer)), wire.binary(bytes(64)))
     yield "order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION
@@ -244,12 +210,8 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     small_order = {"owner": (b"\x01" + bytes(31)).hex()}
     data = signed(wire.array(*good))
     yield "owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order}, KEY
-    yield (
-        "order-owner-unacceptable-321",
-        "the same with 321 bytes, which are not looked at",
-        {**against(data.ljust(321, b"\x00")), **small_order},
-        KEY,
-    )
+    yield ("order-owner-unacceptable-321", "the same with 321 bytes, which are not looked at",
+           {**against(data.ljust(321, b"\x00")), **small_order}, KEY)  # fmt: skip
 
 
 def _forms() -> Iterator[tuple[str, str, Json, str]]:
@@ -262,12 +224,8 @@ def _forms() -> Iterator[tuple[str, str, Json, str]]:
     for name, comment, data in wire.foreign_arrays(pair):
         yield f"form-{name}", f"the pair: {comment}", against(data), MALFORMED
     yield "form-body-bin16", "the body in a longer form", against(wire.array(wire.binary16(body), pair[1])), MALFORMED
-    yield (
-        "form-signature-bin16",
-        "the signature in a longer form",
-        against(wire.array(pair[0], wire.binary16(signature))),
-        MALFORMED,
-    )
+    yield ("form-signature-bin16", "the signature in a longer form",
+           against(wire.array(pair[0], wire.binary16(signature))), MALFORMED)  # fmt: skip
     whole = wire.array(*pair)
     yield "form-320", "320 bytes, with zeros behind the pair", against(whole.ljust(320, b"\x00")), MALFORMED
     yield "form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), "wire.too_large"
@@ -289,14 +247,10 @@ def _grown(files: Files) -> None:
             **changes,
         }
 
-    for old_size, size in ((0, 5), (5, 5), (6, 13), (8, 20)):
-        files.add(
-            f"grow-{old_size}-to-{size}",
-            "checkpoint.grow",
-            f"a log that grew from {old_size} entries to {size}",
-            spec=SPEC,
-            given=given(old_size, size),
-        )
+    files.add_each("checkpoint.grow", SPEC, (
+        (f"grow-{old_size}-to-{size}", f"a log that grew from {old_size} entries to {size}", given(old_size, size))
+        for old_size, size in ((0, 5), (5, 5), (6, 13), (8, 20))
+    ))  # fmt: skip
     files.add(
         "grow-with-the-clock-set-back",
         "checkpoint.grow",
@@ -312,60 +266,33 @@ def _grown(files: Files) -> None:
     other_old = signed_over(6, tree.root(6), mesh="example/other").hex()
     other_new = signed_over(13, tree.root(13), mesh="example/other").hex()
     wordless = wire.array(wire.binary(b""), wire.binary(b"")).hex()
-    for name, comment, changed, expect in (
-        ("shrunk", "the new one covers fewer entries", given(13, 13, new=signed_over(6, tree.root(6)).hex()), PROOF),
-        (
-            "forked",
-            "another log's checkpoint as the new one, with that log's own proof",
-            given(6, 13, new=signed_over(13, fork.root(13)).hex(), proof=proof),
-            PROOF,
-        ),
-        (
-            "forked-at-once",
-            "two checkpoints of one size and two roots",
-            given(6, 6, new=signed_over(6, fork.root(6)).hex()),
-            PROOF,
-        ),
-        ("without-a-proof", "no proof", given(6, 13, proof=[]), PROOF),
-        (
-            "size-mismatch",
-            "the root of 13 entries under the size 8, with the proof of 13: hashes too many",
-            given(6, 13, new=signed_over(8, tree.root(13)).hex()),
-            PROOF,
-        ),
-        (
-            "other-mesh",
-            "the new one is of another mesh",
-            given(6, 13, new=signed_over(13, tree.root(13), mesh="example/other").hex()),
-            PROOF,
-        ),
-        ("old-signature", "a bit of the old one's signature flipped", given(6, 13, old=bad_old), SIGNATURE),
-        ("old-other-mesh", "the old one is of another mesh", given(6, 13, old=other_old), PROOF),
-        ("both-other-mesh", "both are of another mesh", given(6, 13, old=other_old, new=other_new), PROOF),
-        (
-            "old-before-new",
-            "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
-            given(6, 13, old=bad_old, new=other_new),
-            SIGNATURE,
-        ),
-        (
-            "old-mesh-before-new-signature",
-            "the old one is of another mesh, and the new one's signature does not verify",
-            given(6, 13, old=other_old, new=bad_new),
-            PROOF,
-        ),
-        (
-            "new-before-the-proof",
-            "no proof, and a new one that does not verify",
-            given(6, 13, new=bad_new, proof=[]),
-            SIGNATURE,
-        ),
-        ("old-rubbish", "what is no checkpoint as the old one", given(6, 13, old=wordless), MALFORMED),
-        (
-            "other-owner",
-            "the new one is somebody else's",
-            given(6, 13, new=signed(wire.array(*body_items(13, tree.root(13), who=BOB)), BOB).hex()),
-            SIGNATURE,
-        ),
-    ):
-        files.add(f"refuse-grow-{name}", "checkpoint.grow", comment, spec=SPEC, given=changed, expect=expect)
+    files.add_each("checkpoint.grow", SPEC, (
+        (f"refuse-grow-{name}", comment, changed, expect)
+        for name, comment, changed, expect in (
+            ("shrunk", "the new one covers fewer entries", given(13, 13, new=signed_over(6, tree.root(6)).hex()),
+             PROOF),
+            ("forked", "another log's checkpoint as the new one, with that log's own proof",
+             given(6, 13, new=signed_over(13, fork.root(13)).hex(), proof=proof), PROOF),
+            ("forked-at-once", "two checkpoints of one size and two roots",
+             given(6, 6, new=signed_over(6, fork.root(6)).hex()), PROOF),
+            ("without-a-proof", "no proof", given(6, 13, proof=[]), PROOF),
+            ("size-mismatch", "the root of 13 entries under the size 8, with the proof of 13: hashes too many",
+             given(6, 13, new=signed_over(8, tree.root(13)).hex()), PROOF),
+            ("other-mesh", "the new one is of another mesh",
+             given(6, 13, new=signed_over(13, tree.root(13), mesh="example/other").hex()), PROOF),
+            ("old-signature", "a bit of the old one's signature flipped", given(6, 13, old=bad_old), SIGNATURE),
+            ("old-other-mesh", "the old one is of another mesh", given(6, 13, old=other_old), PROOF),
+            ("both-other-mesh", "both are of another mesh", given(6, 13, old=other_old, new=other_new), PROOF),
+            ("old-before-new",
+             "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
+             given(6, 13, old=bad_old, new=other_new), SIGNATURE),
+            ("old-mesh-before-new-signature",
+             "the old one is of another mesh, and the new one's signature does not verify",
+             given(6, 13, old=other_old, new=bad_new), PROOF),
+            ("new-before-the-proof", "no proof, and a new one that does not verify",
+             given(6, 13, new=bad_new, proof=[]), SIGNATURE),
+            ("old-rubbish", "what is no checkpoint as the old one", given(6, 13, old=wordless), MALFORMED),
+            ("other-owner", "the new one is somebody else's",
+             given(6, 13, new=signed(wire.array(*body_items(13, tree.root(13), who=BOB)), BOB).hex()), SIGNATURE),
+        )
+    ))  # fmt: skip

@@ -73,37 +73,17 @@ def seen(files: Files) -> None:
         },
     )
     good = enveloped(wire.array(*header_items()))
-    for name, comment, data, expect, more in (
-        ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED, {}),
-        (
-            "kind-5",
-            "an envelope of a kind that there is not",
-            enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(5)))),
-            "wire.version",
-            {},
-        ),
-        (
-            "too-large",
-            "an envelope over the relay's limit",
-            enveloped(wire.array(*header_items()), bytes(5000)),
-            TOO_LARGE,
-            {"limits": SMALL},
-        ),
-    ):
-        files.add(
-            f"refuse-see-{name}",
-            "record.see",
-            comment,
-            spec=SPEC,
-            given={
-                "sequence": 0,
-                "previous": FIRST_PREVIOUS.hex(),
-                "at_ms": NOW_MS,
-                "envelope": data.hex(),
-                **more,
-            },
-            expect=expect,
+    files.add_each("record.see", SPEC, (
+        (f"refuse-see-{name}", comment,
+         {"sequence": 0, "previous": FIRST_PREVIOUS.hex(), "at_ms": NOW_MS, "envelope": data.hex(), **more}, expect)
+        for name, comment, data, expect, more in (
+            ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED, {}),
+            ("kind-5", "an envelope of a kind that there is not",
+             enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(5)))), "wire.version", {}),
+            ("too-large", "an envelope over the relay's limit", enveloped(wire.array(*header_items()), bytes(5000)),
+             TOO_LARGE, {"limits": SMALL}),
         )
+    ))  # fmt: skip
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
@@ -171,85 +151,32 @@ def counted(files: Files) -> None:
     end = start + MINUTE_MS
     misrouted = _to_bob(b"a", recipient=MALLORY.did)
     cases: list[Case] = [
-        (
-            "one-sender",
-            "one code and one claimed sender: one record, with the first of them",
-            [[_refused(start + 10 * index, _to_bob(b"%d" % index)) for index in range(3)]],
-            end,
-            {},
-        ),
-        (
-            "senders-and-codes",
-            "a record for each code and each claimed sender, in the order in which they began",
-            [
-                [
-                    _refused(start, _to_bob(b"a")),
-                    _refused(start + 1, _to_bob(b"b", MALLORY.did)),
-                    _refused(start + 2, misrouted, "envelope.recipient"),
-                    _refused(start + 3, _to_bob(b"c", MALLORY.did)),
-                    _refused(start + 4, _to_bob(b"d")),
-                ]
-            ],
-            end,
-            {},
-        ),
-        (
-            "same-envelope",
-            "one envelope refused three times counts three times",
-            [[_refused(start, misrouted, "envelope.recipient")] * 3],
-            end,
-            {},
-        ),
-        (
-            "nobody",
-            "what is no envelope claims no sender",
-            [
-                [
-                    _refused(start, GARBAGE, MALFORMED),
-                    _refused(start + 1, _to_bob(b"a")[:-1], MALFORMED),
-                    _refused(
-                        start + 2,
-                        enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(9)))),
-                        "wire.version",
-                    ),
-                ]
-            ],
-            end,
-            {},
-        ),
-        (
-            "minutes",
-            "the last millisecond of a minute and the first of the next are two records",
-            [[_refused(end - 1, _to_bob(b"a"))], [_refused(end, _to_bob(b"b"))]],
-            end + MINUTE_MS,
-            {},
-        ),
-        (
-            "clock-set-back",
-            "an earlier minute is another one too",
-            [[_refused(end, _to_bob(b"a"))], [_refused(start, _to_bob(b"b"))]],
-            end,
-            {},
-        ),
+        ("one-sender", "one code and one claimed sender: one record, with the first of them",
+         [[_refused(start + 10 * index, _to_bob(b"%d" % index)) for index in range(3)]], end, {}),
+        ("senders-and-codes", "a record for each code and each claimed sender, in the order in which they began",
+         [[_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did)),
+           _refused(start + 2, misrouted, "envelope.recipient"), _refused(start + 3, _to_bob(b"c", MALLORY.did)),
+           _refused(start + 4, _to_bob(b"d"))]], end, {}),
+        ("same-envelope", "one envelope refused three times counts three times",
+         [[_refused(start, misrouted, "envelope.recipient")] * 3], end, {}),
+        ("nobody", "what is no envelope claims no sender",
+         [[_refused(start, GARBAGE, MALFORMED), _refused(start + 1, _to_bob(b"a")[:-1], MALFORMED),
+           _refused(start + 2, enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(9)))),
+                    "wire.version")]], end, {}),
+        ("minutes", "the last millisecond of a minute and the first of the next are two records",
+         [[_refused(end - 1, _to_bob(b"a"))], [_refused(end, _to_bob(b"b"))]], end + MINUTE_MS, {}),
+        ("clock-set-back", "an earlier minute is another one too",
+         [[_refused(end, _to_bob(b"a"))], [_refused(start, _to_bob(b"b"))]], end, {}),
         ("running", "the minute is not over: nothing is in the log yet", [], end - 1, {}),
-        (
-            "bounded",
-            "two records tell senders apart; whoever comes later is counted under no name, with one record a code",
-            [
-                [
-                    _refused(start, _to_bob(b"a")),
-                    _refused(start + 1, _to_bob(b"b", MALLORY.did)),
-                    *(_refused(start + 2 + index, _to_bob(b"c", name)) for index, name in enumerate(_NAMES)),
-                    _refused(start + 8, _to_bob(b"d")),
-                    _refused(start + 9, misrouted, "envelope.recipient"),
-                ]
-            ],
-            end,
-            {"refusal_records_per_minute": 2},
-        ),
+        ("bounded",
+         "two records tell senders apart; whoever comes later is counted under no name, with one record a code",
+         [[_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did)),
+           *(_refused(start + 2 + index, _to_bob(b"c", name)) for index, name in enumerate(_NAMES)),
+           _refused(start + 8, _to_bob(b"d")), _refused(start + 9, misrouted, "envelope.recipient")]], end,
+         {"refusal_records_per_minute": 2}),
         *_unreadable(start, end),
         *_bounded(start, end),
-    ]
+    ]  # fmt: skip
     for name, comment, minutes, now_ms, limits in cases:
         records = [fields for minute in minutes for fields in _records(minute, limits)]
         refusals = [refusal for minute in minutes for refusal in minute]
@@ -276,113 +203,48 @@ def _unreadable(start: int, end: int) -> Iterator[Case]:
     cut = wire.array(*header_items()[:3], wire.text(ALICE.did.encode()), wire.text(BOB.did.encode()), wire.uint(NOW_MS))
     for name, comment, envelope, code, limits in (
         ("no-bytes", "no bytes have a receipt too", b"", MALFORMED, {}),
-        (
-            "too-large",
-            "an envelope over the limit is not read: it claims no sender",
-            _to_bob(bytes(5000)),
-            TOO_LARGE,
-            SMALL,
-        ),
-        (
-            "bad-sender",
-            "a sender that has not the form of a DID is none",
-            _to_bob(b"a", "did:agentmesh:0OIl"),
-            MALFORMED,
-            {},
-        ),
-        (
-            "bad-recipient",
-            "where the recipient has not the form of a DID, a good sender is none either",
-            _to_bob(b"a", recipient="did:agentmesh:0OIl"),
-            MALFORMED,
-            {},
-        ),
+        ("too-large", "an envelope over the limit is not read: it claims no sender", _to_bob(bytes(5000)), TOO_LARGE,
+         SMALL),
+        ("bad-sender", "a sender that has not the form of a DID is none", _to_bob(b"a", "did:agentmesh:0OIl"),
+         MALFORMED, {}),
+        ("bad-recipient", "where the recipient has not the form of a DID, a good sender is none either",
+         _to_bob(b"a", recipient="did:agentmesh:0OIl"), MALFORMED, {}),
         ("bad-mesh", "so it is where the mesh has a capital", _to_bob(b"a", mesh="example/Vectors"), MALFORMED, {}),
-        (
-            "other-mesh",
-            "an envelope of another mesh claims a sender; the record is of the owner's mesh",
-            _to_bob(b"a", mesh="example/other"),
-            "envelope.mesh",
-            {},
-        ),
-        (
-            "reflected",
-            "an envelope from the receiver claims the receiver",
-            _to_bob(b"a", BOB.did),
-            "envelope.reflected",
-            {},
-        ),
-        (
-            "body-too-short",
-            "a good header with a body that is too short claims its sender, although the code is that of no envelope",
-            enveloped(cut, b"short"),
-            MALFORMED,
-            {},
-        ),
-    ):
+        ("other-mesh", "an envelope of another mesh claims a sender; the record is of the owner's mesh",
+         _to_bob(b"a", mesh="example/other"), "envelope.mesh", {}),
+        ("reflected", "an envelope from the receiver claims the receiver", _to_bob(b"a", BOB.did), "envelope.reflected",
+         {}),
+        ("body-too-short",
+         "a good header with a body that is too short claims its sender, although the code is that of no envelope",
+         enveloped(cut, b"short"), MALFORMED, {}),
+    ):  # fmt: skip
         yield name, comment, [[_refused(start, envelope, code)]], end, limits
-    yield (
-        "body-too-short-and-nobody",
-        "one code, from a sender and from nobody: two records",
-        [[_refused(start, enveloped(cut, b"short"), MALFORMED), _refused(start + 1, GARBAGE, MALFORMED)]],
-        end,
-        {},
-    )
+    yield ("body-too-short-and-nobody", "one code, from a sender and from nobody: two records",
+           [[_refused(start, enveloped(cut, b"short"), MALFORMED), _refused(start + 1, GARBAGE, MALFORMED)]], end,
+           {})  # fmt: skip
 
 
 def _bounded(start: int, end: int) -> Iterator[Case]:
     """Yield what counts toward the limit, and what stays as it is within a minute."""
     one, two = ({"refusal_records_per_minute": bound} for bound in (1, 2))
-    yield (
-        "nobody-toward-the-limit",
-        "a record under no name counts toward the limit of two like any other",
-        [
-            [
-                _refused(start, GARBAGE, MALFORMED),
-                _refused(start + 1, _to_bob(b"a")),
-                _refused(start + 2, _to_bob(b"b", MALLORY.did)),
-            ]
-        ],
-        end,
-        two,
-    )
-    yield (
-        "nobody-beyond-the-limit",
-        "where the limit is reached, a record under no name may still begin, one for each code",
-        [
-            [
-                _refused(start, _to_bob(b"a")),
-                _refused(start + 1, GARBAGE, MALFORMED),
-                _refused(start + 2, _to_bob(b"b", MALLORY.did)),
-                _refused(start + 3, GARBAGE + b".", MALFORMED),
-                _refused(start + 4, _to_bob(b"c", _NAMES[0])),
-            ]
-        ],
-        end,
-        one,
-    )
-    yield (
-        "limit-in-each-minute",
-        "the limit starts anew with each minute: who had no record of its own in the first has one in the second",
-        [
-            [_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did))],
-            [_refused(end, _to_bob(b"c", MALLORY.did)), _refused(end + 1, _to_bob(b"d"))],
-        ],
-        end + MINUTE_MS,
-        one,
-    )
+    yield from (
+        ("nobody-toward-the-limit", "a record under no name counts toward the limit of two like any other",
+         [[_refused(start, GARBAGE, MALFORMED), _refused(start + 1, _to_bob(b"a")),
+           _refused(start + 2, _to_bob(b"b", MALLORY.did))]], end, two),
+        ("nobody-beyond-the-limit",
+         "where the limit is reached, a record under no name may still begin, one for each code",
+         [[_refused(start, _to_bob(b"a")), _refused(start + 1, GARBAGE, MALFORMED),
+           _refused(start + 2, _to_bob(b"b", MALLORY.did)), _refused(start + 3, GARBAGE + b".", MALFORMED),
+           _refused(start + 4, _to_bob(b"c", _NAMES[0]))]], end, one),
+        ("limit-in-each-minute",
+         "the limit starts anew with each minute: who had no record of its own in the first has one in the second",
+         [[_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did))],
+          [_refused(end, _to_bob(b"c", MALLORY.did)), _refused(end + 1, _to_bob(b"d"))]], end + MINUTE_MS, one),
+    )  # fmt: skip
     names = [f"did:agentmesh:2{letter}{digit}" for letter in "abcdefg" for digit in "123456789A"]
-    yield (
-        "limit-64",
-        "sixty-six senders and the limit that stands unsaid: the last two are counted under no name",
-        [[_refused(start + index, _to_bob(b"a", name)) for index, name in enumerate(names[:66])]],
-        end,
-        {},
-    )
-    yield (
-        "clock-set-back-within-the-minute",
-        "the clock goes back and stays in the minute: one record, with the time of the first",
-        [[_refused(start + 30, _to_bob(b"a")), _refused(start + 10, _to_bob(b"b"))]],
-        end,
-        {},
-    )
+    yield ("limit-64", "sixty-six senders and the limit that stands unsaid: the last two are counted under no name",
+           [[_refused(start + index, _to_bob(b"a", name)) for index, name in enumerate(names[:66])]], end,
+           {})  # fmt: skip
+    yield ("clock-set-back-within-the-minute",
+           "the clock goes back and stays in the minute: one record, with the time of the first",
+           [[_refused(start + 30, _to_bob(b"a")), _refused(start + 10, _to_bob(b"b"))]], end, {})  # fmt: skip

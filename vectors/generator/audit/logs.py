@@ -86,38 +86,31 @@ def _good(files: Files) -> None:
     last = chained([*RECORDS[:-1], {**RECORDS[-1], "count": 1}])
     grown = chained([*RECORDS, record(6), record(7)])
     foreign = chained([{**fields, "mesh": "example/other"} for fields in RECORDS])
-    for name, comment, entries, checkpoint in (
-        ("empty", "a log without entries", [], None),
-        ("one", "one entry", ENTRIES[:1], None),
-        ("whole", "five entries", ENTRIES, None),
-        ("whole-with-checkpoint", "five entries and a checkpoint over them", ENTRIES, over(ENTRIES)),
-        ("with-earlier-checkpoint", "a checkpoint over the first three", ENTRIES, over(ENTRIES[:3])),
-        (
-            "with-checkpoint-over-nothing",
-            "a checkpoint over the empty log, which every log begins with",
-            ENTRIES,
-            over([]),
-        ),
-        ("empty-with-checkpoint", "an empty log and its checkpoint", [], over([])),
-        ("grown-behind-the-checkpoint", "two entries behind those that the checkpoint covers", grown, over(ENTRIES)),
-        ("tail-cut-without-checkpoint", "a tail that was cut goes unnoticed without a checkpoint", ENTRIES[:3], None),
-        ("last-altered-without-checkpoint", "so does another last entry", last, None),
-        ("last-altered-behind-checkpoint", "and one that the checkpoint does not cover", last, over(ENTRIES[:4])),
-        ("rewritten-without-checkpoint", "and a whole log written anew", rewritten, None),
-        (
-            "other-mesh",
-            "records of another mesh under the owner's checkpoint: a verifier does not hold the one against the other",
-            foreign,
-            over(foreign),
-        ),
-        (
-            "clock-set-back",
-            "the owner's clock went back: an entry's time decides nothing",
-            chained([record(9), record(3), record(3)]),
-            None,
-        ),
-    ):
-        files.add(f"verify-{name}", "log.verify", comment, spec=SPEC, given=_given(entries, checkpoint))
+    files.add_each("log.verify", SPEC, (
+        (f"verify-{name}", comment, _given(entries, checkpoint))
+        for name, comment, entries, checkpoint in (
+            ("empty", "a log without entries", [], None),
+            ("one", "one entry", ENTRIES[:1], None),
+            ("whole", "five entries", ENTRIES, None),
+            ("whole-with-checkpoint", "five entries and a checkpoint over them", ENTRIES, over(ENTRIES)),
+            ("with-earlier-checkpoint", "a checkpoint over the first three", ENTRIES, over(ENTRIES[:3])),
+            ("with-checkpoint-over-nothing", "a checkpoint over the empty log, which every log begins with", ENTRIES,
+             over([])),
+            ("empty-with-checkpoint", "an empty log and its checkpoint", [], over([])),
+            ("grown-behind-the-checkpoint", "two entries behind those that the checkpoint covers", grown,
+             over(ENTRIES)),
+            ("tail-cut-without-checkpoint", "a tail that was cut goes unnoticed without a checkpoint", ENTRIES[:3],
+             None),
+            ("last-altered-without-checkpoint", "so does another last entry", last, None),
+            ("last-altered-behind-checkpoint", "and one that the checkpoint does not cover", last, over(ENTRIES[:4])),
+            ("rewritten-without-checkpoint", "and a whole log written anew", rewritten, None),
+            ("other-mesh",
+             "records of another mesh under the owner's checkpoint: a verifier does not hold the one against the other",
+             foreign, over(foreign)),
+            ("clock-set-back", "the owner's clock went back: an entry's time decides nothing",
+             chained([record(9), record(3), record(3)]), None),
+        )
+    ))  # fmt: skip
 
 
 def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
@@ -134,14 +127,10 @@ def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
             short = name.removesuffix("_ms").replace("_", "-")
             is_last = place == COUNT - 1
             checkpoint = over(ENTRIES) if is_last else None
-            yield (
-                f"altered-{place}-{short}",
-                f"another {short} in entry {place}"
-                + (", the last: only a checkpoint tells" if is_last else ": the next one does not follow it"),
-                _given(altered, checkpoint),
-                "root" if is_last else "previous",
-                COUNT if is_last else place + 1,
-            )
+            yield (f"altered-{place}-{short}",
+                   f"another {short} in entry {place}" + (", the last: only a checkpoint tells" if is_last else ": the next one does not follow it"),
+                   _given(altered, checkpoint), "root" if is_last else "previous",
+                   COUNT if is_last else place + 1)  # fmt: skip
         own = items(fields, place, leaf(ENTRIES[place - 1]) if place else FIRST_PREVIOUS)
         for name, comment, index, item, fault in (
             ("version", "another version", 0, wire.uint(2), "entry"),
@@ -156,26 +145,23 @@ def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
 def _moved() -> Iterator[tuple[str, str, Json, str, int]]:
     e = ENTRIES
     other = chained([record(place + 40) for place in range(COUNT)])
-    yield "first-cut", "the first entry is missing", _given(e[1:]), "sequence", 0
-    yield "middle-cut", "entry 2 is missing", _given(e[:2] + e[3:]), "sequence", 2
-    yield "middle-cut-two", "entries 1 and 2 are missing", _given(e[:1] + e[3:]), "sequence", 1
-    yield "first-entry-of-a-longer-log", "one entry, which is not the first", _given(e[3:4]), "sequence", 0
-    yield "reordered", "entries 2 and 3 have changed places", _given([*e[:2], e[3], e[2], e[4]]), "sequence", 2
-    yield "reversed", "the last entry first", _given(e[::-1]), "sequence", 0
-    yield "repeated", "entry 2 twice", _given([*e[:3], e[2], *e[3:]]), "sequence", 3
-    yield "repeated-last", "the last entry twice", _given([*e, e[-1]]), "sequence", COUNT
-    yield "two-logs-joined", "a whole log behind a whole log", _given(e + other), "sequence", COUNT
-    yield "spliced", "the beginning of one log and the end of another", _given(e[:3] + other[3:]), "previous", 3
+    yield from (
+        ("first-cut", "the first entry is missing", _given(e[1:]), "sequence", 0),
+        ("middle-cut", "entry 2 is missing", _given(e[:2] + e[3:]), "sequence", 2),
+        ("middle-cut-two", "entries 1 and 2 are missing", _given(e[:1] + e[3:]), "sequence", 1),
+        ("first-entry-of-a-longer-log", "one entry, which is not the first", _given(e[3:4]), "sequence", 0),
+        ("reordered", "entries 2 and 3 have changed places", _given([*e[:2], e[3], e[2], e[4]]), "sequence", 2),
+        ("reversed", "the last entry first", _given(e[::-1]), "sequence", 0),
+        ("repeated", "entry 2 twice", _given([*e[:3], e[2], *e[3:]]), "sequence", 3),
+        ("repeated-last", "the last entry twice", _given([*e, e[-1]]), "sequence", COUNT),
+        ("two-logs-joined", "a whole log behind a whole log", _given(e + other), "sequence", COUNT),
+        ("spliced", "the beginning of one log and the end of another", _given(e[:3] + other[3:]), "previous", 3),
+    )
     swapped = [*e[:2], other[2], *e[3:]]
     yield "entry-of-another-log", "entry 2 is that of another log of the owner", _given(swapped), "previous", 2
     twice = [*e[:3], entry(RECORDS[3], 2, leaf(e[2]))]
-    yield (
-        "one-sequence-twice",
-        "two entries with the number 2, the second chained to the first",
-        _given(twice),
-        "sequence",
-        3,
-    )
+    yield ("one-sequence-twice", "two entries with the number 2, the second chained to the first", _given(twice),
+           "sequence", 3)  # fmt: skip
     fork = [*e[:3], entry(record(30), 2, leaf(e[1]))]
     yield "one-sequence-forked", "two entries with the number 2, both behind entry 1", _given(fork), "sequence", 3
     gap = chained(RECORDS[:2]) + chained(RECORDS[2:], 3, leaf(e[1]))
@@ -188,32 +174,17 @@ def _moved() -> Iterator[tuple[str, str, Json, str, int]]:
         data = chained(RECORDS, 0, previous)
         yield f"first-previous-{name}", f"before the first entry stands {comment}", _given(data), "previous", 0
     plain = [e[0], entry(RECORDS[1], 1, _crypto.sha256(e[0]))]
-    yield (
-        "previous-without-its-byte",
-        "SHA-256 of the entry before, without the byte 0x00",
-        _given(plain),
-        "previous",
-        1,
-    )
+    yield ("previous-without-its-byte", "SHA-256 of the entry before, without the byte 0x00", _given(plain), "previous",
+           1)  # fmt: skip
     noded = [*e[:2], entry(RECORDS[2], 2, root_of(e[:2]))]
-    yield (
-        "previous-is-the-root",
-        "the root over the entries before, in the place of the last one's hash",
-        _given(noded),
-        "previous",
-        2,
-    )
+    yield ("previous-is-the-root", "the root over the entries before, in the place of the last one's hash",
+           _given(noded), "previous", 2)  # fmt: skip
     zero = [e[0], entry(RECORDS[1], 1, FIRST_PREVIOUS)]
     yield "previous-zero", "32 zero bytes before an entry that is not the first", _given(zero), "previous", 1
     mixed = list(e)
     mixed[3] = entry({**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, 3, leaf(e[2]))
-    yield (
-        "receipt-of-another-message",
-        "entry 3 has the receipt of another envelope of the log",
-        _given(mixed),
-        "previous",
-        4,
-    )
+    yield ("receipt-of-another-message", "entry 3 has the receipt of another envelope of the log", _given(mixed),
+           "previous", 4)  # fmt: skip
 
 
 def _no_entries() -> Iterator[tuple[str, str, Json, str, int]]:
@@ -233,101 +204,53 @@ def _no_entries() -> Iterator[tuple[str, str, Json, str, int]]:
         ("checkpoint", "a checkpoint, for an entry", bytes.fromhex(over(e)["checkpoint"])),
     ):
         yield f"entry-{name}", comment, _given([*e[:2], data, *e[3:]]), "entry", 2
-    yield (
-        "entry-behind-the-checkpoint",
-        "no entry, behind those that the checkpoint covers",
-        _given([*e, b"\x00"], over(e)),
-        "entry",
-        COUNT,
-    )
-    yield (
-        "previous-behind-the-checkpoint",
-        "what the checkpoint does not cover is chained all the same",
-        _given([*e, entry(record(6), COUNT, leaf(e[0]))], over(e)),
-        "previous",
-        COUNT,
-    )
+    yield ("entry-behind-the-checkpoint", "no entry, behind those that the checkpoint covers",
+           _given([*e, b"\x00"], over(e)), "entry", COUNT)  # fmt: skip
+    yield ("previous-behind-the-checkpoint", "what the checkpoint does not cover is chained all the same",
+           _given([*e, entry(record(6), COUNT, leaf(e[0]))], over(e)), "previous", COUNT)  # fmt: skip
 
 
 def _against_a_checkpoint() -> Iterator[tuple[str, str, Json, str, int]]:
     e = ENTRIES
-    yield "tail-cut", "the last entry is missing", _given(e[:-1], over(e)), "cut", COUNT - 1
-    yield "tail-cut-to-one", "all but the first are missing", _given(e[:1], over(e)), "cut", 1
-    yield "emptied", "nothing is left of the log", _given([], over(e)), "cut", 0
+    yield from (
+        ("tail-cut", "the last entry is missing", _given(e[:-1], over(e)), "cut", COUNT - 1),
+        ("tail-cut-to-one", "all but the first are missing", _given(e[:1], over(e)), "cut", 1),
+        ("emptied", "nothing is left of the log", _given([], over(e)), "cut", 0),
+    )
     for name, comment, changed in (
         ("rewritten", "the whole log written anew, with good hashes", [record(place + 20) for place in range(COUNT)]),
         ("rewritten-first", "entry 0 altered and all behind it hashed anew", [{**RECORDS[0], "size": 1}, *RECORDS[1:]]),
-        (
-            "rewritten-receipt",
-            "entry 3 with the receipt of another message, and all behind it hashed anew",
-            [*RECORDS[:3], {**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, *RECORDS[4:]],
-        ),
-        (
-            "rewritten-without-one",
-            "entry 2 left out, another appended, all hashed anew",
-            [*RECORDS[:2], *RECORDS[3:], record(6)],
-        ),
-        (
-            "rewritten-order",
-            "entries 2 and 3 swapped and hashed anew",
-            [*RECORDS[:2], RECORDS[3], RECORDS[2], RECORDS[4]],
-        ),
+        ("rewritten-receipt", "entry 3 with the receipt of another message, and all behind it hashed anew",
+         [*RECORDS[:3], {**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, *RECORDS[4:]]),
+        ("rewritten-without-one", "entry 2 left out, another appended, all hashed anew",
+         [*RECORDS[:2], *RECORDS[3:], record(6)]),
+        ("rewritten-order", "entries 2 and 3 swapped and hashed anew",
+         [*RECORDS[:2], RECORDS[3], RECORDS[2], RECORDS[4]]),
         ("rewritten-last", "the last entry altered", [*RECORDS[:-1], {**RECORDS[-1], "count": 1}]),
-    ):
+    ):  # fmt: skip
         yield name, f"{comment}: only the checkpoint tells", _given(chained(changed), over(e)), "root", COUNT
     grown = chained([*RECORDS[:4], record(20), record(21), record(22)])
     yield "rewritten-and-grown", "entry 4 altered, and more behind it", _given(grown, over(e)), "root", COUNT
     early = chained([RECORDS[0], {**RECORDS[1], "size": 1}, *RECORDS[2:]])
-    yield (
-        "rewritten-under-an-early-checkpoint",
-        "entry 1 altered under a checkpoint over two",
-        _given(early, over(e[:2])),
-        "root",
-        2,
-    )
-    yield (
-        "root-before-what-follows",
-        "entry 1 altered under a checkpoint over two, and entry 4 is none: the root comes first",
-        _given([*early[:4], b"\x00"], over(e[:2])),
-        "root",
-        2,
-    )
-    yield (
-        "entry-before-the-root",
-        "entry 1 is none, under a checkpoint over two: it never comes to the root",
-        _given([e[0], b"\x00"], over(e[:2])),
-        "entry",
-        1,
-    )
-    yield (
-        "entry-before-the-cut",
-        "entry 1 is none, and the last is missing: the entry comes first",
-        _given([e[0], b"\x00", *e[2:-1]], over(e)),
-        "entry",
-        1,
-    )
-    yield (
-        "previous-before-the-cut",
-        "entry 2 does not follow entry 1, and the last is missing",
-        _given([*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:-1]], over(e)),
-        "previous",
-        2,
-    )
+    yield from (
+        ("rewritten-under-an-early-checkpoint", "entry 1 altered under a checkpoint over two",
+         _given(early, over(e[:2])), "root", 2),
+        ("root-before-what-follows",
+         "entry 1 altered under a checkpoint over two, and entry 4 is none: the root comes first",
+         _given([*early[:4], b"\x00"], over(e[:2])), "root", 2),
+        ("entry-before-the-root", "entry 1 is none, under a checkpoint over two: it never comes to the root",
+         _given([e[0], b"\x00"], over(e[:2])), "entry", 1),
+        ("entry-before-the-cut", "entry 1 is none, and the last is missing: the entry comes first",
+         _given([e[0], b"\x00", *e[2:-1]], over(e)), "entry", 1),
+        ("previous-before-the-cut", "entry 2 does not follow entry 1, and the last is missing",
+         _given([*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:-1]], over(e)), "previous", 2),
+    )  # fmt: skip
     nothing = against(signed_over(0, token("audit/root")))
-    yield (
-        "entry-before-the-root-of-nothing",
-        "a checkpoint of size 0 with another root, and entry 1 is none: that root is looked at behind the last",
-        _given([e[0], b"\x00", *e[2:]], nothing),
-        "entry",
-        1,
-    )
-    yield (
-        "sequence-before-the-root-of-nothing",
-        "a checkpoint of size 0 with another root, and entry 2 is missing",
-        _given(e[:2] + e[3:], nothing),
-        "sequence",
-        2,
-    )
+    yield ("entry-before-the-root-of-nothing",
+           "a checkpoint of size 0 with another root, and entry 1 is none: that root is looked at behind the last",
+           _given([e[0], b"\x00", *e[2:]], nothing), "entry", 1)  # fmt: skip
+    yield ("sequence-before-the-root-of-nothing", "a checkpoint of size 0 with another root, and entry 2 is missing",
+           _given(e[:2] + e[3:], nothing), "sequence", 2)  # fmt: skip
     for name, comment, size, root in (
         ("size-one-more", "the right root under a size of one more", COUNT + 1, root_of(e)),
         ("size-one-less", "the right root under a size of one less", COUNT - 1, root_of(e)),
@@ -337,50 +260,28 @@ def _against_a_checkpoint() -> Iterator[tuple[str, str, Json, str, int]]:
         ("nothing-other-root", "a size of 0 and a root that is not the empty one's", 0, root_of(e)),
     ):
         fault, number = ("cut", COUNT) if size > COUNT else ("root", size)
-        yield (
-            f"checkpoint-{name}",
-            f"well signed: {comment}",
-            _given(e, against(signed_over(size, root))),
-            fault,
-            number,
-        )
+        yield (f"checkpoint-{name}", f"well signed: {comment}", _given(e, against(signed_over(size, root))), fault,
+               number)  # fmt: skip
     mine = chained([record(place + 40) for place in range(COUNT)])
-    yield (
-        "checkpoint-of-another-log",
-        "the owner's checkpoint over another log of its own",
-        _given(e, over(mine)),
-        "root",
-        COUNT,
-    )
+    yield ("checkpoint-of-another-log", "the owner's checkpoint over another log of its own", _given(e, over(mine)),
+           "root", COUNT)  # fmt: skip
 
 
 def _bad_checkpoints(files: Files) -> None:
     good = over(ENTRIES)
     data = bytes.fromhex(good["checkpoint"])
-    for name, comment, change, expect in (
-        (
-            "flipped-signature",
-            "a bit of the checkpoint's signature flipped",
-            {"checkpoint": wire.flipped(data, -1).hex()},
-            "signature.invalid",
-        ),
-        (
-            "other-owner",
-            "a checkpoint that is not of the log's owner",
-            {"owner": BOB.key.raw.hex()},
-            "signature.invalid",
-        ),
-        ("other-mesh", "a checkpoint of another mesh", {"mesh": "example/other"}, "audit.proof"),
-        ("rubbish", "what is no checkpoint", {"checkpoint": "c0"}, "wire.malformed"),
-    ):
-        files.add(
-            f"refuse-with-checkpoint-{name}",
-            "log.verify",
-            f"{comment}: a good log proves nothing under it",
-            spec=SPEC,
-            given={**_given(ENTRIES), **good, **change},
-            expect=expect,
+    files.add_each("log.verify", SPEC, (
+        (f"refuse-with-checkpoint-{name}", f"{comment}: a good log proves nothing under it",
+         {**_given(ENTRIES), **good, **change}, expect)
+        for name, comment, change, expect in (
+            ("flipped-signature", "a bit of the checkpoint's signature flipped",
+             {"checkpoint": wire.flipped(data, -1).hex()}, "signature.invalid"),
+            ("other-owner", "a checkpoint that is not of the log's owner", {"owner": BOB.key.raw.hex()},
+             "signature.invalid"),
+            ("other-mesh", "a checkpoint of another mesh", {"mesh": "example/other"}, "audit.proof"),
+            ("rubbish", "what is no checkpoint", {"checkpoint": "c0"}, "wire.malformed"),
         )
+    ))  # fmt: skip
 
 
 # --- one entry -------------------------------------------------------------------------------------------------------
@@ -402,27 +303,14 @@ def _entries(files: Files) -> None:
             given=_entry(place, e),
             output=RECORDS[place],
         )
-    files.add(
-        "verify-entry-only",
-        "log.verify_entry",
-        "the only entry of a log: its hash is the root",
-        spec=SPEC,
-        given=_entry(0, e[:1]),
-    )
-    files.add(
-        "verify-entry-unchained",
-        "log.verify_entry",
-        "the entry before it is not the one that it names: inclusion does not show that, the whole log does",
-        spec=SPEC,
-        given=_entry(2, [*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:]]),
-    )
-    files.add(
-        "verify-entry-first-unchained",
-        "log.verify_entry",
-        "the first entry names one before it: inclusion does not show that either",
-        spec=SPEC,
-        given=_entry(0, [entry(RECORDS[0], 0, token("audit/previous")), *e[1:]]),
-    )
+    files.add_each("log.verify_entry", SPEC, (
+        ("verify-entry-only", "the only entry of a log: its hash is the root", _entry(0, e[:1])),
+        ("verify-entry-unchained",
+         "the entry before it is not the one that it names: inclusion does not show that, the whole log does",
+         _entry(2, [*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:]])),
+        ("verify-entry-first-unchained", "the first entry names one before it: inclusion does not show that either",
+         _entry(0, [entry(RECORDS[0], 0, token("audit/previous")), *e[1:]])),
+    ))  # fmt: skip
     foreign = [*e[:2], entry({**RECORDS[2], "mesh": "example/other"}, 2, leaf(e[1])), *e[3:]]
     files.add(
         "verify-entry-other-mesh",
@@ -439,48 +327,33 @@ def _entries(files: Files) -> None:
     zero = [*e[:2], bytes(32), *e[3:]]
     proof, malformed = "audit.proof", "wire.malformed"
     signature = over(e)["checkpoint"]
-    for name, comment, given, expect in (
-        ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), proof),
-        ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), proof),
-        ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), proof),
-        ("no-proof", "no proof", _entry(2, e, proof=[]), proof),
-        ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), proof),
-        ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond), proof),
-        ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), proof),
-        ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), proof),
-        (
-            "newer-version",
-            "an entry of another version that is in the log",
-            _entry(2, [*e[:2], newer, *e[3:]]),
-            "wire.version",
-        ),
-        ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
-        ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
-        ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
-        (
-            "form-before-the-proof",
-            "no entry, and no proof of it: the entry comes first",
-            _entry(2, e, entry="00", proof=[]),
-            malformed,
-        ),
-        (
-            "checkpoint-before-the-entry",
-            "no entry, under a checkpoint that does not verify: the checkpoint comes first",
-            _entry(2, e, entry="00", checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()),
-            "signature.invalid",
-        ),
-        (
-            "checkpoint-mesh-before-the-entry",
-            "no entry, under a checkpoint of another mesh",
-            _entry(2, e, entry="00", mesh="example/other"),
-            proof,
-        ),
-        (
-            "flipped-signature",
-            "a bit of the checkpoint's signature flipped",
-            _entry(2, e, checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()),
-            "signature.invalid",
-        ),
-        ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), "signature.invalid"),
-    ):
-        files.add(f"refuse-verify-entry-{name}", "log.verify_entry", comment, spec=SPEC, given=given, expect=expect)
+    files.add_each("log.verify_entry", SPEC, (
+        (f"refuse-verify-entry-{name}", comment, given, expect)
+        for name, comment, given, expect in (
+            ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), proof),
+            ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), proof),
+            ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), proof),
+            ("no-proof", "no proof", _entry(2, e, proof=[]), proof),
+            ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), proof),
+            ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond),
+             proof),
+            ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), proof),
+            ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), proof),
+            ("newer-version", "an entry of another version that is in the log", _entry(2, [*e[:2], newer, *e[3:]]),
+             "wire.version"),
+            ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
+            ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
+            ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
+            ("form-before-the-proof", "no entry, and no proof of it: the entry comes first",
+             _entry(2, e, entry="00", proof=[]), malformed),
+            ("checkpoint-before-the-entry",
+             "no entry, under a checkpoint that does not verify: the checkpoint comes first",
+             _entry(2, e, entry="00", checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()),
+             "signature.invalid"),
+            ("checkpoint-mesh-before-the-entry", "no entry, under a checkpoint of another mesh",
+             _entry(2, e, entry="00", mesh="example/other"), proof),
+            ("flipped-signature", "a bit of the checkpoint's signature flipped",
+             _entry(2, e, checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()), "signature.invalid"),
+            ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), "signature.invalid"),
+        )
+    ))  # fmt: skip

@@ -21,162 +21,51 @@ LARGEST: Final = 2**53 - 1
 LONGEST_NAME: Final = "did:" + "m" * 3 + ":" + "n" * 120
 
 EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
-    (
-        "bundle-published",
-        "Alice made a last-resort bundle; its size, and no envelope",
-        {**NO_ENVELOPE, "event": "bundle.published", "size": 1359, "class": 2},
-    ),
+    ("bundle-published", "Alice made a last-resort bundle; its size, and no envelope",
+     {**NO_ENVELOPE, "event": "bundle.published", "size": 1359, "class": 2}),
     ("knock-sent", "Alice's own KNOCK", {"event": "knock.sent", "number": 0, "size": 1530}),
     ("knock-received", "the same in Bob's log", {"event": "knock.received", "number": 0, "size": 1530}),
-    (
-        "knock-accepted",
-        "Bob's ACCEPT, in both logs alike",
-        {
-            "event": "knock.accepted",
-            "decision": "allow",
-            "number": 0,
-            "size": 342,
-            "sender": BOB.did,
-            "recipient": ALICE.did,
-        },
-    ),
-    (
-        "knock-rejected",
-        "Bob's REJECT in Bob's log: it names no session",
-        {
-            "event": "knock.rejected",
-            "decision": "deny",
-            "number": 0,
-            "size": 230,
-            "sender": BOB.did,
-            "recipient": ALICE.did,
-            "session_id": "",
-            "class": 0,
-            "reason": "policy",
-        },
-    ),
+    ("knock-accepted", "Bob's ACCEPT, in both logs alike",
+     {"event": "knock.accepted", "decision": "allow", "number": 0, "size": 342, "sender": BOB.did,
+      "recipient": ALICE.did}),
+    ("knock-rejected", "Bob's REJECT in Bob's log: it names no session",
+     {"event": "knock.rejected", "decision": "deny", "number": 0, "size": 230, "sender": BOB.did,
+      "recipient": ALICE.did, "session_id": "", "class": 0, "reason": "policy"}),
     ("message-sealed", "a message of Alice's", {}),
     ("message-opened", "the same in Bob's log", {"event": "message.opened"}),
-    (
-        "message-refused",
-        "three refusals with one code in one minute, with the first receipt",
-        {
-            **NO_ENVELOPE,
-            "event": "message.refused",
-            "decision": "deny",
-            "recipient": BOB.did,
-            "receipt": token("audit/receipt/refused").hex(),
-            "size": 326,
-            "reason": "message.unopened",
-            "count": 3,
-        },
-    ),
-    (
-        "message-refused-nobody",
-        "a refused envelope that names no readable sender",
-        {
-            **NO_ENVELOPE,
-            "event": "message.refused",
-            "decision": "deny",
-            "sender": "",
-            "recipient": BOB.did,
-            "receipt": token("audit/receipt/refused").hex(),
-            "size": 5,
-            "reason": "wire.malformed",
-        },
-    ),
-    (
-        "session-closed",
-        "a session that ended with data missing: its id and no envelope",
-        {
-            **NO_ENVELOPE,
-            "event": "session.closed",
-            "recipient": BOB.did,
-            "session_id": SESSION_ID.hex(),
-            "class": 1,
-            "reason": "truncated",
-        },
-    ),
+    ("message-refused", "three refusals with one code in one minute, with the first receipt",
+     {**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "recipient": BOB.did,
+      "receipt": token("audit/receipt/refused").hex(), "size": 326, "reason": "message.unopened", "count": 3}),
+    ("message-refused-nobody", "a refused envelope that names no readable sender",
+     {**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "sender": "", "recipient": BOB.did,
+      "receipt": token("audit/receipt/refused").hex(), "size": 5, "reason": "wire.malformed"}),
+    ("session-closed", "a session that ended with data missing: its id and no envelope",
+     {**NO_ENVELOPE, "event": "session.closed", "recipient": BOB.did, "session_id": SESSION_ID.hex(), "class": 1,
+      "reason": "truncated"}),
     ("stock-exhausted", "nothing but the owner", {**NO_ENVELOPE, "event": "stock.exhausted"}),
-    (
-        "trust-updated",
-        "a statement that was taken: issuer, subject, its time, its digest and its sequence",
-        {
-            **NO_ENVELOPE,
-            "event": "trust.updated",
-            "sender": MALLORY.did,
-            "recipient": BOB.did,
-            "envelope_time_ms": NOW_MS,
-            "receipt": token("audit/receipt/statement").hex(),
-            "number": 7,
-            "reason": "edge-withdrawn",
-        },
-    ),
-    (
-        "trust-refused",
-        "statements that were refused: the one event with a decision of two kinds",
-        {**NO_ENVELOPE, "event": "trust.updated", "decision": "deny", "reason": "trust.stale", "count": 9},
-    ),
-    (
-        "envelope-seen",
-        "what a relay notes: no session, and the kind as the reason",
-        {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "reason": "message"},
-    ),
-    (
-        "largest",
-        "every number the largest that there is, and the longest names",
-        {
-            "at_ms": LARGEST,
-            "envelope_time_ms": LARGEST,
-            "number": LARGEST,
-            "size": LARGEST,
-            "count": LARGEST,
-            "mesh": "a" * 64,
-            "sender": LONGEST_NAME,
-            "recipient": "did:" + "m" * 32 + ":" + "n" * 91,
-            "class": 2,
-            "reason": "r" * 32,
-        },
-    ),
-    (
-        "smallest",
-        "every number 0, every text and byte string as short as it may be",
-        {
-            **NO_ENVELOPE,
-            "at_ms": 0,
-            "mesh": "m",
-            "sender": "",
-        },
-    ),
-    (
-        "foreign-names",
-        "names of other DID methods, with every character that a name may have",
-        {"sender": "did:mesh:6d92ABD_z-7.%3A:x", "recipient": "did:web:example.com%3A3000:user:alice"},
-    ),
-    (
-        "digit-in-the-method",
-        "a DID method with digits; a reason with every kind of character that it may have",
-        {"sender": "did:3:abc", "recipient": "did:v1x2:abc", "reason": "wire.too_large-2"},
-    ),
-    (
-        "seen-of-nobody",
-        "an envelope seen, of nobody: no decoder asks whether an event goes without a name",
-        {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "sender": "", "reason": "message"},
-    ),
-    (
-        "shortest-forms",
-        "the least number of each longer form, and the shortest mesh and reason of theirs",
-        {
-            "at_ms": 1 << 32,
-            "envelope_time_ms": 1 << 16,
-            "number": 1 << 8,
-            "size": 1 << 7,
-            "count": (1 << 7) - 1,
-            "mesh": "m" * 32,
-            "reason": "r" * 31,
-        },
-    ),
-)
+    ("trust-updated", "a statement that was taken: issuer, subject, its time, its digest and its sequence",
+     {**NO_ENVELOPE, "event": "trust.updated", "sender": MALLORY.did, "recipient": BOB.did, "envelope_time_ms": NOW_MS,
+      "receipt": token("audit/receipt/statement").hex(), "number": 7, "reason": "edge-withdrawn"}),
+    ("trust-refused", "statements that were refused: the one event with a decision of two kinds",
+     {**NO_ENVELOPE, "event": "trust.updated", "decision": "deny", "reason": "trust.stale", "count": 9}),
+    ("envelope-seen", "what a relay notes: no session, and the kind as the reason",
+     {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "reason": "message"}),
+    ("largest", "every number the largest that there is, and the longest names",
+     {"at_ms": LARGEST, "envelope_time_ms": LARGEST, "number": LARGEST, "size": LARGEST, "count": LARGEST,
+      "mesh": "a" * 64, "sender": LONGEST_NAME, "recipient": "did:" + "m" * 32 + ":" + "n" * 91, "class": 2,
+      "reason": "r" * 32}),
+    ("smallest", "every number 0, every text and byte string as short as it may be",
+     {**NO_ENVELOPE, "at_ms": 0, "mesh": "m", "sender": ""}),
+    ("foreign-names", "names of other DID methods, with every character that a name may have",
+     {"sender": "did:mesh:6d92ABD_z-7.%3A:x", "recipient": "did:web:example.com%3A3000:user:alice"}),
+    ("digit-in-the-method", "a DID method with digits; a reason with every kind of character that it may have",
+     {"sender": "did:3:abc", "recipient": "did:v1x2:abc", "reason": "wire.too_large-2"}),
+    ("seen-of-nobody", "an envelope seen, of nobody: no decoder asks whether an event goes without a name",
+     {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "sender": "", "reason": "message"}),
+    ("shortest-forms", "the least number of each longer form, and the shortest mesh and reason of theirs",
+     {"at_ms": 1 << 32, "envelope_time_ms": 1 << 16, "number": 1 << 8, "size": 1 << 7, "count": (1 << 7) - 1,
+      "mesh": "m" * 32, "reason": "r" * 31}),
+)  # fmt: skip
 
 
 def record_family() -> Files:
@@ -208,8 +97,10 @@ def record_family() -> Files:
         given={"entry": entry(unfit).hex()},
         output=unfit,
     )
-    for name, comment, data, expect in _bad():
-        files.add(f"refuse-{name}", "record.decode", comment, spec=SPEC, given={"entry": data.hex()}, expect=expect)
+    files.add_each("record.decode", SPEC, (
+        (f"refuse-{name}", comment, {"entry": data.hex()}, expect)
+        for name, comment, data, expect in _bad()
+    ))  # fmt: skip
     counts.seen(files)
     counts.counted(files)
     return files
@@ -228,15 +119,19 @@ def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
         ("size", "the size", 12, 5),
         ("count", "the count", 16, 5),
     ):
-        yield f"{name}-2-53", f"{comment} 2^53: one more than the largest number", place, wire.uint(2**53), MALFORMED
-        yield f"{name}-negative", f"{comment} negative", place, b"\xff", MALFORMED
-        yield f"{name}-long-form", f"{comment} in the nine-byte form", place, wire.uint64(value), MALFORMED
-        yield f"{name}-text", f"{comment} as a text", place, wire.text(b"5"), MALFORMED
-    yield "count-0", "a record that stands for no event", 16, wire.uint(0), MALFORMED
-    yield "count-true", "true as the count", 16, wire.TRUE, MALFORMED
-    yield "version-0", "version 0", 0, wire.uint(0), "wire.version"
-    yield "version-2", "version 2", 0, wire.uint(2), "wire.version"
-    yield "version-text", "the version as a text", 0, wire.text(b"1"), MALFORMED
+        yield from (
+            (f"{name}-2-53", f"{comment} 2^53: one more than the largest number", place, wire.uint(2**53), MALFORMED),
+            (f"{name}-negative", f"{comment} negative", place, b"\xff", MALFORMED),
+            (f"{name}-long-form", f"{comment} in the nine-byte form", place, wire.uint64(value), MALFORMED),
+            (f"{name}-text", f"{comment} as a text", place, wire.text(b"5"), MALFORMED),
+        )
+    yield from (
+        ("count-0", "a record that stands for no event", 16, wire.uint(0), MALFORMED),
+        ("count-true", "true as the count", 16, wire.TRUE, MALFORMED),
+        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
+        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
+        ("version-text", "the version as a text", 0, wire.text(b"1"), MALFORMED),
+    )
     for size in (0, 31, 33):
         yield f"previous-{size}", f"a previous hash of {size} bytes", 2, wire.binary(bytes(size)), MALFORMED
     yield "previous-nil", "nil as the previous hash of the first entry", 2, wire.NIL, MALFORMED
@@ -246,9 +141,11 @@ def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
     yield "receipt-nil", "nil as the receipt", 9, wire.NIL, MALFORMED
     for size in (1, 15, 17, 32):
         yield f"session-id-{size}", f"a session id of {size} bytes", 10, wire.binary(bytes(size)), MALFORMED
-    yield "session-id-nil", "nil as the session id", 10, wire.NIL, MALFORMED
-    yield "class-3", "class 3", 13, wire.uint(3), MALFORMED
-    yield "class-nil", "nil as the class", 13, wire.NIL, MALFORMED
+    yield from (
+        ("session-id-nil", "nil as the session id", 10, wire.NIL, MALFORMED),
+        ("class-3", "class 3", 13, wire.uint(3), MALFORMED),
+        ("class-nil", "nil as the class", 13, wire.NIL, MALFORMED),
+    )
     for name, comment, text in (
         ("empty", "no event", b""),
         ("unknown", "an event that there is not", b"message.read"),
@@ -293,10 +190,12 @@ def _fields() -> Iterator[tuple[str, str, int, bytes, str]]:
         ("not-utf8", "bytes that are not UTF-8", b"did:agentmesh:\xff"),
     ):
         yield f"sender-{name}", f"in the sender's place: {comment}", 6, wire.text(text), MALFORMED
-    yield "recipient-word", "a word and no DID as the recipient", 7, wire.text(b"bob"), MALFORMED
-    yield "recipient-129", "a recipient of 129 bytes", 7, wire.text(b"did:mmmm:" + b"n" * 120), MALFORMED
-    yield "recipient-nil", "nil as the recipient: without one it is empty", 7, wire.NIL, MALFORMED
-    yield "sender-bin", "the sender as a byte string", 6, wire.binary(ALICE.did.encode()), MALFORMED
+    yield from (
+        ("recipient-word", "a word and no DID as the recipient", 7, wire.text(b"bob"), MALFORMED),
+        ("recipient-129", "a recipient of 129 bytes", 7, wire.text(b"did:mmmm:" + b"n" * 120), MALFORMED),
+        ("recipient-nil", "nil as the recipient: without one it is empty", 7, wire.NIL, MALFORMED),
+        ("sender-bin", "the sender as a byte string", 6, wire.binary(ALICE.did.encode()), MALFORMED),
+    )
     for name, comment, text in (
         ("33", "a reason of 33 bytes", b"r" * 33),
         ("upper-case", "a capital in the reason", b"Policy"),
@@ -351,10 +250,12 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         checked = "before the version" if expect == MALFORMED else "behind the version"
         yield f"newer-{name}", f"version 2, and {comment}, which is checked {checked}", wire.array(*data), expect
     large = wire.array(*newer).ljust(1025, b"\x00")
-    yield "newer-1025", "version 2, and 1,025 bytes: not looked at", large, "wire.too_large"
-    yield "form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED
-    yield "form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED
-    yield "form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), "wire.too_large"
+    yield from (
+        ("newer-1025", "version 2, and 1,025 bytes: not looked at", large, "wire.too_large"),
+        ("form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED),
+        ("form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED),
+        ("form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), "wire.too_large"),
+    )
     left, right = token("audit/left"), token("audit/right")
     yield "form-node", "what an inner node of the tree is the hash of", left + right, MALFORMED
     yield "form-leaf-zero", "32 zero bytes: what other trees pad with", bytes(32), MALFORMED

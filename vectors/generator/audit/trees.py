@@ -76,14 +76,10 @@ def merkle() -> Files:
             given={"entries": list(CT_ENTRIES[:size])},
             output={"root": root},
         )
-    for size in (*SIZES, 100, 255, 256, 257, 1000):
-        files.add(
-            f"root-{size}",
-            "merkle.root",
-            f"the root over {size} entries",
-            spec=SPEC,
-            given={"entries": _hex(entries(size))},
-        )
+    files.add_each("merkle.root", SPEC, (
+        (f"root-{size}", f"the root over {size} entries", {"entries": _hex(entries(size))})
+        for size in (*SIZES, 100, 255, 256, 257, 1000)
+    ))  # fmt: skip
     for size in SIZES:
         given = {"entries": _hex(entries(size))}
         files.add(
@@ -123,18 +119,8 @@ def _included(index: int, size: int) -> Json:
 
 def _inclusion(files: Files) -> None:
     for index, size in (
-        (0, 1),
-        (0, 2),
-        (1, 2),
-        (2, 3),
-        (3, 7),
-        (6, 7),
-        (7, 8),
-        (8, 9),
-        (19, 20),
-        (511, 1000),
-        (999, 1000),
-    ):
+        (0, 1), (0, 2), (1, 2), (2, 3), (3, 7), (6, 7), (7, 8), (8, 9), (19, 20), (511, 1000), (999, 1000),
+    ):  # fmt: skip
         files.add(
             f"verify-inclusion-{index}-of-{size}",
             "merkle.verify_inclusion",
@@ -150,15 +136,10 @@ def _inclusion(files: Files) -> None:
         spec=SPEC,
         given={**_included(5, 11), "size": 12},
     )
-    for name, comment, base, change in (*_bad_inclusions(), *_passed_off(), *_unfit_inclusions()):
-        files.add(
-            f"refuse-inclusion-{name}",
-            "merkle.verify_inclusion",
-            comment,
-            spec=SPEC,
-            given={**base, **change},
-            expect=PROOF,
-        )
+    files.add_each("merkle.verify_inclusion", SPEC, (
+        (f"refuse-inclusion-{name}", comment, {**base, **change}, PROOF)
+        for name, comment, base, change in (*_bad_inclusions(), *_passed_off(), *_unfit_inclusions())
+    ))  # fmt: skip
 
 
 def _bad_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
@@ -168,47 +149,41 @@ def _bad_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
     for step, value in enumerate(proof):
         bad = [*proof[:step], flipped(bytes.fromhex(value), 31).hex(), *proof[step + 1 :]]
         yield f"flipped-step-{step}", f"a bit of hash {step} of the proof flipped", base, {"proof": bad}
-    yield "step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}
-    yield "step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}
-    yield "step-twice", "a hash of the proof twice", base, {"proof": [proof[0], *proof]}
-    yield "step-more", "the root behind the proof: too long by one", base, {"proof": [*proof, root.hex()]}
-    yield "step-short", "a hash of 31 bytes", base, {"proof": [*proof[:-1], proof[-1][:-2]]}
-    yield "step-long", "a hash of 33 bytes", base, {"proof": [*proof[:-1], proof[-1] + "00"]}
-    yield "step-empty", "an empty hash behind the proof", base, {"proof": [*proof, ""]}
-    yield "swapped", "two hashes of the proof swapped", base, {"proof": [proof[1], proof[0], *proof[2:]]}
-    yield "reversed", "the proof from the root down", base, {"proof": proof[::-1]}
-    yield "empty", "no proof", base, {"proof": []}
-    yield "zero", "as many hashes as it takes, all zero", base, {"proof": [bytes(32).hex()] * len(proof)}
-    yield "65", "65 hashes: more than any log's proof has", base, {"proof": [proof[0]] * 65}
-    yield "next-index", "the index of the next entry", base, {"index": 6}
-    yield "previous-index", "the index of the entry before", base, {"index": 4}
-    yield "index-at-size", "an index that is the size", base, {"index": 11}
-    yield "index-beyond", "an index over the size", base, {"index": 5 + 16}
-    yield "size-16", "a size that makes the path one step longer here", base, {"size": 17}
-    yield "size-of-subtree", "the size of the complete subtree on the left", base, {"size": 8}
-    yield "size-0", "no entry is in a log of size 0", base, {"size": 0, "index": 0, "proof": []}
-    yield "other-entry", "another entry", base, {"entry": entries(11)[6].hex()}
-    yield "longer-entry", "the entry with a byte behind it", base, {"entry": base["entry"] + "00"}
-    yield "empty-entry", "no bytes as the entry", base, {"entry": ""}
-    yield "flipped-root", "a bit of the root flipped", base, {"root": flipped(root, 0).hex()}
-    yield "root-of-10", "the root of the log one entry earlier", base, {"root": tree_of(entries(10)).root().hex()}
-    yield "root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}
-    yield "root-empty-log", "the root of the empty log", base, {"root": EMPTY_ROOT.hex()}
+    yield from (
+        ("step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}),
+        ("step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}),
+        ("step-twice", "a hash of the proof twice", base, {"proof": [proof[0], *proof]}),
+        ("step-more", "the root behind the proof: too long by one", base, {"proof": [*proof, root.hex()]}),
+        ("step-short", "a hash of 31 bytes", base, {"proof": [*proof[:-1], proof[-1][:-2]]}),
+        ("step-long", "a hash of 33 bytes", base, {"proof": [*proof[:-1], proof[-1] + "00"]}),
+        ("step-empty", "an empty hash behind the proof", base, {"proof": [*proof, ""]}),
+        ("swapped", "two hashes of the proof swapped", base, {"proof": [proof[1], proof[0], *proof[2:]]}),
+        ("reversed", "the proof from the root down", base, {"proof": proof[::-1]}),
+        ("empty", "no proof", base, {"proof": []}),
+        ("zero", "as many hashes as it takes, all zero", base, {"proof": [bytes(32).hex()] * len(proof)}),
+        ("65", "65 hashes: more than any log's proof has", base, {"proof": [proof[0]] * 65}),
+        ("next-index", "the index of the next entry", base, {"index": 6}),
+        ("previous-index", "the index of the entry before", base, {"index": 4}),
+        ("index-at-size", "an index that is the size", base, {"index": 11}),
+        ("index-beyond", "an index over the size", base, {"index": 5 + 16}),
+        ("size-16", "a size that makes the path one step longer here", base, {"size": 17}),
+        ("size-of-subtree", "the size of the complete subtree on the left", base, {"size": 8}),
+        ("size-0", "no entry is in a log of size 0", base, {"size": 0, "index": 0, "proof": []}),
+        ("other-entry", "another entry", base, {"entry": entries(11)[6].hex()}),
+        ("longer-entry", "the entry with a byte behind it", base, {"entry": base["entry"] + "00"}),
+        ("empty-entry", "no bytes as the entry", base, {"entry": ""}),
+        ("flipped-root", "a bit of the root flipped", base, {"root": flipped(root, 0).hex()}),
+        ("root-of-10", "the root of the log one entry earlier", base, {"root": tree_of(entries(10)).root().hex()}),
+        ("root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}),
+        ("root-empty-log", "the root of the empty log", base, {"root": EMPTY_ROOT.hex()}),
+    )
     one = _included(0, 1)
     yield "only-entry-with-a-step", "one entry needs no hash", one, {"proof": [token("audit/step").hex()]}
-    yield (
-        "only-entry-itself-as-root",
-        "the entry's hash without the byte 0x00",
-        one,
-        {"root": _crypto.sha256(bytes.fromhex(one["entry"])).hex()},
-    )
+    yield ("only-entry-itself-as-root", "the entry's hash without the byte 0x00", one,
+           {"root": _crypto.sha256(bytes.fromhex(one["entry"])).hex()})  # fmt: skip
     last = _included(10, 11)
-    yield (
-        "last-as-complete",
-        "the last entry's proof with a hash where its path goes up alone",
-        last,
-        {"proof": [last["proof"][0], *last["proof"]]},
-    )
+    yield ("last-as-complete", "the last entry's proof with a hash where its path goes up alone", last,
+           {"proof": [last["proof"][0], *last["proof"]]})  # fmt: skip
     yield "other-entrys-proof", "the proof of another entry", base, {"proof": last["proof"]}
 
 
@@ -221,37 +196,18 @@ def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
     proof = _hex(tree.inclusion_proof(4))
     base = {"entry": pair.hex(), "index": 2, "size": 4, "proof": proof[1:], "root": tree.root().hex()}
     tree_of_roots = "in a tree that is four times as small"
-    yield "inner-node", f"two leaf hashes for an entry, {tree_of_roots.replace('four times', 'half')}", base, {}
-    yield (
-        "inner-node-with-prefix",
-        "the same with the byte 0x01 that a node is hashed with in front",
-        base,
-        {"entry": "01" + pair.hex()},
-    )
-    yield (
-        "inner-node-at-its-leaf",
-        "two leaf hashes for an entry, at the place of the first",
-        base,
-        {
-            "index": 4,
-            "size": 8,
-            "proof": proof[1:],
-        },
-    )
+    yield from (
+        ("inner-node", f"two leaf hashes for an entry, {tree_of_roots.replace('four times', 'half')}", base, {}),
+        ("inner-node-with-prefix", "the same with the byte 0x01 that a node is hashed with in front", base,
+         {"entry": "01" + pair.hex()}),
+        ("inner-node-at-its-leaf", "two leaf hashes for an entry, at the place of the first", base,
+         {"index": 4, "size": 8, "proof": proof[1:]}),
+    )  # fmt: skip
     top = node(node(leaves[0], leaves[1]), node(leaves[2], leaves[3])) + node(
         node(leaves[4], leaves[5]), node(leaves[6], leaves[7])
     )
-    yield (
-        "root-node",
-        "both halves of the root for the only entry of a log",
-        base,
-        {
-            "entry": top.hex(),
-            "index": 0,
-            "size": 1,
-            "proof": [],
-        },
-    )
+    yield ("root-node", "both halves of the root for the only entry of a log", base,
+           {"entry": top.hex(), "index": 0, "size": 1, "proof": []})  # fmt: skip
     eleven = tree_of(entries(11))
     padded = {
         "entry": "",
@@ -267,24 +223,16 @@ def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
 def _unfit_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
     """Yield what gives the root, where one check alone refuses."""
     one, two = _included(0, 1), _included(1, 2)
-    yield (
-        "beyond-the-top-1",
-        "entry 1 of 2 as the only one: the path goes on above the top",
-        two,
-        {"index": 0, "size": 1},
-    )
+    yield ("beyond-the-top-1", "entry 1 of 2 as the only one: the path goes on above the top", two,
+           {"index": 0, "size": 1})  # fmt: skip
     eight = _included(7, 8)
     yield "beyond-the-top-2", "entry 7 of 8 as entry 1 of 2, with all its path", eight, {"index": 1, "size": 2}
     yield "index-at-size-1", "the only entry as entry 1 of 1", one, {"index": 1}
     leaf, step = leaf_hash(entries(1)[0]), token("audit/step")
     for size in (31, 33):
         short = (step + step)[:size]
-        yield (
-            f"step-{size}-gives-the-root",
-            f"a hash of {size} bytes, and the root that comes of it",
-            one,
-            {"size": 2, "proof": [short.hex()], "root": node(leaf, short).hex()},
-        )
+        yield (f"step-{size}-gives-the-root", f"a hash of {size} bytes, and the root that comes of it", one,
+               {"size": 2, "proof": [short.hex()], "root": node(leaf, short).hex()})  # fmt: skip
 
 
 # --- consistency -----------------------------------------------------------------------------------------------------
@@ -304,32 +252,14 @@ def _consistent(old_size: int, size: int) -> Json:
 
 def _consistency(files: Files) -> None:
     pairs = (
-        (0, 0),
-        (0, 1),
-        (0, 7),
-        (1, 1),
-        (1, 2),
-        (2, 2),
-        (3, 4),
-        (4, 7),
-        (5, 6),
-        (6, 8),
-        (7, 7),
-        (8, 9),
-        (9, 10),
-        (9, 11),
-        (13, 20),
-        (17, 20),
-        (512, 1000),
-    )
-    for old_size, size in pairs:
-        files.add(
-            f"verify-consistency-{old_size}-to-{size}",
-            "merkle.verify_consistency",
-            f"a log of {old_size} entries that grew to {size}",
-            spec=SPEC,
-            given=_consistent(old_size, size),
-        )
+        (0, 0), (0, 1), (0, 7), (1, 1), (1, 2), (2, 2), (3, 4), (4, 7), (5, 6), (6, 8), (7, 7), (8, 9), (9, 10),
+        (9, 11), (13, 20), (17, 20), (512, 1000),
+    )  # fmt: skip
+    files.add_each("merkle.verify_consistency", SPEC, (
+        (f"verify-consistency-{old_size}-to-{size}", f"a log of {old_size} entries that grew to {size}",
+         _consistent(old_size, size))
+        for old_size, size in pairs
+    ))  # fmt: skip
     files.add(
         "verify-consistency-another-size",
         "merkle.verify_consistency",
@@ -337,15 +267,10 @@ def _consistency(files: Files) -> None:
         spec=SPEC,
         given={**_consistent(6, 11), "size": 10},
     )
-    for name, comment, base, change in (*_bad_consistency(), *_unfit_consistency()):
-        files.add(
-            f"refuse-consistency-{name}",
-            "merkle.verify_consistency",
-            comment,
-            spec=SPEC,
-            given={**base, **change},
-            expect=PROOF,
-        )
+    files.add_each("merkle.verify_consistency", SPEC, (
+        (f"refuse-consistency-{name}", comment, {**base, **change}, PROOF)
+        for name, comment, base, change in (*_bad_consistency(), *_unfit_consistency())
+    ))  # fmt: skip
 
 
 def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
@@ -354,97 +279,60 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
     for step, value in enumerate(proof):
         bad = [*proof[:step], flipped(bytes.fromhex(value), 0).hex(), *proof[step + 1 :]]
         yield f"flipped-step-{step}", f"a bit of hash {step} of the proof flipped", base, {"proof": bad}
-    yield "step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}
-    yield "step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}
-    yield "step-more", "a hash behind the proof", base, {"proof": [*proof, base["root"]]}
-    yield "step-short", "a hash of 31 bytes", base, {"proof": [*proof[:-1], proof[-1][:-2]]}
-    yield "swapped", "two hashes of the proof swapped", base, {"proof": [proof[1], proof[0], *proof[2:]]}
-    yield "reversed", "the proof from the root down", base, {"proof": proof[::-1]}
-    yield "empty", "no proof", base, {"proof": []}
-    yield "65", "65 hashes: more than any log's proof has", base, {"proof": [proof[0]] * 65}
-    yield (
-        "shrunk",
-        "the larger size as the old one",
-        base,
-        {
-            "old_size": 11,
-            "old_root": base["root"],
-            "size": 6,
-            "root": base["old_root"],
-        },
-    )
-    yield "old-size-7", "an old size of one more", base, {"old_size": 7}
-    yield "old-size-5", "an old size of one less", base, {"old_size": 5}
-    yield "size-8", "a size that makes the path shorter", base, {"size": 8}
-    yield "size-17", "a size that makes the path longer", base, {"size": 17}
+    yield from (
+        ("step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}),
+        ("step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}),
+        ("step-more", "a hash behind the proof", base, {"proof": [*proof, base["root"]]}),
+        ("step-short", "a hash of 31 bytes", base, {"proof": [*proof[:-1], proof[-1][:-2]]}),
+        ("swapped", "two hashes of the proof swapped", base, {"proof": [proof[1], proof[0], *proof[2:]]}),
+        ("reversed", "the proof from the root down", base, {"proof": proof[::-1]}),
+        ("empty", "no proof", base, {"proof": []}),
+        ("65", "65 hashes: more than any log's proof has", base, {"proof": [proof[0]] * 65}),
+        ("shrunk", "the larger size as the old one", base,
+         {"old_size": 11, "old_root": base["root"], "size": 6, "root": base["old_root"]}),
+        ("old-size-7", "an old size of one more", base, {"old_size": 7}),
+        ("old-size-5", "an old size of one less", base, {"old_size": 5}),
+        ("size-8", "a size that makes the path shorter", base, {"size": 8}),
+        ("size-17", "a size that makes the path longer", base, {"size": 17}),
+    )  # fmt: skip
     old_root, root = bytes.fromhex(base["old_root"]), bytes.fromhex(base["root"])
-    yield (
-        "flipped-old-root",
-        "a bit of the old root flipped: another log",
-        base,
-        {"old_root": flipped(old_root, 0).hex()},
-    )
-    yield "flipped-root", "a bit of the root flipped: another log", base, {"root": flipped(root, 31).hex()}
-    yield "roots-swapped", "the two roots swapped", base, {"old_root": base["root"], "root": base["old_root"]}
-    yield "old-root-short", "an old root of 31 bytes", base, {"old_root": base["old_root"][:-2]}
-    yield "root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}
+    yield from (
+        ("flipped-old-root", "a bit of the old root flipped: another log", base,
+         {"old_root": flipped(old_root, 0).hex()}),
+        ("flipped-root", "a bit of the root flipped: another log", base, {"root": flipped(root, 31).hex()}),
+        ("roots-swapped", "the two roots swapped", base, {"old_root": base["root"], "root": base["old_root"]}),
+        ("old-root-short", "an old root of 31 bytes", base, {"old_root": base["old_root"][:-2]}),
+        ("root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}),
+    )  # fmt: skip
     altered = entries(11)
     altered[2] = b"\xff\xff"
     rewritten = tree_of(altered)
-    yield (
-        "rewritten",
-        "entry 2 written anew: the proof that its tree gives",
-        base,
-        {
-            "root": rewritten.root().hex(),
-            "proof": _hex(rewritten.consistency_proof(6)),
-        },
-    )
+    yield ("rewritten", "entry 2 written anew: the proof that its tree gives", base,
+           {"root": rewritten.root().hex(), "proof": _hex(rewritten.consistency_proof(6))})  # fmt: skip
     inserted = entries(11)
     inserted.insert(6, b"\xff\xff")
     other = tree_of(inserted[:11])
-    yield (
-        "inserted-under-the-old-proof",
-        "an entry put in behind the old size, and the honest log's proof",
-        base,
-        {"root": other.root().hex()},
-    )
+    yield ("inserted-under-the-old-proof", "an entry put in behind the old size, and the honest log's proof", base,
+           {"root": other.root().hex()})  # fmt: skip
     dropped = tree_of(entries(11)[1:])
-    yield (
-        "first-dropped",
-        "the first entry left out",
-        base,
-        {
-            "size": 10,
-            "root": dropped.root().hex(),
-            "proof": _hex(dropped.consistency_proof(6)),
-        },
-    )
+    yield ("first-dropped", "the first entry left out", base,
+           {"size": 10, "root": dropped.root().hex(), "proof": _hex(dropped.consistency_proof(6))})  # fmt: skip
     power = _consistent(8, 11)
-    yield (
-        "power-of-two-with-its-root",
-        "an old size of 8 with its own root before the proof, which goes without saying",
-        power,
-        {"proof": [power["old_root"], *power["proof"]]},
-    )
+    yield ("power-of-two-with-its-root",
+           "an old size of 8 with its own root before the proof, which goes without saying", power,
+           {"proof": [power["old_root"], *power["proof"]]})  # fmt: skip
     yield "power-of-two-empty", "no proof from 8 to 11", power, {"proof": []}
     same = _consistent(7, 7)
-    yield (
-        "same-size-other-root",
-        "one size and two roots: a fork at sight",
-        same,
-        {"root": tree_of(altered[:7]).root().hex()},
-    )
+    yield ("same-size-other-root", "one size and two roots: a fork at sight", same,
+           {"root": tree_of(altered[:7]).root().hex()})  # fmt: skip
     yield "same-size-with-a-step", "a proof where there is nothing to prove", same, {"proof": [same["root"]]}
     empty = _consistent(0, 7)
-    yield "from-0-with-a-step", "a proof from the empty log", empty, {"proof": [empty["root"]]}
-    yield (
-        "from-0-other-root",
-        "an empty log with a root that is not the empty one's",
-        empty,
-        {"old_root": empty["root"]},
-    )
-    yield "from-0-zero-root", "32 zero bytes as the root of the empty log", empty, {"old_root": bytes(32).hex()}
+    yield from (
+        ("from-0-with-a-step", "a proof from the empty log", empty, {"proof": [empty["root"]]}),
+        ("from-0-other-root", "an empty log with a root that is not the empty one's", empty,
+         {"old_root": empty["root"]}),
+        ("from-0-zero-root", "32 zero bytes as the root of the empty log", empty, {"old_root": bytes(32).hex()}),
+    )  # fmt: skip
     nothing = _consistent(0, 0)
     yield "from-0-to-0-other-root", "the empty log with two roots", nothing, {"root": empty["root"]}
 
@@ -454,36 +342,20 @@ def _unfit_consistency() -> Iterator[tuple[str, str, Json, Json]]:
     seven = _consistent(7, 8)
     yield "beyond-the-top", "the proof from 7 to 8, as one from 3 to 4", seven, {"old_size": 3, "size": 4}
     four = _consistent(4, 8)
-    yield (
-        "shrunk-on-a-path",
-        "from 3 to 2: a path that goes on above the smaller log gives both roots",
-        four,
-        {"old_size": 3, "size": 2, "proof": [four["old_root"], *four["proof"]]},
-    )
+    yield ("shrunk-on-a-path", "from 3 to 2: a path that goes on above the smaller log gives both roots", four,
+           {"old_size": 3, "size": 2, "proof": [four["old_root"], *four["proof"]]})  # fmt: skip
     two = _consistent(2, 4)
     moved = two["old_root"] + two["proof"][0][:2]
-    yield (
-        "boundary-moved",
-        "the first byte of the proof as the 33rd of the old root: the hash over both is the same",
-        two,
-        {"old_root": moved, "proof": [two["proof"][0][2:]]},
-    )
+    yield ("boundary-moved", "the first byte of the proof as the 33rd of the old root: the hash over both is the same",
+           two, {"old_root": moved, "proof": [two["proof"][0][2:]]})  # fmt: skip
     same = _consistent(7, 7)
     old_root, step = bytes.fromhex(two["old_root"]), bytes.fromhex(two["proof"][0])
     for size in (31, 33):
         left, right = (old_root * 2)[:size], (step * 2)[:size]
-        yield (
-            f"old-root-{size}-gives-the-root",
-            f"an old root of {size} bytes, and the root that comes of it",
-            two,
-            {"old_root": left.hex(), "root": node(left, step).hex()},
-        )
-        yield (
-            f"step-{size}-gives-the-root",
-            f"a hash of {size} bytes, and the root that comes of it",
-            two,
-            {"proof": [right.hex()], "root": node(old_root, right).hex()},
-        )
+        yield (f"old-root-{size}-gives-the-root", f"an old root of {size} bytes, and the root that comes of it", two,
+               {"old_root": left.hex(), "root": node(left, step).hex()})  # fmt: skip
+        yield (f"step-{size}-gives-the-root", f"a hash of {size} bytes, and the root that comes of it", two,
+               {"proof": [right.hex()], "root": node(old_root, right).hex()})  # fmt: skip
         root = (bytes.fromhex(same["root"]) * 2)[:size].hex()
         both = {"old_root": root, "root": root}
         yield f"same-size-both-{size}", f"one size, and both roots the same {size} bytes", same, both

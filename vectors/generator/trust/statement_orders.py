@@ -48,12 +48,8 @@ def _orders(kind: Kind) -> Iterator[Case]:
         ("mesh", "another mesh", OTHER_MESH.encode()),
     ):
         body = wire.array(*items_of(kind, {**two, MESH_AT: wire.text(mesh)}))
-        yield (
-            f"version-before-{name}",
-            f"version 2 and {comment}: the version is looked at first",
-            signed(kind, body),
-            VERSION,
-        )
+        yield (f"version-before-{name}", f"version 2 and {comment}: the version is looked at first", signed(kind, body),
+               VERSION)  # fmt: skip
     data = wire.flipped(signed(kind, wire.array(*items_of(kind, two))), -1)
     yield "version-before-signature", "version 2, and forged: the version is looked at first", data, VERSION
     body = wire.array(*items_of(kind, {SUBJECT_AT: wire.binary(NEUTRAL)}))

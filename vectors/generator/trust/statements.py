@@ -162,16 +162,20 @@ def statements(kind: Kind) -> Files:
 
 def _issued(kind: Kind) -> Iterator[tuple[str, str, Json]]:
     least = {"sequence": 0, "time_ms": 0}
-    yield "plain", "a statement", {}
-    yield "least", "the smallest numbers", least
-    yield "largest", "the largest numbers", {"sequence": UINT_MAX, "time_ms": UINT_MAX}
-    yield "longest-mesh", "a mesh name of 64 bytes", {"mesh": LONGEST_MESH}
-    yield "shortest-mesh", "a mesh name of one byte", {"mesh": "m"}
+    yield from (
+        ("plain", "a statement", {}),
+        ("least", "the smallest numbers", least),
+        ("largest", "the largest numbers", {"sequence": UINT_MAX, "time_ms": UINT_MAX}),
+        ("longest-mesh", "a mesh name of 64 bytes", {"mesh": LONGEST_MESH}),
+        ("shortest-mesh", "a mesh name of one byte", {"mesh": "m"}),
+    )
     if kind is TRUST:
-        yield "lower", "a signal that lowers", {"direction": 0, "amount": 200}
-        yield "nothing", "no movement has one encoding: direction 0, amount 0", {"direction": 0, "amount": 0}
-        yield "raise-1000", "1000 may be signed; a ledger counts 200 of it", {"amount": 1000}
-        yield "lower-1000", "1000 downwards", {"direction": 0, "amount": 1000}
+        yield from (
+            ("lower", "a signal that lowers", {"direction": 0, "amount": 200}),
+            ("nothing", "no movement has one encoding: direction 0, amount 0", {"direction": 0, "amount": 0}),
+            ("raise-1000", "1000 may be signed; a ledger counts 200 of it", {"amount": 1000}),
+            ("lower-1000", "1000 downwards", {"direction": 0, "amount": 1000}),
+        )
     if kind is EDGE:
         yield "withdrawn", "a weight of 0 withdraws an edge", {"weight": 0}
         yield "weight-1000", "the largest weight", {"weight": 1000}
@@ -266,17 +270,14 @@ def _signatures(kind: Kind) -> Iterator[Case]:
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 5)),
         ("flipped-s", "a bit of S flipped", wire.flipped(signature, 40)),
         ("s-plus-l", "S + L in the place of S", signature[:32] + scalar.to_bytes(32, "little")),
-        (
-            "small-order-r",
-            "R of small order with the S that satisfies the equation",
-            curve.signature_with_small_r(ISSUER.seed.reveal(), kind.label + body),
-        ),
+        ("small-order-r", "R of small order with the S that satisfies the equation",
+         curve.signature_with_small_r(ISSUER.seed.reveal(), kind.label + body)),
         ("other-signer", "signed by somebody else", MALLORY.sign(kind.label, body)),
         ("subject", "signed by its subject", SUBJECT.sign(kind.label, body)),
         ("no-label", "signed without a label", ISSUER.sign(SignatureLabel(b""), body)),
         ("no-nul", "signed under the label without its zero byte", _sign_raw(kind.label[:-1] + body)),
         ("other-statement", "the signature of the issuer's next statement", ISSUER.sign(kind.label, other)),
-    ):
+    ):  # fmt: skip
         yield f"signature-{name}", comment, wire.array(wire.binary(body), wire.binary(bad)), BAD_SIGNATURE
 
 
@@ -410,19 +411,11 @@ def _consents() -> Iterator[Case]:
         ("label-edge", "under the label edge", SUBJECT.sign(SIGN_EDGE, head), BAD_SIGNATURE),
         ("label-revocation", "under the label revocation", SUBJECT.sign(SIGN_REVOCATION, head), BAD_SIGNATURE),
         ("no-label", "without a label", SUBJECT.sign(SignatureLabel(b""), head), BAD_SIGNATURE),
-        (
-            "fields-without-array",
-            "over the six fields without the array's first byte",
-            SUBJECT.sign(SIGN_CONTINUITY, head[1:]),
-            BAD_SIGNATURE,
-        ),
-        (
-            "array-of-seven",
-            "over the fields behind the first byte of the whole body",
-            SUBJECT.sign(SIGN_CONTINUITY, b"\x97" + head[1:]),
-            BAD_SIGNATURE,
-        ),
-    ):
+        ("fields-without-array", "over the six fields without the array's first byte",
+         SUBJECT.sign(SIGN_CONTINUITY, head[1:]), BAD_SIGNATURE),
+        ("array-of-seven", "over the fields behind the first byte of the whole body",
+         SUBJECT.sign(SIGN_CONTINUITY, b"\x97" + head[1:]), BAD_SIGNATURE),
+    ):  # fmt: skip
         body = wire.array(*items_of(CONTINUITY, consent=consent))
         yield f"consent-{name}", f"the new identity's consent: {comment}", signed(CONTINUITY, body), expect
     for name, comment, item in (
@@ -432,18 +425,11 @@ def _consents() -> Iterator[Case]:
         body = wire.array(*items_of(CONTINUITY, {REST_AT: item}))
         yield f"consent-{name}", f"the new identity's consent: {comment}", signed(CONTINUITY, body), MALFORMED
     body = wire.array(*items_of(CONTINUITY))
-    yield (
-        "taken-over",
-        "the new identity signed it whole, the old one nothing: nobody takes a standing over by itself",
-        signed(CONTINUITY, body, SUBJECT),
-        BAD_SIGNATURE,
-    )
-    yield (
-        "consent-alone",
-        "what the new identity signed, offered as a statement of its own",
-        wire.array(wire.binary(head), wire.binary(good)),
-        MALFORMED,
-    )
+    yield ("taken-over",
+           "the new identity signed it whole, the old one nothing: nobody takes a standing over by itself",
+           signed(CONTINUITY, body, SUBJECT), BAD_SIGNATURE)  # fmt: skip
+    yield ("consent-alone", "what the new identity signed, offered as a statement of its own",
+           wire.array(wire.binary(head), wire.binary(good)), MALFORMED)  # fmt: skip
 
 
 def _forms(kind: Kind) -> Iterator[Case]:
