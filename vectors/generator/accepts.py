@@ -61,7 +61,7 @@ def _accept_bytes() -> Iterator[Case]:
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), UNOPENED),
     ):  # fmt: skip
-        yield (name, f"{comment}, around the old body", enveloped(wire.array(*wire.replaced(items, index, item)), body),
+        yield (name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body),
                expect)  # fmt: skip
     for name, comment, at, expect in (
         ("session-id", "a bit of the session id flipped", 0, "message.unknown_session"),

@@ -85,6 +85,11 @@ def signature_with_small_r(seed: bytes, message: bytes) -> bytes:
     return _NEUTRAL + s.to_bytes(32, "little")
 
 
+def s_plus_l(signature: bytes) -> bytes:
+    """Return a signature with S + L in the place of S: the same number, another encoding."""
+    return signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+
+
 def mixed_order_signature(seed: bytes, message: bytes) -> tuple[bytes, bytes]:
     """Return a key of mixed order, and a signature for it that satisfies the equation without the cofactor."""
     torsion = next(point for order, point in TORSION if order == 8)

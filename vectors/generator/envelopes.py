@@ -9,7 +9,7 @@ from agentmesh.identity import DID_PREFIX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import RECEIPT
 from generator import wire
-from generator.world import ALICE, BOB, MESH, NOW_MS, Files
+from generator.world import ALICE, BOB, MESH, NOW_MS, SMALL, Files
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ def header_items(kind: int = 4, time_ms: int = NOW_MS) -> list[bytes]:
 
 def enveloped(header: bytes, body: bytes = BODY) -> bytes:
     """Return the envelope around these bytes, whatever they are."""
-    return wire.array(wire.binary(header), wire.binary(body))
+    return wire.pair(header, body)
 
 
 def envelope() -> Files:
@@ -73,12 +73,11 @@ def envelope() -> Files:
         spec="4",
         given={"envelope": enveloped(wire.array(*longest)).hex()},
     )
-    limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 4300}
     header = wire.array(*header_items())
     overhead = len(enveloped(header, bytes(1000))) - 1000
     files.add_each("envelope.parse", "1.3", (
         (name, f"{size:,} bytes where the limit is 4,300",
-         {"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": limits}, expect)
+         {"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": SMALL}, expect)
         for name, size, expect in (
             ("parse-at-the-limit", 4300, "ok"),
             ("refuse-over-the-limit", 4301, "wire.too_large"),
@@ -133,8 +132,8 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         ("kind-nested", "the kind inside an array", 1, wire.array(wire.uint(4)), malformed),
         ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), malformed),
     ):  # fmt: skip
-        yield f"header-{name}", comment, enveloped(wire.array(*wire.replaced(items, index, item))), expect
-    short_time = wire.array(*wire.replaced(items, 5, wire.uint64(7)))
+        yield f"header-{name}", comment, enveloped(wire.with_item(items, index, item)), expect
+    short_time = wire.with_item(items, 5, wire.uint64(7))
     yield "header-time-uint64", "a small time in the nine-byte form", enveloped(short_time), malformed
     for name, comment, header in wire.foreign_arrays(items):
         yield f"header-{name}", f"the header: {comment}", enveloped(header), malformed

@@ -172,7 +172,7 @@ def _refuse(files: Files) -> None:
         )
         if index > 4:
             continue  # the prekey of a bundle is held to its encoding by `bundle.verify`
-        data = signed(wire.array(*wire.replaced(items_of(ONE_TIME), 4, wire.binary(point))))
+        data = signed(wire.with_item(items_of(ONE_TIME), 4, wire.binary(point)))
         files.add(
             f"refuse-initiate-prekey-{index}",
             "handshake.initiate",
@@ -201,10 +201,9 @@ def _refuse(files: Files) -> None:
         (f"refuse-initiate-{name}", comment, initiation(ONE_TIME, data), expect)
         for name, comment, data, expect in (
             ("kem-key-modulus", "an unreduced KEM key under Bob's good signature",
-             signed(wire.array(*wire.replaced(items_of(ONE_TIME), 5, wire.binary(key)))), "crypto.point"),
+             signed(wire.with_item(items_of(ONE_TIME), 5, wire.binary(key))), "crypto.point"),
             ("kem-key-swapped", "the KEM key of another bundle under the old signature",
-             wire.array(wire.binary(wire.array(*wire.replaced(items_of(ONE_TIME), 5,
-                                                              wire.binary(OTHER_ONE_TIME.kem_key)))),
-                        wire.binary(ONE_TIME.data[-64:])), "signature.invalid"),
+             wire.pair(wire.with_item(items_of(ONE_TIME), 5,
+                                                              wire.binary(OTHER_ONE_TIME.kem_key)), ONE_TIME.data[-64:]), "signature.invalid"),
         )
     ))  # fmt: skip

@@ -166,13 +166,18 @@ def _signatures(files: Files) -> None:
         )
         given = {"public_key": public.hex(), **given, "signature": made["output"]["signature"]}
         files.add(f"verify-{label}", "keys.verify", "the same, verified", spec="1", given=given)
-    signature = bytes.fromhex(made["output"]["signature"])
+    _bad_signatures(files, given, labels)
+
+
+def _bad_signatures(files: Files, base: Json, labels: list[str]) -> None:
+    """Add what does not verify in the place of a good signature under the fourth label."""
+    body, signature = bytes.fromhex(base["body"]), bytes.fromhex(base["signature"])
+    signed, seed = signature_label(labels[3]) + body, ALICE.seed.reveal()
     bad: list[tuple[str, str, Json]] = [
         (f"for-{label}", f"a signature made for {labels[3]}, offered for {label}", {"label": label})
         for label in labels
         if label != labels[3]
     ]
-    scalar, order = int.from_bytes(signature[32:], "little"), curve.L
     bad += [
         ("empty", "the signature stripped", {"signature": ""}),
         ("short", "63 bytes", {"signature": signature[:-1].hex()}),
@@ -180,22 +185,15 @@ def _signatures(files: Files) -> None:
         ("zero", "64 zero bytes", {"signature": bytes(64).hex()}),
         ("flipped-r", "a bit of R flipped", {"signature": flipped(signature, 0).hex()}),
         ("flipped-s", "a bit of S flipped", {"signature": flipped(signature, 32).hex()}),
-        (
-            "s-plus-l",
-            "S + L in the place of S: the same number, another encoding",
-            {"signature": (signature[:32] + (scalar + order).to_bytes(32, "little")).hex()},
-        ),
-        ("s-equals-l", "S = L", {"signature": (signature[:32] + order.to_bytes(32, "little")).hex()}),
-        (
-            "small-order-r",
-            "R of small order with the S that satisfies the equation",
-            {"signature": curve.signature_with_small_r(seed, signature_label(labels[3]) + body).hex()},
-        ),
+        ("s-plus-l", "S + L in the place of S: the same number, another encoding",
+         {"signature": curve.s_plus_l(signature).hex()}),
+        ("s-equals-l", "S = L", {"signature": (signature[:32] + curve.L.to_bytes(32, "little")).hex()}),
+        ("small-order-r", "R of small order with the S that satisfies the equation",
+         {"signature": curve.signature_with_small_r(seed, signed).hex()}),
         ("other-body", "another body", {"body": b"what is signe.".hex()}),
         ("longer-body", "a body with a byte more", {"body": (body + b"\x00").hex()}),
         ("other-key", "another signer's key", {"public_key": BOB.key.raw.hex()}),
-    ]
-    base = {"public_key": public.hex(), "label": labels[3], "body": body.hex(), "signature": signature.hex()}
+    ]  # fmt: skip
     files.add_each("keys.verify", "1", (
         (f"refuse-verify-{name}", comment, {**base, **change}, "signature.invalid")
         for name, comment, change in bad
@@ -209,7 +207,7 @@ def _signatures(files: Files) -> None:
         given={**base, "public_key": neutral.hex(), "signature": (neutral + bytes(32)).hex()},
         expect="identity.key",
     )
-    mixed, forged = curve.mixed_order_signature(seed, signature_label(labels[3]) + body)
+    mixed, forged = curve.mixed_order_signature(seed, signed)
     files.add(
         "refuse-verify-mixed-order",
         "keys.verify",

@@ -71,7 +71,6 @@ def bad_signatures(good: ForgedKnock) -> Iterator[Case]:
     """Yield a KNOCK under signatures that are none for it."""
     signature, other = good.signature(), knock(index=1).signature()
     signed = signed_part(good.header, good.inner)
-    scalar = int.from_bytes(signature[32:], "little")
     for name, comment, bad in (
         ("empty", "the signature stripped", b""),
         ("zero", "64 zero bytes", bytes(64)),
@@ -79,7 +78,7 @@ def bad_signatures(good: ForgedKnock) -> Iterator[Case]:
         ("long", "65 bytes", signature + b"\x00"),
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 0)),
         ("flipped-s", "a bit of S flipped", wire.flipped(signature, 63, 0x10)),
-        ("malleable", "S + L in the place of S", signature[:32] + (scalar + curve.L).to_bytes(32, "little")),
+        ("malleable", "S + L in the place of S", curve.s_plus_l(signature)),
         ("other-signer", "signed by somebody else", MALLORY.sign(SignatureLabel(b"agentmesh/v1/knock\x00"), signed)),
         ("other-knock", "the signature of another KNOCK of the same sender", other),
         ("label-reject", "the sender's signature under the label of a REJECT", good.signature(SIGN_REJECT)),
@@ -148,7 +147,7 @@ def bad_forms(good: ForgedKnock) -> Iterator[Case]:
         ("signature-bin16", "the signature in a longer form", wire.array(inner, wire.binary16(good.signature())))
     )
     for name, comment, body in bodies:
-        yield (f"body-form-{name}", f"the body: {comment}", wire.array(wire.binary(good.header), wire.binary(body)),
+        yield (f"body-form-{name}", f"the body: {comment}", wire.pair(good.header, body),
                malformed)  # fmt: skip
     for name, comment, data in (
         ("trailing-byte", "a byte behind the envelope", good.envelope + b"\x00"),

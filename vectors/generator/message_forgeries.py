@@ -54,7 +54,7 @@ def foreign() -> Iterator[Case]:
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(LATER_MS + 1), UNOPENED),
     ):
-        header = wire.array(*wire.replaced(header_items(4, LATER_MS), index, item))
+        header = wire.with_item(header_items(4, LATER_MS), index, item)
         yield name, f"{comment}, around the old body", moved(header, hear(b"altered")), expect
     for name, comment, at, expect in (
         ("session-id", "a bit of the session id flipped", 3, "message.unknown_session"),
@@ -95,7 +95,7 @@ def lies() -> Iterator[Case]:
         ("sealed-recipient", "the peer seals for another recipient", 4, wire.text(MALLORY.did.encode()),
          "envelope.recipient"),
     ):  # fmt: skip
-        header = wire.array(*wire.replaced(header_items(4, LATER_MS), index, item))
+        header = wire.with_item(header_items(4, LATER_MS), index, item)
         yield name, comment, sealed_by_peer(header=header, kept=False), expect
     kind_2 = wire.array(*header_items(2, LATER_MS))
     yield ("sealed-for-kind-2", "sealed for kind 2, sent as kind 4", sealed_by_peer(sealed_for=kind_2, kept=False),

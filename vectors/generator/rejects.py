@@ -54,7 +54,7 @@ def rejection(
         inside = wire.array(wire.binary(receipt), wire.text(reason), retry_after or wire.uint(0))
     signed = signed_part(header if signed_header is None else signed_header, inside)
     signature = signer.sign(label, signed) if signature is None else signature
-    return enveloped(header, wire.array(wire.binary(inside), wire.binary(signature)))
+    return enveloped(header, wire.pair(inside, signature))
 
 
 def _reject_header() -> Iterator[Case]:
@@ -72,7 +72,7 @@ def _reject_header() -> Iterator[Case]:
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), BAD_SIGNATURE),
     ):  # fmt: skip
-        yield (name, f"{comment}, around the old body", enveloped(wire.array(*wire.replaced(items, index, item)), body),
+        yield (name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body),
                expect)  # fmt: skip
     named = wire.array(*header_items(3, ACCEPTED_MS, MALLORY, ALICE))
     yield from (
@@ -132,7 +132,7 @@ def _reject_content() -> Iterator[Case]:
         yield f"body-{name}", f"the body: {comment}", enveloped(header, bad), MALFORMED
     yield "trailing-byte", "a byte behind the envelope", good + b"\x00", MALFORMED
     yield "truncated", "the last byte missing", good[:-1], MALFORMED
-    large = wire.array(wire.binary(wire.array(*items)), wire.binary(bytes(220)))
+    large = wire.pair(wire.array(*items), bytes(220))
     yield "too-large", "a body of more than 256 bytes", enveloped(header, large), "wire.too_large"
 
 

@@ -80,7 +80,7 @@ def header_items(kind: int, time_ms: int, sender: Identity = BOB, recipient: Ide
 
 def enveloped(header: bytes, body: bytes) -> bytes:
     """Return an envelope."""
-    return wire.array(wire.binary(header), wire.binary(body))
+    return wire.pair(header, body)
 
 
 def split(envelope: bytes) -> tuple[bytes, bytes]:
@@ -348,7 +348,7 @@ def forged_accept(
     )
     signature = signer.sign(label, signed) if signature is None else signature  # type: ignore[arg-type]
     if accept_content is None:
-        accept_content = wire.array(wire.binary(conditions), wire.binary(signature))
+        accept_content = wire.pair(conditions, signature)
     inside = b"\x01" + accept_content if inside is None else inside
     parts = SUITE.seal(
         HeaderKey(bytes.fromhex(values["hk_ba"])),

@@ -49,7 +49,7 @@ def body_items(
 
 def signed(body: bytes, signer: Identity = ALICE, label: SignatureLabel = SIGN_CHECKPOINT) -> bytes:
     """Return a body with a good signature over it, whatever it is."""
-    return wire.array(wire.binary(body), wire.binary(signer.sign(label, body)))
+    return wire.pair(body, signer.sign(label, body))
 
 
 def signed_over(size: int, root: bytes, **changes: Any) -> bytes:
@@ -122,7 +122,7 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
         altered = wire.flipped(body, at)
         if place in {0, 1}:
             continue  # another version is refused as such; so is, here, a mesh that is none
-        data = wire.array(wire.binary(altered), wire.binary(ALICE.sign(SIGN_CHECKPOINT, body)))
+        data = wire.pair(altered, ALICE.sign(SIGN_CHECKPOINT, body))
         yield (f"flipped-{NAMES[place]}", f"a bit of its field {NAMES[place]} flipped, under the old signature",
                against(data), SIGNATURE)  # fmt: skip
     signature = ALICE.sign(SIGN_CHECKPOINT, body)
@@ -133,18 +133,17 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
         ("short", "63 bytes", signature[:-1]),
         ("long", "65 bytes", signature + b"\x00"),
         ("empty", "no signature", b""),
-        ("s-plus-l", "S + L in the place of S",
-         signature[:32] + (int.from_bytes(signature[32:], "little") + curve.L).to_bytes(32, "little")),
+        ("s-plus-l", "S + L in the place of S", curve.s_plus_l(signature)),
         ("by-other", "another signer's signature over the owner's body", BOB.sign(SIGN_CHECKPOINT, body)),
     ):  # fmt: skip
-        data = wire.array(wire.binary(body), wire.binary(bad))
+        data = wire.pair(body, bad)
         yield f"signature-{name}", f"the signature: {comment}", against(data), SIGNATURE
     for name, label in SIGNATURE_NAMES.items():
         if label not in {SIGN_CHECKPOINT} and name != "receipt":
             yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), SIGNATURE
     longer = ALICE.sign(SIGN_CHECKPOINT, body + b"\x00")
     yield ("signed-longer", "a signature over the body with a byte behind it",
-           against(wire.array(wire.binary(body), wire.binary(longer))), SIGNATURE)  # fmt: skip
+           against(wire.pair(body, longer)), SIGNATURE)  # fmt: skip
 
 
 def _resigned() -> Iterator[tuple[str, str, Json, str]]:
@@ -174,7 +173,7 @@ def _resigned() -> Iterator[tuple[str, str, Json, str]]:
         ("root-empty", "no root", 6, wire.binary(b""), MALFORMED),
         ("root-text", "the root as a text", 6, wire.text(b"0" * 32), MALFORMED),
     ):
-        data = signed(wire.array(*wire.replaced(items, place, item)))
+        data = signed(wire.with_item(items, place, item))
         yield f"signed-{name}", f"well signed by the owner: {comment}", against(data), expect
     yield ("signed-other-keys", "well signed by the owner: another's key in both places",
            against(signed(wire.array(*body_items(who=BOB)))), SIGNATURE)  # fmt: skip
@@ -189,7 +188,7 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     other_mesh = wire.array(*body_items(mesh="example/other"))
     bad = wire.flipped(ALICE.sign(SIGN_CHECKPOINT, other_mesh), 0)
     yield ("other-mesh-and-signature", "of another mesh, and not signed: the signature comes first",
-           against(wire.array(wire.binary(other_mesh), wire.binary(bad))), SIGNATURE)  # fmt: skip
+           against(wire.pair(other_mesh, bad)), SIGNATURE)  # fmt: skip
     for name, comment, items, expect in (
         ("newer-other-owner", "version 2, and somebody else's keys", [newer[0], *body_items(who=BOB)[1:]], VERSION),
         ("newer-mesh", "version 2, and a capital in the mesh", wire.replaced(newer, 1, wire.text(b"Mesh")), VERSION),
@@ -203,7 +202,7 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
          wire.replaced(body_items(who=BOB), 1, wire.text(b"Mesh")), MALFORMED),
     ):  # fmt: skip
         yield f"order-{name}", f"well signed by the owner: {comment}", against(signed(wire.array(*items))), expect
-    unsigned = wire.array(wire.binary(wire.array(*newer)), wire.binary(bytes(64)))
+    unsigned = wire.pair(wire.array(*newer), bytes(64))
     yield "order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION
     large = signed(wire.array(*newer)).ljust(321, b"\x00")
     yield "order-newer-321", "version 2, and 321 bytes: not looked at", against(large), "wire.too_large"
@@ -234,21 +233,26 @@ def _forms() -> Iterator[tuple[str, str, Json, str]]:
 # --- two checkpoints -------------------------------------------------------------------------------------------------
 
 
+_TREE: Final = tree_of(entries(20))
+_FORK: Final = tree_of([*entries(3), b"\xff\xff", *entries(20)[4:]])
+
+
+def _growth(old_size: int, size: int, **changes: Any) -> Json:
+    """Return the input of `checkpoint.grow` for a log that grew, checkpoints as bytes."""
+    given = {
+        "old": signed_over(old_size, _TREE.root(old_size)),
+        "new": signed_over(size, _TREE.root(size), time_ms=TIME_MS + 1),
+        "owner": ALICE.key.raw,
+        "mesh": MESH,
+        "proof": [step.hex() for step in _TREE.consistency_proof(old_size, size)],
+        **changes,
+    }
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in given.items()}
+
+
 def _grown(files: Files) -> None:
-    tree = tree_of(entries(20))
-
-    def given(old_size: int, size: int, **changes: Any) -> Json:
-        return {
-            "old": signed_over(old_size, tree.root(old_size)).hex(),
-            "new": signed_over(size, tree.root(size), time_ms=TIME_MS + 1).hex(),
-            "owner": ALICE.key.raw.hex(),
-            "mesh": MESH,
-            "proof": [step.hex() for step in tree.consistency_proof(old_size, size)],
-            **changes,
-        }
-
     files.add_each("checkpoint.grow", SPEC, (
-        (f"grow-{old_size}-to-{size}", f"a log that grew from {old_size} entries to {size}", given(old_size, size))
+        (f"grow-{old_size}-to-{size}", f"a log that grew from {old_size} entries to {size}", _growth(old_size, size))
         for old_size, size in ((0, 5), (5, 5), (6, 13), (8, 20))
     ))  # fmt: skip
     files.add(
@@ -256,43 +260,40 @@ def _grown(files: Files) -> None:
         "checkpoint.grow",
         "the later one has the earlier time: sizes decide what is later",
         spec=SPEC,
-        given=given(6, 13, new=signed_over(13, tree.root(13), time_ms=1).hex()),
+        given=_growth(6, 13, new=signed_over(13, _TREE.root(13), time_ms=1)),
     )
-    forked = [*entries(3), b"\xff\xff", *entries(20)[4:]]
-    fork = tree_of(forked)
-    proof = [step.hex() for step in fork.consistency_proof(6, 13)]
-    bad_old = wire.flipped(signed_over(6, tree.root(6)), -1).hex()
-    bad_new = wire.flipped(signed_over(13, tree.root(13)), -1).hex()
-    other_old = signed_over(6, tree.root(6), mesh="example/other").hex()
-    other_new = signed_over(13, tree.root(13), mesh="example/other").hex()
-    wordless = wire.array(wire.binary(b""), wire.binary(b"")).hex()
     files.add_each("checkpoint.grow", SPEC, (
-        (f"refuse-grow-{name}", comment, changed, expect)
-        for name, comment, changed, expect in (
-            ("shrunk", "the new one covers fewer entries", given(13, 13, new=signed_over(6, tree.root(6)).hex()),
-             PROOF),
-            ("forked", "another log's checkpoint as the new one, with that log's own proof",
-             given(6, 13, new=signed_over(13, fork.root(13)).hex(), proof=proof), PROOF),
-            ("forked-at-once", "two checkpoints of one size and two roots",
-             given(6, 6, new=signed_over(6, fork.root(6)).hex()), PROOF),
-            ("without-a-proof", "no proof", given(6, 13, proof=[]), PROOF),
-            ("size-mismatch", "the root of 13 entries under the size 8, with the proof of 13: hashes too many",
-             given(6, 13, new=signed_over(8, tree.root(13)).hex()), PROOF),
-            ("other-mesh", "the new one is of another mesh",
-             given(6, 13, new=signed_over(13, tree.root(13), mesh="example/other").hex()), PROOF),
-            ("old-signature", "a bit of the old one's signature flipped", given(6, 13, old=bad_old), SIGNATURE),
-            ("old-other-mesh", "the old one is of another mesh", given(6, 13, old=other_old), PROOF),
-            ("both-other-mesh", "both are of another mesh", given(6, 13, old=other_old, new=other_new), PROOF),
-            ("old-before-new",
-             "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
-             given(6, 13, old=bad_old, new=other_new), SIGNATURE),
-            ("old-mesh-before-new-signature",
-             "the old one is of another mesh, and the new one's signature does not verify",
-             given(6, 13, old=other_old, new=bad_new), PROOF),
-            ("new-before-the-proof", "no proof, and a new one that does not verify",
-             given(6, 13, new=bad_new, proof=[]), SIGNATURE),
-            ("old-rubbish", "what is no checkpoint as the old one", given(6, 13, old=wordless), MALFORMED),
-            ("other-owner", "the new one is somebody else's",
-             given(6, 13, new=signed(wire.array(*body_items(13, tree.root(13), who=BOB)), BOB).hex()), SIGNATURE),
-        )
+        (f"refuse-grow-{name}", comment, given, expect)
+        for name, comment, given, expect in _not_grown()
     ))  # fmt: skip
+
+
+def _not_grown() -> Iterator[tuple[str, str, Json, str]]:
+    old, new = signed_over(6, _TREE.root(6)), signed_over(13, _TREE.root(13))
+    other_old, other_new = (signed_over(size, _TREE.root(size), mesh="example/other") for size in (6, 13))
+    forked = {"new": signed_over(13, _FORK.root(13)), "proof": [step.hex() for step in _FORK.consistency_proof(6, 13)]}
+    of_other = signed(wire.array(*body_items(13, _TREE.root(13), who=BOB)), BOB)
+    yield from (
+        ("shrunk", "the new one covers fewer entries", _growth(13, 13, new=old), PROOF),
+        ("forked", "another log's checkpoint as the new one, with that log's own proof", _growth(6, 13, **forked),
+         PROOF),
+        ("forked-at-once", "two checkpoints of one size and two roots",
+         _growth(6, 6, new=signed_over(6, _FORK.root(6))), PROOF),
+        ("without-a-proof", "no proof", _growth(6, 13, proof=[]), PROOF),
+        ("size-mismatch", "the root of 13 entries under the size 8, with the proof of 13: hashes too many",
+         _growth(6, 13, new=signed_over(8, _TREE.root(13))), PROOF),
+        ("other-mesh", "the new one is of another mesh", _growth(6, 13, new=other_new), PROOF),
+        ("old-signature", "a bit of the old one's signature flipped", _growth(6, 13, old=wire.flipped(old, -1)),
+         SIGNATURE),
+        ("old-other-mesh", "the old one is of another mesh", _growth(6, 13, old=other_old), PROOF),
+        ("both-other-mesh", "both are of another mesh", _growth(6, 13, old=other_old, new=other_new), PROOF),
+        ("old-before-new",
+         "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
+         _growth(6, 13, old=wire.flipped(old, -1), new=other_new), SIGNATURE),
+        ("old-mesh-before-new-signature", "the old one is of another mesh, and the new one's signature does not verify",
+         _growth(6, 13, old=other_old, new=wire.flipped(new, -1)), PROOF),
+        ("new-before-the-proof", "no proof, and a new one that does not verify",
+         _growth(6, 13, new=wire.flipped(new, -1), proof=[]), SIGNATURE),
+        ("old-rubbish", "what is no checkpoint as the old one", _growth(6, 13, old=wire.pair(b"", b"")), MALFORMED),
+        ("other-owner", "the new one is somebody else's", _growth(6, 13, new=of_other), SIGNATURE),
+    )  # fmt: skip

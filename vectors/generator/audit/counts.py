@@ -11,7 +11,7 @@ from agentmesh.limits import Limits
 from generator import wire
 from generator.audit.entries import FIRST_PREVIOUS, NO_ENVELOPE, SPEC, chained, entry, record
 from generator.envelopes import KINDS, enveloped, header_items
-from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
+from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, SMALL, Files, token
 
 Json = dict[str, Any]
 # Name, comment, the refusals of each minute, the time of the last look at the clock, limits.
@@ -20,12 +20,7 @@ Case = tuple[str, str, list[list[Json]], int, Json]
 MALFORMED: Final = "wire.malformed"
 TOO_LARGE: Final = "wire.too_large"
 MINUTE_MS: Final = 60_000
-SMALL: Final = {
-    "plaintext_max_bytes": 1,
-    "intent_detail_max_bytes": 1,
-    "capabilities_max": 1,
-    "envelope_max_bytes": 5000,
-}
+LIMITS: Final = {**SMALL, "envelope_max_bytes": 5000}
 _NAMES: Final = ("did:agentmesh:2a", "did:agentmesh:2b", "did:agentmesh:2c")
 
 # --- a relay ---------------------------------------------------------------------------------------------------------
@@ -69,7 +64,7 @@ def seen(files: Files) -> None:
             "sequence": 0,
             "previous": FIRST_PREVIOUS.hex(),
             "at_ms": NOW_MS,
-            "envelope": enveloped(wire.array(*wire.replaced(header_items(), 3, wire.text(_NAMES[0].encode())))).hex(),
+            "envelope": enveloped(wire.with_item(header_items(), 3, wire.text(_NAMES[0].encode()))).hex(),
         },
     )
     good = enveloped(wire.array(*header_items()))
@@ -79,9 +74,9 @@ def seen(files: Files) -> None:
         for name, comment, data, expect, more in (
             ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED, {}),
             ("kind-5", "an envelope of a kind that there is not",
-             enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(5)))), "wire.version", {}),
+             enveloped(wire.with_item(header_items(), 1, wire.uint(5))), "wire.version", {}),
             ("too-large", "an envelope over the relay's limit", enveloped(wire.array(*header_items()), bytes(5000)),
-             TOO_LARGE, {"limits": SMALL}),
+             TOO_LARGE, {"limits": LIMITS}),
         )
     ))  # fmt: skip
 
@@ -161,8 +156,7 @@ def counted(files: Files) -> None:
          [[_refused(start, misrouted, "envelope.recipient")] * 3], end, {}),
         ("nobody", "what is no envelope claims no sender",
          [[_refused(start, GARBAGE, MALFORMED), _refused(start + 1, _to_bob(b"a")[:-1], MALFORMED),
-           _refused(start + 2, enveloped(wire.array(*wire.replaced(header_items(), 1, wire.uint(9)))),
-                    "wire.version")]], end, {}),
+           _refused(start + 2, enveloped(wire.with_item(header_items(), 1, wire.uint(9))), "wire.version")]], end, {}),
         ("minutes", "the last millisecond of a minute and the first of the next are two records",
          [[_refused(end - 1, _to_bob(b"a"))], [_refused(end, _to_bob(b"b"))]], end + MINUTE_MS, {}),
         ("clock-set-back", "an earlier minute is another one too",
@@ -204,7 +198,7 @@ def _unreadable(start: int, end: int) -> Iterator[Case]:
     for name, comment, envelope, code, limits in (
         ("no-bytes", "no bytes have a receipt too", b"", MALFORMED, {}),
         ("too-large", "an envelope over the limit is not read: it claims no sender", _to_bob(bytes(5000)), TOO_LARGE,
-         SMALL),
+         LIMITS),
         ("bad-sender", "a sender that has not the form of a DID is none", _to_bob(b"a", "did:agentmesh:0OIl"),
          MALFORMED, {}),
         ("bad-recipient", "where the recipient has not the form of a DID, a good sender is none either",

@@ -12,7 +12,7 @@ from agentmesh.primitives.padding import pad
 from generator import wire
 from generator.audit.messages import Message, crafted, given, said, said_on_last_resort, two_keys
 from generator.talk import LATER_MS, enveloped, header_items
-from generator.world import ALICE, BOB, MALLORY, Files, token
+from generator.world import ALICE, BOB, MALLORY, SMALL, Files, token
 
 Json = dict[str, Any]
 
@@ -20,35 +20,16 @@ SPEC: Final = "8.1"
 REFUSED: Final = "audit.disclosure"
 
 
+LIMITS: Final = {**SMALL, "envelope_max_bytes": 5000}
+Case = tuple[str, str, Json]
+
+
 def disclosure() -> Files:
     """Return the family disclosure."""
     files = Files("disclosure")
     talk = said()
     one, other = two_keys()
-    opened = {"event": "message.opened", "at_ms": LATER_MS + 80}
-    unchecked = {"at_ms": 1, "number": 999, "class": 2, "decision": "deny", "reason": "other", "count": 7}
-    for name, comment, message, changes in (
-        ("sealed", "Alice's message, against the record of her log", talk["first"], {}),
-        ("opened", "the same, against the record of Bob's log", talk["first"], opened),
-        ("second", "the next of her chain, with an action of its own", talk["second"], {}),
-        ("answer", "Bob's message, in a chain that began with a turn", talk["answer"], {}),
-        ("empty", "no data", talk["empty"], {}),
-        ("long", "750 bytes", talk["long"], {}),
-        ("close", "a close: its content is disclosed as it is", talk["close"], {}),
-        ("close-opened", "the same, against the record of Bob's log", talk["close"], opened),
-        ("last-resort", "a message of a session on a last-resort bundle", said_on_last_resort(), {}),
-        ("unchecked-fields", "a record whose other fields are other ones: the envelope does not show them",
-         talk["first"], unchecked),
-        ("made-by-anybody",
-         "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it", crafted(),
-         {}),
-        ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
-        ("close-reason-128", "a close with a reason of 128 bytes",
-         crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")), {}),
-        ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
-        ("two-keys-one", "a box that opens under two keys, with the commitment to the first, and the first", one, {}),
-        ("two-keys-other", "the same box with the commitment to the second, and the second", other, {}),
-    ):  # fmt: skip
+    for name, comment, message, changes in _disclosed(one, other):
         files.add(
             f"verify-{name}",
             "disclosure.verify",
@@ -57,13 +38,12 @@ def disclosure() -> Files:
             given=given(message, **changes),
             intermediate=message.keys_json(),
         )
-    limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 5000}
     files.add(
         "verify-over-the-plaintext-limit",
         "disclosure.verify",
         "five bytes of data, where the verifier would take one as an agent: no check here is on that limit",
         spec=SPEC,
-        given={**given(crafted()), "limits": limits},
+        given={**given(crafted()), "limits": LIMITS},
     )
     files.add_each("disclosure.verify", SPEC, (
         (f"refuse-{name}", comment, changed, REFUSED)
@@ -74,7 +54,7 @@ def disclosure() -> Files:
             *_other_contents(),
             *_other_forms(),
             ("over-the-limit", "an envelope over the verifier's limit",
-             {**given(crafted(bytes(5000))), "limits": limits}),
+             {**given(crafted(bytes(5000))), "limits": LIMITS}),
         )
     ))  # fmt: skip
     files.add(
@@ -88,7 +68,44 @@ def disclosure() -> Files:
     return files
 
 
-Case = tuple[str, str, Json]
+def _disclosed(one: Message, other: Message) -> Iterator[tuple[str, str, Message, Json]]:
+    """Yield messages that are what the record says, and what is another one in their record."""
+    talk = said()
+    opened = {"event": "message.opened", "at_ms": LATER_MS + 80}
+    unchecked = {"at_ms": 1, "number": 999, "class": 2, "decision": "deny", "reason": "other", "count": 7}
+    yield from (
+        ("sealed", "Alice's message, against the record of her log", talk["first"], {}),
+        ("opened", "the same, against the record of Bob's log", talk["first"], opened),
+        ("second", "the next of her chain, with an action of its own", talk["second"], {}),
+        ("answer", "Bob's message, in a chain that began with a turn", talk["answer"], {}),
+        ("empty", "no data", talk["empty"], {}),
+        ("long", "750 bytes", talk["long"], {}),
+        ("close", "a close: its content is disclosed as it is", talk["close"], {}),
+        ("close-opened", "the same, against the record of Bob's log", talk["close"], opened),
+        ("last-resort", "a message of a session on a last-resort bundle", said_on_last_resort(), {}),
+        (
+            "unchecked-fields",
+            "a record whose other fields are other ones: the envelope does not show them",
+            talk["first"],
+            unchecked,
+        ),
+        (
+            "made-by-anybody",
+            "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it",
+            crafted(),
+            {},
+        ),
+        ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
+        (
+            "close-reason-128",
+            "a close with a reason of 128 bytes",
+            crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")),
+            {},
+        ),
+        ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
+        ("two-keys-one", "a box that opens under two keys, with the commitment to the first, and the first", one, {}),
+        ("two-keys-other", "the same box with the commitment to the second, and the second", other, {}),
+    )
 
 
 def _other_records() -> Iterator[Case]:
@@ -154,7 +171,7 @@ def _other_envelopes() -> Iterator[Case]:
         envelope = enveloped(moved.header, first.body)
         yield f"envelope-{name}-recorded", f"{comment}, and a record of that", given(moved, envelope)
     items = header_items(4, LATER_MS, ALICE, BOB)
-    other_mesh = wire.array(*wire.replaced(items, 2, wire.text(b"example/other")))
+    other_mesh = wire.with_item(items, 2, wire.text(b"example/other"))
     yield ("envelope-mesh-recorded", "another mesh in the header, and a record of that",
            given(first, enveloped(other_mesh, first.body), mesh="example/other"))  # fmt: skip
 
@@ -233,6 +250,6 @@ def _other_forms() -> Iterator[Case]:
     yield "form-trailing-byte", "a byte behind the envelope, and a record of that", given(made, made.envelope + b"\x00")
     yield ("form-long", "the body in a longer form, and a record of that",
            given(made, wire.array(wire.binary(made.header), wire.binary32(made.body))))  # fmt: skip
-    newer = wire.array(*wire.replaced(header_items(4, LATER_MS, ALICE, BOB), 0, wire.uint(2)))
+    newer = wire.with_item(header_items(4, LATER_MS, ALICE, BOB), 0, wire.uint(2))
     yield "form-version", "an envelope of version 2, sealed for it", given(evolve(made, header=newer))
     yield "form-empty", "no envelope", given(made, b"")

@@ -127,10 +127,10 @@ def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
             short = name.removesuffix("_ms").replace("_", "-")
             is_last = place == COUNT - 1
             checkpoint = over(ENTRIES) if is_last else None
-            yield (f"altered-{place}-{short}",
-                   f"another {short} in entry {place}" + (", the last: only a checkpoint tells" if is_last else ": the next one does not follow it"),
-                   _given(altered, checkpoint), "root" if is_last else "previous",
-                   COUNT if is_last else place + 1)  # fmt: skip
+            tells = ", the last: only a checkpoint tells" if is_last else ": the next one does not follow it"
+            fault, number = ("root", COUNT) if is_last else ("previous", place + 1)
+            comment = f"another {short} in entry {place}{tells}"
+            yield f"altered-{place}-{short}", comment, _given(altered, checkpoint), fault, number
         own = items(fields, place, leaf(ENTRIES[place - 1]) if place else FIRST_PREVIOUS)
         for name, comment, index, item, fault in (
             ("version", "another version", 0, wire.uint(2), "entry"),
@@ -138,7 +138,7 @@ def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
             ("previous", "another hash of the entry before", 2, wire.binary(token("audit/previous")), "previous"),
         ):
             altered = list(ENTRIES)
-            altered[place] = wire.array(*wire.replaced(own, index, item))
+            altered[place] = wire.with_item(own, index, item)
             yield f"altered-{place}-{name}", f"{comment} in entry {place}", _given(altered), fault, place
 
 
@@ -319,41 +319,43 @@ def _entries(files: Files) -> None:
         spec=SPEC,
         given=_entry(2, foreign),
     )
+    files.add_each("log.verify_entry", SPEC, (
+        (f"refuse-verify-entry-{name}", comment, given, expect)
+        for name, comment, given, expect in _bad_entries()
+    ))  # fmt: skip
+
+
+def _bad_entries() -> Iterator[tuple[str, str, Json, str]]:
+    e = ENTRIES
     moved = [*e[:2], entry(RECORDS[2], 1, leaf(e[1])), *e[3:]]
     beyond = [*e[:2], entry(RECORDS[2], COUNT, leaf(e[1])), *e[3:]]
     rewritten = entry({**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, 3, leaf(e[2]))
-    newer = wire.array(*wire.replaced(items(RECORDS[2], 2, leaf(e[1])), 0, wire.uint(2)))
+    newer = wire.with_item(items(RECORDS[2], 2, leaf(e[1])), 0, wire.uint(2))
     nodes = [*e[:2], leaf(e[0]) + leaf(e[1]), *e[3:]]
     zero = [*e[:2], bytes(32), *e[3:]]
     proof, malformed = "audit.proof", "wire.malformed"
-    signature = over(e)["checkpoint"]
-    files.add_each("log.verify_entry", SPEC, (
-        (f"refuse-verify-entry-{name}", comment, given, expect)
-        for name, comment, given, expect in (
-            ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), proof),
-            ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), proof),
-            ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), proof),
-            ("no-proof", "no proof", _entry(2, e, proof=[]), proof),
-            ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), proof),
-            ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond),
-             proof),
-            ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), proof),
-            ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), proof),
-            ("newer-version", "an entry of another version that is in the log", _entry(2, [*e[:2], newer, *e[3:]]),
-             "wire.version"),
-            ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
-            ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
-            ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
-            ("form-before-the-proof", "no entry, and no proof of it: the entry comes first",
-             _entry(2, e, entry="00", proof=[]), malformed),
-            ("checkpoint-before-the-entry",
-             "no entry, under a checkpoint that does not verify: the checkpoint comes first",
-             _entry(2, e, entry="00", checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()),
-             "signature.invalid"),
-            ("checkpoint-mesh-before-the-entry", "no entry, under a checkpoint of another mesh",
-             _entry(2, e, entry="00", mesh="example/other"), proof),
-            ("flipped-signature", "a bit of the checkpoint's signature flipped",
-             _entry(2, e, checkpoint=wire.flipped(bytes.fromhex(signature), -1).hex()), "signature.invalid"),
-            ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), "signature.invalid"),
-        )
-    ))  # fmt: skip
+    unsigned = wire.flipped(bytes.fromhex(over(e)["checkpoint"]), -1).hex()
+    yield from (
+        ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), proof),
+        ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), proof),
+        ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), proof),
+        ("no-proof", "no proof", _entry(2, e, proof=[]), proof),
+        ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), proof),
+        ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond), proof),
+        ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), proof),
+        ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), proof),
+        ("newer-version", "an entry of another version that is in the log", _entry(2, [*e[:2], newer, *e[3:]]),
+         "wire.version"),
+        ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
+        ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
+        ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
+        ("form-before-the-proof", "no entry, and no proof of it: the entry comes first",
+         _entry(2, e, entry="00", proof=[]), malformed),
+        ("checkpoint-before-the-entry", "no entry, under a checkpoint that does not verify: the checkpoint comes first",
+         _entry(2, e, entry="00", checkpoint=unsigned), "signature.invalid"),
+        ("checkpoint-mesh-before-the-entry", "no entry, under a checkpoint of another mesh",
+         _entry(2, e, entry="00", mesh="example/other"), proof),
+        ("flipped-signature", "a bit of the checkpoint's signature flipped", _entry(2, e, checkpoint=unsigned),
+         "signature.invalid"),
+        ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), "signature.invalid"),
+    )  # fmt: skip

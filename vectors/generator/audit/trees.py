@@ -269,7 +269,7 @@ def _consistency(files: Files) -> None:
     )
     files.add_each("merkle.verify_consistency", SPEC, (
         (f"refuse-consistency-{name}", comment, {**base, **change}, PROOF)
-        for name, comment, base, change in (*_bad_consistency(), *_unfit_consistency())
+        for name, comment, base, change in (*_bad_consistency(), *_other_trees(), *_unfit_consistency())
     ))  # fmt: skip
 
 
@@ -304,6 +304,11 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
         ("old-root-short", "an old root of 31 bytes", base, {"old_root": base["old_root"][:-2]}),
         ("root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}),
     )  # fmt: skip
+
+
+def _other_trees() -> Iterator[tuple[str, str, Json, Json]]:
+    """Yield proofs and roots of a log that is not the one before, longer, or of logs with no proof."""
+    base = _consistent(6, 11)
     altered = entries(11)
     altered[2] = b"\xff\xff"
     rewritten = tree_of(altered)

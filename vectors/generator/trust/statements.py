@@ -108,7 +108,7 @@ def items_of(
 def signed(kind: Kind, body: bytes, signer: Identity = ISSUER, label: SignatureLabel | None = None) -> bytes:
     """Return a body with a good signature over it, whatever it is."""
     signature = signer.sign(kind.label if label is None else label, body)
-    return wire.array(wire.binary(body), wire.binary(signature))
+    return wire.pair(body, signature)
 
 
 def statement(
@@ -230,7 +230,7 @@ def _unfit(kind: Kind) -> Iterator[Case]:
         return
     yield "about-itself", "issuer and subject are one identity", statement(kind, ISSUER, ISSUER), UNFIT
     body = wire.array(*items_of(kind, head=head_items(issuer=NEUTRAL, subject=NEUTRAL)))
-    data = wire.array(wire.binary(body), wire.binary(NEUTRAL + bytes(32)))
+    data = wire.pair(body, NEUTRAL + bytes(32))
     comment = "about its own issuer, whose key is of small order: no key is looked at"
     yield "order-about-itself-before-key", comment, data, UNFIT
 
@@ -253,14 +253,13 @@ def _altered(kind: Kind) -> Iterator[Case]:
         # Where a consent is due it is given to what was altered: the issuer's signature alone is at fault.
         subject = MALLORY if name == "subject" else SUBJECT
         body = wire.array(*items_of(kind, {index: item}, subject=subject))
-        data = wire.array(wire.binary(body), wire.binary(signature))
+        data = wire.pair(body, signature)
         yield f"altered-{name}", "one field from elsewhere under the old signature", data, BAD_SIGNATURE
 
 
 def _signatures(kind: Kind) -> Iterator[Case]:
     body = wire.array(*items_of(kind))
     signature = ISSUER.sign(kind.label, body)
-    scalar = int.from_bytes(signature[32:], "little") + curve.L
     other = wire.array(*items_of(kind, head=head_items(sequence=SEQUENCE + 1)))
     for name, comment, bad in (
         ("empty", "the signature stripped to no bytes", b""),
@@ -269,7 +268,7 @@ def _signatures(kind: Kind) -> Iterator[Case]:
         ("long", "65 bytes", signature + b"\x00"),
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 5)),
         ("flipped-s", "a bit of S flipped", wire.flipped(signature, 40)),
-        ("s-plus-l", "S + L in the place of S", signature[:32] + scalar.to_bytes(32, "little")),
+        ("s-plus-l", "S + L in the place of S", curve.s_plus_l(signature)),
         ("small-order-r", "R of small order with the S that satisfies the equation",
          curve.signature_with_small_r(ISSUER.seed.reveal(), kind.label + body)),
         ("other-signer", "signed by somebody else", MALLORY.sign(kind.label, body)),
@@ -278,7 +277,7 @@ def _signatures(kind: Kind) -> Iterator[Case]:
         ("no-nul", "signed under the label without its zero byte", _sign_raw(kind.label[:-1] + body)),
         ("other-statement", "the signature of the issuer's next statement", ISSUER.sign(kind.label, other)),
     ):  # fmt: skip
-        yield f"signature-{name}", comment, wire.array(wire.binary(body), wire.binary(bad)), BAD_SIGNATURE
+        yield f"signature-{name}", comment, wire.pair(body, bad), BAD_SIGNATURE
 
 
 def _sign_raw(message: bytes) -> bytes:
@@ -313,7 +312,7 @@ def _keys(kind: Kind) -> Iterator[Case]:
     ):
         body = wire.array(*items_of(kind, {ISSUER_AT: wire.binary(key)}))
         signature = NEUTRAL + bytes(32)
-        data = wire.array(wire.binary(body), wire.binary(signature))
+        data = wire.pair(body, signature)
         yield f"issuer-{name}", f"{comment} as the issuer, with the signature R = neutral, S = 0", data, BAD_KEY
         body = wire.array(*items_of(kind, {SUBJECT_AT: wire.binary(key)}))
         yield f"subject-{name}", f"{comment} as the subject, under a good signature", signed(kind, body), BAD_KEY
@@ -322,7 +321,7 @@ def _keys(kind: Kind) -> Iterator[Case]:
     key, signature = curve.mixed_order_signature(seed, kind.label + body)
     if key != mixed:
         raise ValueError("another point was added")
-    data = wire.array(wire.binary(body), wire.binary(signature))
+    data = wire.pair(body, signature)
     comment = "an issuer's key of mixed order, with a signature that satisfies the equation"
     yield "issuer-mixed-order", comment, data, BAD_KEY
     mixed = curve.add(SUBJECT.key.raw, MIXED_TORSION)
@@ -429,7 +428,7 @@ def _consents() -> Iterator[Case]:
            "the new identity signed it whole, the old one nothing: nobody takes a standing over by itself",
            signed(CONTINUITY, body, SUBJECT), BAD_SIGNATURE)  # fmt: skip
     yield ("consent-alone", "what the new identity signed, offered as a statement of its own",
-           wire.array(wire.binary(head), wire.binary(good)), MALFORMED)  # fmt: skip
+           wire.pair(head, good), MALFORMED)  # fmt: skip
 
 
 def _forms(kind: Kind) -> Iterator[Case]:
