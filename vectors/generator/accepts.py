@@ -8,6 +8,17 @@ from typing import Any, Final
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import SIGN_KNOCK, SIGN_REJECT
 from generator import curve, wire
+from generator.codes import (
+    BAD_SIGNATURE,
+    CLOSED,
+    CONTRADICTION,
+    DUPLICATE,
+    MALFORMED,
+    POINT,
+    REFUSED,
+    UNOPENED,
+    VERSION,
+)
 from generator.rejects import rejection
 from generator.tables import keep, kept, play, row
 from generator.talk import (
@@ -37,10 +48,6 @@ Case = tuple[str, str, bytes, str]
 SPEC: Final = "5.2"
 LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
 NOTHING: Final = {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []}
-MALFORMED: Final = "wire.malformed"
-UNOPENED: Final = "message.unopened"
-REFUSED: Final = "message.refused"
-BAD_SIGNATURE: Final = "signature.invalid"
 
 
 def _accept_bytes() -> Iterator[Case]:
@@ -49,20 +56,19 @@ def _accept_bytes() -> Iterator[Case]:
     items = header_items(2, ACCEPTED_MS)
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
         ("header-kind-reject", "kind 3", 1, wire.uint(3), MALFORMED),
         ("header-kind-message", "kind 4: it opens the awaited header, as a message that came too early would", 1,
          wire.uint(4), "message.not_yet"),
-        ("header-kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
+        ("header-kind-5", "kind 5", 1, wire.uint(5), VERSION),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
         ("header-sender", "another sender", 3, mallory, "envelope.sender"),
         ("header-sender-reflected", "the receiver as sender", 3, wire.text(ALICE.did.encode()), "envelope.reflected"),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), UNOPENED),
     ):  # fmt: skip
-        yield (name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body),
-               expect)  # fmt: skip
+        yield name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body), expect
     for name, comment, at, expect in (
         ("session-id", "a bit of the session id flipped", 0, "message.unknown_session"),
         ("nonce", "a bit of the nonce flipped", 16, UNOPENED),
@@ -111,15 +117,14 @@ def _accept_keys() -> Iterator[Case]:
     unknown = token("accept/session", 16)
     yield "other-session", "another session's id", forged_accept(session_id=unknown), "message.unknown_session"
     for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER[:4]):
-        yield (f"ratchet-key-small-order-{index}", f"R_B with {comment}", forged_accept(ratchet_key=point),
-               "crypto.point")  # fmt: skip
+        yield f"ratchet-key-small-order-{index}", f"R_B with {comment}", forged_accept(ratchet_key=point), POINT
     top_bit = wire.flipped(_public(token("bob/forged/ratchet")), 31, 0x80)
     yield from (
-        ("ratchet-key-top-bit", "R_B with its top bit set", forged_accept(ratchet_key=top_bit), "crypto.point"),
+        ("ratchet-key-top-bit", "R_B with its top bit set", forged_accept(ratchet_key=top_bit), POINT),
         ("ratchet-key-other", "another R_B in the header than that which sealed",
          forged_accept(ratchet_key=_public(genuine_key)), UNOPENED),
         ("n-1", "number 1 of the chain: the ACCEPT is number 0", forged_accept(n=1), REFUSED),
-        ("pn-1", "pn 1 where no chain was before", forged_accept(pn=1), "message.contradiction"),
+        ("pn-1", "pn 1 where no chain was before", forged_accept(pn=1), CONTRADICTION),
         ("n-over-limit", "number 1,001: more is missing than a step may skip", forged_accept(n=1001), "message.gap"),
         ("header-of-message", "sealed as kind 2 for the header of a kind 4", _cross(header), UNOPENED),
     )  # fmt: skip
@@ -199,12 +204,12 @@ IN_TIME: Final = (
     row("refuse-message-while-pending", "a kind 4 that the awaited header key does not open",
         [peer_accept(), receive(body_flipped(hear(), 50), UNOPENED), receive(forged_accept())], spec="6.1"),
     row("refuse-twice", "the ACCEPT again: its number was opened",
-        [keep("genuine", peer_accept()), receive(kept("genuine")), receive(kept("genuine"), "message.duplicate"),
+        [keep("genuine", peer_accept()), receive(kept("genuine")), receive(kept("genuine"), DUPLICATE),
          receive(hear())], spec="6.1"),
     row("refuse-second", "another ACCEPT of the same KNOCK, under another ratchet key",
-        [establish(), receive(forged_accept(), "message.contradiction"), receive(hear())], spec="6.1"),
+        [establish(), receive(forged_accept(), CONTRADICTION), receive(hear())], spec="6.1"),
     row("refuse-too-late", "24 hours and a millisecond behind expires",
-        [receive(peer_accept(now_ms=EXPIRES_MS), "message.closed_session", now_ms=EXPIRES_MS + DAY_MS + 1)]),
+        [receive(peer_accept(now_ms=EXPIRES_MS), CLOSED, now_ms=EXPIRES_MS + DAY_MS + 1)]),
     row("refuse-ttl-over", "ttl_seconds ended more than 300 s before it came",
         [receive(peer_accept(), "message.condition", now_ms=_ENDS_MS + 1)], conditions=LIMITED),
     row("refuse-message-before-verdict",
@@ -212,7 +217,7 @@ IN_TIME: Final = (
         [receive(enveloped(wire.array(*header_items(4, ACCEPTED_MS, ALICE, BOB)), _EARLY), "message.unknown_session"),
          establish()], role="responder", spec="6.1"),
     row("refuse-after-reject", "an ACCEPT after a valid REJECT",
-        [receive(rejection()), receive(peer_accept(), "message.closed_session")]),
+        [receive(rejection()), receive(peer_accept(), CLOSED)]),
     row("refuse-own", "Bob's own ACCEPT comes back to him",
         [receive(accept(), "envelope.recipient")], role="responder", spec="6.1"),
     row("refuse-own-turned", "the same with sender and recipient exchanged",

@@ -8,6 +8,7 @@ from typing import Any, Final
 from agentmesh.identity import Identity, did_of
 from agentmesh.primitives._labels import SIGN_BUNDLE, SIGN_KNOCK, SignatureLabel
 from generator import curve, wire
+from generator.codes import BAD_KEY, BAD_SIGNATURE, MALFORMED, POINT, TOO_LARGE, VERSION
 from generator.world import (
     ALICE,
     BOB,
@@ -28,7 +29,6 @@ Json = dict[str, Any]
 
 Case = tuple[str, str, Json, str]
 
-BAD_SIGNATURE: Final = "signature.invalid"
 NAMES: Final = ("version", "class", "mesh", "identity", "prekey", "kem-key", "not-before", "not-after")
 
 
@@ -155,34 +155,33 @@ def _fields() -> Iterator[Case]:
     items = items_of(ONE_TIME)
     kem_keys = {name: key for name, _, key in curve.bad_kem_keys(ONE_TIME.kem_key)}
     for name, comment, index, item, expect in (
-        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
-        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
-        ("class-0", "class 0", 1, wire.uint(0), "wire.version"),
-        ("class-3", "class 3", 1, wire.uint(3), "wire.version"),
+        ("version-0", "version 0", 0, wire.uint(0), VERSION),
+        ("version-2", "version 2", 0, wire.uint(2), VERSION),
+        ("class-0", "class 0", 1, wire.uint(0), VERSION),
+        ("class-3", "class 3", 1, wire.uint(3), VERSION),
         ("prekey-non-canonical", "a prekey with u = p + 9", 4, wire.binary((curve.P + 9).to_bytes(32, "little")),
-         "crypto.point"),
+         POINT),
         ("prekey-top-bit", "a prekey with its top bit set", 4, wire.binary(wire.flipped(ONE_TIME.prekey, 31, 0x80)),
-         "crypto.point"),
-        ("kem-key-modulus", "an unreduced coefficient in the KEM key", 5, wire.binary(kem_keys["key-modulus"]),
-         "crypto.point"),
+         POINT),
+        ("kem-key-modulus", "an unreduced coefficient in the KEM key", 5, wire.binary(kem_keys["key-modulus"]), POINT),
         ("kem-key-last-coefficient", "the last coefficient unreduced", 5, wire.binary(kem_keys["key-last-coefficient"]),
-         "crypto.point"),
-        ("validity-turned", "not_after before not_before", 7, wire.uint(NOW_MS - 1), "wire.malformed"),
-        ("prekey-short", "a prekey of 31 bytes", 4, wire.binary(bytes(31)), "wire.malformed"),
-        ("identity-long", "an identity of 33 bytes", 3, wire.binary(bytes(33)), "wire.malformed"),
-        ("kem-key-empty", "the KEM key removed", 5, wire.binary(b""), "wire.malformed"),
-        ("kem-key-nil", "nil in the KEM key's place", 5, wire.NIL, "wire.malformed"),
-        ("time-negative", "a negative time", 6, b"\xff", "wire.malformed"),
-        ("time-float", "a time as a float", 6, b"\xcb" + bytes(8), "wire.malformed"),
-        ("time-over-2-53", "a time of 2^53", 7, wire.uint(2**53), "wire.malformed"),
-        ("version-true", "true in the version's place", 0, wire.TRUE, "wire.malformed"),
-        ("version-uint8", "the version in a longer form", 0, wire.uint8(1), "wire.malformed"),
-        ("class-uint64", "the class in a longer form", 1, wire.uint64(1), "wire.malformed"),
-        ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), "wire.malformed"),
-        ("mesh-bin", "the mesh as a byte string", 2, wire.binary(MESH.encode()), "wire.malformed"),
-        ("mesh-not-utf8", "a mesh that is not UTF-8", 2, wire.text(b"example/\xff"), "wire.malformed"),
-        ("prekey-bin16", "the prekey in a longer form", 4, wire.binary16(ONE_TIME.prekey), "wire.malformed"),
-        ("prekey-str", "the prekey as a string", 4, wire.text8(b"k" * 32), "wire.malformed"),
+         POINT),
+        ("validity-turned", "not_after before not_before", 7, wire.uint(NOW_MS - 1), MALFORMED),
+        ("prekey-short", "a prekey of 31 bytes", 4, wire.binary(bytes(31)), MALFORMED),
+        ("identity-long", "an identity of 33 bytes", 3, wire.binary(bytes(33)), MALFORMED),
+        ("kem-key-empty", "the KEM key removed", 5, wire.binary(b""), MALFORMED),
+        ("kem-key-nil", "nil in the KEM key's place", 5, wire.NIL, MALFORMED),
+        ("time-negative", "a negative time", 6, b"\xff", MALFORMED),
+        ("time-float", "a time as a float", 6, b"\xcb" + bytes(8), MALFORMED),
+        ("time-over-2-53", "a time of 2^53", 7, wire.uint(2**53), MALFORMED),
+        ("version-true", "true in the version's place", 0, wire.TRUE, MALFORMED),
+        ("version-uint8", "the version in a longer form", 0, wire.uint8(1), MALFORMED),
+        ("class-uint64", "the class in a longer form", 1, wire.uint64(1), MALFORMED),
+        ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), MALFORMED),
+        ("mesh-bin", "the mesh as a byte string", 2, wire.binary(MESH.encode()), MALFORMED),
+        ("mesh-not-utf8", "a mesh that is not UTF-8", 2, wire.text(b"example/\xff"), MALFORMED),
+        ("prekey-bin16", "the prekey in a longer form", 4, wire.binary16(ONE_TIME.prekey), MALFORMED),
+        ("prekey-str", "the prekey as a string", 4, wire.text8(b"k" * 32), MALFORMED),
     ):  # fmt: skip
         data = signed(wire.with_item(items, index, item))
         yield f"signed-{name}", f"{comment}, under a good signature", verification(data), expect
@@ -197,7 +196,7 @@ def _owners() -> Iterator[Case]:
     ):
         data = signed(wire.with_item(items, 3, wire.binary(key)))
         comment = f"{comment} as the owner, whose DID is asked for"
-        yield f"identity-{name}", comment, verification(data, did=did_of(key)), "identity.key"
+        yield f"identity-{name}", comment, verification(data, did=did_of(key)), BAD_KEY
     grafted = signed(wire.with_item(items, 3, wire.binary(MALLORY.key.raw)), MALLORY)
     own = signed(wire.array(*items), ALICE)
     yield from (
@@ -212,14 +211,14 @@ def _forms() -> Iterator[Case]:
     body = wire.array(*items)
     for name, comment, data in wire.foreign_arrays(items, shortly=True):
         comment = f"the body: {comment}; the signature over it is good"
-        yield f"body-{name}", comment, verification(signed(data)), "wire.malformed"
+        yield f"body-{name}", comment, verification(signed(data)), MALFORMED
     for name, comment, data in wire.foreign_arrays([wire.binary(body), wire.binary(signature)], shortly=True):
-        yield f"form-{name}", f"the bundle: {comment}", verification(data), "wire.malformed"
+        yield f"form-{name}", f"the bundle: {comment}", verification(data), MALFORMED
     for name, comment, data in (
         ("body-bin32", "the body in a longer form", wire.array(wire.binary32(body), wire.binary(signature))),
         ("signature-bin16", "the signature in a longer form", wire.array(wire.binary(body), wire.binary16(signature))),
         ("truncated-half", "half of it", ONE_TIME.data[: len(ONE_TIME.data) // 2]),
     ):
-        yield f"form-{name}", comment, verification(data), "wire.malformed"
+        yield f"form-{name}", comment, verification(data), MALFORMED
     large = wire.pair(body, signature + bytes(1501 - len(ONE_TIME.data)))
-    yield "too-large", "1,501 bytes: refused by length alone", verification(large), "wire.too_large"
+    yield "too-large", "1,501 bytes: refused by length alone", verification(large), TOO_LARGE

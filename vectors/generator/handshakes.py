@@ -9,6 +9,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
 from generator import curve, wire
 from generator.bundles import items_of, signed
+from generator.codes import BAD_KEY, BAD_SIGNATURE, POINT
 from generator.world import (
     ALICE,
     BOB,
@@ -168,7 +169,7 @@ def _refuse(files: Files) -> None:
             f"EK of small order: {comment}",
             spec="5",
             given=response(ONE_TIME, ephemeral=point.hex()),
-            expect="crypto.point",
+            expect=POINT,
         )
         if index > 4:
             continue  # the prekey of a bundle is held to its encoding by `bundle.verify`
@@ -179,7 +180,7 @@ def _refuse(files: Files) -> None:
             f"a prekey of small order under Bob's good signature: {comment}",
             spec="5",
             given=initiation(ONE_TIME, data),
-            expect="crypto.point",
+            expect=POINT,
         )
     genuine = bytes.fromhex(response(ONE_TIME)["ephemeral"])
     top_bit = wire.flipped(genuine, 31, 0x80)
@@ -188,22 +189,22 @@ def _refuse(files: Files) -> None:
     files.add_each("handshake.respond", "5", (
         (f"refuse-respond-{name}", comment, response(ONE_TIME, **change), expect)
         for name, comment, change, expect in (
-            ("ephemeral-top-bit", "EK with its top bit set", {"ephemeral": top_bit.hex()}, "crypto.point"),
-            ("ephemeral-short", "EK of 31 bytes", {"ephemeral": genuine[:-1].hex()}, "crypto.point"),
-            ("ciphertext-short", "ct of 1,087 bytes", {"kem_ciphertext": ciphertext[:-1].hex()}, "crypto.point"),
-            ("ciphertext-removed", "no ct", {"kem_ciphertext": ""}, "crypto.point"),
-            ("initiator-small-order", "A of small order", {"initiator": curve.TORSION[1][1].hex()}, "identity.key"),
-            ("initiator-mixed-order", "A of mixed order", {"initiator": mixed.hex()}, "identity.key"),
+            ("ephemeral-top-bit", "EK with its top bit set", {"ephemeral": top_bit.hex()}, POINT),
+            ("ephemeral-short", "EK of 31 bytes", {"ephemeral": genuine[:-1].hex()}, POINT),
+            ("ciphertext-short", "ct of 1,087 bytes", {"kem_ciphertext": ciphertext[:-1].hex()}, POINT),
+            ("ciphertext-removed", "no ct", {"kem_ciphertext": ""}, POINT),
+            ("initiator-small-order", "A of small order", {"initiator": curve.TORSION[1][1].hex()}, BAD_KEY),
+            ("initiator-mixed-order", "A of mixed order", {"initiator": mixed.hex()}, BAD_KEY),
         )
     ))  # fmt: skip
+    swapped = wire.with_item(items_of(ONE_TIME), 5, wire.binary(OTHER_ONE_TIME.kem_key))
     key = next(key for name, _, key in curve.bad_kem_keys(ONE_TIME.kem_key) if name == "key-modulus")
     files.add_each("handshake.initiate", "5", (
         (f"refuse-initiate-{name}", comment, initiation(ONE_TIME, data), expect)
         for name, comment, data, expect in (
             ("kem-key-modulus", "an unreduced KEM key under Bob's good signature",
-             signed(wire.with_item(items_of(ONE_TIME), 5, wire.binary(key))), "crypto.point"),
+             signed(wire.with_item(items_of(ONE_TIME), 5, wire.binary(key))), POINT),
             ("kem-key-swapped", "the KEM key of another bundle under the old signature",
-             wire.pair(wire.with_item(items_of(ONE_TIME), 5,
-                                                              wire.binary(OTHER_ONE_TIME.kem_key)), ONE_TIME.data[-64:]), "signature.invalid"),
+             wire.pair(swapped, ONE_TIME.data[-64:]), BAD_SIGNATURE),
         )
     ))  # fmt: skip

@@ -10,6 +10,7 @@ from runner.values import SIGNATURE_NAMES, signature_label
 from agentmesh.identity import DID_PREFIX, did_of
 from agentmesh.primitives import _crypto
 from generator import curve
+from generator.codes import BAD_KEY, BAD_SIGNATURE, POINT
 from generator.wire import flipped
 from generator.world import ALICE, BOB, LAST_RESORT, ONE_TIME, Files, encapsulation, token
 
@@ -144,7 +145,7 @@ def _conversions(files: Files) -> None:
         ("empty", "no bytes", b""),
     ]
     files.add_each("keys.convert", "1", (
-        (f"refuse-convert-{name}", comment, {"public_key": key.hex()}, "identity.key")
+        (f"refuse-convert-{name}", comment, {"public_key": key.hex()}, BAD_KEY)
         for name, comment, key in bad
     ))  # fmt: skip
 
@@ -195,7 +196,7 @@ def _bad_signatures(files: Files, base: Json, labels: list[str]) -> None:
         ("other-key", "another signer's key", {"public_key": BOB.key.raw.hex()}),
     ]  # fmt: skip
     files.add_each("keys.verify", "1", (
-        (f"refuse-verify-{name}", comment, {**base, **change}, "signature.invalid")
+        (f"refuse-verify-{name}", comment, {**base, **change}, BAD_SIGNATURE)
         for name, comment, change in bad
     ))  # fmt: skip
     neutral = (1).to_bytes(32, "little")
@@ -205,7 +206,7 @@ def _bad_signatures(files: Files, base: Json, labels: list[str]) -> None:
         "A = R = the neutral element and S = 0: without a check of the key, one signature for every message",
         spec="1",
         given={**base, "public_key": neutral.hex(), "signature": (neutral + bytes(32)).hex()},
-        expect="identity.key",
+        expect=BAD_KEY,
     )
     mixed, forged = curve.mixed_order_signature(seed, signed)
     files.add(
@@ -215,7 +216,7 @@ def _bad_signatures(files: Files, base: Json, labels: list[str]) -> None:
         "the key is refused before the signature is looked at",
         spec="1",
         given={**base, "public_key": mixed.hex(), "signature": forged.hex()},
-        expect="identity.key",
+        expect=BAD_KEY,
     )
 
 
@@ -228,12 +229,12 @@ def _agreements(files: Files) -> None:
     ))  # fmt: skip
     files.add_each("keys.agree", "1", (
         (f"refuse-agree-small-order-{index}", f"u of small order: {comment}",
-         {"secret": alice.hex(), "public": point.hex()}, "crypto.point")
+         {"secret": alice.hex(), "public": point.hex()}, POINT)
         for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER)
     ))  # fmt: skip
     genuine = int.from_bytes(_crypto.x25519_public(bob), "little")
     files.add_each("keys.agree", "1", (
-        (f"refuse-agree-{name}", comment, {"secret": alice.hex(), "public": key.hex()}, "crypto.point")
+        (f"refuse-agree-{name}", comment, {"secret": alice.hex(), "public": key.hex()}, POINT)
         for name, comment, key in (
             ("p-plus-9", "the base point as p + 9: RFC 7748 would take it", (curve.P + 9).to_bytes(32, "little")),
             ("top-bit", "a genuine key with its top bit set: RFC 7748 would mask it",
@@ -272,11 +273,11 @@ def _kem(files: Files) -> None:
          {"kem_seed": LAST_RESORT.kem_seed.hex(), "kem_ciphertext": ciphertext.hex()}),
     ))  # fmt: skip
     files.add_each("keys.kem_check", "1", (
-        (f"refuse-kem-{name}", comment, {"kem_key": key.hex()}, "crypto.point")
+        (f"refuse-kem-{name}", comment, {"kem_key": key.hex()}, POINT)
         for name, comment, key in curve.bad_kem_keys(ONE_TIME.kem_key)
     ))  # fmt: skip
     files.add_each("keys.kem_decapsulate", "1", (
-        (f"refuse-kem-{name}", comment, {"kem_seed": seed, "kem_ciphertext": bad.hex()}, "crypto.point")
+        (f"refuse-kem-{name}", comment, {"kem_seed": seed, "kem_ciphertext": bad.hex()}, POINT)
         for name, comment, bad in (
             ("ciphertext-short", "1,087 bytes", ciphertext[:-1]),
             ("ciphertext-long", "1,089 bytes", ciphertext + b"\x00"),

@@ -9,6 +9,7 @@ from agentmesh.identity import Identity
 from agentmesh.primitives._labels import INTENT
 from agentmesh.primitives.aead import seal
 from generator import wire
+from generator.codes import BAD_SIGNATURE, TOO_LARGE
 from generator.forge import ACTION, CAPABILITIES, DETAIL, ForgedKnock, content, knock
 from generator.knock_forgeries import bad_forms, bad_headers, bad_inner, bad_signatures, unopened
 from generator.scenario import Scenario
@@ -269,16 +270,15 @@ REFUSED_AGAIN: Final = (
           ("memory", "the memory of all KNOCKs is full", "remembered_knocks", MALLORY),
       )),
     row("refuse-busy-failed-checks", "two failed checks on one bundle are its budget; another bundle serves on",
-        [receive(_FORGED, "signature.invalid"), receive(_FORGED, "signature.invalid"),
-         receive(knock().envelope, "knock.busy"), receive(knock(OTHER_ONE_TIME))],
-        limits={"failed_checks_per_bundle": 2}, stocks=[ONE_TIME, OTHER_ONE_TIME]),
+        [receive(_FORGED, BAD_SIGNATURE), receive(_FORGED, BAD_SIGNATURE), receive(knock().envelope, "knock.busy"),
+         receive(knock(OTHER_ONE_TIME))], limits={"failed_checks_per_bundle": 2}, stocks=[ONE_TIME, OTHER_ONE_TIME]),
     row("refuse-blocked", "local admission refuses the sender, before any cryptography",
         [receive(knock(who=MALLORY).envelope, "knock.not_admitted"), receive(knock(index=1))], blocked=[MALLORY.did],
         stocks=[ONE_TIME, OTHER_ONE_TIME]),
     row("refuse-other-agent", "at an agent that it is not for",
         [receive(knock().envelope, "envelope.recipient")], who=MALLORY),
     row("refuse-too-large", "over the receiver's limit: refused by length alone",
-        [receive(knock().with_inner(5, wire.binary(_BIG)).envelope, "wire.too_large"),
+        [receive(knock().with_inner(5, wire.binary(_BIG)).envelope, TOO_LARGE),
          receive(knock(inside=content("x", (), b"")))], limits=SMALL),
     row("refuse-early-payload-too-large", "an early payload over the receiver's limit",
         [receive(_TWO_BYTES.envelope, "knock.unopened"), receive(knock(index=1))], limits={"plaintext_max_bytes": 2}),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from generator import curve, wire
+from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, REFUSED, UNOPENED, VERSION
 from generator.tables import Step, cut_off, joined, step
 from generator.talk import (
     LATER_MS,
@@ -25,10 +26,6 @@ from generator.world import ALICE, MALLORY, token
 Json = dict[str, Any]
 Case = tuple[str, str, Step, str]
 
-MALFORMED: Final = "wire.malformed"
-UNOPENED: Final = "message.unopened"
-REFUSED: Final = "message.refused"
-
 
 CLOSE: Final = b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))
 
@@ -43,11 +40,11 @@ def foreign() -> Iterator[Case]:
     """Yield messages that somebody without keys changed."""
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
         ("header-kind-accept", "kind 2", 1, wire.uint(2), UNOPENED),
         ("header-kind-reject", "kind 3", 1, wire.uint(3), MALFORMED),
-        ("header-kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
+        ("header-kind-5", "kind 5", 1, wire.uint(5), VERSION),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
         ("header-sender", "another sender", 3, mallory, "envelope.sender"),
         ("header-sender-reflected", "the receiver as sender", 3, wire.text(ALICE.did.encode()), "envelope.reflected"),
@@ -101,11 +98,11 @@ def lies() -> Iterator[Case]:
     yield ("sealed-for-kind-2", "sealed for kind 2, sent as kind 4", sealed_by_peer(sealed_for=kind_2, kept=False),
            UNOPENED)  # fmt: skip
     for name, comment, change, expect in (
-        ("pn", "another pn under the current header key", {"pn": 7}, "message.contradiction"),
-        ("n-end", "n = 2^32 - 1, which no chain reaches", {"n": 2**32 - 1}, "message.contradiction"),
+        ("pn", "another pn under the current header key", {"pn": 7}, CONTRADICTION),
+        ("n-end", "n = 2^32 - 1, which no chain reaches", {"n": 2**32 - 1}, CONTRADICTION),
         ("key", "another ratchet key under the current header key", {"ratchet_key": token("message/other-key")},
-         "message.contradiction"),
-        ("n-earlier", "a number that was opened", {"n": 0}, "message.duplicate"),
+         CONTRADICTION),
+        ("n-earlier", "a number that was opened", {"n": 0}, DUPLICATE),
         ("n-other", "another number than that whose key sealed it", {"n": 2}, UNOPENED),
     ):  # fmt: skip
         yield f"ratchet-{name}", comment, sealed_by_peer(kept=False, **change), expect
@@ -115,7 +112,7 @@ def lies() -> Iterator[Case]:
 
     small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False)
     turn = _behind(say(b"a turn is due"), small)
-    yield "turn-small-order", "a turn with a ratchet key of small order", turn, "crypto.point"
+    yield "turn-small-order", "a turn with a ratchet key of small order", turn, POINT
 
 
 def ill_formed() -> Iterator[Case]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from generator import wire
-from generator.message_forgeries import CLOSE, REFUSED, UNOPENED, foreign, ill_formed, lies
+from generator.codes import CLOSED, DUPLICATE, REFUSED, TOO_LARGE, UNOPENED
+from generator.message_forgeries import CLOSE, foreign, ill_formed, lies
 from generator.tables import flipped, keep, kept, play, row
 from generator.talk import (
     ACCEPTED_MS,
@@ -34,8 +35,6 @@ LATE_MS: Final = 600_000
 CONDITION: Final = "message.condition"
 OWN_CONDITION: Final = "session.condition"
 NOT_OPEN: Final = "session.not_open"
-OVER: Final = "message.closed_session"
-DUPLICATE: Final = "message.duplicate"
 TTL_SECONDS: Final = 3600
 TTL_END_MS: Final = ACCEPTED_MS + TTL_SECONDS * 1000
 
@@ -142,9 +141,9 @@ OUT_OF_ORDER: Final = (
         [receive(moved(wire.array(*header_items(4, LATER_MS, ALICE, BOB)), say(b"mine")), UNOPENED), receive(hear())],
         role="responder"),
     row("refuse-too-large", "an envelope over the receiver's limit",
-        [receive(hear(bytes(4200)), "wire.too_large"), receive(hear(b"y"))], limits=SMALL),
+        [receive(hear(bytes(4200)), TOO_LARGE), receive(hear(b"y"))], limits=SMALL),
     row("refuse-data-over-limit", "nine bytes of data where the receiver takes eight",
-        [receive(hear(bytes(9)), "wire.too_large"), receive(hear(bytes(8)))], limits={"plaintext_max_bytes": 8}),
+        [receive(hear(bytes(9)), TOO_LARGE), receive(hear(bytes(8)))], limits={"plaintext_max_bytes": 8}),
 )  # fmt: skip
 
 
@@ -178,7 +177,7 @@ CONDITIONS_BROKEN: Final = (
         [receive(sealed_by_peer(time_ms=TTL_END_MS + 1), CONDITION, now_ms=TTL_END_MS)], spec="5.2",
         conditions=IN_AN_HOUR),
     row("refuse-ttl-clock", "the receiver's clock 300 s and a millisecond behind the end",
-        [receive(hear(), OVER, now_ms=TTL_END_MS + TOLERANCE_MS + 1)], spec="5.2", conditions=IN_AN_HOUR),
+        [receive(hear(), CLOSED, now_ms=TTL_END_MS + TOLERANCE_MS + 1)], spec="5.2", conditions=IN_AN_HOUR),
     row("refuse-close-ttl", "a close is not data, but the time has ended for it too",
         [close("", NOT_OPEN, now_ms=TTL_END_MS + 1)], spec="5.2", conditions=IN_AN_HOUR),
 )  # fmt: skip
@@ -200,9 +199,9 @@ AFTER_THE_END: Final = (
          receive(hear(b"on"))], spec=CLOSING),
     row("refuse-data-closed", "the session is closed by both",
         [keep("late", hear(b"late")), keep("closed", close()), receive(kept("late")), receive(deliver(kept("closed"))),
-         receive(kept("late"), OVER)], spec=CLOSING),
+         receive(kept("late"), CLOSED)], spec=CLOSING),
     row("refuse-data-truncated", "600 s and a millisecond behind this side's close",
-        [keep("late", hear(b"late")), close(), receive(kept("late"), OVER, now_ms=LATER_MS + LATE_MS + 1)],
+        [keep("late", hear(b"late")), close(), receive(kept("late"), CLOSED, now_ms=LATER_MS + LATE_MS + 1)],
         spec=CLOSING),
 )  # fmt: skip
 

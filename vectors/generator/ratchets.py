@@ -12,6 +12,7 @@ from agentmesh.primitives.keys import X25519PublicKey
 from agentmesh.session.ratchet import RatchetHeader, SendingChain
 from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
+from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, UNOPENED
 from generator.scenario import Scenario
 from generator.tables import cut, flipped, joined, keep, kept, play, row, step
 from generator.world import DAY_MS, NOW_MS, Files, token
@@ -23,11 +24,7 @@ CONTEXT: Final = b"session id, th and envelope header of this message"
 COMMON: Final = {name: token(f"ratchet/{name}").hex() for name in ("root", "hk_ab", "hk_ba")}
 EPHEMERAL: Final = token("ratchet/ephemeral")
 
-UNOPENED: Final = "message.unopened"
-DUPLICATE: Final = "message.duplicate"
 GAP: Final = "message.gap"
-CONTRADICTION: Final = "message.contradiction"
-POINT: Final = "crypto.point"
 
 
 def _start(role: str) -> Json:
@@ -220,7 +217,7 @@ FORGED: Final = (
       )),
     *(row(f"refuse-truncated-{size}", f"cut after {size} bytes: 128 is the shortest message",
           [keep("genuine", hear()), opens(cut(kept("genuine"), size), expect), opens(kept("genuine"))])
-      for size, expect in ((0, "wire.malformed"), (127, "wire.malformed"), (128, UNOPENED))),
+      for size, expect in ((0, MALFORMED), (127, MALFORMED), (128, UNOPENED))),
     row("refuse-appended", "a byte behind the message",
         [keep("genuine", hear()), opens(joined(kept("genuine"), b"\x00"), UNOPENED), opens(kept("genuine"))]),
     row("refuse-other-context", "sealed for another context",

@@ -8,6 +8,7 @@ from typing import Any, Final
 from agentmesh.identity import Identity, signed_part
 from agentmesh.primitives._labels import SIGN_ACCEPT, SIGN_KNOCK, SIGN_REJECT, SignatureLabel
 from generator import wire
+from generator.codes import BAD_SIGNATURE, MALFORMED, TOO_LARGE, UNMATCHED, VERSION
 from generator.forge import knock
 from generator.tables import play, row
 from generator.talk import (
@@ -30,8 +31,6 @@ Json = dict[str, Any]
 Case = tuple[str, str, bytes, str]
 
 SPEC: Final = "5.2"
-MALFORMED: Final = "wire.malformed"
-BAD_SIGNATURE: Final = "signature.invalid"
 
 
 def rejection(
@@ -62,28 +61,26 @@ def _reject_header() -> Iterator[Case]:
     items = header_items(3, ACCEPTED_MS)
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
         ("header-kind-accept", "kind 2: its body begins with no known session id", 1, wire.uint(2),
          "message.unknown_session"),
         ("header-kind-message", "kind 4", 1, wire.uint(4), "message.unknown_session"),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
-        ("header-sender", "another sender, who was not knocked at", 3, mallory, "verdict.unmatched"),
+        ("header-sender", "another sender, who was not knocked at", 3, mallory, UNMATCHED),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), BAD_SIGNATURE),
     ):  # fmt: skip
-        yield (name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body),
-               expect)  # fmt: skip
+        yield name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body), expect
     named = wire.array(*header_items(3, ACCEPTED_MS, MALLORY, ALICE))
     yield from (
         ("other-agent", "another agent rejects what it was not asked", rejection(header=named, signer=MALLORY),
-         "verdict.unmatched"),
+         UNMATCHED),
         ("other-agent-named-bob", "another agent signs in Bob's name", rejection(signer=MALLORY), BAD_SIGNATURE),
         ("self-signed", "signed by the initiator itself", rejection(signer=ALICE), BAD_SIGNATURE),
     )  # fmt: skip
     other = knock(index=1).receipt
-    yield ("other-knock", "the receipt of another KNOCK, under Bob's good signature", rejection(receipt=other),
-           "verdict.unmatched")  # fmt: skip
+    yield "other-knock", "the receipt of another KNOCK, under Bob's good signature", rejection(receipt=other), UNMATCHED
     signed = wire.array(*header_items(3, ACCEPTED_MS + 1))
     yield "signed-other-header", "a signature over another header", rejection(signed_header=signed), BAD_SIGNATURE
     for label, name in ((SIGN_ACCEPT, "accept"), (SIGN_KNOCK, "knock")):
@@ -98,7 +95,7 @@ def _reject_content() -> Iterator[Case]:
         ("signature-r", "a bit of R flipped", -60),
         ("signature-s", "a bit of S flipped", -5),
     ):
-        expect = "verdict.unmatched" if name == "receipt" else BAD_SIGNATURE
+        expect = UNMATCHED if name == "receipt" else BAD_SIGNATURE
         yield f"flipped-{name}", comment, enveloped(header, wire.flipped(body, at)), expect
     yield "signature-zero", "64 zero bytes", rejection(signature=bytes(64)), BAD_SIGNATURE
     receipt = wire.binary(knocked().receipt)
@@ -133,10 +130,9 @@ def _reject_content() -> Iterator[Case]:
     yield "trailing-byte", "a byte behind the envelope", good + b"\x00", MALFORMED
     yield "truncated", "the last byte missing", good[:-1], MALFORMED
     large = wire.pair(wire.array(*items), bytes(220))
-    yield "too-large", "a body of more than 256 bytes", enveloped(header, large), "wire.too_large"
+    yield "too-large", "a body of more than 256 bytes", enveloped(header, large), TOO_LARGE
 
 
-UNMATCHED: Final = "verdict.unmatched"
 OTHERWISE: Final = (
     row("make", "Bob rejects the KNOCK that waits", [reject()], role="responder"),
     row("refuse-after-accept", "a genuine REJECT after the ACCEPT is ignored",

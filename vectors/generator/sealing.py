@@ -9,6 +9,7 @@ from runner.values import kdf_label
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import KDF_LABELS
 from generator import twokeys
+from generator.codes import UNOPENED
 from generator.wire import flipped
 from generator.world import Files, token
 
@@ -108,7 +109,7 @@ def aead() -> Files:
     sealed = twokeys.sealed_for_two(key_one, key_two, kdf_label("am1-intent"), context, token("aead/two", 24))
     for name, key, expect in (
         ("open-one-of-two-keys", key_one, "ok"),
-        ("refuse-other-of-two-keys", key_two, "message.unopened"),
+        ("refuse-other-of-two-keys", key_two, UNOPENED),
     ):
         given = {**base, "key": key.hex(), "sealed": sealed.hex()}
         files.add(
@@ -151,7 +152,7 @@ def _aead_refusals(files: Files, base: Json, sealed: bytes) -> None:
             comment,
             spec="1.2",
             given=given,
-            expect="message.unopened",
+            expect=UNOPENED,
             intermediate=_aead_keys(given),
         )
 
@@ -191,7 +192,7 @@ def padding() -> Files:
     )
     data = bytes(range(1, 41))
     files.add_each("padding.unpad", "1.2", (
-        (f"refuse-{name}", comment, {"padded": bad.hex()}, "message.unopened")
+        (f"refuse-{name}", comment, {"padded": bad.hex()}, UNOPENED)
         for name, comment, bad in (
             ("empty", "no bytes", b""),
             ("zeros", "no marker", bytes(64)),

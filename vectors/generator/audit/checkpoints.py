@@ -11,16 +11,12 @@ from agentmesh.identity import Identity
 from agentmesh.primitives._labels import SIGN_CHECKPOINT, SignatureLabel
 from generator import curve, wire
 from generator.audit.trees import EMPTY_ROOT, entries, tree_of
+from generator.codes import BAD_KEY, BAD_SIGNATURE, MALFORMED, PROOF, TOO_LARGE, VERSION
 from generator.world import ALICE, BOB, MESH, NOW_MS, Files
 
 Json = dict[str, Any]
 
 SPEC: Final = "8"
-MALFORMED: Final = "wire.malformed"
-VERSION: Final = "wire.version"
-KEY: Final = "identity.key"
-SIGNATURE: Final = "signature.invalid"
-PROOF: Final = "audit.proof"
 SIZE: Final = 11
 TIME_MS: Final = NOW_MS + 5000
 NAMES: Final = ("version", "mesh", "issuer", "subject", "size", "time", "root")
@@ -112,7 +108,7 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
     body = wire.array(*body_items())
     good = signed(body)
     yield from (
-        ("other-owner", "somebody else's log was wanted", against(good, BOB), SIGNATURE),
+        ("other-owner", "somebody else's log was wanted", against(good, BOB), BAD_SIGNATURE),
         ("other-mesh", "of another mesh, in which the owner keeps a log of its own",
          {**against(good), "mesh": "example/other"}, PROOF),
         ("mesh-prefix", "the wanted mesh is the beginning of its mesh", {**against(good), "mesh": MESH[:-1]}, PROOF),
@@ -124,7 +120,7 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
             continue  # another version is refused as such; so is, here, a mesh that is none
         data = wire.pair(altered, ALICE.sign(SIGN_CHECKPOINT, body))
         yield (f"flipped-{NAMES[place]}", f"a bit of its field {NAMES[place]} flipped, under the old signature",
-               against(data), SIGNATURE)  # fmt: skip
+               against(data), BAD_SIGNATURE)  # fmt: skip
     signature = ALICE.sign(SIGN_CHECKPOINT, body)
     for name, comment, bad in (
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 0)),
@@ -137,13 +133,13 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
         ("by-other", "another signer's signature over the owner's body", BOB.sign(SIGN_CHECKPOINT, body)),
     ):  # fmt: skip
         data = wire.pair(body, bad)
-        yield f"signature-{name}", f"the signature: {comment}", against(data), SIGNATURE
+        yield f"signature-{name}", f"the signature: {comment}", against(data), BAD_SIGNATURE
     for name, label in SIGNATURE_NAMES.items():
         if label not in {SIGN_CHECKPOINT} and name != "receipt":
-            yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), SIGNATURE
+            yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), BAD_SIGNATURE
     longer = ALICE.sign(SIGN_CHECKPOINT, body + b"\x00")
     yield ("signed-longer", "a signature over the body with a byte behind it",
-           against(wire.pair(body, longer)), SIGNATURE)  # fmt: skip
+           against(wire.pair(body, longer)), BAD_SIGNATURE)  # fmt: skip
 
 
 def _resigned() -> Iterator[tuple[str, str, Json, str]]:
@@ -151,15 +147,15 @@ def _resigned() -> Iterator[tuple[str, str, Json, str]]:
     items = body_items()
     key = BOB.key.raw
     for name, comment, place, item, expect in (
-        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
-        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
+        ("version-0", "version 0", 0, wire.uint(0), VERSION),
+        ("version-2", "version 2", 0, wire.uint(2), VERSION),
         ("version-true", "true as the version", 0, wire.TRUE, MALFORMED),
         ("mesh-empty", "no mesh", 1, wire.text(b""), MALFORMED),
         ("mesh-65", "a mesh of 65 bytes", 1, wire.text(b"a" * 65), MALFORMED),
         ("mesh-upper-case", "a capital in the mesh", 1, wire.text(b"example/Vectors"), MALFORMED),
         ("mesh-bin", "the mesh as a byte string", 1, wire.binary(MESH.encode()), MALFORMED),
-        ("other-issuer", "another key as the issuer, signed by the owner", 2, wire.binary(key), SIGNATURE),
-        ("other-subject", "another key as the subject, signed by the owner", 3, wire.binary(key), SIGNATURE),
+        ("other-issuer", "another key as the issuer, signed by the owner", 2, wire.binary(key), BAD_SIGNATURE),
+        ("other-subject", "another key as the subject, signed by the owner", 3, wire.binary(key), BAD_SIGNATURE),
         ("issuer-31", "an issuer of 31 bytes", 2, wire.binary(key[:-1]), MALFORMED),
         ("subject-33", "a subject of 33 bytes", 3, wire.binary(key + b"\x00"), MALFORMED),
         ("subject-nil", "nil as the subject", 3, wire.NIL, MALFORMED),
@@ -176,9 +172,9 @@ def _resigned() -> Iterator[tuple[str, str, Json, str]]:
         data = signed(wire.with_item(items, place, item))
         yield f"signed-{name}", f"well signed by the owner: {comment}", against(data), expect
     yield ("signed-other-keys", "well signed by the owner: another's key in both places",
-           against(signed(wire.array(*body_items(who=BOB)))), SIGNATURE)  # fmt: skip
+           against(signed(wire.array(*body_items(who=BOB)))), BAD_SIGNATURE)  # fmt: skip
     stranger = signed(wire.array(*body_items(who=BOB)), BOB)
-    yield "stranger", "another agent's checkpoint over its own log", against(stranger), SIGNATURE
+    yield "stranger", "another agent's checkpoint over its own log", against(stranger), BAD_SIGNATURE
 
 
 def _orders() -> Iterator[tuple[str, str, Json, str]]:
@@ -188,7 +184,7 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     other_mesh = wire.array(*body_items(mesh="example/other"))
     bad = wire.flipped(ALICE.sign(SIGN_CHECKPOINT, other_mesh), 0)
     yield ("other-mesh-and-signature", "of another mesh, and not signed: the signature comes first",
-           against(wire.pair(other_mesh, bad)), SIGNATURE)  # fmt: skip
+           against(wire.pair(other_mesh, bad)), BAD_SIGNATURE)  # fmt: skip
     for name, comment, items, expect in (
         ("newer-other-owner", "version 2, and somebody else's keys", [newer[0], *body_items(who=BOB)[1:]], VERSION),
         ("newer-mesh", "version 2, and a capital in the mesh", wire.replaced(newer, 1, wire.text(b"Mesh")), VERSION),
@@ -205,12 +201,13 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     unsigned = wire.pair(wire.array(*newer), bytes(64))
     yield "order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION
     large = signed(wire.array(*newer)).ljust(321, b"\x00")
-    yield "order-newer-321", "version 2, and 321 bytes: not looked at", against(large), "wire.too_large"
+    yield "order-newer-321", "version 2, and 321 bytes: not looked at", against(large), TOO_LARGE
     small_order = {"owner": (b"\x01" + bytes(31)).hex()}
     data = signed(wire.array(*good))
-    yield "owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order}, KEY
+    yield ("owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order},
+           BAD_KEY)  # fmt: skip
     yield ("order-owner-unacceptable-321", "the same with 321 bytes, which are not looked at",
-           {**against(data.ljust(321, b"\x00")), **small_order}, KEY)  # fmt: skip
+           {**against(data.ljust(321, b"\x00")), **small_order}, BAD_KEY)  # fmt: skip
 
 
 def _forms() -> Iterator[tuple[str, str, Json, str]]:
@@ -227,7 +224,7 @@ def _forms() -> Iterator[tuple[str, str, Json, str]]:
            against(wire.array(pair[0], wire.binary16(signature))), MALFORMED)  # fmt: skip
     whole = wire.array(*pair)
     yield "form-320", "320 bytes, with zeros behind the pair", against(whole.ljust(320, b"\x00")), MALFORMED
-    yield "form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), "wire.too_large"
+    yield "form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), TOO_LARGE
 
 
 # --- two checkpoints -------------------------------------------------------------------------------------------------
@@ -284,16 +281,16 @@ def _not_grown() -> Iterator[tuple[str, str, Json, str]]:
          _growth(6, 13, new=signed_over(8, _TREE.root(13))), PROOF),
         ("other-mesh", "the new one is of another mesh", _growth(6, 13, new=other_new), PROOF),
         ("old-signature", "a bit of the old one's signature flipped", _growth(6, 13, old=wire.flipped(old, -1)),
-         SIGNATURE),
+         BAD_SIGNATURE),
         ("old-other-mesh", "the old one is of another mesh", _growth(6, 13, old=other_old), PROOF),
         ("both-other-mesh", "both are of another mesh", _growth(6, 13, old=other_old, new=other_new), PROOF),
         ("old-before-new",
          "the old one's signature does not verify, and the new one is of another mesh: the old one comes first",
-         _growth(6, 13, old=wire.flipped(old, -1), new=other_new), SIGNATURE),
+         _growth(6, 13, old=wire.flipped(old, -1), new=other_new), BAD_SIGNATURE),
         ("old-mesh-before-new-signature", "the old one is of another mesh, and the new one's signature does not verify",
          _growth(6, 13, old=other_old, new=wire.flipped(new, -1)), PROOF),
         ("new-before-the-proof", "no proof, and a new one that does not verify",
-         _growth(6, 13, new=wire.flipped(new, -1), proof=[]), SIGNATURE),
+         _growth(6, 13, new=wire.flipped(new, -1), proof=[]), BAD_SIGNATURE),
         ("old-rubbish", "what is no checkpoint as the old one", _growth(6, 13, old=wire.pair(b"", b"")), MALFORMED),
-        ("other-owner", "the new one is somebody else's", _growth(6, 13, new=of_other), SIGNATURE),
+        ("other-owner", "the new one is somebody else's", _growth(6, 13, new=of_other), BAD_SIGNATURE),
     )  # fmt: skip

@@ -10,6 +10,7 @@ from agentmesh.errors import AgentMeshError
 from agentmesh.limits import Limits
 from generator import wire
 from generator.audit.entries import FIRST_PREVIOUS, NO_ENVELOPE, SPEC, chained, entry, record
+from generator.codes import MALFORMED, TOO_LARGE, VERSION
 from generator.envelopes import KINDS, enveloped, header_items
 from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, SMALL, Files, token
 
@@ -17,8 +18,6 @@ Json = dict[str, Any]
 # Name, comment, the refusals of each minute, the time of the last look at the clock, limits.
 Case = tuple[str, str, list[list[Json]], int, Json]
 
-MALFORMED: Final = "wire.malformed"
-TOO_LARGE: Final = "wire.too_large"
 MINUTE_MS: Final = 60_000
 LIMITS: Final = {**SMALL, "envelope_max_bytes": 5000}
 _NAMES: Final = ("did:agentmesh:2a", "did:agentmesh:2b", "did:agentmesh:2c")
@@ -74,7 +73,7 @@ def seen(files: Files) -> None:
         for name, comment, data, expect, more in (
             ("trailing-byte", "an envelope with a byte behind it is none", good + b"\x00", MALFORMED, {}),
             ("kind-5", "an envelope of a kind that there is not",
-             enveloped(wire.with_item(header_items(), 1, wire.uint(5))), "wire.version", {}),
+             enveloped(wire.with_item(header_items(), 1, wire.uint(5))), VERSION, {}),
             ("too-large", "an envelope over the relay's limit", enveloped(wire.array(*header_items()), bytes(5000)),
              TOO_LARGE, {"limits": LIMITS}),
         )
@@ -156,7 +155,7 @@ def counted(files: Files) -> None:
          [[_refused(start, misrouted, "envelope.recipient")] * 3], end, {}),
         ("nobody", "what is no envelope claims no sender",
          [[_refused(start, GARBAGE, MALFORMED), _refused(start + 1, _to_bob(b"a")[:-1], MALFORMED),
-           _refused(start + 2, enveloped(wire.with_item(header_items(), 1, wire.uint(9))), "wire.version")]], end, {}),
+           _refused(start + 2, enveloped(wire.with_item(header_items(), 1, wire.uint(9))), VERSION)]], end, {}),
         ("minutes", "the last millisecond of a minute and the first of the next are two records",
          [[_refused(end - 1, _to_bob(b"a"))], [_refused(end, _to_bob(b"b"))]], end + MINUTE_MS, {}),
         ("clock-set-back", "an earlier minute is another one too",

@@ -11,6 +11,7 @@ from agentmesh.envelope import receipt_of
 from agentmesh.primitives.padding import pad
 from generator import wire
 from generator.audit.messages import Message, crafted, given, said, said_on_last_resort, two_keys
+from generator.codes import MALFORMED
 from generator.talk import LATER_MS, enveloped, header_items
 from generator.world import ALICE, BOB, MALLORY, SMALL, Files, token
 
@@ -63,7 +64,7 @@ def disclosure() -> Files:
         "an entry with a byte behind it is refused as one",
         spec=SPEC,
         given={**given(talk["first"]), "entry": given(talk["first"])["entry"] + "00"},
-        expect="wire.malformed",
+        expect=MALFORMED,
     )
     return files
 
@@ -83,29 +84,18 @@ def _disclosed(one: Message, other: Message) -> Iterator[tuple[str, str, Message
         ("close", "a close: its content is disclosed as it is", talk["close"], {}),
         ("close-opened", "the same, against the record of Bob's log", talk["close"], opened),
         ("last-resort", "a message of a session on a last-resort bundle", said_on_last_resort(), {}),
-        (
-            "unchecked-fields",
-            "a record whose other fields are other ones: the envelope does not show them",
-            talk["first"],
-            unchecked,
-        ),
-        (
-            "made-by-anybody",
-            "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it",
-            crafted(),
-            {},
-        ),
+        ("unchecked-fields", "a record whose other fields are other ones: the envelope does not show them",
+         talk["first"], unchecked),
+        ("made-by-anybody",
+         "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it", crafted(),
+         {}),
         ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
-        (
-            "close-reason-128",
-            "a close with a reason of 128 bytes",
-            crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")),
-            {},
-        ),
+        ("close-reason-128", "a close with a reason of 128 bytes",
+         crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")), {}),
         ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
         ("two-keys-one", "a box that opens under two keys, with the commitment to the first, and the first", one, {}),
         ("two-keys-other", "the same box with the commitment to the second, and the second", other, {}),
-    )
+    )  # fmt: skip
 
 
 def _other_records() -> Iterator[Case]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from agentmesh.primitives import _crypto
 from generator import wire
+from generator.codes import DUPLICATE
 from generator.world import ALICE, BOB, MESH, NOW_MS, token
 
 Json = dict[str, Any]
@@ -98,7 +99,7 @@ RECORDS: Final = [
     record(4, number=1),
     record(5,
            **{**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "sender": BOB.did, "recipient": ALICE.did,
-              "receipt": token("audit/receipt/5").hex(), "size": 326, "reason": "message.duplicate", "count": 2}),
+              "receipt": token("audit/receipt/5").hex(), "size": 326, "reason": DUPLICATE, "count": 2}),
 ]  # fmt: skip
 COUNT: Final = len(RECORDS)
 ENTRIES: Final = chained(RECORDS)

@@ -7,10 +7,10 @@ from typing import Final
 
 from generator import wire
 from generator.audit.entries import COUNT, ENTRIES
+from generator.codes import BROKEN, NOT_ALLOWED
 from generator.world import Files
 
 SPEC: Final = "8.2"
-BROKEN: Final = "audit.broken"
 MAGIC: Final = b"agentmesh-log-1\n"
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -141,55 +141,26 @@ def _appended(whole: bytes, more: list[bytes]) -> Iterator[tuple[str, str, bytes
         ("nothing", "a whole log opened, and nothing appended: the file is as it was", whole, 3, 0, whole),
         ("new", "an empty file is a new log", b"", 0, 0, framed(more)),
         ("torn-while-new", "a file that was torn within its first 16 bytes", MAGIC[:9], 0, 9, framed(more)),
-        (
-            "torn-entry",
-            "a torn last frame is cut off",
-            whole[:-5],
-            2,
-            4 + len(ENTRIES[2]) - 5,
-            framed(ENTRIES[:2] + more),
-        ),
+        ("torn-entry", "a torn last frame is cut off", whole[:-5], 2, 4 + len(ENTRIES[2]) - 5,
+         framed(ENTRIES[:2] + more)),
         ("torn-length", "two bytes of a length are cut off", whole + b"\x00\x01", 3, 2, framed(ENTRIES)),
         ("zeros", "zeros are cut off", whole + bytes(700), 3, 700, framed(ENTRIES)),
-        (
-            "torn-nothing",
-            "a torn log opened, and nothing appended: its tail is there still",
-            whole[:-5],
-            2,
-            4 + len(ENTRIES[2]) - 5,
-            whole[:-5],
-        ),
+        ("torn-nothing", "a torn log opened, and nothing appended: its tail is there still", whole[:-5], 2,
+         4 + len(ENTRIES[2]) - 5, whole[:-5]),
         ("new-nothing", "an empty file opened, and nothing appended: it has its first 16 bytes", b"", 0, 0, MAGIC),
         ("torn-while-new-nothing", "a file torn while it was new, and nothing appended", MAGIC[:9], 0, 9, MAGIC),
         ("zeros-alone", "zeros alone are a new file", bytes(1000), 0, 1000, framed(more)),
-        (
-            "zeros-alone-nothing",
-            "zeros alone, and nothing appended: the first 16 bytes, and behind them the zeros that were there",
-            bytes(1000),
-            0,
-            1000,
-            MAGIC + bytes(984),
-        ),
+        ("zeros-alone-nothing",
+         "zeros alone, and nothing appended: the first 16 bytes, and behind them the zeros that were there",
+         bytes(1000), 0, 1000, MAGIC + bytes(984)),
         ("zeros-16", "as many zeros as the first bytes are", bytes(16), 0, 16, framed(more)),
         ("zeros-one-alone", "one zero", bytes(1), 0, 1, framed(more)),
-        (
-            "torn-while-new-zeros",
-            "nine of the first bytes, then seven zeros",
-            MAGIC[:9] + bytes(7),
-            0,
-            16,
-            framed(more),
-        ),
-        (
-            "torn-while-new-more-zeros",
-            "fifteen of the first bytes, then zeros past the sixteenth",
-            MAGIC[:15] + bytes(500),
-            0,
-            515,
-            framed(more),
-        ),
+        ("torn-while-new-zeros", "nine of the first bytes, then seven zeros", MAGIC[:9] + bytes(7), 0, 16,
+         framed(more)),
+        ("torn-while-new-more-zeros", "fifteen of the first bytes, then zeros past the sixteenth",
+         MAGIC[:15] + bytes(500), 0, 515, framed(more)),
         ("torn-ff", "three bytes of a length, all 255, are cut off", whole + b"\xff" * 3, 3, 3, framed(ENTRIES)),
-    )
+    )  # fmt: skip
 
 
 def _taken(files: Files, whole: bytes) -> None:
@@ -212,8 +183,8 @@ def _taken(files: Files, whole: bytes) -> None:
     files.add_each("log.append", SPEC, (
         (f"refuse-append-{name}", comment, {"file": content.hex(), "more": [data.hex() for data in added]}, expect)
         for name, comment, content, added, expect in (
-            ("element-0", "an element of no bytes behind a good one", whole, [ENTRIES[3], b""], "call.argument"),
-            ("element-1025", "an element of 1,025 bytes", whole, [bytes(1025)], "call.argument"),
+            ("element-0", "an element of no bytes behind a good one", whole, [ENTRIES[3], b""], NOT_ALLOWED),
+            ("element-1025", "an element of 1,025 bytes", whole, [bytes(1025)], NOT_ALLOWED),
         )
     ))  # fmt: skip
     files.add(

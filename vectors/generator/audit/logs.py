@@ -11,11 +11,11 @@ from generator.audit import files as log_files
 from generator.audit.checkpoints import against, signed_over
 from generator.audit.entries import COUNT, ENTRIES, FIRST_PREVIOUS, RECORDS, SPEC, chained, entry, items, leaf, record
 from generator.audit.trees import EMPTY_ROOT, tree_of
+from generator.codes import BAD_SIGNATURE, BROKEN, MALFORMED, PROOF, TOO_LARGE, VERSION
 from generator.world import BOB, NOW_MS, Files, token
 
 Json = dict[str, Any]
 
-BROKEN: Final = "audit.broken"
 
 # Another value for each field, which is well formed too.
 OTHERS: Final[Json] = {
@@ -275,11 +275,11 @@ def _bad_checkpoints(files: Files) -> None:
          {**_given(ENTRIES), **good, **change}, expect)
         for name, comment, change, expect in (
             ("flipped-signature", "a bit of the checkpoint's signature flipped",
-             {"checkpoint": wire.flipped(data, -1).hex()}, "signature.invalid"),
+             {"checkpoint": wire.flipped(data, -1).hex()}, BAD_SIGNATURE),
             ("other-owner", "a checkpoint that is not of the log's owner", {"owner": BOB.key.raw.hex()},
-             "signature.invalid"),
-            ("other-mesh", "a checkpoint of another mesh", {"mesh": "example/other"}, "audit.proof"),
-            ("rubbish", "what is no checkpoint", {"checkpoint": "c0"}, "wire.malformed"),
+             BAD_SIGNATURE),
+            ("other-mesh", "a checkpoint of another mesh", {"mesh": "example/other"}, PROOF),
+            ("rubbish", "what is no checkpoint", {"checkpoint": "c0"}, MALFORMED),
         )
     ))  # fmt: skip
 
@@ -333,29 +333,28 @@ def _bad_entries() -> Iterator[tuple[str, str, Json, str]]:
     newer = wire.with_item(items(RECORDS[2], 2, leaf(e[1])), 0, wire.uint(2))
     nodes = [*e[:2], leaf(e[0]) + leaf(e[1]), *e[3:]]
     zero = [*e[:2], bytes(32), *e[3:]]
-    proof, malformed = "audit.proof", "wire.malformed"
     unsigned = wire.flipped(bytes.fromhex(over(e)["checkpoint"]), -1).hex()
     yield from (
-        ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), proof),
-        ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), proof),
-        ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), proof),
-        ("no-proof", "no proof", _entry(2, e, proof=[]), proof),
-        ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), proof),
-        ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond), proof),
-        ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), proof),
-        ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), proof),
+        ("other-entry", "another entry under this one's proof", _entry(2, e, entry=e[1].hex()), PROOF),
+        ("altered", "entry 3 with the receipt of another message", _entry(3, e, entry=rewritten.hex()), PROOF),
+        ("proof-of-another", "another entry's proof", _entry(2, e, proof=_entry(0, e)["proof"]), PROOF),
+        ("no-proof", "no proof", _entry(2, e, proof=[]), PROOF),
+        ("own-number", "it stands at place 2 and says that it has the number 1", _entry(2, moved), PROOF),
+        ("number-at-size", "it stands at place 2 and says that it has the number 5, of five", _entry(2, beyond), PROOF),
+        ("other-log", "the owner's checkpoint over another log", _entry(2, e, **over(moved)), PROOF),
+        ("earlier-checkpoint", "a checkpoint from before it was written", _entry(3, e, **over(e[:3])), PROOF),
         ("newer-version", "an entry of another version that is in the log", _entry(2, [*e[:2], newer, *e[3:]]),
-         "wire.version"),
-        ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), malformed),
-        ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), malformed),
-        ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), "wire.too_large"),
+         VERSION),
+        ("inner-node", "two hashes that are in the tree like an entry", _entry(2, nodes), MALFORMED),
+        ("zero-leaf", "32 zero bytes that are in the tree like an entry", _entry(2, zero), MALFORMED),
+        ("too-long", "1,025 bytes", _entry(2, e, entry=bytes(1025).hex()), TOO_LARGE),
         ("form-before-the-proof", "no entry, and no proof of it: the entry comes first",
-         _entry(2, e, entry="00", proof=[]), malformed),
+         _entry(2, e, entry="00", proof=[]), MALFORMED),
         ("checkpoint-before-the-entry", "no entry, under a checkpoint that does not verify: the checkpoint comes first",
-         _entry(2, e, entry="00", checkpoint=unsigned), "signature.invalid"),
+         _entry(2, e, entry="00", checkpoint=unsigned), BAD_SIGNATURE),
         ("checkpoint-mesh-before-the-entry", "no entry, under a checkpoint of another mesh",
-         _entry(2, e, entry="00", mesh="example/other"), proof),
+         _entry(2, e, entry="00", mesh="example/other"), PROOF),
         ("flipped-signature", "a bit of the checkpoint's signature flipped", _entry(2, e, checkpoint=unsigned),
-         "signature.invalid"),
-        ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), "signature.invalid"),
+         BAD_SIGNATURE),
+        ("other-owner", "another owner was wanted", _entry(2, e, owner=BOB.key.raw.hex()), BAD_SIGNATURE),
     )  # fmt: skip

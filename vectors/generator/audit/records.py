@@ -8,12 +8,11 @@ from typing import Any, Final
 from generator import wire
 from generator.audit import counts
 from generator.audit.entries import FIRST_PREVIOUS, NO_ENVELOPE, SESSION_ID, SPEC, entry, items, leaf, record
+from generator.codes import MALFORMED, STALE, TOO_LARGE, UNOPENED, VERSION
 from generator.world import ALICE, BOB, MALLORY, MESH, NOW_MS, Files, token
 
 Json = dict[str, Any]
 
-MALFORMED: Final = "wire.malformed"
-VERSION: Final = "wire.version"
 LARGEST: Final = 2**53 - 1
 
 # --- one record of each kind -----------------------------------------------------------------------------------------
@@ -35,10 +34,10 @@ EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
     ("message-opened", "the same in Bob's log", {"event": "message.opened"}),
     ("message-refused", "three refusals with one code in one minute, with the first receipt",
      {**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "recipient": BOB.did,
-      "receipt": token("audit/receipt/refused").hex(), "size": 326, "reason": "message.unopened", "count": 3}),
+      "receipt": token("audit/receipt/refused").hex(), "size": 326, "reason": UNOPENED, "count": 3}),
     ("message-refused-nobody", "a refused envelope that names no readable sender",
      {**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "sender": "", "recipient": BOB.did,
-      "receipt": token("audit/receipt/refused").hex(), "size": 5, "reason": "wire.malformed"}),
+      "receipt": token("audit/receipt/refused").hex(), "size": 5, "reason": MALFORMED}),
     ("session-closed", "a session that ended with data missing: its id and no envelope",
      {**NO_ENVELOPE, "event": "session.closed", "recipient": BOB.did, "session_id": SESSION_ID.hex(), "class": 1,
       "reason": "truncated"}),
@@ -47,7 +46,7 @@ EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
      {**NO_ENVELOPE, "event": "trust.updated", "sender": MALLORY.did, "recipient": BOB.did, "envelope_time_ms": NOW_MS,
       "receipt": token("audit/receipt/statement").hex(), "number": 7, "reason": "edge-withdrawn"}),
     ("trust-refused", "statements that were refused: the one event with a decision of two kinds",
-     {**NO_ENVELOPE, "event": "trust.updated", "decision": "deny", "reason": "trust.stale", "count": 9}),
+     {**NO_ENVELOPE, "event": "trust.updated", "decision": "deny", "reason": STALE, "count": 9}),
     ("envelope-seen", "what a relay notes: no session, and the kind as the reason",
      {"event": "envelope.seen", "session_id": "", "number": 0, "class": 0, "reason": "message"}),
     ("largest", "every number the largest that there is, and the longest names",
@@ -142,37 +141,52 @@ def _byte_strings() -> Iterator[Field]:
 
 # Field, its place, what the comment begins with, and texts that do not belong there.
 _TEXTS: Final[tuple[tuple[str, int, str, tuple[tuple[str, str, bytes], ...]], ...]] = (
-    ("event", 4, "",
-     (("empty", "no event", b""), ("unknown", "an event that there is not", b"message.read"),
-      ("upper-case", "an event in capitals", b"MESSAGE.SEALED"),
-      ("trailing-space", "a space behind the event", b"message.sealed "), ("33", "an event of 33 bytes", b"e" * 33))),
-    ("decision", 14, "",
-     (("empty", "no decision", b""), ("unknown", "a decision that there is not", b"maybe"),
-      ("upper-case", "a decision in capitals", b"INFO"))),
-    ("mesh", 5, "",
-     (("empty", "no mesh", b""), ("65", "a mesh of 65 bytes", b"a" * 65),
-      ("upper-case", "a capital in the mesh", b"example/Vectors"),
-      ("newline", "a line feed behind the mesh", b"example/vectors\n"))),
-    ("sender", 6, "in the sender's place: ",
-     (("prefix-alone", "nothing behind the method", b"did:agentmesh:"), ("no-method", "no method", b"did::abc"),
-      ("method-upper-case", "a capital in the method", b"did:Mesh:abc"),
-      ("method-33", "a method of 33 characters", b"did:" + b"m" * 33 + b":abc"),
-      ("method-hyphen", "a hyphen in the method", b"did:my-method:abc"), ("no-scheme", "no did:", b"agentmesh:abc"),
-      ("scheme-upper-case", "DID: in capitals", b"DID:agentmesh:abc"),
-      ("129", "129 bytes", b"did:" + b"m" * 4 + b":" + b"n" * 120),
-      ("part-121", "121 characters behind the method", b"did:m:" + b"n" * 121),
-      ("space", "a space", b"did:agentmesh:a b"), ("newline", "a line feed behind it", b"did:agentmesh:abc\n"),
-      ("slash", "a path", b"did:agentmesh:abc/x"), ("fragment", "a fragment", b"did:agentmesh:abc#key"),
-      ("escape", "what would act on a terminal", b"did:agentmesh:\x1b[31m"),
-      ("umlaut", "a letter that is not ASCII", "did:agentmesh:\u00e4".encode()),
-      ("nul", "a zero byte", b"did:agentmesh:abc\x00"),
-      ("not-utf8", "bytes that are not UTF-8", b"did:agentmesh:\xff"))),
-    ("reason", 15, "",
-     (("33", "a reason of 33 bytes", b"r" * 33), ("upper-case", "a capital in the reason", b"Policy"),
-      ("space", "a space in the reason: words of others have no place in a record", b"because i say so"),
-      ("slash", "a slash in the reason", b"policy/no"), ("colon", "a colon in the reason", b"policy:no"),
-      ("newline", "a line feed behind the reason", b"policy\n"),
-      ("umlaut", "a letter that is not ASCII", "gr\u00fcnde".encode()))),
+    ("event", 4, "", (
+        ("empty", "no event", b""),
+        ("unknown", "an event that there is not", b"message.read"),
+        ("upper-case", "an event in capitals", b"MESSAGE.SEALED"),
+        ("trailing-space", "a space behind the event", b"message.sealed "),
+        ("33", "an event of 33 bytes", b"e" * 33),
+    )),
+    ("decision", 14, "", (
+        ("empty", "no decision", b""),
+        ("unknown", "a decision that there is not", b"maybe"),
+        ("upper-case", "a decision in capitals", b"INFO"),
+    )),
+    ("mesh", 5, "", (
+        ("empty", "no mesh", b""),
+        ("65", "a mesh of 65 bytes", b"a" * 65),
+        ("upper-case", "a capital in the mesh", b"example/Vectors"),
+        ("newline", "a line feed behind the mesh", b"example/vectors\n"),
+    )),
+    ("sender", 6, "in the sender's place: ", (
+        ("prefix-alone", "nothing behind the method", b"did:agentmesh:"),
+        ("no-method", "no method", b"did::abc"),
+        ("method-upper-case", "a capital in the method", b"did:Mesh:abc"),
+        ("method-33", "a method of 33 characters", b"did:" + b"m" * 33 + b":abc"),
+        ("method-hyphen", "a hyphen in the method", b"did:my-method:abc"),
+        ("no-scheme", "no did:", b"agentmesh:abc"),
+        ("scheme-upper-case", "DID: in capitals", b"DID:agentmesh:abc"),
+        ("129", "129 bytes", b"did:" + b"m" * 4 + b":" + b"n" * 120),
+        ("part-121", "121 characters behind the method", b"did:m:" + b"n" * 121),
+        ("space", "a space", b"did:agentmesh:a b"),
+        ("newline", "a line feed behind it", b"did:agentmesh:abc\n"),
+        ("slash", "a path", b"did:agentmesh:abc/x"),
+        ("fragment", "a fragment", b"did:agentmesh:abc#key"),
+        ("escape", "what would act on a terminal", b"did:agentmesh:\x1b[31m"),
+        ("umlaut", "a letter that is not ASCII", "did:agentmesh:\u00e4".encode()),
+        ("nul", "a zero byte", b"did:agentmesh:abc\x00"),
+        ("not-utf8", "bytes that are not UTF-8", b"did:agentmesh:\xff"),
+    )),
+    ("reason", 15, "", (
+        ("33", "a reason of 33 bytes", b"r" * 33),
+        ("upper-case", "a capital in the reason", b"Policy"),
+        ("space", "a space in the reason: words of others have no place in a record", b"because i say so"),
+        ("slash", "a slash in the reason", b"policy/no"),
+        ("colon", "a colon in the reason", b"policy:no"),
+        ("newline", "a line feed behind the reason", b"policy\n"),
+        ("umlaut", "a letter that is not ASCII", "gr\u00fcnde".encode()),
+    )),
 )  # fmt: skip
 
 
@@ -246,10 +260,10 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         yield f"newer-{name}", f"version 2, and {comment}, which is checked {checked}", wire.array(*data), expect
     large = wire.array(*newer).ljust(1025, b"\x00")
     yield from (
-        ("newer-1025", "version 2, and 1,025 bytes: not looked at", large, "wire.too_large"),
+        ("newer-1025", "version 2, and 1,025 bytes: not looked at", large, TOO_LARGE),
         ("form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED),
         ("form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED),
-        ("form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), "wire.too_large"),
+        ("form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), TOO_LARGE),
     )
     left, right = token("audit/left"), token("audit/right")
     yield "form-node", "what an inner node of the tree is the hash of", left + right, MALFORMED

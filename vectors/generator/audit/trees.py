@@ -8,6 +8,7 @@ from typing import Any, Final
 from agentmesh.audit import leaf_hash
 from agentmesh.audit.merkle import MerkleTree
 from agentmesh.primitives import _crypto
+from generator.codes import PROOF
 from generator.wire import flipped
 from generator.world import Files, token
 
@@ -15,7 +16,6 @@ Json = dict[str, Any]
 
 SPEC: Final = "8"
 EMPTY_ROOT: Final = _crypto.sha256(b"")
-PROOF: Final = "audit.proof"
 
 # The entries that the Certificate Transparency project tests its trees with, and its roots over the first 0 to 8.
 CT_ENTRIES: Final = (
@@ -307,7 +307,7 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
 
 
 def _other_trees() -> Iterator[tuple[str, str, Json, Json]]:
-    """Yield proofs and roots of a log that is not the one before, longer, or of logs with no proof."""
+    """Yield proofs of logs that were rewritten, and of sizes between which no proof is needed."""
     base = _consistent(6, 11)
     altered = entries(11)
     altered[2] = b"\xff\xff"

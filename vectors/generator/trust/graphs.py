@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
+from generator.codes import FULL, STALE, UNFIT
 from generator.tables import play, row, step
-from generator.trust.model import FULL, STALE, UNFIT, Edge, Graph
+from generator.trust.model import Edge, Graph
 from generator.trust.scene import Scene, digest_of, foreign_statements
 from generator.trust.statements import EDGE, ISSUER, REVOCATION, SUBJECT, statement
 from generator.world import DAY_MS, MALLORY, NOW_MS, TOLERANCE_MS, Files, identity

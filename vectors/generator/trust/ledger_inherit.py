@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from generator.codes import FULL, NOT_ALLOWED
 from generator.tables import row
-from generator.trust.ledger_scene import (
-    OTHER_ISSUER,
-    OTHER_SUBJECT,
-    SUCCESSOR,
-    disbelieve,
-    inherit,
-    later,
-    revoke,
-    say,
-)
-from generator.trust.model import FULL, NOT_ALLOWED
+from generator.trust.ledger_scene import OTHER_ISSUER, OTHER_SUBJECT, SUCCESSOR, disbelieve, inherit, later, revoke, say
 from generator.trust.statements import ISSUER, SUBJECT
 from generator.world import DAY_MS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from generator import wire
+from generator.codes import BAD_SIGNATURE, FULL, STALE, UNFIT
 from generator.tables import row
 from generator.trust.ledger_scene import (
     HOUR_MS,
@@ -21,7 +22,6 @@ from generator.trust.ledger_scene import (
     say,
     say_again,
 )
-from generator.trust.model import FULL, STALE, UNFIT
 from generator.trust.scene import foreign_statements
 from generator.trust.statements import ISSUER, SUBJECT, TRUST, statement
 from generator.world import DAY_MS, MALLORY, TOLERANCE_MS
@@ -136,7 +136,7 @@ FOREIGN: Final = (
         "an issuer that is not believed, and a forged signature: whether it can count is looked at first",
         [offer_foreign(wire.flipped(_NOT_BELIEVED, -1), UNFIT)], 0),
     row("refuse-order-signature-before-time", "an update from the future, and forged: its time is looked at last",
-        [offer_foreign(wire.flipped(_FROM_THE_FUTURE, -1), "signature.invalid")], 0),
+        [offer_foreign(wire.flipped(_FROM_THE_FUTURE, -1), BAD_SIGNATURE)], 0),
     row("refuse-about-itself", "an issuer that is believed speaks of itself",
         [offer_foreign(statement(TRUST, ISSUER, ISSUER, 1, 200, time_ms=SLOT_MS), UNFIT)], 500, subjects=(ISSUER,),
         default=500),

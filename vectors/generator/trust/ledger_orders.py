@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from generator import wire
+from generator.codes import MALFORMED, STALE, UNFIT
 from generator.tables import row
 from generator.trust.ledger_scene import (
     HOUR_MS,
@@ -17,18 +18,7 @@ from generator.trust.ledger_scene import (
     say,
     say_again,
 )
-from generator.trust.model import STALE, UNFIT
-from generator.trust.statements import (
-    ISSUER_AT,
-    MALFORMED,
-    NEUTRAL,
-    REST_AT,
-    SUBJECT,
-    SUBJECT_AT,
-    TRUST,
-    items_of,
-    signed,
-)
+from generator.trust.statements import ISSUER_AT, NEUTRAL, REST_AT, SUBJECT, SUBJECT_AT, TRUST, items_of, signed
 from generator.world import DAY_MS, MALLORY, TOLERANCE_MS
 
 _STRANGER: Final = {ISSUER_AT: wire.binary(MALLORY.key.raw)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentmesh.identity import Identity
+from generator.codes import STALE
 from generator.tables import play, row
 from generator.trust.ledger_inherit import INHERITANCE
 from generator.trust.ledger_life import LIFE
@@ -21,7 +22,6 @@ from generator.trust.ledger_scene import (
     say,
     say_again,
 )
-from generator.trust.model import STALE
 from generator.trust.scene import digest_of
 from generator.trust.statements import ISSUER, SUBJECT, TRUST, statement
 from generator.world import DAY_MS, MALLORY, NOW_MS, TOLERANCE_MS, Files

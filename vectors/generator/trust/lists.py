@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentmesh.identity import Identity
+from generator.codes import FULL, STALE, UNFIT
 from generator.tables import play, row, step
 from generator.trust.scene import Scene, digest_of, foreign_statements
 from generator.trust.statements import ISSUER, REVOCATION, SUBJECT, UINT_MAX, statement
@@ -12,9 +13,6 @@ from generator.world import MALLORY, NOW_MS, Files, identity
 
 Json = dict[str, Any]
 
-UNFIT: Final = "trust.unfit"
-STALE: Final = "trust.stale"
-FULL: Final = "trust.full"
 
 AUTHORITY: Final = ISSUER
 OTHER_AUTHORITY: Final = identity("other-issuer")

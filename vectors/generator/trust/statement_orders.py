@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from generator import wire
+from generator.codes import BAD_KEY, MALFORMED, VERSION
 from generator.trust.statements import (
-    BAD_KEY,
-    MALFORMED,
     MESH_AT,
     NEUTRAL,
     OTHER_MESH,
@@ -25,8 +23,6 @@ from generator.trust.statements import (
     verification,
 )
 from generator.world import Files
-
-VERSION: Final = "wire.version"
 
 
 def statement_orders(files: Files, kind: Kind) -> Files:

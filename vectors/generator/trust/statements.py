@@ -19,15 +19,12 @@ from agentmesh.primitives._labels import (
     SignatureLabel,
 )
 from generator import curve, wire
+from generator.codes import BAD_KEY, BAD_SIGNATURE, MALFORMED, TOO_LARGE, UNFIT, VERSION
 from generator.world import MALLORY, MESH, NOW_MS, ONE_TIME, Files, identity
 
 Json = dict[str, Any]
 
 SPEC: Final = "9.1"
-MALFORMED: Final = "wire.malformed"
-UNFIT: Final = "trust.unfit"
-BAD_KEY: Final = "identity.key"
-BAD_SIGNATURE: Final = "signature.invalid"
 
 ISSUER: Final = identity("issuer")
 SUBJECT: Final = identity("subject")
@@ -300,7 +297,7 @@ def _other_kinds(kind: Kind) -> Iterator[Case]:
     checkpoint = wire.array(*head_items(subject=ISSUER.key.raw), wire.binary(bytes(32)))
     data = signed(kind, checkpoint, label=SIGN_CHECKPOINT)
     yield "replayed-checkpoint", "a genuine checkpoint of the issuer's audit log", data, MALFORMED
-    yield "replayed-bundle", "a prekey bundle: longer than any statement", ONE_TIME.data, "wire.too_large"
+    yield "replayed-bundle", "a prekey bundle: longer than any statement", ONE_TIME.data, TOO_LARGE
 
 
 def _keys(kind: Kind) -> Iterator[Case]:
@@ -334,8 +331,8 @@ def _keys(kind: Kind) -> Iterator[Case]:
 
 def _head_faults(kind: Kind) -> Iterator[Case]:
     for name, comment, index, item, expect in (
-        ("version-0", "version 0", VERSION_AT, wire.uint(0), "wire.version"),
-        ("version-2", "version 2", VERSION_AT, wire.uint(2), "wire.version"),
+        ("version-0", "version 0", VERSION_AT, wire.uint(0), VERSION),
+        ("version-2", "version 2", VERSION_AT, wire.uint(2), VERSION),
         ("version-true", "true in the version's place", VERSION_AT, wire.TRUE, MALFORMED),
         ("version-uint8", "the version in a longer form", VERSION_AT, wire.uint8(1), MALFORMED),
         ("mesh-empty", "a mesh of no bytes", MESH_AT, wire.text(b""), MALFORMED),
@@ -453,4 +450,4 @@ def _forms(kind: Kind) -> Iterator[Case]:
     if len(longest) != 320:
         raise ValueError("320 bytes are wanted")
     yield "size-320", "320 bytes, with a signature that is too long: not too large", longest, BAD_SIGNATURE
-    yield "size-321", "321 bytes: refused by length alone", b"\x92" + bytes(320), "wire.too_large"
+    yield "size-321", "321 bytes: refused by length alone", b"\x92" + bytes(320), TOO_LARGE

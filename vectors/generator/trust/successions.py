@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentmesh.identity import Identity
+from generator.codes import FULL, NOT_ALLOWED, STALE, UNFIT
 from generator.tables import play, row, step
-from generator.trust.model import FULL, NOT_ALLOWED, STALE, UNFIT
 from generator.trust.scene import Scene, digest_of, foreign_statements
 from generator.trust.statements import CONTINUITY, ISSUER, SUBJECT, statement
 from generator.world import DAY_MS, MALLORY, NOW_MS, TOLERANCE_MS, Files, identity
