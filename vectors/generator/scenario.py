@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import runner
-from runner.agents import KnockRunner, SessionRunner
-from runner.ratchets import RatchetRunner
 
 from generator import trace
 from generator.world import Files
 
 Json = dict[str, Any]
-
-RUNNERS = {"knock.run": KnockRunner, "session.run": SessionRunner}
 
 
 class Scenario:
@@ -30,10 +26,8 @@ class Scenario:
         self._traces: list[Json] = []
         trace.begin()
         recorder = trace.Recorder(f"{files.family}/{name}")
-        if operation == "ratchet.run":
-            self.runner: Any = RatchetRunner(self.given, recorder, trace.TRACED)
-        else:
-            self.runner = RUNNERS[operation](self.given, recorder)
+        traced = {"suite": trace.TRACED} if operation == "ratchet.run" else {}
+        self.runner = runner.RUNNERS[operation](self.given, recorder, **traced)
         self._start = trace.events()
 
     def step(self, do: str, expect: str = "ok", *, intermediate: Json | None = None, **fields: Any) -> Json:
