@@ -144,8 +144,7 @@ def _conversing() -> Iterator[tuple[str, Json]]:
         pair = established_pair(5, conditions=Conditions(allowed_actions=("test", "other")), early_payload=b"early")
         own, peer = (pair.alice, pair.bob) if subject == "alice" else (pair.bob, pair.alice)
         for turn in range(7):
-            own_message, late = _send(own, peer, b"own %d" % turn), None
-            peer.receive(own_message)
+            peer.receive(_send(own, peer, b"own %d" % turn))
             late = _send(peer, own, b"late %d" % turn)
             own.receive(_send(peer, own, b"on time %d" % turn, action="other"))
         skipped = _send(peer, own, b"skipped")

@@ -23,7 +23,6 @@ from generator.rejects import rejection
 from generator.tables import keep, kept, play, row
 from generator.talk import (
     ACCEPTED_MS,
-    UNLIMITED,
     Talk,
     accept,
     body_flipped,
@@ -40,13 +39,12 @@ from generator.talk import (
     say,
     split,
 )
-from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, MALLORY, TOLERANCE_MS, Files, token
+from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, LIMITED, MALLORY, TOLERANCE_MS, UNLIMITED, Files, token
 
 Json = dict[str, Any]
 Case = tuple[str, str, bytes, str]
 
 SPEC: Final = "5.2"
-LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
 NOTHING: Final = {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []}
 
 

@@ -20,6 +20,7 @@ from generator.world import (
     DAY_MS,
     EXPIRES_MS,
     LAST_RESORT,
+    LIMITED,
     MALLORY,
     MESH,
     NOW_MS,
@@ -28,6 +29,7 @@ from generator.world import (
     SHORT,
     SMALL,
     TOLERANCE_MS,
+    UNLIMITED,
     Files,
     Stock,
     encapsulation,
@@ -36,8 +38,6 @@ from generator.world import (
 
 Json = dict[str, Any]
 
-LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
-UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
 ACCEPTING: Final = {"decision": "accept", "conditions": UNLIMITED}
 SPEC: Final = "5.1"
 

@@ -11,7 +11,6 @@ from generator.tables import flipped, keep, kept, play, row
 from generator.talk import (
     ACCEPTED_MS,
     LATER_MS,
-    UNLIMITED,
     Talk,
     close,
     deliver,
@@ -25,7 +24,7 @@ from generator.talk import (
     sealed_by_peer,
     send,
 )
-from generator.world import ALICE, BOB, SMALL, TOLERANCE_MS, Files
+from generator.world import ALICE, BOB, SMALL, TOLERANCE_MS, UNLIMITED, Files
 
 Json = dict[str, Any]
 

@@ -21,11 +21,10 @@ from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
 from generator.scenario import Scenario
 from generator.tables import Step, step
-from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, Files, token
+from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, UNLIMITED, Files, token
 
 Json = dict[str, Any]
 
-UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
 ACCEPTED_MS: Final = NOW_MS + 1000
 LATER_MS: Final = NOW_MS + 2000
 

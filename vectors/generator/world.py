@@ -33,6 +33,9 @@ DAY_MS: Final = 86_400_000
 TOLERANCE_MS: Final = 300_000
 EXPIRES_MS: Final = NOW_MS + DAY_MS
 NOT_AFTER_MS: Final = NOW_MS + 30 * DAY_MS
+# What an ACCEPT allows: everything, and little.
+UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
+LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
 # The smallest envelope that Limits allows, with what has to be smaller for it.
 SMALL: Final = {
     "plaintext_max_bytes": 1,

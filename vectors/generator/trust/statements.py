@@ -35,7 +35,6 @@ UINT_MAX: Final = 2**53 - 1
 NEUTRAL: Final = curve.TORSION[0][1]
 MIXED_TORSION: Final = next(point for order, point in curve.TORSION if order == 8)
 VERSION_AT, MESH_AT, ISSUER_AT, SUBJECT_AT, SEQUENCE_AT, TIME_AT, REST_AT = range(7)
-HEAD_NAMES: Final = ("version", "mesh", "issuer", "subject", "sequence", "time")
 
 Items = Mapping[int, bytes]
 Case = tuple[str, str, bytes, str]
