@@ -1,4 +1,7 @@
-"""Scenes as tables: a row is a name, a comment and the steps; one function plays every row."""
+"""Scenes as tables: a row is a name, a comment, the steps, and what it ends with; one function plays every row.
+
+Rows are laid out by hand under `# fmt: skip`, name and comment first: a table is read as one.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,12 @@ def step(method: Callable[..., Any]) -> Callable[..., Step]:
 
 def keep(name: Any, value: Step) -> Step:
     """Give what a step gives, and keep it under a name for later steps."""
-    return Step(lambda scene: scene.kept.setdefault(name, _played(scene, value)))
+
+    def call(scene: Any) -> Any:
+        scene.kept[name] = _played(scene, value)
+        return scene.kept[name]
+
+    return Step(call)
 
 
 def kept(name: Any) -> Step:

@@ -199,15 +199,17 @@ def _orders() -> Iterator[tuple[str, str, Json, str]]:
     ):  # fmt: skip
         yield f"order-{name}", f"well signed by the owner: {comment}", against(signed(wire.array(*items))), expect
     unsigned = wire.pair(wire.array(*newer), bytes(64))
-    yield "order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION
     large = signed(wire.array(*newer)).ljust(321, b"\x00")
-    yield "order-newer-321", "version 2, and 321 bytes: not looked at", against(large), TOO_LARGE
     small_order = {"owner": (b"\x01" + bytes(31)).hex()}
     data = signed(wire.array(*good))
-    yield ("owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order},
-           BAD_KEY)  # fmt: skip
-    yield ("order-owner-unacceptable-321", "the same with 321 bytes, which are not looked at",
-           {**against(data.ljust(321, b"\x00")), **small_order}, BAD_KEY)  # fmt: skip
+    yield from (
+        ("order-newer-and-signature", "version 2, and 64 zero bytes as the signature", against(unsigned), VERSION),
+        ("order-newer-321", "version 2, and 321 bytes: not looked at", against(large), TOO_LARGE),
+        ("owner-unacceptable", "no key as the owner's: a point of small order", {**against(data), **small_order},
+         BAD_KEY),
+        ("order-owner-unacceptable-321", "the same with 321 bytes, which are not looked at",
+         {**against(data.ljust(321, b"\x00")), **small_order}, BAD_KEY),
+    )  # fmt: skip
 
 
 def _forms() -> Iterator[tuple[str, str, Json, str]]:
@@ -219,12 +221,14 @@ def _forms() -> Iterator[tuple[str, str, Json, str]]:
     pair = [wire.binary(body), wire.binary(signature)]
     for name, comment, data in wire.foreign_arrays(pair):
         yield f"form-{name}", f"the pair: {comment}", against(data), MALFORMED
-    yield "form-body-bin16", "the body in a longer form", against(wire.array(wire.binary16(body), pair[1])), MALFORMED
-    yield ("form-signature-bin16", "the signature in a longer form",
-           against(wire.array(pair[0], wire.binary16(signature))), MALFORMED)  # fmt: skip
     whole = wire.array(*pair)
-    yield "form-320", "320 bytes, with zeros behind the pair", against(whole.ljust(320, b"\x00")), MALFORMED
-    yield "form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), TOO_LARGE
+    yield from (
+        ("form-body-bin16", "the body in a longer form", against(wire.array(wire.binary16(body), pair[1])), MALFORMED),
+        ("form-signature-bin16", "the signature in a longer form",
+         against(wire.array(pair[0], wire.binary16(signature))), MALFORMED),
+        ("form-320", "320 bytes, with zeros behind the pair", against(whole.ljust(320, b"\x00")), MALFORMED),
+        ("form-321", "321 bytes: not looked at", against(whole.ljust(321, b"\x00")), TOO_LARGE),
+    )  # fmt: skip
 
 
 # --- two checkpoints -------------------------------------------------------------------------------------------------

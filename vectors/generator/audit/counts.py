@@ -220,6 +220,7 @@ def _unreadable(start: int, end: int) -> Iterator[Case]:
 def _bounded(start: int, end: int) -> Iterator[Case]:
     """Yield what counts toward the limit, and what stays as it is within a minute."""
     one, two = ({"refusal_records_per_minute": bound} for bound in (1, 2))
+    names = [f"did:agentmesh:2{letter}{digit}" for letter in "abcdefg" for digit in "123456789A"]
     yield from (
         ("nobody-toward-the-limit", "a record under no name counts toward the limit of two like any other",
          [[_refused(start, GARBAGE, MALFORMED), _refused(start + 1, _to_bob(b"a")),
@@ -233,11 +234,9 @@ def _bounded(start: int, end: int) -> Iterator[Case]:
          "the limit starts anew with each minute: who had no record of its own in the first has one in the second",
          [[_refused(start, _to_bob(b"a")), _refused(start + 1, _to_bob(b"b", MALLORY.did))],
           [_refused(end, _to_bob(b"c", MALLORY.did)), _refused(end + 1, _to_bob(b"d"))]], end + MINUTE_MS, one),
+        ("limit-64", "sixty-six senders and the limit that stands unsaid: the last two are counted under no name",
+         [[_refused(start + index, _to_bob(b"a", name)) for index, name in enumerate(names[:66])]], end, {}),
+        ("clock-set-back-within-the-minute",
+         "the clock goes back and stays in the minute: one record, with the time of the first",
+         [[_refused(start + 30, _to_bob(b"a")), _refused(start + 10, _to_bob(b"b"))]], end, {}),
     )  # fmt: skip
-    names = [f"did:agentmesh:2{letter}{digit}" for letter in "abcdefg" for digit in "123456789A"]
-    yield ("limit-64", "sixty-six senders and the limit that stands unsaid: the last two are counted under no name",
-           [[_refused(start + index, _to_bob(b"a", name)) for index, name in enumerate(names[:66])]], end,
-           {})  # fmt: skip
-    yield ("clock-set-back-within-the-minute",
-           "the clock goes back and stays in the minute: one record, with the time of the first",
-           [[_refused(start + 30, _to_bob(b"a")), _refused(start + 10, _to_bob(b"b"))]], end, {})  # fmt: skip

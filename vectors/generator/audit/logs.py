@@ -145,6 +145,10 @@ def _altered() -> Iterator[tuple[str, str, Json, str, int]]:
 def _moved() -> Iterator[tuple[str, str, Json, str, int]]:
     e = ENTRIES
     other = chained([record(place + 40) for place in range(COUNT)])
+    swapped = [*e[:2], other[2], *e[3:]]
+    twice = [*e[:3], entry(RECORDS[3], 2, leaf(e[2]))]
+    fork = [*e[:3], entry(record(30), 2, leaf(e[1]))]
+    gap = chained(RECORDS[:2]) + chained(RECORDS[2:], 3, leaf(e[1]))
     yield from (
         ("first-cut", "the first entry is missing", _given(e[1:]), "sequence", 0),
         ("middle-cut", "entry 2 is missing", _given(e[:2] + e[3:]), "sequence", 2),
@@ -156,17 +160,13 @@ def _moved() -> Iterator[tuple[str, str, Json, str, int]]:
         ("repeated-last", "the last entry twice", _given([*e, e[-1]]), "sequence", COUNT),
         ("two-logs-joined", "a whole log behind a whole log", _given(e + other), "sequence", COUNT),
         ("spliced", "the beginning of one log and the end of another", _given(e[:3] + other[3:]), "previous", 3),
-    )
-    swapped = [*e[:2], other[2], *e[3:]]
-    yield "entry-of-another-log", "entry 2 is that of another log of the owner", _given(swapped), "previous", 2
-    twice = [*e[:3], entry(RECORDS[3], 2, leaf(e[2]))]
-    yield ("one-sequence-twice", "two entries with the number 2, the second chained to the first", _given(twice),
-           "sequence", 3)  # fmt: skip
-    fork = [*e[:3], entry(record(30), 2, leaf(e[1]))]
-    yield "one-sequence-forked", "two entries with the number 2, both behind entry 1", _given(fork), "sequence", 3
-    gap = chained(RECORDS[:2]) + chained(RECORDS[2:], 3, leaf(e[1]))
-    yield "number-left-out", "entry 2 has the number 3, and all hashes are right", _given(gap), "sequence", 2
-    yield "numbered-from-1", "the first entry has the number 1", _given(chained(RECORDS, 1)), "sequence", 0
+        ("entry-of-another-log", "entry 2 is that of another log of the owner", _given(swapped), "previous", 2),
+        ("one-sequence-twice", "two entries with the number 2, the second chained to the first", _given(twice),
+         "sequence", 3),
+        ("one-sequence-forked", "two entries with the number 2, both behind entry 1", _given(fork), "sequence", 3),
+        ("number-left-out", "entry 2 has the number 3, and all hashes are right", _given(gap), "sequence", 2),
+        ("numbered-from-1", "the first entry has the number 1", _given(chained(RECORDS, 1)), "sequence", 0),
+    )  # fmt: skip
     for name, comment, previous in (
         ("hash-of-nothing", "the SHA-256 of nothing", EMPTY_ROOT),
         ("some-hash", "the hash of something", token("audit/previous")),
@@ -174,17 +174,19 @@ def _moved() -> Iterator[tuple[str, str, Json, str, int]]:
         data = chained(RECORDS, 0, previous)
         yield f"first-previous-{name}", f"before the first entry stands {comment}", _given(data), "previous", 0
     plain = [e[0], entry(RECORDS[1], 1, _crypto.sha256(e[0]))]
-    yield ("previous-without-its-byte", "SHA-256 of the entry before, without the byte 0x00", _given(plain), "previous",
-           1)  # fmt: skip
     noded = [*e[:2], entry(RECORDS[2], 2, root_of(e[:2]))]
-    yield ("previous-is-the-root", "the root over the entries before, in the place of the last one's hash",
-           _given(noded), "previous", 2)  # fmt: skip
     zero = [e[0], entry(RECORDS[1], 1, FIRST_PREVIOUS)]
-    yield "previous-zero", "32 zero bytes before an entry that is not the first", _given(zero), "previous", 1
     mixed = list(e)
     mixed[3] = entry({**RECORDS[3], "receipt": RECORDS[1]["receipt"]}, 3, leaf(e[2]))
-    yield ("receipt-of-another-message", "entry 3 has the receipt of another envelope of the log", _given(mixed),
-           "previous", 4)  # fmt: skip
+    yield from (
+        ("previous-without-its-byte", "SHA-256 of the entry before, without the byte 0x00", _given(plain), "previous",
+         1),
+        ("previous-is-the-root", "the root over the entries before, in the place of the last one's hash", _given(noded),
+         "previous", 2),
+        ("previous-zero", "32 zero bytes before an entry that is not the first", _given(zero), "previous", 1),
+        ("receipt-of-another-message", "entry 3 has the receipt of another envelope of the log", _given(mixed),
+         "previous", 4),
+    )  # fmt: skip
 
 
 def _no_entries() -> Iterator[tuple[str, str, Json, str, int]]:
@@ -230,9 +232,10 @@ def _against_a_checkpoint() -> Iterator[tuple[str, str, Json, str, int]]:
     ):  # fmt: skip
         yield name, f"{comment}: only the checkpoint tells", _given(chained(changed), over(e)), "root", COUNT
     grown = chained([*RECORDS[:4], record(20), record(21), record(22)])
-    yield "rewritten-and-grown", "entry 4 altered, and more behind it", _given(grown, over(e)), "root", COUNT
     early = chained([RECORDS[0], {**RECORDS[1], "size": 1}, *RECORDS[2:]])
+    nothing = against(signed_over(0, token("audit/root")))
     yield from (
+        ("rewritten-and-grown", "entry 4 altered, and more behind it", _given(grown, over(e)), "root", COUNT),
         ("rewritten-under-an-early-checkpoint", "entry 1 altered under a checkpoint over two",
          _given(early, over(e[:2])), "root", 2),
         ("root-before-what-follows",
@@ -244,13 +247,12 @@ def _against_a_checkpoint() -> Iterator[tuple[str, str, Json, str, int]]:
          _given([e[0], b"\x00", *e[2:-1]], over(e)), "entry", 1),
         ("previous-before-the-cut", "entry 2 does not follow entry 1, and the last is missing",
          _given([*e[:2], entry(RECORDS[2], 2, token("audit/previous")), *e[3:-1]], over(e)), "previous", 2),
+        ("entry-before-the-root-of-nothing",
+         "a checkpoint of size 0 with another root, and entry 1 is none: that root is looked at behind the last",
+         _given([e[0], b"\x00", *e[2:]], nothing), "entry", 1),
+        ("sequence-before-the-root-of-nothing", "a checkpoint of size 0 with another root, and entry 2 is missing",
+         _given(e[:2] + e[3:], nothing), "sequence", 2),
     )  # fmt: skip
-    nothing = against(signed_over(0, token("audit/root")))
-    yield ("entry-before-the-root-of-nothing",
-           "a checkpoint of size 0 with another root, and entry 1 is none: that root is looked at behind the last",
-           _given([e[0], b"\x00", *e[2:]], nothing), "entry", 1)  # fmt: skip
-    yield ("sequence-before-the-root-of-nothing", "a checkpoint of size 0 with another root, and entry 2 is missing",
-           _given(e[:2] + e[3:], nothing), "sequence", 2)  # fmt: skip
     for name, comment, size, root in (
         ("size-one-more", "the right root under a size of one more", COUNT + 1, root_of(e)),
         ("size-one-less", "the right root under a size of one less", COUNT - 1, root_of(e)),

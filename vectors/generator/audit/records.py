@@ -259,12 +259,12 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         checked = "before the version" if expect == MALFORMED else "behind the version"
         yield f"newer-{name}", f"version 2, and {comment}, which is checked {checked}", wire.array(*data), expect
     large = wire.array(*newer).ljust(1025, b"\x00")
+    left, right = token("audit/left"), token("audit/right")
     yield from (
         ("newer-1025", "version 2, and 1,025 bytes: not looked at", large, TOO_LARGE),
         ("form-two-entries", "two entries, one behind the other", plain * 2, MALFORMED),
         ("form-1024", "1,024 bytes, with zeros behind the entry", plain.ljust(1024, b"\x00"), MALFORMED),
         ("form-1025", "1,025 bytes: not looked at", plain.ljust(1025, b"\x00"), TOO_LARGE),
+        ("form-node", "what an inner node of the tree is the hash of", left + right, MALFORMED),
+        ("form-leaf-zero", "32 zero bytes: what other trees pad with", bytes(32), MALFORMED),
     )
-    left, right = token("audit/left"), token("audit/right")
-    yield "form-node", "what an inner node of the tree is the hash of", left + right, MALFORMED
-    yield "form-leaf-zero", "32 zero bytes: what other trees pad with", bytes(32), MALFORMED

@@ -149,6 +149,8 @@ def _bad_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
     for step, value in enumerate(proof):
         bad = [*proof[:step], flipped(bytes.fromhex(value), 31).hex(), *proof[step + 1 :]]
         yield f"flipped-step-{step}", f"a bit of hash {step} of the proof flipped", base, {"proof": bad}
+    one = _included(0, 1)
+    last = _included(10, 11)
     yield from (
         ("step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}),
         ("step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}),
@@ -176,15 +178,13 @@ def _bad_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
         ("root-of-10", "the root of the log one entry earlier", base, {"root": tree_of(entries(10)).root().hex()}),
         ("root-short", "a root of 31 bytes", base, {"root": base["root"][:-2]}),
         ("root-empty-log", "the root of the empty log", base, {"root": EMPTY_ROOT.hex()}),
-    )
-    one = _included(0, 1)
-    yield "only-entry-with-a-step", "one entry needs no hash", one, {"proof": [token("audit/step").hex()]}
-    yield ("only-entry-itself-as-root", "the entry's hash without the byte 0x00", one,
-           {"root": _crypto.sha256(bytes.fromhex(one["entry"])).hex()})  # fmt: skip
-    last = _included(10, 11)
-    yield ("last-as-complete", "the last entry's proof with a hash where its path goes up alone", last,
-           {"proof": [last["proof"][0], *last["proof"]]})  # fmt: skip
-    yield "other-entrys-proof", "the proof of another entry", base, {"proof": last["proof"]}
+        ("only-entry-with-a-step", "one entry needs no hash", one, {"proof": [token("audit/step").hex()]}),
+        ("only-entry-itself-as-root", "the entry's hash without the byte 0x00", one,
+         {"root": _crypto.sha256(bytes.fromhex(one["entry"])).hex()}),
+        ("last-as-complete", "the last entry's proof with a hash where its path goes up alone", last,
+         {"proof": [last["proof"][0], *last["proof"]]}),
+        ("other-entrys-proof", "the proof of another entry", base, {"proof": last["proof"]}),
+    )  # fmt: skip
 
 
 def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
@@ -196,18 +196,9 @@ def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
     proof = _hex(tree.inclusion_proof(4))
     base = {"entry": pair.hex(), "index": 2, "size": 4, "proof": proof[1:], "root": tree.root().hex()}
     tree_of_roots = "in a tree that is four times as small"
-    yield from (
-        ("inner-node", f"two leaf hashes for an entry, {tree_of_roots.replace('four times', 'half')}", base, {}),
-        ("inner-node-with-prefix", "the same with the byte 0x01 that a node is hashed with in front", base,
-         {"entry": "01" + pair.hex()}),
-        ("inner-node-at-its-leaf", "two leaf hashes for an entry, at the place of the first", base,
-         {"index": 4, "size": 8, "proof": proof[1:]}),
-    )  # fmt: skip
     top = node(node(leaves[0], leaves[1]), node(leaves[2], leaves[3])) + node(
         node(leaves[4], leaves[5]), node(leaves[6], leaves[7])
     )
-    yield ("root-node", "both halves of the root for the only entry of a log", base,
-           {"entry": top.hex(), "index": 0, "size": 1, "proof": []})  # fmt: skip
     eleven = tree_of(entries(11))
     padded = {
         "entry": "",
@@ -216,18 +207,29 @@ def _passed_off() -> Iterator[tuple[str, str, Json, Json]]:
         "proof": _hex([leaf_hash(entries(11)[10]), *eleven.inclusion_proof(10)]),
         "root": eleven.root().hex(),
     }
-    yield "padding", "an empty entry behind the last: other trees fill up to a power of two", padded, {}
-    yield "zero-leaf", "32 zero bytes behind the last: other trees pad with them", padded, {"entry": bytes(32).hex()}
+    yield from (
+        ("inner-node", f"two leaf hashes for an entry, {tree_of_roots.replace('four times', 'half')}", base, {}),
+        ("inner-node-with-prefix", "the same with the byte 0x01 that a node is hashed with in front", base,
+         {"entry": "01" + pair.hex()}),
+        ("inner-node-at-its-leaf", "two leaf hashes for an entry, at the place of the first", base,
+         {"index": 4, "size": 8, "proof": proof[1:]}),
+        ("root-node", "both halves of the root for the only entry of a log", base,
+         {"entry": top.hex(), "index": 0, "size": 1, "proof": []}),
+        ("padding", "an empty entry behind the last: other trees fill up to a power of two", padded, {}),
+        ("zero-leaf", "32 zero bytes behind the last: other trees pad with them", padded, {"entry": bytes(32).hex()}),
+    )  # fmt: skip
 
 
 def _unfit_inclusions() -> Iterator[tuple[str, str, Json, Json]]:
     """Yield what gives the root, where one check alone refuses."""
     one, two = _included(0, 1), _included(1, 2)
-    yield ("beyond-the-top-1", "entry 1 of 2 as the only one: the path goes on above the top", two,
-           {"index": 0, "size": 1})  # fmt: skip
     eight = _included(7, 8)
-    yield "beyond-the-top-2", "entry 7 of 8 as entry 1 of 2, with all its path", eight, {"index": 1, "size": 2}
-    yield "index-at-size-1", "the only entry as entry 1 of 1", one, {"index": 1}
+    yield from (
+        ("beyond-the-top-1", "entry 1 of 2 as the only one: the path goes on above the top", two,
+         {"index": 0, "size": 1}),
+        ("beyond-the-top-2", "entry 7 of 8 as entry 1 of 2, with all its path", eight, {"index": 1, "size": 2}),
+        ("index-at-size-1", "the only entry as entry 1 of 1", one, {"index": 1}),
+    )  # fmt: skip
     leaf, step = leaf_hash(entries(1)[0]), token("audit/step")
     for size in (31, 33):
         short = (step + step)[:size]
@@ -279,6 +281,7 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
     for step, value in enumerate(proof):
         bad = [*proof[:step], flipped(bytes.fromhex(value), 0).hex(), *proof[step + 1 :]]
         yield f"flipped-step-{step}", f"a bit of hash {step} of the proof flipped", base, {"proof": bad}
+    old_root, root = bytes.fromhex(base["old_root"]), bytes.fromhex(base["root"])
     yield from (
         ("step-missing-first", "the first hash of the proof missing", base, {"proof": proof[1:]}),
         ("step-missing-last", "the last hash of the proof missing", base, {"proof": proof[:-1]}),
@@ -294,9 +297,6 @@ def _bad_consistency() -> Iterator[tuple[str, str, Json, Json]]:
         ("old-size-5", "an old size of one less", base, {"old_size": 5}),
         ("size-8", "a size that makes the path shorter", base, {"size": 8}),
         ("size-17", "a size that makes the path longer", base, {"size": 17}),
-    )  # fmt: skip
-    old_root, root = bytes.fromhex(base["old_root"]), bytes.fromhex(base["root"])
-    yield from (
         ("flipped-old-root", "a bit of the old root flipped: another log", base,
          {"old_root": flipped(old_root, 0).hex()}),
         ("flipped-root", "a bit of the root flipped: another log", base, {"root": flipped(root, 31).hex()}),
@@ -312,47 +312,48 @@ def _other_trees() -> Iterator[tuple[str, str, Json, Json]]:
     altered = entries(11)
     altered[2] = b"\xff\xff"
     rewritten = tree_of(altered)
-    yield ("rewritten", "entry 2 written anew: the proof that its tree gives", base,
-           {"root": rewritten.root().hex(), "proof": _hex(rewritten.consistency_proof(6))})  # fmt: skip
     inserted = entries(11)
     inserted.insert(6, b"\xff\xff")
     other = tree_of(inserted[:11])
-    yield ("inserted-under-the-old-proof", "an entry put in behind the old size, and the honest log's proof", base,
-           {"root": other.root().hex()})  # fmt: skip
     dropped = tree_of(entries(11)[1:])
-    yield ("first-dropped", "the first entry left out", base,
-           {"size": 10, "root": dropped.root().hex(), "proof": _hex(dropped.consistency_proof(6))})  # fmt: skip
     power = _consistent(8, 11)
-    yield ("power-of-two-with-its-root",
-           "an old size of 8 with its own root before the proof, which goes without saying", power,
-           {"proof": [power["old_root"], *power["proof"]]})  # fmt: skip
-    yield "power-of-two-empty", "no proof from 8 to 11", power, {"proof": []}
     same = _consistent(7, 7)
-    yield ("same-size-other-root", "one size and two roots: a fork at sight", same,
-           {"root": tree_of(altered[:7]).root().hex()})  # fmt: skip
-    yield "same-size-with-a-step", "a proof where there is nothing to prove", same, {"proof": [same["root"]]}
     empty = _consistent(0, 7)
+    nothing = _consistent(0, 0)
     yield from (
+        ("rewritten", "entry 2 written anew: the proof that its tree gives", base,
+         {"root": rewritten.root().hex(), "proof": _hex(rewritten.consistency_proof(6))}),
+        ("inserted-under-the-old-proof", "an entry put in behind the old size, and the honest log's proof", base,
+         {"root": other.root().hex()}),
+        ("first-dropped", "the first entry left out", base,
+         {"size": 10, "root": dropped.root().hex(), "proof": _hex(dropped.consistency_proof(6))}),
+        ("power-of-two-with-its-root", "an old size of 8 with its own root before the proof, which goes without saying",
+         power, {"proof": [power["old_root"], *power["proof"]]}),
+        ("power-of-two-empty", "no proof from 8 to 11", power, {"proof": []}),
+        ("same-size-other-root", "one size and two roots: a fork at sight", same,
+         {"root": tree_of(altered[:7]).root().hex()}),
+        ("same-size-with-a-step", "a proof where there is nothing to prove", same, {"proof": [same["root"]]}),
         ("from-0-with-a-step", "a proof from the empty log", empty, {"proof": [empty["root"]]}),
         ("from-0-other-root", "an empty log with a root that is not the empty one's", empty,
          {"old_root": empty["root"]}),
         ("from-0-zero-root", "32 zero bytes as the root of the empty log", empty, {"old_root": bytes(32).hex()}),
+        ("from-0-to-0-other-root", "the empty log with two roots", nothing, {"root": empty["root"]}),
     )  # fmt: skip
-    nothing = _consistent(0, 0)
-    yield "from-0-to-0-other-root", "the empty log with two roots", nothing, {"root": empty["root"]}
 
 
 def _unfit_consistency() -> Iterator[tuple[str, str, Json, Json]]:
     """Yield what gives both roots, where one check alone refuses."""
     seven = _consistent(7, 8)
-    yield "beyond-the-top", "the proof from 7 to 8, as one from 3 to 4", seven, {"old_size": 3, "size": 4}
     four = _consistent(4, 8)
-    yield ("shrunk-on-a-path", "from 3 to 2: a path that goes on above the smaller log gives both roots", four,
-           {"old_size": 3, "size": 2, "proof": [four["old_root"], *four["proof"]]})  # fmt: skip
     two = _consistent(2, 4)
     moved = two["old_root"] + two["proof"][0][:2]
-    yield ("boundary-moved", "the first byte of the proof as the 33rd of the old root: the hash over both is the same",
-           two, {"old_root": moved, "proof": [two["proof"][0][2:]]})  # fmt: skip
+    yield from (
+        ("beyond-the-top", "the proof from 7 to 8, as one from 3 to 4", seven, {"old_size": 3, "size": 4}),
+        ("shrunk-on-a-path", "from 3 to 2: a path that goes on above the smaller log gives both roots", four,
+         {"old_size": 3, "size": 2, "proof": [four["old_root"], *four["proof"]]}),
+        ("boundary-moved", "the first byte of the proof as the 33rd of the old root: the hash over both is the same",
+         two, {"old_root": moved, "proof": [two["proof"][0][2:]]}),
+    )  # fmt: skip
     same = _consistent(7, 7)
     old_root, step = bytes.fromhex(two["old_root"]), bytes.fromhex(two["proof"][0])
     for size in (31, 33):
