@@ -23,8 +23,8 @@ class Pair(NamedTuple):
     def turn(self, size: int = 256) -> None:
         """Send one message each way."""
         data = bytes(size)
-        self.bob.receive(self.alice.send(self.bob.did, data))
-        self.alice.receive(self.bob.send(self.alice.did, data))
+        self.bob.receive(self.alice.send(self.bob.did, data).envelope)
+        self.alice.receive(self.bob.send(self.alice.did, data).envelope)
 
 
 def agents(*sinks: Sink) -> Pair:

@@ -253,13 +253,16 @@ class Scenario:
         bob, rules = self.bob.agent, self.bob.rules
         shelf = bob.publish_bundles(8)
         self.heard(shelf)
-        knock = self.knock(shelf.one_time[0])
-        self.refuse_all(bob, self.tampered(knock.envelope))
+        knock = self.knock(shelf.one_time[0]).envelope
+        self.refuse_all(bob, self.tampered(knock))
         self.refuse_all(self.alice.agent, [knock])
         self.heard(self.elsewhere.agent.publish_bundles(1))
         self.refuse_all(self.elsewhere.agent, [knock, with_header(knock, recipient=self.elsewhere.did)])
         self.refuse_all(self.carol.agent, [knock, with_header(knock, recipient=self.carol.did)])
-        self.refuse_all(bob, [with_header(knock, sender=self.carol.did), with_header(knock, mesh="example/elsewhere")])
+        self.refuse_all(
+            bob,
+            [with_header(knock, sender=self.carol.did), with_header(knock, mesh="example/elsewhere")],
+        )
         self.refuse_all(bob, [with_header(knock, sender=bob.did)])
         rules.admits = False
         self.refuse_all(bob, [knock])

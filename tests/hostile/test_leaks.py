@@ -393,7 +393,7 @@ def test_every_failure_of_a_caller_shows_nothing(story: Story) -> None:
     story.converse()
     for action in ("", story.watch.action * 10, 5):
         fails(story, lambda action=action: alice.send(bob.did, canaries["plaintext"], action=action).envelope)
-    for data in (too_much, bytearray(canaries["plaintext"]), canaries["plaintext"].hex()):
+    for data in (too_much, bytearray(too_much), canaries["plaintext"].hex()):
         fails(story, lambda data=data: alice.send(bob.did, data).envelope)
     fails(story, lambda: alice.close(bob.did, story.watch.action * 10).envelope)
     fails(story, lambda: alice.accept(canaries["plaintext"]))  # type: ignore[arg-type]

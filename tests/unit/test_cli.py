@@ -468,7 +468,7 @@ def test_a_file_that_changes_under_way_is_found_out(tmp_path: Path, monkeypatch:
 
 def test_the_relay_refuses_an_envelope_under_another_name(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = established_pair(1)
-    foreign = pair.alice.send(pair.bob.did, b"").envelope
+    foreign = pair.alice.send(pair.bob.did, b"")
     monkeypatch.setattr(Agent, "knock", lambda *_arguments, **_named: foreign)
     assert str(Conversation(letter).errors["relay"]) == "an envelope names another sender"
 

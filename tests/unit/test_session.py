@@ -225,7 +225,16 @@ def test_a_size_tells_the_padded_length_and_no_more(size: int) -> None:
     assert padded_length(size + 3) <= max(64, (size + 3) * 1.12 + 1)
 
 
-@pytest.mark.parametrize("data", [bytearray(b"x"), "x", None, 1, memoryview(b"x"), b"x" * 1025])
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_data_that_can_change_is_copied_when_it_is_sealed(kind: Any) -> None:
+    a, b = two_sessions()
+    buffer = bytearray(b"as it was")
+    envelope = seal(a, kind(buffer))
+    buffer[:] = b"changed!!"
+    assert take(b, envelope)[1] == b"as it was"
+
+
+@pytest.mark.parametrize("data", ["x", None, 1, [b"x"], b"x" * 1025, bytearray(1025)])
 def test_data_of_another_type_or_over_the_limit_is_the_callers_mistake(data: Any) -> None:
     a, b = two_sessions()
     small = Limits(plaintext_max_bytes=1024)
