@@ -78,7 +78,7 @@ STANDARD_LIBRARY = {
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", *TOUCHES_THE_WORLD),
+    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
@@ -87,6 +87,7 @@ PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
+    ("time", "relay.limiter"): {"monotonic_ns"},
     **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
 }
 IMPORTLIB_PARTS = {"importlib.resources", "importlib.metadata"}  # data and versions, not code
