@@ -36,7 +36,7 @@ def _blake2b() -> bool:
 
 
 def _ed25519() -> bool:
-    # RFC 8032, section 7.1, test 1.
+    # RFC 8032's first test vector.
     public, signing = _crypto.ed25519_keypair(
         bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
     )
@@ -83,7 +83,7 @@ def _x25519() -> bool:
 
 
 def _ml_kem_768() -> bool:
-    # FIPS 203: the key of a known seed, a round trip, and the implicit rejection of a forged ciphertext, section 7.3.
+    # FIPS 203: the key of a known seed, a round trip, and the implicit rejection of a forged ciphertext.
     key = _crypto.kem_key(_COUNTED)
     public = _crypto.kem_public(key)
     ciphertext, drawn = _crypto.kem_encapsulate(public)
