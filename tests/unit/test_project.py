@@ -12,6 +12,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -536,6 +537,17 @@ def test_no_module_is_too_long() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
+    # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    floored = [*project["dependencies"], *extras["testing"]]
+    assert all(re.fullmatch(r"[a-z]+>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
+        "attrs", "cryptography", "msgpack", "pynacl",
+    }  # fmt: skip
 
 
 def test_the_installed_version_is_the_packages_own() -> None:
