@@ -77,6 +77,7 @@ def text_argument(name: str, value: object, minimum: int, maximum: int) -> str:
     raise ArgumentInvalid(name, "bytes, not text: decode it" if is_bytes else "not text")
 
 
+@frameless
 def texts_argument(name: str, values: object, minimum: int, maximum: int, *, most: int = TEXTS_MAX) -> tuple[str, ...]:
     """Return `values` as a tuple of plain `str`, if they are at most so many and each as `text_argument` takes it.
 
@@ -132,6 +133,8 @@ def received_argument(name: str, value: object, maximum: int) -> bytes:
         ArgumentInvalid: another type.
         TooLarge: more than `maximum` bytes; nothing was copied.
     """
+    if type(value) is bytes and len(value) <= maximum:
+        return value
     if (size := _bytes_size(value)) > maximum:
         raise TooLarge(size, maximum)
     return bytes_argument(name, value)

@@ -290,6 +290,8 @@ REFUSALS: dict[str, Callable[[], object]] = {
     "a text as bytes": lambda: text_argument("x", CANARY, 0, 99),
     "bytes that are too long": lambda: bytes_argument("x", CANARY, 0, 5),
     "bytes as text": lambda: bytes_argument("x", LONG),
+    "texts of which one is too long": lambda: texts_argument("x", ["a", LONG], 0, 5),
+    "texts that are one": lambda: texts_argument("x", LONG, 0, 5),
     "from_seed of hex": lambda: Identity.from_seed(CANARY.hex()),  # type: ignore[arg-type]
     "from_seed of more": lambda: Identity.from_seed(CANARY),
     "Identity of bytes": lambda: Identity(KEY),  # type: ignore[arg-type]
