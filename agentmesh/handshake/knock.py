@@ -23,7 +23,7 @@ from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import INTENT, SIGN_KNOCK
 from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
-from agentmesh.primitives.arguments import bytes_argument, frameless, text_argument, texts_argument
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, text_argument, texts_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -66,7 +66,7 @@ class Intent:
         *,
         capabilities: Iterable[str] = (),
         description: str | None = None,
-        detail: bytes | None = None,
+        detail: BytesLike | None = None,
     ) -> None:
         """Make an intent. `description` is a text for `detail`; give one of them or neither.
 

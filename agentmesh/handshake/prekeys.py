@@ -29,7 +29,7 @@ from agentmesh.identity import Identity, IdentityKey, did_of, sign_statement, sp
 from agentmesh.limits import CLOCK_TOLERANCE_MS, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SIGN_BUNDLE
-from agentmesh.primitives.arguments import frameless, received_argument, uint_argument
+from agentmesh.primitives.arguments import BytesLike, frameless, received_argument, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -90,7 +90,7 @@ class Bundle:
     ref: BundleRef = field(repr=lambda ref: ref.hex())
 
 
-def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
+def verify_bundle(data: BytesLike, *, did: str, mesh: str, now_ms: int) -> Bundle:
     """Return the bundle that `data` holds, once everything about it has been verified. Section 3.
 
     Args:

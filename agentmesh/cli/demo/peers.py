@@ -21,6 +21,7 @@ from agentmesh.cli.text import short_hex
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import AgentMeshError
 from agentmesh.events import Event, KnockReceived, MessageReceived, PeerClosed, SessionEstablished
+from agentmesh.outgoing import Outgoing
 from agentmesh.primitives._crypto import Sha256Stream
 from agentmesh.primitives.keys import SessionId
 
@@ -66,12 +67,11 @@ class Station:
         self.note("bundle", "fetches a bundle")
         return bundle
 
-    def post(self, envelope: bytes, text: str) -> None:
+    def post(self, outgoing: Outgoing, text: str) -> None:
         """Hand an envelope to the relay, and note what it is."""
-        receipt = receipt_of(envelope)
-        self._ledger.count("out", receipt, len(envelope))
-        self.note(receipt.hex(), text)
-        self._channel.send(frame(FrameType.ENVELOPE, envelope))
+        self._ledger.count("out", outgoing.receipt, len(outgoing.envelope))
+        self.note(outgoing.receipt.hex(), text)
+        self._channel.send(frame(FrameType.ENVELOPE, outgoing.envelope))
 
     def take(self) -> tuple[Event, str]:
         """Return what the next envelope means, and its receipt in hexadecimal."""
@@ -210,7 +210,7 @@ class Receiver:
             station.post(agent.reject(event), "rejects")
             raise OSError("the KNOCK asks for something else than this demo does")
         accepted = agent.accept(event, Conditions(allowed_actions=(_CHUNK, _END, _SUM)))
-        station.post(accepted.reply, "accepts: 3 actions")
+        station.post(accepted, "accepts: 3 actions")
         number = 0
         while True:
             event, receipt = station.take()
