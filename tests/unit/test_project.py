@@ -12,6 +12,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -78,7 +79,7 @@ STANDARD_LIBRARY = {
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", *TOUCHES_THE_WORLD),
+    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
@@ -87,6 +88,7 @@ PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
+    ("time", "relay.limiter"): {"monotonic_ns"},
     **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
 }
 IMPORTLIB_PARTS = {"importlib.resources", "importlib.metadata"}  # data and versions, not code
@@ -249,6 +251,22 @@ def defines_no_error(module: Module) -> Iterator[str]:
                     yield f"{node.lineno}: {node.name}({ast.unparse(base)})"
 
 
+def says_why_in_its_own_words(module: Module) -> Iterator[str]:
+    # What is wrong with an argument is said in fixed phrases: a phrase that is put together may hold the argument.
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] != "ArgumentInvalid":
+            continue
+        words = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "why")]
+        phrases = [
+            phrase
+            for word in words
+            for phrase in ((word.body, word.orelse) if isinstance(word, ast.IfExp) else (word,))
+        ]
+        for phrase in phrases:
+            if not (isinstance(phrase, ast.Constant) and type(phrase.value) is str):
+                yield f"{node.lineno}: {ast.unparse(phrase)}"
+
+
 def writes_no_label(module: Module) -> Iterator[str]:
     if module.name == "primitives._labels":
         return
@@ -400,6 +418,12 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "class Bad(errors.LocalError):\n    pass"),
         ("cli.demo.demo", "class Bad(Exception):\n    pass"),
     ],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid('did', f'not {did}')"),
+        ("agent", "raise errors.ArgumentInvalid('did', did)"),
+        ("agent", "raise ArgumentInvalid('did', why=str(error))"),
+        ("agent", "raise ArgumentInvalid('did', 'one' if x else did)"),
+    ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "mk == other"),
@@ -442,6 +466,11 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
         ("agent", '"""Doc."""\ndef f():\n    """Doc."""\n    def inner():\n        pass'),
     ],
     defines_no_error: [("agent", "class Good(Redacted):\n    pass")],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid(name, 'over the limit', len(x), 5)"),
+        ("agent", "raise ArgumentInvalid('x', 'one' if y else 'two')"),
+        ("agent", "raise ArgumentInvalid('x')"),
+    ],
     writes_no_label: [("session.ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
@@ -508,6 +537,17 @@ def test_no_module_is_too_long() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
+    # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    floored = [*project["dependencies"], *extras["testing"]]
+    assert all(re.fullmatch(r"[a-z]+>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
+        "attrs", "cryptography", "msgpack", "pynacl",
+    }  # fmt: skip
 
 
 def test_the_installed_version_is_the_packages_own() -> None:
