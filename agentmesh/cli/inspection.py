@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agentmesh.cli.text import WIDTH, amount, escaped, fail, reason
+from agentmesh.cli.text import WIDTH, Exit, amount, escaped, fail, reason
 from agentmesh.envelope import Kind, OuterEnvelope
-from agentmesh.errors import AgentMeshError, Malformed, RemoteError, TooLarge
+from agentmesh.errors import AgentMeshError, BadSignature, Malformed, RemoteError, TooLarge
 from agentmesh.handshake.prekeys import BUNDLE_MAX_BYTES, verify_bundle
 from agentmesh.identity import did_of, split_statement
 from agentmesh.limits import MESH_MAX_BYTES, Limits
@@ -55,16 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
             with Path(arguments.file).open("rb") as file:
                 data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        fail(f"cannot read {shown}: {reason(error)}")
+        fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
     except ValueError:
-        fail(f"cannot read {shown}: not a file name")
+        fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
     try:
         fields = describe(data)
     except AgentMeshError as error:
-        fail(f"{shown}: {error}")
+        fail(f"{shown}: {error}", Exit.TAMPERED if isinstance(error, BadSignature) else Exit.MALFORMED)
     for name, value in fields:
         print(f"{name:<9}  {value}")
-    return 0
+    return Exit.OK
 
 
 def describe(data: bytes) -> Fields:

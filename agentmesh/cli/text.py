@@ -1,9 +1,10 @@
-"""How the command line writes: plain ASCII, escaped, aligned, at most 100 columns."""
+"""How the command line writes: plain ASCII, escaped, aligned, at most 100 columns; and the exit status it ends with."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from typing import Final, NoReturn
 
 from agentmesh.errors import AgentMeshError
@@ -71,15 +72,52 @@ def columns(rows: Iterable[Sequence[str]], widths: Sequence[int], right: frozens
     ]
 
 
+# --- how a command ends ----------------------------------------------------------------------------------------------
+
+
+class Exit(IntEnum):
+    """The exit status of every command."""
+
+    OK = 0
+    FAILED = 1  # Python's own for a crash, so no crash passes for something that was found
+    USAGE = 2  # argparse's own
+    UNREADABLE = 3
+    MALFORMED = 4
+    TAMPERED = 5
+    FOUND = 6
+    INTERRUPTED = 130  # as a shell reports SIGINT, and below it SIGTERM
+    TERMINATED = 143
+
+
+EXITS: Final = {
+    Exit.OK: "all is well",
+    Exit.FAILED: "something else failed",
+    Exit.USAGE: "wrong usage",
+    Exit.UNREADABLE: "a file is not there, or cannot be read",
+    Exit.MALFORMED: "a file is not what it should be",
+    Exit.TAMPERED: "a signature, a chain or a root does not hold: altered, cut, or somebody else's",
+    Exit.FOUND: "a comparison or a check found something",
+    Exit.INTERRUPTED: "interrupted",
+    Exit.TERMINATED: "terminated",
+}
+
+
+def exit_table() -> str:
+    """Return the lines of `--help` on the exit status."""
+    return "exit status:\n" + "".join(f"  {status:<20d}  {meaning}\n" for status, meaning in EXITS.items())
+
+
+def fail(text: str, status: Exit = Exit.FAILED) -> NoReturn:
+    """End this command with one line on stderr, which `main` writes once everything that was begun has been unwound.
+
+    Raises:
+        SystemExit: always, with the status and the line as its note.
+    """
+    stopped = SystemExit(status)
+    stopped.add_note(text)
+    raise stopped
+
+
 def complain(text: str) -> None:
     """Write one line to stderr."""
     print(f"{PROGRAM}: {text}", file=sys.stderr)
-
-
-def fail(text: str) -> NoReturn:
-    """End this command with exit status 1 and one line on stderr.
-
-    Raises:
-        SystemExit: always. It carries the line, and Python's exit writes it.
-    """
-    raise SystemExit(f"{PROGRAM}: {text}")

@@ -96,7 +96,7 @@ def test_a_file_of_any_size_arrives(place: Place, size: int) -> None:
 
 
 def test_a_missing_file_is_named_in_one_line(place: Place) -> None:
-    assert place.run(*COMMAND, "none") == Run(1, "", "agentmesh: cannot read none: No such file or directory\n")
+    assert place.run(*COMMAND, "none") == Run(3, "", "agentmesh: cannot read none: No such file or directory\n")
 
 
 def test_the_demo_leaves_no_child_and_no_zombie(
@@ -209,5 +209,5 @@ def test_a_process_that_dies_is_named(place: Place, victim: str) -> None:
 
 def test_a_relay_that_carried_plaintext_is_found_out(place: Place) -> None:
     run = place.run("-c", LEAK, place.file(os.urandom(1000)))
-    assert (run.status, run.err) == (1, "agentmesh: 1 check failed: blind\n")
+    assert (run.status, run.err) == (6, "agentmesh: 1 check failed: blind\n")
     assert "\nFAIL  blind     the relay carried plaintext, at byte " in run.out

@@ -25,6 +25,7 @@ from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
 from agentmesh.cli import inspection, main, text
 from agentmesh.cli.demo import demo, leaks, peers, relay, report, tally
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
+from agentmesh.cli.text import EXITS, Exit
 from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
 from agentmesh.testing import Pair, agent_pair, established_pair
@@ -516,7 +517,7 @@ def test_each_check_can_fail_and_alone(
 ) -> None:
     changed = attrs.evolve(seen, **change(seen))
     assert failed(changed) == [name]
-    assert demo._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == 1
+    assert demo._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == Exit.FOUND
     shown = capsys.readouterr()
     assert shown.err == f"agentmesh: 1 check failed: {name}\n"
     assert f"\nFAIL  {name}" in shown.out
@@ -564,31 +565,54 @@ def test_the_relay_knows_of_the_library_only_the_outer_envelope() -> None:
 # --- the demo's parent -----------------------------------------------------------------------------------------------
 
 
-def complaint(argv: list[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main.main(argv)
-    assert isinstance(stopped.value.code, str)  # so Python prints it and exits with status 1
-    assert is_printable_ascii(stopped.value.code)
-    return stopped.value.code
+@pytest.fixture
+def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], tuple[int, str]]:
+    """What runs a command that says nothing but one line on stderr, and returns its status and that line."""
+
+    def call(argv: list[str]) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main.main(argv)
+        status = stopped.value.code
+        assert isinstance(status, Exit)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("agentmesh: ")
+        assert err.endswith("\n")
+        line = err.removeprefix("agentmesh: ").removesuffix("\n")
+        assert is_printable_ascii(line)
+        return status, line
+
+    return call
+
+
+Complaint = Callable[[list[str]], tuple[int, str]]
 
 
 def test_a_file_that_cannot_be_sent_is_named_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaint: Complaint
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "Child", None)
-    assert complaint(["demo", "no\x1b[1mfile"]) == "agentmesh: cannot read no\\x1b[1mfile: No such file or directory"
-    assert complaint(["demo", "."]) == "agentmesh: cannot send .: a directory"
-    assert complaint(["demo", os.devnull]) == f"agentmesh: cannot send {os.devnull}: not a regular file"
-    assert complaint(["demo", "a\0b"]) == "agentmesh: cannot read a\\x00b: not a file name"
-    assert complaint(["demo", "x" * 5000]).startswith("agentmesh: cannot read xxx")
+    for name, said in (
+        ("no\x1b[1mfile", "cannot read no\\x1b[1mfile: No such file or directory"),
+        (".", "cannot send .: a directory"),
+        (os.devnull, f"cannot send {os.devnull}: not a regular file"),
+        ("a\0b", "cannot read a\\x00b: not a file name"),
+    ):
+        assert complaint(["demo", name]) == (Exit.UNREADABLE, said)
+    status, line = complaint(["demo", "x" * 5000])
+    assert status == Exit.UNREADABLE
+    assert line.startswith("cannot read xxx")
 
 
-def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path, complaint: Complaint) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "pipe")
-    assert complaint(["demo", str(tmp_path / "pipe")]).endswith("pipe: not a regular file")
+    status, line = complaint(["demo", str(tmp_path / "pipe")])
+    assert status == Exit.UNREADABLE
+    assert line.endswith("pipe: not a regular file")
 
 
 def test_the_sample_is_shipped_and_is_plain_text() -> None:
@@ -721,13 +745,23 @@ def test_inspect_reads_a_file_or_standard_input(
     assert capsys.readouterr().out == shown
 
 
-def test_what_cannot_be_inspected_is_named_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_inspected_is_named_in_one_line(
+    tmp_path: Path, specimens: dict[str, bytes], complaint: Complaint
+) -> None:
     (tmp_path / "bad").write_bytes(b"x")
-    shown = complaint(["inspect", str(tmp_path / "bad")])
-    assert shown.endswith(f"bad: {Malformed()}")
-    assert complaint(["inspect", str(tmp_path)]).endswith("Is a directory")
-    assert complaint(["inspect", str(tmp_path / "none")]).endswith("none: No such file or directory")
-    assert complaint(["inspect", "\0"]) == "agentmesh: cannot read \\x00: not a file name"
+    forged = bytearray(specimens["one-time"])
+    forged[-64] ^= 1
+    (tmp_path / "forged").write_bytes(forged)
+    for name, status, said in (
+        ("bad", Exit.MALFORMED, f"bad: {Malformed()}"),
+        ("forged", Exit.TAMPERED, f"forged: {BadSignature()}"),
+        (".", Exit.UNREADABLE, "Is a directory"),
+        ("none", Exit.UNREADABLE, "none: No such file or directory"),
+        ("\0", Exit.UNREADABLE, "\\x00: not a file name"),
+    ):
+        ended, line = complaint(["inspect", str(tmp_path / name)])
+        assert ended == status
+        assert line.endswith(said)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -747,6 +781,22 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "\n    demo " in shown
     assert "\n    inspect " in shown
+
+
+def test_every_exit_status_has_a_number_of_its_own_and_a_meaning() -> None:
+    assert [status.name for status in Exit] == list(Exit.__members__)  # an equal number would make a second name of it
+    assert EXITS.keys() == set(Exit)
+    assert all(0 <= status <= 255 for status in Exit)
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["inspect"], ["audit"], ["audit", "compare"]])
+def test_the_help_of_every_command_lists_the_exit_status(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main.main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {status:<3d} " in shown and meaning in shown for status, meaning in EXITS.items())
 
 
 @pytest.mark.parametrize("argv", [[], ["nothing"], ["inspect"], ["demo", "a", "b"], ["--nothing"]])

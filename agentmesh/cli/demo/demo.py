@@ -20,12 +20,11 @@ from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
 from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
 from agentmesh.cli.demo.report import Reports, checks, speed, table, verdict
-from agentmesh.cli.text import WIDTH, amount, complain, escaped, fail, reason
+from agentmesh.cli.text import WIDTH, Exit, amount, complain, escaped, fail, reason
 from agentmesh.primitives._crypto import Sha256Stream
 
 _NAME_MAX: Final = 40
 _PROGRESS_FROM_BYTES: Final = 16 << 20
-_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +40,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo and print what it shows; return 0 if every check passed, else 1."""
+    """Run the demo and print what it shows; return 0 if every check passed."""
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
         if arguments.file is None:
@@ -82,13 +81,14 @@ def _measure(path: Path) -> _File:
         # Before it is opened, because opening a named pipe waits for somebody to write.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            fail(f"cannot send {shown}: {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            fail(f"cannot send {shown}: {kind}", Exit.UNREADABLE)
         with path.open("rb") as file:
             plaintext = plaintext_of(chunks(file), status.st_size, CHUNK_BYTES)
     except OSError as error:
-        fail(f"cannot read {shown}: {reason(error)}")
+        fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
     except ValueError:
-        fail(f"cannot read {shown}: not a file name")
+        fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
     if size_bytes != status.st_size:
         fail(f"cannot send {shown}: it changed while it was read")
     return _File(path, escaped(path.name, _NAME_MAX), size_bytes, sha256.digest(), plaintext)
@@ -99,7 +99,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does, so that no child is left."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
+        raise SystemExit(Exit.TERMINATED)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
@@ -202,4 +202,4 @@ def _show(reports: Reports, pids: dict[str, int]) -> int:
     failed = [check.name for check in results if not check.passed]
     if failed:
         complain(f"{amount(len(failed), 'checks')} failed: {', '.join(failed)}")
-    return 1 if failed else 0
+    return Exit.FOUND if failed else Exit.OK
