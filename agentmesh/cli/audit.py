@@ -27,7 +27,8 @@ from agentmesh.audit import (
     verify_entries,
 )
 from agentmesh.audit.checkpoint import CHECKPOINT_MAX_BYTES
-from agentmesh.cli.text import WIDTH, amount, columns, complain, escaped, fail, reason, short_did, short_hex
+from agentmesh.cli.streams import overwrite, remark
+from agentmesh.cli.text import amount, columns, complain, escaped, fail, reason, short_did, short_hex
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, LogBroken, StoreFailed
 from agentmesh.identity import IdentityKey
 from agentmesh.store import read_log_file
@@ -133,9 +134,7 @@ class _Log:
             nonlocal told
             if wanted or (on_terminal and size >= _WATCHED_FROM_BYTES):
                 text = f"verifying {min(99, read * 100 // max(1, size)):3d} %  {amount(count, 'entries')}"
-                print(
-                    f"\r{text}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr, flush=True
-                )
+                (overwrite if on_terminal else remark)(text)
                 told = True
 
         try:
@@ -144,7 +143,7 @@ class _Log:
             self.fail(error)
         finally:
             if told and on_terminal:
-                print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)
+                overwrite("")
 
 
 def _time(time_ms: int) -> str:

@@ -7,17 +7,31 @@ ends with is a status of `Exit`; where that is not 0, one line on stderr says wh
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from agentmesh import __version__
-from agentmesh.cli import audit, inspection
+from agentmesh.cli import inspection
 from agentmesh.cli.demo import demo
-from agentmesh.cli.text import PROGRAM, Exit, complain, exit_table, reason
+from agentmesh.cli.streams import fill_missing_streams, silence
+from agentmesh.cli.text import PROGRAM, Exit, complain, exit_table, fail, reason
 
-_COMMANDS: Final = (demo.add_command, inspection.add_command, audit.add_command)
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `audit`; where the system has no locks of POSIX, on which log files stand, one that says so."""
+    try:
+        from agentmesh.cli import audit
+    except ModuleNotFoundError as missing:
+        text = f"audit does not run on this system: Python has no module {missing.name} here"
+        parser = commands.add_parser("audit", help="verify, show or compare audit logs; not on this system")
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        parser.set_defaults(run=lambda _arguments: fail(text))
+    else:
+        audit.add_command(commands)
+
+
+_COMMANDS: Final = (demo.add_command, inspection.add_command, _add_audit)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,22 +59,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: wrong usage, `--help` or `--version`, or a failure; its code is the status.
     """
-    arguments = parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    fill_missing_streams()
     try:
-        status = run(arguments)
-        sys.stdout.flush()
-    except SystemExit as stopped:
-        for line in getattr(stopped, "__notes__", ()):
-            complain(line)
-        raise
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         complain("interrupted")
         return Exit.INTERRUPTED
     except OSError as error:
-        # Nobody takes our output. At exit Python would write the rest once more, and fail aloud.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Nobody takes our output.
+        silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             complain(f"cannot write: {reason(error)}")
         return Exit.FAILED
-    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except SystemExit as stopped:
+        for line in getattr(stopped, "__notes__", ()):
+            complain(line)
+        raise

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NoReturn
 
+from agentmesh.cli.streams import MAX_WIDTH, remark
 from agentmesh.errors import AgentMeshError
 from agentmesh.identity import DID_PREFIX
 
 PROGRAM: Final = "agentmesh"
-WIDTH: Final = 100
+WIDTH: Final = MAX_WIDTH
 _SHORT: Final = 6
 
 
@@ -46,8 +46,10 @@ def short_hex(text: str) -> str:
 
 
 def amount(count: int, unit: str) -> str:
-    """Return `1,234 bytes`, `1 byte`: a count with its unit, which is given in the plural."""
-    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+    """Return `1,234 bytes`, `1 byte`, `1 entry`: a count with its unit, which is given in the plural."""
+    if count == 1:
+        unit = f"{unit.removesuffix('ies')}y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{count:,} {unit}"
 
 
 def reason(error: OSError | AgentMeshError) -> str:
@@ -120,4 +122,4 @@ def fail(text: str, status: Exit = Exit.FAILED) -> NoReturn:
 
 def complain(text: str) -> None:
     """Write one line to stderr."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    remark(f"{PROGRAM}: {text}")

@@ -20,6 +20,7 @@ from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
 from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
 from agentmesh.cli.demo.report import Reports, checks, speed, table, verdict
+from agentmesh.cli.streams import overwrite
 from agentmesh.cli.text import WIDTH, Exit, amount, complain, escaped, fail, reason
 from agentmesh.primitives._crypto import Sha256Stream
 
@@ -177,14 +178,13 @@ def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
 
     def show(sent: int) -> None:
         if watched:
-            text = f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}"
-            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            overwrite(f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}")
 
     try:
         yield show
     finally:
         if watched:
-            print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)
+            overwrite("")
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------------
