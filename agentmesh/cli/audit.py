@@ -39,7 +39,7 @@ _FOUND_WIDTHS: Final = (31, 23, 8)
 _LISTED: Final = 100
 _WATCHED_FROM_BYTES: Final = 8 << 20
 _FAULTS: Final = {
-    "entry": "entry {} is none",
+    "entry": "entry {} is not an entry of a log",
     "sequence": "entry {} has another number",
     "previous": "entry {} does not follow the one before it",
     "torn": "what stands behind {} whole entries is torn: by a crash, or it is being written now",
@@ -174,7 +174,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if checkpoint is None:
         print("checkpoint  none: a tail that was cut, or a log written anew, would go unnoticed")
         return 0
-    print(f"checkpoint  covers {checkpoint.size:,} entries; {verified.size - checkpoint.size:,} came after it")
+    print(f"checkpoint  covers {amount(checkpoint.size, 'entries')}; {verified.size - checkpoint.size:,} came after it")
     print(f"signed by   {checkpoint.issuer.did}")
     print(f"            in {checkpoint.mesh}, at {_time(checkpoint.time_ms)}")
     return 0
@@ -191,7 +191,7 @@ def _read_checkpoint(path: str, issuer: str, mesh: str | None) -> Checkpoint:
         fail(f"cannot read {shown}: not a file name")
     try:
         claimed, claimed_mesh = claimed_by(statement)
-        return verify_checkpoint(statement, _issuer(issuer, claimed), mesh=mesh or claimed_mesh)
+        return verify_checkpoint(statement, _issuer(issuer, claimed), mesh=claimed_mesh if mesh is None else mesh)
     except AgentMeshError as error:
         fail(f"{shown}: {reason(error)}")
 

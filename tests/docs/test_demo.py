@@ -130,6 +130,8 @@ from agentmesh.cli.demo import demo
 
 victim, number, file = sys.argv[1:]
 children = {}
+# A shell's `&` lets SIGINT be ignored, and whatever is started below inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PARENT = {"parent": os.getpid(), "group": 0}  # as `kill` does it, and as Ctrl-C in a terminal does
 
 class Meddled(demo.Child):
@@ -198,6 +200,16 @@ def test_however_the_demo_is_stopped_its_processes_go_with_it(
     number = getattr(signal, name)
     run = place.run("-c", MEDDLE, victim, str(int(number)), place.file(os.urandom(MEGABYTES)))
     assert run == Run(status, "", err)
+
+
+@needs_posix
+def test_what_this_test_run_ignores_does_not_keep_the_demo_from_stopping(place: Place) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = place.run("-c", MEDDLE, "group", str(int(signal.SIGINT)), place.file(os.urandom(MEGABYTES)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run == Run(130, "", "agentmesh: interrupted\n")
 
 
 @needs_posix

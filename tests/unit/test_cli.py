@@ -76,10 +76,20 @@ def test_columns_are_aligned_and_never_wider_than_they_may_be(rows: list[list[st
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 bytes"), (1, "1 byte"), (2, "2 bytes"), (1234567, "1,234,567 bytes")]
+    ("count", "units", "shown"),
+    [
+        (0, "bytes", "0 bytes"),
+        (1, "bytes", "1 byte"),
+        (2, "bytes", "2 bytes"),
+        (1234567, "bytes", "1,234,567 bytes"),
+        (0, "entries", "0 entries"),
+        (1, "entries", "1 entry"),
+        (2, "entries", "2 entries"),
+        (1, "more envelopes", "1 more envelope"),
+    ],
 )
-def test_an_amount_has_its_unit(count: int, shown: str) -> None:
-    assert text.amount(count, "bytes") == shown
+def test_an_amount_has_its_unit(count: int, units: str, shown: str) -> None:
+    assert text.amount(count, units) == shown
 
 
 def test_short_forms_tell_two_apart() -> None:

@@ -10,6 +10,7 @@ import builtins
 import importlib.metadata
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -619,17 +620,25 @@ FORBIDDEN = re.compile(
 
 
 def project_files() -> list[Path]:
-    """Return the files that git tracks or would track; all files where this is no checkout (a source archive)."""
-    if (ROOT / ".git").exists():
+    """Return the files that git tracks or would track; all files where git is missing, or this is a source archive."""
+    if (ROOT / ".git").exists() and shutil.which("git") is not None:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
-    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$")
+    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
     return [
         path
         for path in sorted(ROOT.rglob("*"))
         if path.is_file() and not any(hidden.match(part) for part in path.relative_to(ROOT).parts)
     ]
+
+
+def test_without_git_no_file_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git and a checkout are needed to compare with")
+    with_git = set(project_files())
+    monkeypatch.setenv("PATH", "")
+    assert with_git <= set(project_files())
 
 
 def test_the_files_of_the_project_name_no_machine_and_no_registry() -> None:
