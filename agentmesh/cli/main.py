@@ -13,7 +13,7 @@ from typing import Final
 
 from agentmesh import __version__
 from agentmesh.cli import inspection
-from agentmesh.cli.demo import demo
+from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, Exit, complain, exit_table, fail, reason
 
@@ -31,7 +31,7 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         audit.add_command(commands)
 
 
-_COMMANDS: Final = (demo.add_command, inspection.add_command, _add_audit)
+_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_audit)
 
 
 class _Parser(argparse.ArgumentParser):

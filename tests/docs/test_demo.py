@@ -18,7 +18,7 @@ import pytest
 
 import agentmesh
 from agentmesh.cli import main
-from agentmesh.cli.demo import child, demo
+from agentmesh.cli.demo import child, parent
 from agentmesh.cli.text import WIDTH
 
 PACKAGE = Path(agentmesh.__file__).resolve().parent
@@ -111,7 +111,7 @@ def test_the_demo_leaves_no_child_and_no_zombie(
             super().__init__(*arguments)
             started.append(self.pid)
 
-    monkeypatch.setattr(demo, "Child", Remembered)
+    monkeypatch.setattr(parent, "Child", Remembered)
     assert main.main(["demo"]) == 0
     assert "FAIL" not in capsys.readouterr().out
     assert len(started) == 3
@@ -126,7 +126,7 @@ def test_the_demo_leaves_no_child_and_no_zombie(
 MEDDLE = """
 import os, signal, sys
 from agentmesh.cli import main
-from agentmesh.cli.demo import demo
+from agentmesh.cli.demo import parent
 
 victim, number, file = sys.argv[1:]
 children = {}
@@ -134,7 +134,7 @@ children = {}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 PARENT = {"parent": os.getpid(), "group": 0}  # as `kill` does it, and as Ctrl-C in a terminal does
 
-class Meddled(demo.Child):
+class Meddled(parent.Child):
     def __init__(self, name, *arguments):
         super().__init__(name, *arguments)
         children[name] = self.pid
@@ -147,7 +147,7 @@ class Meddled(demo.Child):
             os.kill(PARENT[victim], int(number))
         return values
 
-demo.Child = Meddled
+parent.Child = Meddled
 sys.exit(main.main(["demo", file]))
 """
 
@@ -155,7 +155,7 @@ sys.exit(main.main(["demo", file]))
 LEAK = """
 import subprocess, sys
 from agentmesh.cli import main
-from agentmesh.cli.demo import child, demo
+from agentmesh.cli.demo import child, parent
 
 start = subprocess.Popen
 

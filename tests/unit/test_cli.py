@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import agentmesh
 from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
 from agentmesh.cli import inspection, main, text
-from agentmesh.cli.demo import demo, leaks, peers, relay, report, tally
+from agentmesh.cli.demo import leaks, parent, peers, relay, report, station, tally
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
 from agentmesh.cli.text import EXITS, Exit
 from agentmesh.envelope import build
@@ -146,12 +146,12 @@ def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: 
         channel.receive()
 
 
-# --- ledger ----------------------------------------------------------------------------------------------------------
+# --- tally -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
-def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
-    noted = tally.Ledger(kept)
+def test_a_tally_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
+    noted = tally.Tally(kept)
     for entry in entries:
         noted.note(entry)
     reported = noted.report()
@@ -162,9 +162,9 @@ def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) ->
 
 
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=4, unique=True))
-def test_a_ledgers_hash_tells_which_receipts_came_in_which_order(receipts: list[bytes]) -> None:
+def test_a_tallys_hash_tells_which_receipts_came_in_which_order(receipts: list[bytes]) -> None:
     def envelopes(order: list[bytes]) -> Any:
-        noted = tally.Ledger()
+        noted = tally.Tally()
         for receipt in order:
             noted.count("a", receipt.ljust(32), 7)
         return noted.report()["envelopes"]
@@ -276,14 +276,14 @@ class Conversation:
         self.errors: dict[str, BaseException] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         self._relay = relay.Relay(self.copy)
-        self.file = demo._measure(path)
+        self.file = parent._measure(path)
         self._shelf_is_full = threading.Event()
         channels, threads = [], []
         for _ in range(2):
             own, far = map(Channel, socket.socketpair())
             channels.append(own)
             threads.append(threading.Thread(target=self._relay.serve, args=(far,)))
-        self.alice, self.bob = (peers.Station(channel) for channel in channels)
+        self.alice, self.bob = (station.Station(channel) for channel in channels)
         if leak:
             self._leak(leak)
         if tamper:
@@ -341,7 +341,7 @@ class Conversation:
         assert self.errors == {}
         carried = leaks.Counted([self.copy.getvalue()])
         names = [station.agent.did.encode() for station in (self.alice, self.bob)]
-        leak = leaks.find_leak(carried, demo._secrets(self.file), names)
+        leak = leaks.find_leak(carried, parent._secrets(self.file), names)
         return report.Reports(
             name=self.file.name,
             size_bytes=self.file.size_bytes,
@@ -424,7 +424,7 @@ def test_a_relay_that_carried_plaintext_fails_the_check(tmp_path: Path, size: in
 def test_what_the_agents_say_about_the_file_is_plaintext_too(tmp_path: Path, what: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
-    file = demo._measure(path)
+    file = parent._measure(path)
     leak = {
         "intent": peers.intent_of(file.name, file.size_bytes).detail,
         "digest": file.sha256,
@@ -438,7 +438,7 @@ def test_names_that_the_relay_must_know_are_no_leak(tmp_path: Path) -> None:
     path.write_bytes(b"did:agentmesh:" + CANARY)
     conversation = Conversation(path)
     path.write_bytes(conversation.alice.agent.did.encode() + CANARY)
-    conversation.file = demo._measure(path)
+    conversation.file = parent._measure(path)
     assert conversation.seen().leak is None
 
 
@@ -465,14 +465,14 @@ def test_an_answer_about_other_bytes_is_found_out(letter: Path, monkeypatch: pyt
 def test_a_file_that_changes_under_way_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"twelve bytes")
-    measure = demo._measure
+    measure = parent._measure
 
     def slow(measured: Path) -> Any:
         file = measure(measured)
         path.write_bytes(b"twelve bytes and more")
         return file
 
-    monkeypatch.setattr(demo, "_measure", slow)
+    monkeypatch.setattr(parent, "_measure", slow)
     assert str(Conversation(path).errors["alice"]) == "the file changed while it was sent"
 
 
@@ -527,7 +527,7 @@ def test_each_check_can_fail_and_alone(
 ) -> None:
     changed = attrs.evolve(seen, **change(seen))
     assert failed(changed) == [name]
-    assert demo._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == Exit.FOUND
+    assert parent._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == Exit.FOUND
     shown = capsys.readouterr()
     assert shown.err == f"agentmesh: 1 check failed: {name}\n"
     assert f"\nFAIL  {name}" in shown.out
@@ -535,7 +535,7 @@ def test_each_check_can_fail_and_alone(
 
 
 def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo._show(seen, {"Alice": 1, "relay": 2, "Bob": 3}) == 0
+    assert parent._show(seen, {"Alice": 1, "relay": 2, "Bob": 3}) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     lines = shown.out.splitlines()
@@ -603,7 +603,7 @@ def test_a_file_that_cannot_be_sent_is_named_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaint: Complaint
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "Child", None)
+    monkeypatch.setattr(parent, "Child", None)
     for name, said in (
         ("no\x1b[1mfile", "cannot read no\\x1b[1mfile: No such file or directory"),
         (".", "cannot send .: a directory"),
@@ -644,7 +644,7 @@ def test_progress_is_shown_only_to_who_watches_a_long_run(
     monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, size_bytes: int, shows: bool
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stderr)
-    with demo._progress(size_bytes) as show:
+    with parent._progress(size_bytes) as show:
         show(size_bytes // 2)
         assert ("50 %" in stderr.getvalue()) is shows
     # The line is wiped, and no new one is begun.

@@ -368,7 +368,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("session.established", "from cryptography.hazmat.primitives import hashes"),
         ("agent", "import pickle"),
         ("store.sqlite", "import pickle"),
-        ("cli.demo.demo", "import yaml"),
+        ("cli.demo.parent", "import yaml"),
         ("agent", "import socket"),
         ("testing.network", "from pathlib import Path"),
         ("session.established", "import threading"),
@@ -382,7 +382,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "import hypothesis"),
         ("agent", "import requests"),
     ],
-    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.demo", "exec(text)"), ("agent", "__import__(name)")],
+    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.parent", "exec(text)"), ("agent", "__import__(name)")],
     neither_opens_nor_prints: [
         ("agent", "open(path)"),
         ("agent", "print(key)"),
@@ -399,7 +399,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
     defines_no_error: [
         ("agent", "class Bad(ValueError):\n    pass"),
         ("agent", "class Bad(errors.LocalError):\n    pass"),
-        ("cli.demo.demo", "class Bad(Exception):\n    pass"),
+        ("cli.demo.parent", "class Bad(Exception):\n    pass"),
     ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
@@ -424,19 +424,19 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
         ("handshake.agreement", "from agentmesh.primitives import keys"),
         ("session.established", "from agentmesh.session.ratchet import Ratchet"),
-        ("cli.demo.demo", "from agentmesh import Agent, __version__"),
+        ("cli.demo.parent", "from agentmesh import Agent, __version__"),
         ("audit.log", "from .record import Record\nfrom . import proof\nfrom ..primitives import _crypto"),
     ],
     imports_only_what_it_may: [
         ("engine.seam", "from threading import RLock"),
         ("audit.log", "import threading\nlock = threading.Lock()"),
         ("primitives.entropy", "import os\nos.urandom(32)"),
-        ("cli.demo.demo", "import subprocess, socket\nfrom importlib import resources"),
+        ("cli.demo.parent", "import subprocess, socket\nfrom importlib import resources"),
         ("store.file", "from pathlib import Path"),
         ("testing", "from hypothesis import strategies"),
     ],
     runs_no_code_from_data: [("agent", "self.exec(x)\nre.compile(y)")],
-    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo.demo", "print(x)")],
+    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo.parent", "print(x)")],
     says_what_it_is: [
         ("primitives._wire", '"""Doc."""\ndef f():\n    pass'),
         ("agent", '"""Doc."""\ndef _f():\n    pass\nclass _C:\n    def f(self):\n        pass'),
