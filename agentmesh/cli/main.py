@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from agentmesh import __version__
 from agentmesh.cli import inspection
 from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
-from agentmesh.cli.text import PROGRAM, Exit, complain, exit_table, fail, reason
+from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
 
 
 def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,10 +35,13 @@ _COMMANDS: Final = (parent.add_command, inspection.add_command, _add_audit)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help lists the exit status; so do the parsers of its commands, which are of its class."""
+    """A parser whose help lists the exit status, and whose errors are safe to print; its commands' are of its class."""
 
     def format_help(self) -> str:
         return f"{super().format_help()}\n{exit_table()}"
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message, 4 * WIDTH))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,12 +1,14 @@
-"""How the command line writes: plain ASCII, escaped, aligned, at most 100 columns; and the exit status it ends with."""
+"""How the command line writes: escaped, aligned, at most 100 columns; and the exit status it ends with."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NoReturn
 
-from agentmesh.cli.streams import MAX_WIDTH, remark
+from agentmesh.cli.letters import MARKS_MAX, pieces
+from agentmesh.cli.streams import MAX_WIDTH, remark, shows_all_letters
 from agentmesh.errors import AgentMeshError
 from agentmesh.identity import DID_PREFIX
 
@@ -15,24 +17,29 @@ WIDTH: Final = MAX_WIDTH
 _SHORT: Final = 6
 
 
-def escaped(text: str, width: int = WIDTH) -> str:
-    """Return `text` in printable ASCII, cut to `width` characters with `..` at its end.
+def escaped(text: str, width: int = WIDTH, *, plain: bool = False) -> str:
+    """Return `text` as it is safe to print, cut to `width` columns with `..` at its end.
 
-    What is not printable ASCII becomes a backslash escape, and a backslash two, so that no text that a peer or a file
-    name chose can move the cursor, break a line or pass for another text.
+    What `letters` holds for harmful becomes a backslash escape, and a backslash two, so that no text that a peer or a
+    file name chose can move the cursor, break a line or pass for another text of ASCII.
+
+    Args:
+        text: Any text.
+        width: In columns of a terminal.
+        plain: Printable ASCII alone, whatever the terminal knows.
     """
-    # A character is at least one wide, so what is beyond cannot show: a megabyte is not escaped to be cut away.
-    seen = text[: width + 1]
-    shown = "".join(
-        "\\\\" if character == "\\" else character if " " <= character <= "~" else _escape(character)
-        for character in seen
-    )
-    return shown if len(shown) <= width else shown[: width - 2] + ".."
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    beyond_ascii = not (plain or text.isascii()) and shows_all_letters()
+    # What is beyond cannot show: a megabyte is not escaped to be cut away.
+    seen = text[: (width + 1) * (1 + MARKS_MAX if beyond_ascii else 1)]
+    shown, used, kept = "", 0, 0
+    for piece, columns in pieces(seen, beyond_ascii=beyond_ascii):
+        if used + columns > width:
+            return shown[:kept] + ".."
+        shown += piece
+        used += columns
+        if used <= width - 2:
+            kept = len(shown)
+    return shown
 
 
 def short_did(did: str) -> str:
@@ -50,6 +57,13 @@ def amount(count: int, unit: str) -> str:
     if count == 1:
         unit = f"{unit.removesuffix('ies')}y" if unit.endswith("ies") else unit.removesuffix("s")
     return f"{count:,} {unit}"
+
+
+def folded(head: str, text: str, width: int) -> list[str]:
+    """Return `text` behind `head`, in lines of at most `width` columns, each as far from the edge as the first."""
+    room = width - len(head)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False)
+    return [(head if number == 0 else " " * len(head)) + line for number, line in enumerate(lines)] or [head.rstrip()]
 
 
 def reason(error: OSError | AgentMeshError) -> str:

@@ -47,7 +47,7 @@ class Place:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env={**os.environ, **temporary, "PYTHONPATH": str(PACKAGE.parent)},
+            env={**os.environ, **temporary, "COLUMNS": str(WIDTH), "PYTHONPATH": str(PACKAGE.parent)},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

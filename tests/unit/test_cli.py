@@ -6,9 +6,12 @@ import argparse
 import ast
 import io
 import os
+import re
 import socket
 import sys
 import threading
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from itertools import pairwise
@@ -17,12 +20,12 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import agentmesh
 from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
-from agentmesh.cli import inspection, main, text
+from agentmesh.cli import inspection, main, streams, text
 from agentmesh.cli.demo import leaks, parent, peers, relay, report, station, tally
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
 from agentmesh.cli.text import EXITS, Exit
@@ -32,6 +35,19 @@ from agentmesh.testing import Pair, agent_pair, established_pair
 
 CANARY = b"the canary sings sixteen notes and more"
 
+
+class Terminal(io.TextIOWrapper):
+    def __init__(self, encoding: str = "utf-8", *, isatty: bool = True) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+        self._isatty = isatty
+
+    def isatty(self) -> bool:
+        return self._isatty
+
+    def getvalue(self) -> str:
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined, no-any-return]
+
+
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
@@ -39,16 +55,95 @@ def is_printable_ascii(line: str) -> bool:
     return all(" " <= character <= "~" for character in line)
 
 
-@given(st.text(), st.integers(4, 200))
-def test_escaped_text_is_printable_ascii_of_that_width(value: str, width: int) -> None:
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
+# Letters, marks, what is invisible and what turns the direction, so that they stand side by side more often.
+MIXED_TEXT = st.text(
+    st.sampled_from(
+        "ae\\ .\xe9\u0301\u0308\u0323\u20dd\u0488\u6587\uff21\U0001f600\u0928\u093f\u094d\u200b\u200d\ufe0f\u202e\u2066"
+        "\u05d0\u0627\u0661\x1b\n\x9b\xa0\u3000\u3164\udcff\u2028\ue000\U000e0041"
+    )
+)
+
+
+@pytest.fixture(params=[False, True], ids=["ascii", "letters"])
+def beyond_ascii(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether text is written to a terminal that shows more than ASCII."""
+    monkeypatch.setattr(text, "shows_all_letters", lambda: request.param)
+    return bool(request.param)
+
+
+def columns_of(shown: str) -> int:
+    wide = sum(unicodedata.east_asian_width(character) in {"W", "F"} for character in shown)
+    return len(shown) + wide - sum(unicodedata.category(character) == "Mn" for character in shown)
+
+
+@given(value=st.one_of(st.text(), MIXED_TEXT), width=st.integers(4, 200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_escaped_text_is_harmless_and_of_that_width(beyond_ascii: bool, value: str, width: int) -> None:
     shown = text.escaped(value, width)
-    assert is_printable_ascii(shown)
-    assert len(shown) <= width
+    assert columns_of(shown) <= width
+    assert beyond_ascii or is_printable_ascii(shown)
+    assert is_printable_ascii(text.escaped(value, width, plain=True))
+    beyond = [character for character in shown if character > "~"]
+    assert not {unicodedata.category(character) for character in beyond} & NEVER_SHOWN
+    assert not {unicodedata.bidirectional(character) for character in beyond} & RIGHT_TO_LEFT
+    assert not {"\u3164", "\ufe0f"} & set(beyond)  # drawn by no font
+    assert not re.search(r"(^|[^\w\u0300-\u0323\u093f\u094d])[\u0300-\u0323]|[\u0300-\u0323]{3}", shown)
 
 
-@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=20))
-def test_escaping_loses_nothing_and_lets_nothing_pass_for_another(value: str) -> None:
-    assert text.escaped(value, 1000).encode("ascii").decode("unicode_escape") == value
+NEVER_SHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Me", "Zs", "Zl", "Zp"}
+RIGHT_TO_LEFT = {"R", "AL", "AN", "RLE", "RLO", "LRE", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI", "BN", "B", "S", "WS"}
+ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+
+@given(value=st.one_of(ANY_TEXT, MIXED_TEXT))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_escaping_loses_nothing_and_lets_nothing_pass_for_another(beyond_ascii: bool, value: str) -> None:
+    shown = text.escaped(value, 1000)
+    assert ESCAPE.sub(lambda one: "\\" if one[1] == "\\" else chr(int(one[1][1:], 16)), shown) == value
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "caf\xe9", "cafe\u0301", "Gr\xfc\xdfe.txt", "\u6587\u4ef6", "\u0444\u0430\u0439\u043b",
+        "\u0928\u093f\u092f\u092e", "\U0001f600 100 \u20ac", "Vie\u0302\u0323t",
+    ],
+)  # fmt: skip
+def test_a_name_shows_as_it_is_on_a_terminal_that_knows_utf8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stdout, stderr, shows in (
+        (Terminal("utf-8"), Terminal("UTF-8"), True),
+        (Terminal("utf-8"), Terminal("ascii"), False),
+        (Terminal("iso8859-1"), Terminal("iso8859-1"), False),
+        (Terminal("utf-8", isatty=False), Terminal("utf-8"), False),
+        (Terminal("utf-8"), Terminal("utf-8", isatty=False), False),
+    ):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert (text.escaped(name) == name) is shows
+        assert shows or is_printable_ascii(text.escaped(name))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\u0301\u0301\u0301", "a\u0301\u0301\\u0301"),  # piled up
+        ("\u0301a", "\\u0301a"),
+        ("1\u0338", "1\\u0338"),  # crosses a digit out
+        ("a\u20dd", "a\\u20dd"),
+        ("a\ufe0f", "a\\ufe0f"),
+        ("a\u200bb", "a\\u200bb"),
+        ("\u3164", "\\u3164"),
+        ("\u05d0", "\\u05d0"),
+        ("\u202e", "\\u202e"),
+        ("\xa0", "\\xa0"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u6587" * 6, "\u6587" * 4 + ".."),  # two columns each, cut to ten
+    ],
+)
+def test_what_could_harm_is_escaped_there_too(value: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "shows_all_letters", lambda: True)
+    assert text.escaped(value, 10) == shown
 
 
 @pytest.mark.parametrize(
@@ -527,15 +622,21 @@ def test_each_check_can_fail_and_alone(
 ) -> None:
     changed = attrs.evolve(seen, **change(seen))
     assert failed(changed) == [name]
-    assert parent._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == Exit.FOUND
+    assert parent._show(changed, PIDS) == Exit.FOUND
     shown = capsys.readouterr()
     assert shown.err == f"agentmesh: 1 check failed: {name}\n"
     assert f"\nFAIL  {name}" in shown.out
     assert shown.out.count("\nok  ") == 4
 
 
-def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parent._show(seen, {"Alice": 1, "relay": 2, "Bob": 3}) == 0
+PIDS = {"Alice": 1, "relay": 2, "Bob": 3}
+
+
+def test_what_is_shown_is_short_and_says_who_saw_what(
+    seen: report.Reports, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert parent._show(seen, PIDS) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     lines = shown.out.splitlines()
@@ -550,6 +651,59 @@ def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, caps
     assert sum(line.startswith("session closed") and line.endswith("session closed") for line in lines) == 1
     # Every side knew every envelope that it is shown with.
     assert "?" not in shown.out
+
+
+def words(lines: list[str]) -> Counter[str]:
+    return Counter(re.findall(r"[^\s,-]+", " ".join(lines)))
+
+
+@pytest.mark.parametrize("width", [60, 61, 72, 80, 99])
+def test_a_narrow_page_says_all_that_a_wide_one_does(seen: report.Reports, width: int) -> None:
+    wide = [*report.page(seen, PIDS, 100), *report.next_steps(100)]
+    narrow = [*report.page(seen, PIDS, width), *report.next_steps(width)]
+    assert all(len(line) <= width for line in narrow)
+    missing = words(wide) - words(narrow)
+    if missing.pop(seen.sha256, 0):
+        assert seen.sha256 in "".join(narrow).replace(" ", "")  # it has 64 characters, and is broken
+    # The wide page has dots for each side.
+    assert set(missing) <= {"..."}
+    assert all(line == line.rstrip() for line in narrow)
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("140", 100), ("100", 100), ("80", 80), ("20", 60), ("0", 100), ("", 100)]
+)
+def test_a_page_is_as_wide_as_the_terminal_within_reason(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+    assert streams.page_width() == width
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_progress_stays_on_its_line(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda _number: os.terminal_size((columns, 24)))
+    stderr = Terminal()
+    monkeypatch.setattr(stderr, "fileno", lambda: 2)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    streams.overwrite("x" * 200)
+    streams.overwrite("")
+    assert all(len(line) < columns for line in stderr.getvalue().split("\r"))
+    streams.overwrite("short")
+    assert stderr.getvalue().endswith("\rshort".ljust(min(columns, 100)))
+
+
+def test_who_has_seen_the_demo_is_told_what_to_do_next(
+    seen: report.Reports, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent._show(seen, PIDS)
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next  ")]
+    assert len(steps) == 3
+    root = Path(agentmesh.__file__).parents[1]
+    assert (root / steps[0].split()[1]).is_file() or not (root / "docs").exists()
+    parent._show(attrs.evolve(seen, leak=0), PIDS)
+    assert "next  " not in capsys.readouterr().out
 
 
 def test_the_relays_columns_hold_nothing_but_what_a_relay_knows(conversation: Conversation) -> None:
@@ -631,17 +785,12 @@ def test_the_sample_is_shipped_and_is_plain_text() -> None:
     assert all(is_printable_ascii(line) and len(line) < 80 for line in sample.decode("ascii").split("\n"))
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize(
     ("stderr", "size_bytes", "shows"),
-    [(Terminal(), 20 << 20, True), (Terminal(), 1 << 20, False), (io.StringIO(), 20 << 20, False)],
+    [(Terminal(), 20 << 20, True), (Terminal(), 1 << 20, False), (Terminal(isatty=False), 20 << 20, False)],
 )
 def test_progress_is_shown_only_to_who_watches_a_long_run(
-    monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, size_bytes: int, shows: bool
+    monkeypatch: pytest.MonkeyPatch, stderr: Terminal, size_bytes: int, shows: bool
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stderr)
     with parent._progress(size_bytes) as show:
@@ -815,6 +964,16 @@ def test_wrong_usage_has_an_exit_status_of_its_own(argv: list[str], capsys: pyte
         main.main(argv)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m agentmesh")
+
+
+@pytest.mark.parametrize("argv", [["inspect", "a", "\x1b[2J"], ["\x1b[2J"], ["inspect", "--\x9b31m", "\u202e"]])
+def test_what_a_shell_put_in_for_a_star_cannot_act_in_an_error(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(argv)
+    assert stopped.value.code == Exit.USAGE
+    assert re.fullmatch(r"[ -~\n]*", capsys.readouterr().err)
 
 
 def test_an_interrupted_command_says_so_in_one_line(

@@ -19,8 +19,8 @@ from attrs import frozen
 from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
 from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
-from agentmesh.cli.demo.report import Reports, checks, speed, table, verdict
-from agentmesh.cli.streams import overwrite
+from agentmesh.cli.demo.report import Reports, checks, next_steps, page
+from agentmesh.cli.streams import overwrite, page_width
 from agentmesh.cli.text import WIDTH, Exit, amount, complain, escaped, fail, reason
 from agentmesh.primitives._crypto import Sha256Stream
 
@@ -60,10 +60,14 @@ class _File:
     """The file to send: what the parent found when it read it."""
 
     path: Path
-    name: str
     size_bytes: int
     sha256: bytes
     plaintext: Plaintext
+
+    @property
+    def name(self) -> str:
+        """The file's name as it stands in the KNOCK: the same whatever terminal the demo is started on."""
+        return escaped(self.path.name, _NAME_MAX, plain=True)
 
 
 def _measure(path: Path) -> _File:
@@ -92,7 +96,7 @@ def _measure(path: Path) -> _File:
         fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
     if size_bytes != status.st_size:
         fail(f"cannot send {shown}: it changed while it was read")
-    return _File(path, escaped(path.name, _NAME_MAX), size_bytes, sha256.digest(), plaintext)
+    return _File(path, size_bytes, sha256.digest(), plaintext)
 
 
 @contextmanager
@@ -149,7 +153,7 @@ def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
         copy = Counted(relay.bytes_left(CHUNK_BYTES))
         leak = find_leak(copy, _secrets(file), names)
         reports = Reports(
-            name=file.name,
+            name=escaped(file.path.name, _NAME_MAX),
             size_bytes=file.size_bytes,
             sha256=file.sha256.hex(),
             alice=alice_did,
@@ -191,15 +195,14 @@ def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
 
 
 def _show(reports: Reports, pids: dict[str, int]) -> int:
-    lines = [f"{reports.name}, {amount(reports.size_bytes, 'bytes')}: from Alice to Bob, its SHA-256 back", ""]
-    lines += [f"Alice  process {pids['Alice']}: {reports.alice}"]
-    lines += [f"relay  process {pids['relay']}: no identity and no key; it reads the outer header of each envelope"]
-    lines += [f"Bob    process {pids['Bob']}: {reports.bob}", ""]
-    lines += table(reports)
+    width = page_width()
     results = checks(reports)
-    lines += ["", *verdict(results), *speed(reports)]
+    passed = all(check.passed for check in results)
+    lines = page(reports, pids, width)
+    if passed:
+        lines += ["", *next_steps(width)]
     print("\n".join(lines), flush=True)
-    failed = [check.name for check in results if not check.passed]
-    if failed:
+    if not passed:
+        failed = [check.name for check in results if not check.passed]
         complain(f"{amount(len(failed), 'checks')} failed: {', '.join(failed)}")
-    return Exit.FOUND if failed else Exit.OK
+    return Exit.OK if passed else Exit.FOUND
