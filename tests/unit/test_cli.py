@@ -24,7 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import agentmesh
-from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
+from agentmesh import Agent, Header, Identity, Intent, Kind, OuterEnvelope
+from agentmesh.audit import Checkpoint, sign_checkpoint
+from agentmesh.audit.merkle import RootHash
 from agentmesh.cli import inspection, main, streams, text
 from agentmesh.cli.demo import leaks, parent, peers, relay, report, station, tally
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
@@ -138,12 +140,20 @@ def test_a_name_shows_as_it_is_on_a_terminal_that_knows_utf8(name: str, monkeypa
         ("\u202e", "\\u202e"),
         ("\xa0", "\\xa0"),
         ("\x9b31m", "\\x9b31m"),
-        ("\u6587" * 6, "\u6587" * 4 + ".."),  # two columns each, cut to ten
+        ("\u05d0\u0301", "\\u05d0\\u0301"),  # it would stand on the escape's last digit
+        ("\u6587" * 7, "\u6587" * 5 + ".."),  # two columns each, cut to twelve
     ],
 )
 def test_what_could_harm_is_escaped_there_too(value: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "shows_all_letters", lambda: True)
-    assert text.escaped(value, 10) == shown
+    assert text.escaped(value, 12) == shown
+
+
+def test_the_name_in_the_knock_does_not_depend_on_the_terminal(tmp_path: Path, beyond_ascii: bool) -> None:
+    path = tmp_path / "caf\xe9"
+    path.write_bytes(b"")
+    assert parent._measure(path).name == "caf\\xe9"
+    assert (text.escaped(path.name) == path.name) is beyond_ascii
 
 
 @pytest.mark.parametrize(
@@ -868,6 +878,40 @@ def test_a_bundle_with_a_forged_signature_says_so(specimens: dict[str, bytes]) -
     data[-64] ^= 1
     with pytest.raises(BadSignature):
         inspection.describe(bytes(data))
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    owner = Identity.from_seed(bytes(32))
+    return sign_checkpoint(owner, mesh="example/test", size=1234, root=RootHash(bytes(range(32))), time_ms=1)
+
+
+def test_a_checkpoint_shows_what_its_issuer_signed(checkpoint: Checkpoint) -> None:
+    fields = dict(inspection.describe(checkpoint.statement))
+    assert fields["audit"] == "checkpoint"
+    assert fields["mesh"] == "example/test"
+    assert fields["issuer"] == checkpoint.issuer.did
+    assert fields["covers"] == "the first 1,234 entries of the log"
+    assert fields["root"] == checkpoint.root.hex()
+    assert fields["time"] == "1970-01-01T00:00:00.001Z"
+    assert all(is_printable_ascii(value) and len(value) <= text.WIDTH - 11 for value in fields.values())
+
+
+@given(place=st.integers(0, 10**9), bits=st.integers(1, 255))
+def test_a_checkpoint_with_any_bit_changed_is_refused(checkpoint: Checkpoint, place: int, bits: int) -> None:
+    data = bytearray(checkpoint.statement)
+    data[place % len(data)] ^= bits
+    with pytest.raises(RemoteError):
+        inspection.describe(bytes(data))
+
+
+def test_a_forged_checkpoint_says_so(checkpoint: Checkpoint, tmp_path: Path, complaint: Complaint) -> None:
+    data = bytearray(checkpoint.statement)
+    data[-1] ^= 1
+    (tmp_path / "forged").write_bytes(data)
+    status, line = complaint(["inspect", str(tmp_path / "forged")])
+    assert status == Exit.TAMPERED
+    assert line.endswith(str(BadSignature()))
 
 
 @given(st.binary(max_size=2000))
