@@ -8,7 +8,7 @@ if __name__ == "__main__":
     try:
         from agentmesh.cli.main import main
 
-        status = main()
+        status: int = main()
     except KeyboardInterrupt:
         status = 130  # as `main` ends where it is interrupted
     sys.exit(status)

@@ -19,7 +19,7 @@ class Station:
     """An agent with its connection to the relay, and a tally of the envelopes that it sent and received."""
 
     def __init__(self, channel: Channel) -> None:
-        self.agent = Agent.create(MESH)
+        self.agent: Agent = Agent.create(MESH)
         self._channel = channel
         self._tally = Tally()
         self._began_at = time.process_time()
