@@ -141,7 +141,7 @@ def paste_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         def showsyntaxerror(self, *_arguments: Any, **_named: Any) -> None:
             self.showtraceback()
 
-    console = Console(module.__dict__, str(page))
+    console = Console(module.__dict__, "<stdin>")
     for block in read_page(page.read_text(encoding="utf-8")).blocks:
         if block.language != "python" or not block.is_run:
             continue
