@@ -28,7 +28,9 @@ def fill_missing_streams() -> None:
                 else:
                     os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            stream = open(os.devnull, "r" if number == 0 else "w", encoding="utf-8")  # noqa: SIM115 - for good
+            null = os.open(os.devnull, os.O_RDWR)
+            # For good, as Python's own streams are: nobody closes them.
+            stream = open(null, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
 
 

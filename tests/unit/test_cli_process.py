@@ -77,6 +77,12 @@ def test_a_missing_stream_is_the_null_device(folder: Path, line: str, status: Ex
 
 
 @needs_posix
+def test_a_stream_that_was_filled_in_is_not_complained_of_at_exit(folder: Path) -> None:
+    done = shell(folder, "$agentmesh inspect bundle <&-", PYTHONDEVMODE="1")
+    assert (done.returncode, done.stderr) == (Exit.OK, "")
+
+
+@needs_posix
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
