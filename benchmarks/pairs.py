@@ -41,7 +41,7 @@ def establish(alice: Agent, bob: Agent, bundle: bytes) -> None:
     [event] = bob.receive(alice.knock(bob.did, bundle, INTENT))
     if not isinstance(event, KnockReceived):
         raise RuntimeError(f"the KNOCK was not taken: {event}")
-    alice.receive(bob.accept(event).reply)
+    alice.receive(bob.accept(event))
 
 
 def one_bundle(agent: Agent) -> bytes:

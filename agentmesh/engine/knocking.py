@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentmesh.engine import records
-from agentmesh.engine.changes import KnockedPeer, SessionEnded, SessionPut
+from agentmesh.engine.changes import OwnKnockTime, SessionEnded, SessionPut
 from agentmesh.engine.core import Core
 from agentmesh.engine.state import Peer, Step
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
@@ -16,35 +16,20 @@ from agentmesh.errors import (
     TooManySessions,
     VerdictUnmatched,
 )
-from agentmesh.events import SessionEstablished, SessionRejected
+from agentmesh.events import Events, SessionEstablished, SessionRejected
 from agentmesh.handshake.agreement import initiate
 from agentmesh.handshake.knock import Intent, KnockContent, build_knock_body, encode_content
 from agentmesh.handshake.prekeys import BundleClass, verify_bundle
 from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
-from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.outgoing import Knock
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Ended, Facts, Phase
-from agentmesh.session.pending import Pending, Undecided, ended
+from agentmesh.session.facts import Ended, Facts
+from agentmesh.session.held import ended
+from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.phases import Happening
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
-
-
-class Knock(bytes):
-    """A KNOCK envelope: the bytes to hand to a relay, and what became of the call.
-
-    Attributes:
-        session_id: The pending session, 16 bytes.
-        receipt: The envelope's receipt, 32 bytes.
-        bundle_class: The class of the bundle that it was made on.
-        early_payload_withheld: The early payload was *not* sent, because the bundle is a last-resort one and the caller
-            did not ask for it with `early_with_last_resort`. Send it after the acceptance.
-    """
-
-    session_id: SessionId
-    receipt: Receipt
-    bundle_class: BundleClass
-    early_payload_withheld: bool
 
 
 def knock(
@@ -58,8 +43,8 @@ def knock(
     require_one_time: bool,
     expires_in_seconds: int | None,
     now_ms: int,
-) -> Step:
-    """Make a KNOCK on a bundle. The output is the `Knock`. Sections 3 and 5."""
+) -> Step[Knock]:
+    """Make a KNOCK on a bundle. Sections 3 and 5."""
     state, limits = core.state, core.limits
     if did == state.identity.did:
         raise EnvelopeReflected
@@ -124,13 +109,15 @@ def knock(
         header_key_ba=keys.header_key_ba,
     )
     pending = Pending(facts, ratchet, expires_ms=expires_ms, knock=envelope)
-    output = Knock(envelope)
-    output.session_id = keys.session_id
-    output.receipt = facts.knock_receipt
-    output.bundle_class = bundle.bundle_class
-    output.early_payload_withheld = withheld
-    trail = records.knock_sent(core, facts, envelope, now_ms)
-    return Step((KnockedPeer(bundle.identity, time_ms), SessionPut(pending)), trail, output)
+    output = Knock(
+        envelope=envelope,
+        receipt=facts.knock_receipt,
+        session_id=keys.session_id,
+        bundle_class=bundle.bundle_class,
+        early_payload_withheld=withheld,
+    )
+    trail = records.knock_sent(core, facts, output, now_ms)
+    return Step((OwnKnockTime(bundle.identity, time_ms), SessionPut(pending)), trail, output)
 
 
 def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
@@ -147,8 +134,8 @@ def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: int) -> Step:
-    """Receive an ACCEPT: the session is established. The output is the events. Raises as `Pending.open_accept`."""
+def receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: int) -> Step[Events]:
+    """Receive an ACCEPT: the session is established. Raises as `Pending.open_accept`."""
     conditions, opened = pending.open_accept(outer, now_ms=now_ms, limits=core.limits)
     session = pending.established(conditions, outer.header.time_ms)
     trail = records.acceptance_received(core, session.facts, outer, now_ms)
@@ -161,7 +148,7 @@ def receive_accept(core: Core, pending: Pending, outer: OuterEnvelope, now_ms: i
     return Step((SessionPut(session, opened.delta(core.entropy)),), trail, (event,))
 
 
-def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
+def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step[Events]:
     """Receive a REJECT: it must answer a pending KNOCK of this agent, from the peer that was knocked at. Section 5.2.
 
     Raises:
@@ -174,7 +161,7 @@ def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
     for held in () if key is None else core.state.peers[key].sessions:
         if isinstance(held, Pending) and held.facts.knock_receipt == reject.knock_receipt:
             reject.verify(held.facts.peer, outer.header_bytes)
-            over = ended(held, Phase.REJECTED, at_ms=now_ms, detail=str(reject.reason))
+            over = ended(held, Happening.REJECTED, at_ms=now_ms, detail=str(reject.reason))
             event = SessionRejected(
                 peer=held.facts.peer,
                 session_id=held.facts.session_id,

@@ -5,6 +5,21 @@ from __future__ import annotations
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.limits import UINT_MAX, Limits
 
+BytesLike = bytes | bytearray | memoryview
+
+
+def bytes_argument(name: str, value: BytesLike) -> bytes:
+    """Return `value` as bytes, copied once where it could change.
+
+    Raises:
+        ArgumentInvalid: neither bytes nor a bytearray or memoryview.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise ArgumentInvalid(name)
+
 
 def text_argument(name: str, value: object, minimum: int, maximum: int) -> str:
     """Return `value` if it is a str of `minimum` to `maximum` bytes of UTF-8, for arguments of public calls.

@@ -17,12 +17,13 @@ from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envel
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
 from agentmesh.cli.text import EXITS
-from agentmesh.engine.export import export_agent, export_session
+from agentmesh.engine.export import export_agent
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
 from agentmesh.primitives.padding import pad
 from agentmesh.session import content, suite
+from agentmesh.session.at_rest import export_session
 from agentmesh.testing import ManualClock, established_pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,20 +260,20 @@ def measured_sizes() -> dict[str, int]:
     assert len(mesh) == 12
     alice, bob = (Agent.create(mesh, identity=_identity_with_a_long_did(), clock=clock) for _ in range(2))
     shelf = bob.publish_bundles(2)
-    rejected = alice.knock(bob.did, shelf.one_time[0], Intent("x"))
+    rejected = alice.knock(bob.did, shelf.one_time[0], Intent("x")).envelope
     [event] = bob.receive(rejected)
-    reject = bob.reject(event, Reason.POLICY)
+    reject = bob.reject(event, Reason.POLICY).envelope
     [event] = bob.receive(alice.knock(bob.did, shelf.one_time[1], Intent("x")))
-    accept = bob.accept(event, Conditions()).reply
+    accept = bob.accept(event, Conditions()).envelope
     alice.receive(accept)
-    sizes = {size: len(alice.send(bob.did, bytes(size))) for size in (0, 256, 65_536, 1_048_576)}
+    sizes = {size: len(alice.send(bob.did, bytes(size)).envelope) for size in (0, 256, 65_536, 1_048_576)}
     return {
         "bundle": len(shelf.one_time[0]),
         "smallest KNOCK": len(rejected),
         "ACCEPT without conditions": len(accept),
         "REJECT, reason `policy`": len(reject),
         "smallest message": sizes[0],
-        "smallest close": len(alice.close(bob.did)),
+        "smallest close": len(alice.close(bob.did).envelope),
         "message, beside its padded plaintext, body under 256 bytes": sizes[0] - 64,
         "message, beside its padded plaintext, body under 65,536 bytes": sizes[256] - 272,
         "message, beside its padded plaintext, larger": sizes[1_048_576] - 1_081_344,

@@ -181,7 +181,7 @@ def test_ten_thousand_knocks_of_strangers_leave_memory_and_stock_flat_and_honest
     assert sum(counts.values()) == 10_000
     assert set(counts) <= {Busy, BadSignature, KnockUnopened, KnockReceived, Reason.BUSY, Reason.BUNDLE}
     # And who was let in still talks.
-    assert len(door.bob.send(door.alice.did, b"well?")) > 0
+    assert len(door.bob.send(door.alice.did, b"well?").envelope) > 0
 
 
 def test_behind_a_floor_ten_thousand_strangers_leave_nothing_at_all(forge: ModuleType) -> None:
@@ -329,7 +329,7 @@ def test_a_flood_neither_resets_a_throttled_identity_nor_ends_a_session(forge: M
     crowd = [door.knock(stranger(number)).envelope for number in range(60)]
     assert {Busy, Reason.POLICY} >= set(map(door, crowd))
     assert [door(envelope) for envelope in noisy[4:]] == [Reason.BUSY] * 2
-    assert len(door.bob.send(door.alice.did, b"still here")) > 0
+    assert len(door.bob.send(door.alice.did, b"still here").envelope) > 0
 
 
 # --- buckets ----------------------------------------------------------------------------------------------------------
@@ -679,7 +679,7 @@ def test_other_arguments_of_a_limiter() -> None:
 
 def test_a_relay_limits_and_records_a_genuine_knock(forge: ModuleType) -> None:
     scene, limiter = forge.new_scene(), RelayLimiter()
-    knock = scene.alice.knock(scene.bob.did, scene.last_resort(), Intent("hello"))
+    knock = scene.alice.knock(scene.bob.did, scene.last_resort(), Intent("hello")).envelope
     outer = limiter.admit(OuterEnvelope.parse(knock), now_ms=scene.clock.now_ms)
     assert relay_record(outer, at_ms=scene.clock.now_ms).sender == scene.alice.did
     with pytest.raises(EnvelopeReplayed):

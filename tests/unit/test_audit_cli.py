@@ -306,9 +306,9 @@ class Sides:
             for name in ("alice", "bob")
         )
         bundle = self.bob.publish_bundles(1).one_time[0]
-        [event] = self.bob.receive(self.see(self.alice.knock(self.bob.did, bundle, Intent("test"))))
+        [event] = self.bob.receive(self.see(self.alice.knock(self.bob.did, bundle, Intent("test")).envelope))
         assert isinstance(event, KnockReceived)
-        self.alice.receive(self.see(self.bob.accept(event).reply))
+        self.alice.receive(self.see(self.bob.accept(event).envelope))
 
     def see(self, envelope: bytes) -> bytes:
         self.relay.append([relay_record(OuterEnvelope.parse(envelope), at_ms=self.clock())])
@@ -323,7 +323,7 @@ class Sides:
 def test_compare_two_honest_logs(tmp_path: Path, run: Run) -> None:
     sides = Sides(tmp_path)
     for number in range(3):
-        sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"%d" % number)))
+        sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"%d" % number).envelope))
     first, second = sides.paths()
     for arguments in ([first, second], [second, first], [first, second, "--relay", tmp_path / "relay"]):
         status, out, err = run("compare", *arguments)
@@ -336,7 +336,7 @@ def test_compare_two_honest_logs(tmp_path: Path, run: Run) -> None:
 
 def test_compare_tells_what_was_lost_replayed_and_reordered(tmp_path: Path, run: Run) -> None:
     sides = Sides(tmp_path)
-    sent = [sides.alice.send(sides.bob.did, b"%d" % number) for number in range(4)]
+    sent = [sides.alice.send(sides.bob.did, b"%d" % number).envelope for number in range(4)]
     for envelope in (sent[1], sent[0], sent[2]):
         sides.see(envelope)
     for envelope in (sent[1], sent[0]):

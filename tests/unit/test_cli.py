@@ -33,6 +33,7 @@ from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, Fr
 from agentmesh.cli.text import EXITS, Exit
 from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
+from agentmesh.outgoing import Outgoing
 from agentmesh.testing import Pair, agent_pair, established_pair
 
 CANARY = b"the canary sings sixteen notes and more"
@@ -425,20 +426,20 @@ class Conversation:
     def _leak(self, leak: bytes) -> None:
         post = self.alice.post
 
-        def leaky(envelope: bytes, what: str) -> None:
+        def leaky(outgoing: Outgoing, what: str) -> None:
             if what == "end of file":
                 self.alice.publish(leak)
-            post(envelope, what)
+            post(outgoing, what)
 
         self.alice.post = leaky  # type: ignore[method-assign]
 
     def _tamper(self) -> None:
         send = self.alice.agent.send
 
-        def altered(did: str, data: bytes, *, action: str | None = None) -> bytes:
-            envelope = bytearray(send(did, data, action=action))
+        def altered(did: str, data: bytes, *, action: str | None = None) -> Outgoing:
+            envelope = bytearray(send(did, data, action=action).envelope)
             envelope[-1] ^= 1
-            return bytes(envelope)
+            return Outgoing(bytes(envelope))
 
         self.alice.agent = Altered(self.alice.agent, altered)  # type: ignore[assignment]
 
@@ -823,18 +824,20 @@ def pair() -> Pair:
 def specimens(pair: Pair) -> dict[str, bytes]:
     alice, bob = pair.alice, pair.bob
     shelf = bob.publish_bundles(2)
-    knock = alice.knock(bob.did, shelf.one_time[0], Intent("sing", description=CANARY.decode()), early_payload=CANARY)
+    knock = alice.knock(
+        bob.did, shelf.one_time[0], Intent("sing", description=CANARY.decode()), early_payload=CANARY
+    ).envelope
     [event] = bob.receive(knock)
     accepted = bob.accept(event)  # type: ignore[arg-type]
-    alice.receive(accepted.reply)
-    other = alice.knock(bob.did, shelf.one_time[1], Intent("sing"))
+    alice.receive(accepted.envelope)
+    other = alice.knock(bob.did, shelf.one_time[1], Intent("sing")).envelope
     [event] = bob.receive(other)
     assert shelf.last_resort is not None
     return {
         "knock": bytes(knock),
-        "accept": accepted.reply,
-        "reject": bob.reject(event),  # type: ignore[arg-type]
-        "message": alice.send(bob.did, CANARY),
+        "accept": accepted.envelope,
+        "reject": bob.reject(event).envelope,  # type: ignore[arg-type]
+        "message": alice.send(bob.did, CANARY).envelope,
         "one-time": shelf.one_time[0],
         "last-resort": shelf.last_resort,
     }

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = Agent.create("example/test").publish_bundles(1).one_time[0]
     (folder / "bundle").write_bytes(bundle)
     pair = established_pair(1)
-    outer = agentmesh.OuterEnvelope.parse(pair.alice.send(pair.bob.did, b"x"))
+    outer = agentmesh.OuterEnvelope.parse(pair.alice.send(pair.bob.did, b"x").envelope)
     with LogFile(folder / "log", fsync_every=None) as sink:
         AuditLog(sink).append([relay_record(outer, at_ms=1)] * 10_000)
     return folder

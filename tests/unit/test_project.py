@@ -40,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "identity",
         "envelope",
         "handshake handshake.*",
-        "policy",
+        "outgoing policy",
         "session session.*",
         "audit audit.*",
         "events relay relay.* trust trust.*",

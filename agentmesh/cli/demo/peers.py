@@ -140,7 +140,7 @@ class Receiver:
             station.post(agent.reject(event), "rejects")
             raise OSError("the KNOCK asks for something else than this demo does")
         accepted = agent.accept(event, Conditions(allowed_actions=(_CHUNK, _END, _SUM)))
-        station.post(accepted.reply, "accepts: 3 actions")
+        station.post(accepted, "accepts: 3 actions")
         number = 0
         while True:
             event, receipt = station.take()

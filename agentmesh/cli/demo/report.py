@@ -7,7 +7,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from agentmesh.cli.text import PROGRAM, WIDTH, amount, columns, escaped, folded, short_did, short_hex
-from agentmesh.session.facts import Phase
+from agentmesh.session.phases import Phase
 
 _WIDTHS: Final = (20, 7, 9, 12, 12, 8, 20)
 _RIGHT: Final = frozenset({2})

@@ -10,6 +10,7 @@ from agentmesh.cli.demo.frames import Channel, FrameType, frame
 from agentmesh.cli.demo.tally import Tally
 from agentmesh.envelope import receipt_of
 from agentmesh.events import Event, MessageReceived
+from agentmesh.outgoing import Outgoing
 from agentmesh.primitives.keys import SessionId
 
 MESH: Final = "agentmesh/demo"
@@ -38,12 +39,11 @@ class Station:
         self.note("bundle", "fetches a bundle")
         return bundle
 
-    def post(self, envelope: bytes, text: str) -> None:
+    def post(self, outgoing: Outgoing, text: str) -> None:
         """Hand an envelope to the relay, and note what it is."""
-        receipt = receipt_of(envelope)
-        self._tally.count("out", receipt, len(envelope))
-        self.note(receipt.hex(), text)
-        self._channel.send(frame(FrameType.ENVELOPE, envelope))
+        self._tally.count("out", outgoing.receipt, len(outgoing.envelope))
+        self.note(outgoing.receipt.hex(), text)
+        self._channel.send(frame(FrameType.ENVELOPE, outgoing.envelope))
 
     def take(self) -> tuple[Event, str]:
         """Return what the next envelope means, and its receipt in hexadecimal."""
