@@ -217,10 +217,10 @@ class ParsedKnock(Redacted):
     def __init__(self, inner: bytes, signature: Signature, fields: list[Any]) -> None:
         self._inner = inner
         self._signature = signature
-        self.claimed_key = Ed25519PublicKey(fields[0])
-        self.bundle_ref = BundleRef(fields[1])
-        self.ephemeral = X25519PublicKey(fields[2])
-        self.kem_ciphertext = KemCiphertext(fields[3])
+        self.claimed_key: Ed25519PublicKey = Ed25519PublicKey(fields[0])
+        self.bundle_ref: BundleRef = BundleRef(fields[1])
+        self.ephemeral: X25519PublicKey = X25519PublicKey(fields[2])
+        self.kem_ciphertext: KemCiphertext = KemCiphertext(fields[3])
         self.expires_ms: int = fields[4]
         self.sealed: bytes = fields[5]
 
