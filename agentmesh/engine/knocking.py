@@ -8,9 +8,7 @@ from agentmesh.engine.core import Core
 from agentmesh.engine.state import Peer, Step
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build
 from agentmesh.errors import (
-    ArgumentInvalid,
     BundleExpired,
-    EnvelopeReflected,
     IdentityConflict,
     OneTimeRequired,
     TooManySessions,
@@ -23,6 +21,7 @@ from agentmesh.handshake.prekeys import Bundle, BundleClass, verify_bundle
 from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.outgoing import Knock
+from agentmesh.primitives.arguments import uint_argument
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts
 from agentmesh.session.held import ended
@@ -70,8 +69,6 @@ def knock(
 def _usable_bundle(core: Core, did: str, data: bytes, now_ms: int, *, require_one_time: bool) -> Bundle:
     """Return the bundle, verified, once everything speaks for knocking at its owner."""
     state = core.state
-    if did == state.identity.did:
-        raise EnvelopeReflected
     bundle = verify_bundle(data, did=did, mesh=state.mesh, now_ms=now_ms)
     known = state.dids.get(did)
     if known is not None and known != bundle.identity.raw:
@@ -152,9 +149,7 @@ def _pending(
 
 def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
     seconds = default_seconds if expires_in_seconds is None else expires_in_seconds
-    if type(seconds) is not int or not 0 < seconds * 1000 <= KNOCK_LIFETIME_MAX_MS:
-        raise ArgumentInvalid("expires_in_seconds")
-    return seconds * 1000
+    return uint_argument("expires_in_seconds", seconds, KNOCK_LIFETIME_MAX_MS // 1000, minimum=1) * 1000
 
 
 def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:

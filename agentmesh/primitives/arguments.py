@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from attrs import Attribute
 
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, TooLarge
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError, TooLarge
 from agentmesh.limits import UINT_MAX, Limits
 
 BytesLike = bytes | bytearray | memoryview
@@ -36,7 +36,9 @@ def frameless(call: Callable[_P, _R]) -> Callable[_P, _R]:
         except AgentMeshError as error:
             left = error
         del args, kwargs  # this frame stays in the traceback
-        left.__context__ = left.__cause__ = None
+        left.__context__ = None
+        if not isinstance(left, StoreError):  # a store is the caller's own, and so is its error
+            left.__cause__ = None
         raise left.with_traceback(None)
 
     return guarded

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh.errors import ArgumentInvalid, BadPoint, EnvelopeReflected, RandomnessFailed
+from agentmesh.errors import ArgumentInvalid, BadPoint, RandomnessFailed
 from agentmesh.handshake.agreement import initiate
 from agentmesh.handshake.knock import Intent, KnockContent, decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass, issue_bundle, verify_bundle
@@ -87,8 +87,9 @@ def test_an_agent_does_not_knock_at_itself() -> None:
     bob = agent_pair().bob
     bundle = bob.publish_bundles(1).one_time[0]
     before = bob.export_state()
-    with pytest.raises(EnvelopeReflected):
+    with pytest.raises(ArgumentInvalid) as caught:
         bob.knock(bob.did, bundle, Intent("act"))
+    assert (caught.value.argument, caught.value.why) == ("did", "this agent's own DID")
     assert bob.export_state() == before
 
 
