@@ -8,10 +8,8 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from agentmesh.audit.checkpoint import Checkpoint
-from agentmesh.audit.log import AuditLog
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
@@ -33,6 +31,10 @@ from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.established import Sealed
 from agentmesh.session.pending import Pending
+
+if TYPE_CHECKING:
+    from agentmesh.audit.checkpoint import Checkpoint
+    from agentmesh.audit.log import AuditLog
 
 
 @final
@@ -441,6 +443,8 @@ class Agent(Redacted):
         Raises:
             ArgumentInvalid: not an `AuditLog`.
         """
+        from agentmesh.audit.log import AuditLog  # here, because most agents keep no log
+
         if not isinstance(log, AuditLog):
             raise ArgumentInvalid("log")
         state = self._core.state

@@ -232,10 +232,11 @@ class Record:
 
 @lru_cache(maxsize=4096)  # because most records of a log name the same few; short words alone get here
 def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
-    return is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient) and _REASON.fullmatch(reason) is not None
+    return is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Say whether a record can name this: a DID of any method, or empty text."""
     return len(name) <= DID_MAX_BYTES and _NAME.fullmatch(name) is not None
 
 

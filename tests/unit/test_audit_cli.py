@@ -316,6 +316,8 @@ class Sides:
     def paths(self) -> list[Path]:
         self.clock.advance(seconds=60)
         self.bob.poll()
+        for sink in self.sinks.values():
+            sink.close()
         return [self.folder / "alice", self.folder / "bob"]
 
 

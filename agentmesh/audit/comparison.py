@@ -30,15 +30,6 @@ _OPENED: Final = {
     AuditEvent.MESSAGE_OPENED: "message",
 }
 _KINDS: Final = _SENT | _OPENED
-# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts are in both logs alike.
-_OWNED_BY_SENDER: Final = {
-    AuditEvent.BUNDLE_PUBLISHED,
-    AuditEvent.KNOCK_SENT,
-    AuditEvent.MESSAGE_SEALED,
-    AuditEvent.SESSION_CLOSED,
-    AuditEvent.STOCK_EXHAUSTED,
-}
-_OWNED_BY_RECIPIENT: Final = {AuditEvent.KNOCK_RECEIVED, AuditEvent.MESSAGE_OPENED, AuditEvent.MESSAGE_REFUSED}
 
 _Grouped = dict[Receipt, list[Record]]
 
@@ -149,26 +140,6 @@ def compare(
     differing = {one.receipt for one in altered}
     matched = sum(1 for receipt in sent if receipt in opened and receipt not in differing)
     return Comparison(found=tuple(found), matched=matched, opened_order=order, seen_order=_order(sent, seen))
-
-
-def owner_of(records: Iterable[Record]) -> str:
-    """Return the DID of the agent whose log these records are, as the records have it.
-
-    Raises:
-        ArgumentInvalid: no record says it, or two say different things: not the log of one agent.
-    """
-    owners = {_owner(record) for record in records} - {None}
-    if len(owners) != 1:
-        raise ArgumentInvalid("records")
-    return str(owners.pop())
-
-
-def _owner(record: Record) -> str | None:
-    # A refusal without a receipt is of an envelope that was never made, to the recipient that it names.
-    unsent = record.event is AuditEvent.MESSAGE_REFUSED and not record.receipt
-    if unsent or record.event in _OWNED_BY_SENDER:
-        return record.sender
-    return record.recipient if record.event in _OWNED_BY_RECIPIENT else None
 
 
 def _by_receipt(records: Iterable[Record], route: tuple[str, str], *wanted: Iterable[AuditEvent]) -> list[_Grouped]:
