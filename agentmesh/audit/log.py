@@ -22,7 +22,7 @@ from attrs import field, frozen
 from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.handover import Handover
 from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
-from agentmesh.audit.owner import is_of, owner_named
+from agentmesh.audit.owner import can_stand, owner_named
 from agentmesh.audit.record import Record
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
@@ -151,7 +151,7 @@ class AuditLog:
             LogBroken: an entry of the sink is not what it should be, or the log is not the checkpoint's.
             StoreError: the sink cannot be read.
         """
-        if not (callable(getattr(sink, "append", None)) and callable(getattr(sink, "entries", None))):
+        if isinstance(sink, type) or not (callable(getattr(sink, "append", None)) and callable(getattr(sink, "entries", None))):
             raise ArgumentInvalid("sink")
         self._birthplace = Birthplace()
         self._sink = sink
@@ -251,8 +251,9 @@ class AuditLog:
             sequence = len(self._tree)
             for record in taken:
                 entry = record.encode(sequence, head, self._encode)
-                owner = owner or owner_named(record)
-                if owner and not is_of(owner, record):
+                if not owner:
+                    owner = owner_named(record)
+                elif not can_stand(owner, record):
                     raise OwnerMismatch
                 head = leaf_hash(entry)
                 entries.append(entry)
@@ -403,8 +404,9 @@ def _records(records: Iterable[Record]) -> tuple[Record, ...]:
     if not isinstance(records, Iterable):
         raise ArgumentInvalid("records")
     taken = tuple(records)
-    if not all(isinstance(record, Record) for record in taken):
-        raise ArgumentInvalid("records")
+    for record in taken:
+        if type(record) is not Record:
+            raise ArgumentInvalid("records")
     return taken
 
 

@@ -31,7 +31,13 @@ EMPTY_ROOT: Final = RootHash(_crypto.sha256(b""))
 
 
 def leaf_hash(entry: bytes) -> EntryHash:
-    """Return SHA-256(0x00 || entry). RFC 9162, section 2.1.1."""
+    """Return SHA-256(0x00 || entry). RFC 9162, section 2.1.1.
+
+    Raises:
+        ArgumentInvalid: not bytes.
+    """
+    if type(entry) is not bytes:
+        raise ArgumentInvalid("entry")
     return EntryHash(_crypto.sha256(_LEAF + entry))
 
 
@@ -134,7 +140,11 @@ class MerkleTree:
 
         Returns the hash of the chunk that it completes, if it does.
         """
-        self._push(0, entry_hash)
+        leaves = self._levels[0]
+        leaves += entry_hash
+        if len(leaves) % (2 * _SIZE):
+            return None
+        self._push(1, _crypto.sha256(_NODE + leaves[-2 * _SIZE :]))
         if len(self) % CHUNK:
             return None
         node = self._complete(_CHUNK_LEVEL, len(self) // CHUNK - 1)

@@ -29,9 +29,12 @@ def owner_named(record: Record) -> str:
     return record.recipient if record.event in _OF_RECIPIENT else ""
 
 
-def is_of(owner: str, record: Record) -> bool:
+def can_stand(owner: str, record: Record) -> bool:
     """Say whether a record can stand in the log of `owner`."""
-    if record.event in _OF_EITHER:
+    event = record.event
+    if event in _OF_SENDER:
+        return record.sender in (owner, "")
+    if event in _OF_EITHER:
         return owner in (record.sender, record.recipient)
     return owner_named(record) in (owner, "")
 

@@ -179,9 +179,9 @@ def reader(descriptor: int, start: int, end: int) -> Callable[[], bytes]:
 
 def append(descriptor: int, data: bytes) -> None:
     """Write all of `data` at the end of a file that was opened with `O_APPEND`."""
-    view = memoryview(data)
-    while view:
-        view = view[_some(os.write(descriptor, view)) :]
+    written = _some(os.write(descriptor, data))
+    while written < len(data):
+        written += _some(os.write(descriptor, memoryview(data)[written:]))
 
 
 def overwrite(path: str, descriptor: int, data: bytes, at: int) -> None:

@@ -156,7 +156,7 @@ class LogFile:
             StoreFailed: the operating system refuses; the file is as it was, or takes no more until it is reopened.
         """
         self._birthplace.check()
-        if not isinstance(entries, Sequence) or any(
+        if not isinstance(entries, list | tuple | Sequence) or any(
             type(entry) is not bytes or not 0 < len(entry) <= ENTRY_MAX_BYTES for entry in entries
         ):
             raise ArgumentInvalid("entries")
@@ -167,13 +167,19 @@ class LogFile:
         try:
             if self._is_tail_dirty:
                 self._cut_tail()
-            self._check_place(self._size)
+            if os.lseek(self._descriptor, 0, os.SEEK_END) != self._size:
+                raise StoreMoved
             self._is_tail_dirty = True
             files.append(self._descriptor, data)
             syncing = self._fsync_every is not None and self._unsynced + 1 >= self._fsync_every
             if syncing:
                 os.fsync(self._descriptor)
-            self._check_place(self._size + len(data), named=syncing)
+            found = os.fstat(self._descriptor)
+            self._unnamed += 1
+            if found.st_size != self._size + len(data) or not found.st_nlink:
+                raise StoreMoved
+            if syncing or self._unnamed >= _NAME_CHECKED_EVERY:
+                self._check_name()
         except OSError as error:
             self._take_back(syncing)
             raise StoreFailed from error
@@ -186,18 +192,17 @@ class LogFile:
         except BaseException:  # an interrupt: nobody may count on what was written
             self._take_back(syncing)
             raise
-        self._count_in(entries)
+        count = self._index.first + self._count
+        self._count += len(entries)
+        if count // CHUNK != (count + len(entries)) // CHUNK:
+            self._index_ends(entries, count)
         self._size += len(data)
         if syncing:
             self._synced_size = self._size
         self._unsynced = 0 if syncing else self._unsynced + 1
         self._is_tail_dirty = False
 
-    def _count_in(self, entries: Sequence[bytes]) -> None:
-        count = self._index.first + self._count
-        self._count += len(entries)
-        if count // CHUNK == (count + len(entries)) // CHUNK:
-            return
+    def _index_ends(self, entries: Sequence[bytes], count: int) -> None:
         end = self._size
         for entry in entries:
             begins, end = end, end + LENGTH_BYTES + len(entry)
@@ -205,16 +210,10 @@ class LogFile:
             if not count % CHUNK:
                 self._index.rows.append(Row(begins, end))
 
-    def _check_place(self, size: int, *, named: bool = False) -> None:
-        """See whether the file is as long as it was left and has a name, and now and then whether that is its own."""
-        found = os.fstat(self._descriptor)
-        if found.st_size != size or not found.st_nlink:
+    def _check_name(self) -> None:
+        self._unnamed = 0
+        if not files.is_at(self._path, self._descriptor):
             raise StoreMoved
-        self._unnamed += 1
-        if named or self._unnamed >= 2 * _NAME_CHECKED_EVERY:
-            self._unnamed = 0
-            if not files.is_at(self._path, self._descriptor):
-                raise StoreMoved
 
     def _cut_tail(self) -> None:
         """Cut off what stands behind the whole frames; where nothing does, ask nothing of an append-only file."""
@@ -244,10 +243,20 @@ class LogFile:
             start += len(piece)
 
     def mark(self, owner: str, milestones: Sequence[Milestone], /) -> None:
-        """Keep the hashes of further chunks in the index; where that cannot be done, the next time does it."""
+        """Keep the hashes of further chunks in the index; where that cannot be done, the next time does it.
+
+        Raises:
+            ArgumentInvalid: not milestones, or more of them than chunks.
+        """
         self._birthplace.check()
+        if type(owner) is not str:
+            raise ArgumentInvalid("owner")
+        if not isinstance(milestones, list | tuple) or not all(isinstance(one, Milestone) for one in milestones):
+            raise ArgumentInvalid("milestones")
+        if len(self._index.milestones) + len(milestones) > len(self._index.rows):
+            raise ArgumentInvalid("milestones")
         self._index.add(owner, milestones)
-        if self._broken:
+        if self._broken or not milestones:
             return
         with contextlib.suppress(OSError):
             # The index may say nothing of the log that a power cut could still undo.
@@ -330,13 +339,15 @@ class LogFile:
         or the new one.
 
         Raises:
-            ArgumentInvalid: `to` is no path.
+            ArgumentInvalid: `to` is no path, or `handover` no handover.
             StoreMoved: the file was deleted, renamed or cut by somebody else.
             StoreFailed: something stands at `to` already, or the operating system refuses. The file is as it was, or
                 takes no more until it is reopened.
         """
         self._birthplace.check()
         ended = files.path_argument("to", to)
+        if type(handover) is not bytes or not 0 < len(handover) <= HANDOVER_MAX_BYTES:
+            raise ArgumentInvalid("handover")
         if self._broken:
             raise StoreFailed
         beside, following = f"{self._path}.new", -1
@@ -344,7 +355,9 @@ class LogFile:
             if self._is_tail_dirty:
                 self._cut_tail()
                 self._is_tail_dirty = False
-            self._check_place(self._size, named=True)
+            if os.fstat(self._descriptor).st_size != self._size:
+                raise StoreMoved
+            self._check_name()
             os.fsync(self._descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside)
