@@ -23,15 +23,7 @@ if TYPE_CHECKING:
     )
     from agentmesh.audit.handover import Handover
     from agentmesh.audit.journal import AuditJournal, OnFailure
-    from agentmesh.audit.log import (
-        AuditLog,
-        MemorySink,
-        Sink,
-        VerifiedLog,
-        verified_records,
-        verify_entries,
-        verify_entry,
-    )
+    from agentmesh.audit.log import AuditLog, LongSink, MemorySink, Milestone, Sink
     from agentmesh.audit.merkle import EntryHash, RootHash, leaf_hash, verify_consistency, verify_inclusion
     from agentmesh.audit.owner import owner_of
     from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry

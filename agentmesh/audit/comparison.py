@@ -242,7 +242,9 @@ def _unlike_a_recipient(record: Record) -> tuple[str, ...]:
     is_knock = record.event is AuditEvent.KNOCK_RECEIVED
     out = is_knock and not -CLOCK_TOLERANCE_MS <= since_ms <= KNOCK_LIFETIME_MAX_MS + CLOCK_TOLERANCE_MS
     # What it takes of a REJECT's reason is the REJECT's; the maker's own may be finer.
-    given = record.reason and record.event is not AuditEvent.KNOCK_REJECTED and not (is_knock and record.reason == "asked")
+    given = (
+        record.reason and record.event is not AuditEvent.KNOCK_REJECTED and not (is_knock and record.reason == "asked")
+    )
     return ("at_ms",) * out + ("reason",) * bool(given) + _unlike_anybody(record)
 
 

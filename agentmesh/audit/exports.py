@@ -144,8 +144,8 @@ def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
 
     AGT hashes the JSON of nine of its fields with Python's default separators, and the time as Python prints it. Its
     chain starts with an empty `previous_hash`; it does not cover the fields that this library's own chain does not put
-    into `data`, so everything is in `data`. A time after the year 9999 stands there as `at_ms`, and the timestamp is the
-    last that there is.
+    into `data`, so everything is in `data`. A time after the year 9999 stands there as `at_ms`, and the timestamp is
+    the last that there is.
 
     Raises:
         ArgumentInvalid: not entries, or the owner is empty.

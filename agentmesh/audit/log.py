@@ -151,7 +151,9 @@ class AuditLog:
             LogBroken: an entry of the sink is not what it should be, or the log is not the checkpoint's.
             StoreError: the sink cannot be read.
         """
-        if isinstance(sink, type) or not (callable(getattr(sink, "append", None)) and callable(getattr(sink, "entries", None))):
+        if isinstance(sink, type) or not (
+            callable(getattr(sink, "append", None)) and callable(getattr(sink, "entries", None))
+        ):
             raise ArgumentInvalid("sink")
         self._birthplace = Birthplace()
         self._sink = sink

@@ -410,9 +410,7 @@ def test_names_are_checked() -> None:
             compare(sender, [], recipient, [])
 
 
-# --- what honest agents come to ----------------------------------------------------------------------------------------
-
-
+# --- what honest agents come to ---------------------------------------------------------------------------------------
 
 
 def crashed(party: Party, mail: Mail, act: Callable[[Agent], Any]) -> None:

@@ -28,7 +28,7 @@ from agentmesh.audit import (
     to_json_lines,
     to_kars_events,
 )
-from agentmesh.errors import ArgumentInvalid, Malformed, RemoteError
+from agentmesh.errors import ArgumentInvalid, RemoteError
 from agentmesh.limits import UINT_MAX
 
 OWNER = Identity.from_seed(bytes(31) + b"\x01").did

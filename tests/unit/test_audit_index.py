@@ -157,7 +157,8 @@ def test_a_log_with_another_entry_where_the_index_ends_is_refused(
 ) -> None:
     other = AuditLog(MemorySink())
     other.append(
-        Record(AuditEvent.MESSAGE_SEALED, at_ms=2, mesh=MESH, sender=OWNER.did, number=number) for number in range(COUNT)
+        Record(AuditEvent.MESSAGE_SEALED, at_ms=2, mesh=MESH, sender=OWNER.did, number=number)
+        for number in range(COUNT)
     )
     frames = b"".join(len(entry).to_bytes(4, "big") + entry for entry in other.entries())
     path.write_bytes(b"agentmesh-log-1\n" + frames)

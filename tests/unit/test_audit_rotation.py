@@ -267,7 +267,9 @@ def test_a_handover_with_another_tree_is_found_where_the_files_are_read_together
     assert caught.value.fault == "root"
 
 
-@pytest.mark.parametrize("rest", [b"", b"\x00", b"\x00\x00\x00\x00", b"\x00\x00\x00\x01", framed(b"x"), framed(bytes(2_305))])
+@pytest.mark.parametrize(
+    "rest", [b"", b"\x00", b"\x00\x00\x00\x00", b"\x00\x00\x00\x01", framed(b"x"), framed(bytes(2_305))]
+)
 def test_what_is_no_handover_is_refused_and_not_changed(rest: bytes, tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(CONTINUED + rest)
