@@ -18,7 +18,7 @@ from agentmesh.audit.merkle import EntryHash, RootHash, RunningRoot
 from agentmesh.audit.record import is_name
 from agentmesh.errors import Malformed, UnknownVersion
 from agentmesh.limits import DID_MAX_BYTES, UINT_MAX
-from agentmesh.primitives import _wire
+from agentmesh.primitives import _crypto, _wire
 
 FIRST_PREVIOUS: Final = EntryHash(bytes(32))
 _VERSION: Final = 1
@@ -83,7 +83,7 @@ class Handover:
         if statement:
             issuer, mesh = claimed_by(statement)
             checkpoint = verify_checkpoint(statement, issuer, mesh=mesh)
-            root = RunningRoot(size, nodes).root()
-            if (checkpoint.size, checkpoint.root) != (size, root) or owner not in ("", issuer.did):
+            same = _crypto.constant_time_equal(checkpoint.root, RunningRoot(size, nodes).root())
+            if checkpoint.size != size or not same or owner not in ("", issuer.did):
                 raise Malformed
         return cls(owner=owner, size=size, head=EntryHash(head), nodes=nodes, checkpoint=checkpoint)

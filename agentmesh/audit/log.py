@@ -27,7 +27,7 @@ from agentmesh.audit.record import Record
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
-from agentmesh.primitives import _wire
+from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.forked import Birthplace
 
 _FIRST: Final = Handover()
@@ -316,7 +316,7 @@ class AuditLog:
         verified = verify_entries(_after(handover, islice(entries, size - handover.size)))
         if verified.size < size:
             raise LogBroken(verified.size, "cut")
-        if verified.root != root:
+        if not _crypto.constant_time_equal(verified.root, root):
             raise LogBroken(size, "root")
         return verified
 

@@ -103,9 +103,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     for letter, name in (("a", "A"), ("b", "B"), ("r", "R")):
         compared.add_argument(
             f"--earlier-{letter}", metavar="FILE", action="append", default=[],
-            help=f"a file of the same log as {name} and before it; several in order",
+            help=f"a file of {name}'s log before it; several in order",
         )  # fmt: skip
-    compared.add_argument("--all", action="store_true", help=f"list every finding, not the first {_LISTED} alone, and the copies")
+    compared.add_argument("--all", action="store_true", help=f"list every finding, not {_LISTED} alone, and the copies")
     compared.set_defaults(run=_compare)
 
     for one in (verify, show, compared):

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_one_time_that_no_calendar_has_ends_no_export_and_is_named(at_ms: int) -
     last = "9999-12-31T23:59:59.999Z"
     assert [one["timestamp"] for one in exported][1:3] == [last, last]
     assert [one["data"].get("at_ms") for one in exported] == [None, None, at_ms, None]
-    for one, after in zip(exported, exported[1:], strict=False):  # and the chain of their own hashes goes on
+    for one, after in pairwise(exported):  # and the chain of their own hashes goes on
         assert after["previous_hash"] == one["entry_hash"]
 
 

@@ -29,7 +29,6 @@ from agentmesh.errors import (
     StoreError,
     StoreFailed,
     StoreLocked,
-    StoreMoved,
 )
 from agentmesh.store import LogFile, files, frames, log_file, read_log_file
 

@@ -1,4 +1,4 @@
-"""The index beside a long log: it opens at once, what it leaves unread is verified when it is read, damage is refused."""
+"""The index beside a long log: it opens at once, what it leaves is verified when it is read, damage is refused."""
 
 from __future__ import annotations
 
