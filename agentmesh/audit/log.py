@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol, final, runtime_checkable
 
@@ -172,7 +173,9 @@ class AuditLog:
     def _load(self) -> None:
         long = self._long
         self._handover = handover = _FIRST if long is None else _handed_over(long.handover)
-        tree = MerkleTree(handover.size, handover.nodes, leaves=None if long is None else self._leaves)
+        tree = MerkleTree(
+            handover.size, handover.nodes, leaves=None if long is None else partial(_leaves, long, handover)
+        )
         head, owner = handover.head, handover.owner
         if long is None:
             entries = iter(self._sink.entries())
@@ -197,26 +200,6 @@ class AuditLog:
     def _catch_up(self) -> None:
         if not self._is_in_step:
             self._load()
-
-    def _leaves(self, start: int, end: int) -> Iterator[EntryHash]:
-        """Yield the entry hashes of a chunk, or of its rest in this file, read again from the sink."""
-        long = self._long
-        if long is None:
-            return
-        before = end // CHUNK - 1 - self._handover.size // CHUNK
-        milestones = long.milestones
-        if before >= len(milestones):
-            raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
-        head = self._handover.head if before == 0 else milestones[before - 1].head
-        sequence = start
-        for entry in islice(long.entries_from(start), end - start):
-            head, _ = check_entry(entry, sequence, head)
-            sequence += 1
-            yield head
-        if sequence < end:
-            raise LogBroken(sequence, "cut")
-        if head != milestones[before].head:
-            raise LogBroken(end, "previous")
 
     def __len__(self) -> int:
         self._birthplace.check()
@@ -400,6 +383,24 @@ class AuditLog:
         self._birthplace.check()
         with self._lock:
             return self._tree.consistency_proof(old_size, size)
+
+
+def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterator[EntryHash]:
+    """Yield the entry hashes of a chunk, or of its rest in this file, read again from the sink."""
+    before = end // CHUNK - 1 - handover.size // CHUNK
+    milestones = long.milestones
+    if before >= len(milestones):
+        raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
+    head = handover.head if before == 0 else milestones[before - 1].head
+    sequence = start
+    for entry in islice(long.entries_from(start), end - start):
+        head, _ = check_entry(entry, sequence, head)
+        sequence += 1
+        yield head
+    if sequence < end:
+        raise LogBroken(sequence, "cut")
+    if head != milestones[before].head:
+        raise LogBroken(end, "previous")
 
 
 def _records(records: Iterable[Record]) -> tuple[Record, ...]:

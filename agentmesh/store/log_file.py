@@ -399,7 +399,6 @@ class LogFile:
             return
         descriptor, self._descriptor = self._descriptor, -1
         self._broken = True
-        _open_here.discard(self)
         if not self._birthplace.is_here:
             os.close(descriptor)  # the lock is the parent's
             return

@@ -1,4 +1,4 @@
-"""What is loaded when: an agent that keeps no log loads none of its files; the package offers its names all the same."""
+"""What is loaded when: an agent that keeps no log loads none of its files; the package offers its names anyhow."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -172,9 +173,11 @@ def test_a_file_that_is_dropped_is_told_of_and_let_go(tmp_path: Path) -> None:
     sink = LogFile(path, fsync_every=100)
     AuditLog(sink).append(record(0))
     descriptor = sink._descriptor
+    held = [sink]
+    del sink
     with pytest.warns(ResourceWarning, match="not closed"):
-        del sink
-        gc.collect()
+        held.clear()
+    gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
     with LogFile(path) as again:
@@ -237,10 +240,8 @@ def test_the_lock_is_for_threads_of_one_process_too(tmp_path: Path) -> None:
     opened: list[LogFile] = []
 
     def open_it() -> None:
-        try:
+        with contextlib.suppress(StoreLocked):
             opened.append(LogFile(tmp_path / "log"))
-        except StoreLocked:
-            pass
 
     threads = [threading.Thread(target=open_it) for _ in range(8)]
     for thread in threads:
@@ -253,7 +254,7 @@ def test_the_lock_is_for_threads_of_one_process_too(tmp_path: Path) -> None:
 
 # --- other systems ----------------------------------------------------------------------------------------------------
 
-# A system like Windows: neither `fcntl` nor what POSIX alone has; its locks are of regions, and are refused with EACCES.
+# A system like Windows: without `fcntl` and what POSIX alone has; its locks are of regions, refused with EACCES.
 WINDOWS = """
 import os, random, sys, types
 sys.modules["fcntl"] = None

@@ -1,4 +1,4 @@
-"""A log whose file is deleted, renamed or cut under its writer, stands where others write, or may only be appended to."""
+"""A log whose file is deleted, renamed or cut under its writer, stands where others write, or only grows."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def record(number: int) -> Record:
 
 def numbers_in(path: Path) -> list[int]:
     return [one.number for one in verified_records(read_log_file(path))]
+
+
+def _append_all(log: AuditLog, count: int) -> None:
+    for number in range(1, count):
+        log.append(record(number))
 
 
 # --- under the writer -------------------------------------------------------------------------------------------------
@@ -94,8 +99,7 @@ def test_without_a_sync_the_name_is_looked_at_now_and_then(happens: Callable[[Pa
         log.append(record(0))
         happens(path)
         with pytest.raises(StoreMoved):
-            for number in range(1, 70):
-                log.append(record(number))
+            _append_all(log, 70)
 
 
 @pytest.mark.parametrize("happens", [_delete, _copy_and_truncate, _cut], ids=lambda one: one.__name__)
@@ -163,6 +167,10 @@ def test_a_log_never_stands_on_a_standard_stream(stream: int, tmp_path: Path) ->
     assert numbers_in(path) == [7]
 
 
+def _full(_descriptor: int, _data: bytes) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class AppendOnly:
     """The `os` of a file with `chattr +a`: opened with O_APPEND alone, never cut."""
 
@@ -170,7 +178,7 @@ class AppendOnly:
         return getattr(os, name)
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & (os.O_RDWR | os.O_WRONLY) and not flags & os.O_APPEND or flags & os.O_TRUNC:
+        if (flags & (os.O_RDWR | os.O_WRONLY) and not flags & os.O_APPEND) or flags & os.O_TRUNC:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return os.open(path, flags, mode)
 
@@ -189,13 +197,21 @@ def test_a_log_that_may_only_be_appended_to(tmp_path: Path, monkeypatch: pytest.
         with LogFile(path) as sink:
             AuditLog(sink).append(record(number))
     assert numbers_in(path) == [0, 1, 2]
+    with LogFile(path) as sink, monkeypatch.context() as patch:
+        log = AuditLog(sink)
+        patch.setattr(files, "append", _full)
+        with pytest.raises(StoreFailed):
+            log.append(record(3))
+        patch.undo()
+        log.append(record(3))  # nothing was written, so nothing had to be cut off
+    assert numbers_in(path) == [0, 1, 2, 3]
     with path.open("ab") as file:
         file.write(b"\x00\x00\x00")
     before = path.read_bytes()
     with LogFile(path) as sink:
         log = AuditLog(sink)
         with pytest.raises(StoreFailed):  # the torn end cannot be cut off, and nothing is written behind it
-            log.append(record(3))
+            log.append(record(4))
     assert path.read_bytes() == before
 
 

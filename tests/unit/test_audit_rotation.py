@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -399,15 +400,11 @@ def test_wherever_a_rotation_stops_the_log_is_whole(error: BaseException, tmp_pa
             stopping = Stopping(at, error)
             for module in (files, log_file):
                 patch.setattr(module, "os", stopping)
-            try:
+            with contextlib.suppress(StoreError, Gone):
                 log.rotate(folder / "log.1")
                 done = True
-            except (StoreError, Gone):
-                pass
-            try:
+            with contextlib.suppress(StoreError, Gone):
                 sink.close()
-            except (StoreError, Gone):
-                pass
         with LogFile(path) as again:
             log = AuditLog(again)
             assert len(log) == 2
