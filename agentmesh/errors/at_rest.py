@@ -22,16 +22,15 @@ class StoreLocked(StoreError):
 
     code = "store.locked"
     text = "the store is open for writing already"
-    hint = "let one process write it at a time"
+    hint = "close the one that is open; one at a time writes it"
 
     def __init__(self, by_this_process: bool = False) -> None:
         super().__init__()
         self.by_this_process = by_this_process
 
     def __str__(self) -> str:
-        if self.by_this_process:
-            return f"{self.text}, in this process [{self.code}]; close the one that is open, or use it"
-        return f"{self.text}, by another process [{self.code}]; {self.hint}"
+        who = "in this process" if self.by_this_process else "by another process"
+        return f"{self.text}, {who} [{self.code}]; {self.hint}"
 
 
 class StoreMoved(StoreError):

@@ -272,6 +272,15 @@ def test_the_owner_of_a_long_log_is_known_without_reading_it(path: Path) -> None
             opened.append(Record(event, at_ms=1, mesh=MESH, **fields))  # type: ignore[arg-type]
 
 
+def test_the_owner_is_known_where_nothing_behind_the_index_names_one(tmp_path: Path) -> None:
+    with LogFile(tmp_path / "log", fsync_every=None) as sink:
+        AuditLog(sink).append(
+            Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(4_096)
+        )
+    with LogFile(tmp_path / "log") as sink:
+        assert AuditLog(sink).owner == OWNER.did
+
+
 def test_a_second_identity_cannot_write_into_a_log(tmp_path: Path) -> None:
     from agentmesh import Agent
     from agentmesh.audit import AuditJournal
