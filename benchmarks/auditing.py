@@ -147,15 +147,14 @@ def _short_growth() -> float:
 
 def audit_memory(count: int) -> float:
     """Return the memory of one more record with a file sink."""
-    with tempfile.TemporaryDirectory() as folder:
-        with LogFile(Path(folder) / "audit.log", fsync_every=None) as sink:
-            log = AuditLog(sink)
-            for _ in range(count // 5):
-                log.append((RECORD,))
-            before = memory_bytes()
-            for _ in range(count):
-                log.append((RECORD,))
-            return (memory_bytes() - before) / count
+    with tempfile.TemporaryDirectory() as folder, LogFile(Path(folder) / "audit.log", fsync_every=None) as sink:
+        log = AuditLog(sink)
+        for _ in range(count // 5):
+            log.append((RECORD,))
+        before = memory_bytes()
+        for _ in range(count):
+            log.append((RECORD,))
+        return (memory_bytes() - before) / count
 
 
 FIGURES: dict[str, Callable[..., Any]] = {"audit_growth": audit_growth, "audit_memory": audit_memory}

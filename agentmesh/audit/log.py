@@ -253,8 +253,8 @@ class AuditLog:
             except StoreError:
                 self._is_in_step = True
                 raise
-            self._grow(hashes)
             self._head, self._owner = head, owner
+            self._grow(hashes)
             self._is_in_step = True
             return sequence
 
