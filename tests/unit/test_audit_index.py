@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentmesh import Identity
-from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, log, verify_entries, verify_entry
+from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, log, verify_entries, verify_entry
 from agentmesh.errors import ArgumentInvalid, LogBroken
 from agentmesh.store import LogFile, log_index, read_log_file
 
@@ -198,6 +198,23 @@ def test_what_was_altered_before_the_index_is_found_by_whoever_reads_it(
             opened.root(chunk * 4_096 + 100)
     with LogFile(path) as sink, pytest.raises(LogBroken):
         AuditLog(sink, checkpoint=_checkpoint(written[2], chunk * 4_096 + 100))
+
+
+def test_an_altered_last_entry_of_a_chunk_is_named_as_a_whole_reading_names_it(
+    path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    entries = list(written[2].entries())
+    sequence, previous, record = decode_entry(entries[8_191])
+    record.count = 2
+    entries[8_191] = record.encode(sequence, previous)
+    path.write_bytes(b"agentmesh-log-1\n" + b"".join(len(entry).to_bytes(4, "big") + entry for entry in entries))
+    with pytest.raises(LogBroken) as whole:
+        verify_entries(read_log_file(path))
+    with LogFile(path) as sink, pytest.raises(LogBroken) as caught:
+        AuditLog(sink).inclusion_proof(5_000)
+    assert (
+        (caught.value.sequence, caught.value.fault) == (whole.value.sequence, whole.value.fault) == (8_192, "previous")
+    )
 
 
 def test_an_index_that_cannot_be_written_is_written_later(
