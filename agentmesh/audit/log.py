@@ -227,7 +227,7 @@ class AuditLog:
         """
         self._birthplace.check()
         # Before the lock, because an iterator runs code of its caller.
-        taken = (records,) if isinstance(records, Record) else _records(records)
+        taken = records if type(records) is tuple else _taken(records)
         with self._lock:
             self._catch_up()
             entries: list[bytes] = []
@@ -235,6 +235,8 @@ class AuditLog:
             head, owner = self._head, self._owner
             sequence = len(self._tree)
             for record in taken:
+                if type(record) is not Record:
+                    raise ArgumentInvalid("records")
                 entry = record.encode(sequence, head, self._encode)
                 if not owner:
                     owner = owner_named(record)
@@ -254,18 +256,15 @@ class AuditLog:
                 self._is_in_step = True
                 raise
             self._head, self._owner = head, owner
-            self._grow(hashes)
+            tree, milestones = self._tree, None
+            for head in hashes:
+                node = tree.append(head)
+                if node is not None:
+                    milestones = [*(milestones or ()), Milestone(node, head)]
+            if milestones is not None and self._long is not None:
+                self._long.mark(owner, milestones)
             self._is_in_step = True
             return sequence
-
-    def _grow(self, hashes: Sequence[EntryHash]) -> None:
-        milestones = []
-        for entry_hash in hashes:
-            node = self._tree.append(entry_hash)
-            if node is not None:
-                milestones.append(Milestone(node, entry_hash))
-        if self._long is not None and milestones:
-            self._long.mark(self._owner, milestones)
 
     def entries(self) -> Iterable[bytes]:
         """Return the entries, in order; those of this file alone, where earlier ones handed over."""
@@ -403,14 +402,12 @@ def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterato
         raise LogBroken(end, "previous")
 
 
-def _records(records: Iterable[Record]) -> tuple[Record, ...]:
+def _taken(records: Record | Iterable[Record]) -> tuple[Record, ...]:
+    if isinstance(records, Record):
+        return (records,)
     if not isinstance(records, Iterable):
         raise ArgumentInvalid("records")
-    taken = tuple(records)
-    for record in taken:
-        if type(record) is not Record:
-            raise ArgumentInvalid("records")
-    return taken
+    return tuple(records)
 
 
 def _handed_over(data: bytes) -> Handover:

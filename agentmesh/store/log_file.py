@@ -42,6 +42,7 @@ from agentmesh.store.log_index import LogIndex, Row
 
 _HEAD_BYTES: Final = len(CONTINUED) + LENGTH_BYTES + HANDOVER_MAX_BYTES
 _NAME_CHECKED_EVERY: Final = 64
+_SEQUENCES: Final = (list, tuple)
 _open_here: weakref.WeakSet[LogFile] = weakref.WeakSet()
 
 
@@ -121,7 +122,7 @@ class LogFile:
                 index.rows.append(Row(begins, end))
         if not count:
             files.force_folder(self._path)  # because the call that made the file may have failed at that
-        self._start, self._count = start, count
+        self._start, self._count = start, first + count
         self._size = self._synced_size = end
         self.torn_bytes = total - end
         self._is_tail_dirty = end < total
@@ -156,13 +157,16 @@ class LogFile:
             StoreFailed: the operating system refuses; the file is as it was, or takes no more until it is reopened.
         """
         self._birthplace.check()
-        if not isinstance(entries, list | tuple | Sequence) or any(
-            type(entry) is not bytes or not 0 < len(entry) <= ENTRY_MAX_BYTES for entry in entries
-        ):
+        if type(entries) not in _SEQUENCES and not isinstance(entries, Sequence):
             raise ArgumentInvalid("entries")
+        for entry in entries:
+            if type(entry) is not bytes or not 0 < len(entry) <= ENTRY_MAX_BYTES:
+                raise ArgumentInvalid("entries")
         if self._broken:
             raise StoreFailed
         data = b"".join(map(framed, entries))
+        size = self._size + len(data)
+        due = self._fsync_every is not None and self._unsynced + 1 >= self._fsync_every
         syncing = False
         try:
             if self._is_tail_dirty:
@@ -171,12 +175,12 @@ class LogFile:
                 raise StoreMoved
             self._is_tail_dirty = True
             files.append(self._descriptor, data)
-            syncing = self._fsync_every is not None and self._unsynced + 1 >= self._fsync_every
-            if syncing:
+            if due:
+                syncing = True
                 os.fsync(self._descriptor)
             found = os.fstat(self._descriptor)
             self._unnamed += 1
-            if found.st_size != self._size + len(data) or not found.st_nlink:
+            if found.st_size != size or not found.st_nlink:
                 raise StoreMoved
             if syncing or self._unnamed >= _NAME_CHECKED_EVERY:
                 self._check_name()
@@ -186,24 +190,24 @@ class LogFile:
         except StoreMoved:
             self._broken = True
             with contextlib.suppress(OSError):  # renamed, it is still whole: then without what is not acknowledged
-                if os.fstat(self._descriptor).st_size == self._size + len(data):
+                if os.fstat(self._descriptor).st_size == size:
                     os.ftruncate(self._descriptor, self._size)
             raise
         except BaseException:  # an interrupt: nobody may count on what was written
             self._take_back(syncing)
             raise
-        count = self._index.first + self._count
-        self._count += len(entries)
-        if count // CHUNK != (count + len(entries)) // CHUNK:
-            self._index_ends(entries, count)
-        self._size += len(data)
-        if syncing:
-            self._synced_size = self._size
+        count = self._count + len(entries)
+        if self._count // CHUNK != count // CHUNK:
+            self._index_ends(entries)
+        # No call stands between these, so an interrupt finds all of them or none.
+        self._size, self._count = size, count
+        self._synced_size = size if syncing else self._synced_size
         self._unsynced = 0 if syncing else self._unsynced + 1
         self._is_tail_dirty = False
 
-    def _index_ends(self, entries: Sequence[bytes], count: int) -> None:
-        end = self._size
+    def _index_ends(self, entries: Sequence[bytes]) -> None:
+        count, end = self._count, self._size
+        del self._index.rows[count // CHUNK - self._index.first // CHUNK :]  # of a call that was interrupted here
         for entry in entries:
             begins, end = end, end + LENGTH_BYTES + len(entry)
             count += 1
