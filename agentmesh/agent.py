@@ -8,10 +8,8 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from agentmesh.audit.checkpoint import Checkpoint
-from agentmesh.audit.log import AuditLog
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
@@ -39,6 +37,10 @@ from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.pending import Pending
+
+if TYPE_CHECKING:
+    from agentmesh.audit.checkpoint import Checkpoint
+    from agentmesh.audit.log import AuditLog
 
 
 @final
@@ -431,6 +433,8 @@ class Agent(Redacted):
         Raises:
             ArgumentInvalid: not an `AuditLog`.
         """
+        from agentmesh.audit.log import AuditLog  # here, because most agents keep no log
+
         if not isinstance(log, AuditLog):
             raise ArgumentInvalid("log", "not an AuditLog")
         state = self._core.state

@@ -147,8 +147,8 @@ def _short_growth() -> float:
 
 def audit_memory(count: int) -> float:
     """Return the memory of one more record with a file sink."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = AuditLog(LogFile(Path(folder) / "audit.log", fsync_every=None))
+    with tempfile.TemporaryDirectory() as folder, LogFile(Path(folder) / "audit.log", fsync_every=None) as sink:
+        log = AuditLog(sink)
         for _ in range(count // 5):
             log.append((RECORD,))
         before = memory_bytes()

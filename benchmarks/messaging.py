@@ -124,8 +124,9 @@ def back(make: Callable[[], Pair], size: int) -> Iterator[Call]:
 def in_files(size: int) -> Iterator[Call]:
     """Yield plaintext to wire and back, with an audit log in a file on each side."""
     with tempfile.TemporaryDirectory() as folder:
-        sinks = [LogFile(Path(folder) / name, fsync_every=None) for name in ("alice.log", "bob.log")]
-        yield from there(lambda: conversation(*sinks), size)
+        alice, bob = (Path(folder) / name for name in ("alice.log", "bob.log"))
+        with LogFile(alice, fsync_every=None) as own, LogFile(bob, fsync_every=None) as other:
+            yield from there(lambda: conversation(own, other), size)
 
 
 def ping_pong() -> Iterator[Call]:

@@ -53,8 +53,10 @@ def sign_checkpoint(identity: Identity, *, mesh: str, size: int, root: RootHash,
     """Return a checkpoint over the first `size` entries of the signer's own log.
 
     Raises:
-        ArgumentInvalid: a field that no verifier would take.
+        ArgumentInvalid: not an `Identity`, or a field that no verifier would take.
     """
+    if not isinstance(identity, Identity):
+        raise ArgumentInvalid("identity")
     if not is_mesh_name(mesh):
         raise ArgumentInvalid("mesh")
     for name, number in (("size", size), ("time_ms", time_ms)):

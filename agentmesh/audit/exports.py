@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from agentmesh.audit.merkle import leaf_hash
 from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry
-from agentmesh.errors import ArgumentInvalid, Malformed
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.primitives import _crypto
 
 _TYPE_PREFIX: Final = "ai.agentmesh."
@@ -26,17 +26,20 @@ _AGT_OUTCOMES: Final = {Outcome.ALLOW: "success", Outcome.INFO: "success", Outco
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _utc(time_ms: int) -> datetime:
+_LAST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+
+
+def _utc(time_ms: int) -> datetime | None:
+    """Return the moment, or `None` after the year 9999: no calendar of these forms has it."""
     try:
         return _EPOCH + timedelta(milliseconds=time_ms)
     except OverflowError:
-        pass
-    raise Malformed  # after the year 9999: no calendar of these forms has it
+        return None
 
 
-def _iso_time(time_ms: int) -> str:
+def _iso_time(moment: datetime) -> str:
     """Return RFC 3339 in UTC with milliseconds, as `2026-01-01T00:00:00.000Z`."""
-    return _utc(time_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _data(record: Record, sequence: int) -> dict[str, Any]:
@@ -61,8 +64,10 @@ def to_json_lines(entries: Iterable[bytes]) -> Iterator[str]:
     """Yield one JSON object an entry, without line ends; ASCII only, so that no text in it can act on a terminal.
 
     Raises:
+        ArgumentInvalid: not entries.
         TooLarge, Malformed, UnknownVersion: not an entry.
     """
+    _check(entries)
     for entry in entries:
         sequence, previous, record = decode_entry(entry)
         line = {
@@ -75,7 +80,9 @@ def to_json_lines(entries: Iterable[bytes]) -> Iterator[str]:
         yield json.dumps(line, separators=(",", ":"))
 
 
-def _check_owner(owner: str) -> None:
+def _check(entries: Iterable[bytes], owner: str = "-") -> None:
+    if not isinstance(entries, Iterable):
+        raise ArgumentInvalid("entries")
     if type(owner) is not str or not owner:
         raise ArgumentInvalid("owner")
 
@@ -83,29 +90,33 @@ def _check_owner(owner: str) -> None:
 def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
     """Yield a CloudEvents 1.0 object an entry (structured mode, JSON).
 
+    A time after the year 9999 stands as `at_ms` in the data, and the event has no time.
+
     Args:
         entries: The log.
         owner: The DID of its owner: the events' source.
 
     Raises:
-        ArgumentInvalid: the owner is empty.
-        TooLarge, Malformed, UnknownVersion: not an entry, or a time after the year 9999.
+        ArgumentInvalid: not entries, or the owner is empty.
+        TooLarge, Malformed, UnknownVersion: not an entry.
     """
-    _check_owner(owner)
+    _check(entries, owner)
     for entry in entries:
         sequence, previous, record = decode_entry(entry)
         entry_hash = leaf_hash(entry).hex()
+        moment = _utc(record.at_ms)
         event = {
             "specversion": "1.0",
             "id": entry_hash,
             "source": owner,
             "type": _TYPE_PREFIX + str(record.event),
-            "time": _iso_time(record.at_ms),
             "datacontenttype": "application/json",
-            "data": _data(record, sequence),
+            "data": _data(record, sequence) | ({"at_ms": record.at_ms} if moment is None else {}),
             "agentmeshentryhash": entry_hash,
             "agentmeshprevioushash": previous.hex(),
         }
+        if moment is not None:
+            event["time"] = _iso_time(moment)
         if record.receipt:
             event["subject"] = record.receipt.hex()
         yield event
@@ -117,8 +128,15 @@ def agt_canonical_text(fields: Mapping[str, Any]) -> str:
     Args:
         fields: entry_id, timestamp (as Python's `datetime.isoformat` prints it), event_type, agent_did, action,
             resource, data, outcome, previous_hash. AGT hashes no other.
+
+    Raises:
+        ArgumentInvalid: not what JSON can say.
     """
-    return json.dumps(fields, sort_keys=True)
+    try:
+        return json.dumps(fields, sort_keys=True)
+    except (TypeError, ValueError):
+        pass
+    raise ArgumentInvalid("fields")
 
 
 def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
@@ -126,30 +144,33 @@ def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
 
     AGT hashes the JSON of nine of its fields with Python's default separators, and the time as Python prints it. Its
     chain starts with an empty `previous_hash`; it does not cover the fields that this library's own chain does not put
-    into `data`, so everything is in `data`.
+    into `data`, so everything is in `data`. A time after the year 9999 stands there as `at_ms`, and the timestamp is
+    the last that there is.
 
     Raises:
-        ArgumentInvalid: the owner is empty.
-        TooLarge, Malformed, UnknownVersion: not an entry, or a time after the year 9999.
+        ArgumentInvalid: not entries, or the owner is empty.
+        TooLarge, Malformed, UnknownVersion: not an entry.
     """
-    _check_owner(owner)
+    _check(entries, owner)
     previous_hash = ""
     for entry in entries:
         sequence, _, record = decode_entry(entry)
+        moment = _utc(record.at_ms)
+        timestamp = _LAST if moment is None else moment
         peer = record.recipient if record.sender == owner else record.sender
         hashed = {
             "entry_id": f"audit_{sequence:016d}",
-            "timestamp": _utc(record.at_ms).isoformat(),
+            "timestamp": timestamp.isoformat(),
             "event_type": str(record.event),
             "agent_did": owner,
             "action": _ACTION_PREFIX + str(record.event),
             "resource": peer or None,
-            "data": _data(record, sequence),
+            "data": _data(record, sequence) | ({"at_ms": record.at_ms} if moment is None else {}),
             "outcome": _AGT_OUTCOMES[record.outcome],
             "previous_hash": previous_hash,
         }
         previous_hash = _crypto.sha256(agt_canonical_text(hashed).encode()).hex()
-        yield {**hashed, "timestamp": _iso_time(record.at_ms), "entry_hash": previous_hash}
+        yield {**hashed, "timestamp": _iso_time(timestamp), "entry_hash": previous_hash}
 
 
 def to_kars_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
@@ -160,10 +181,10 @@ def to_kars_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
     one event.
 
     Raises:
-        ArgumentInvalid: the owner is empty.
+        ArgumentInvalid: not entries, or the owner is empty.
         TooLarge, Malformed, UnknownVersion: not an entry.
     """
-    _check_owner(owner)
+    _check(entries, owner)
     for entry in entries:
         sequence, _, record = decode_entry(entry)
         verdict = str(record.outcome)

@@ -7,7 +7,7 @@ from typing import final
 
 from agentmesh.audit.log import AuditLog
 from agentmesh.audit.record import Record
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.errors import ArgumentInvalid, ForkedChild
 
 
 class OnFailure(Enum):
@@ -28,6 +28,13 @@ class AuditJournal:
     """
 
     def __init__(self, log: AuditLog, *, on_failure: OnFailure = OnFailure.STOP) -> None:
+        """Record in `log`.
+
+        Raises:
+            ArgumentInvalid: not an `AuditLog`, or not an `OnFailure`.
+        """
+        if not isinstance(log, AuditLog):
+            raise ArgumentInvalid("log")
         if not isinstance(on_failure, OnFailure):
             raise ArgumentInvalid("on_failure")
         self.log = log
@@ -38,6 +45,7 @@ class AuditJournal:
         """Record a step.
 
         Raises:
+            ForkedChild: this process is a fork of the one that opened the log.
             StoreError: the sink did not take the records, and the agent is to stop. What else a caller's own sink
                 raises goes up as it is.
         """
@@ -45,6 +53,8 @@ class AuditJournal:
             return
         try:
             self.log.append(records)
+        except ForkedChild:
+            raise  # nothing is to be carried on in a copy of the agent
         except Exception:
             if self._on_failure is OnFailure.STOP:
                 raise

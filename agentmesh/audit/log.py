@@ -3,27 +3,35 @@
 Theory of operation. An append encodes the record with its sequence number and the hash of the entry before, hands the
 bytes to the sink, and only when the sink has taken them grows the tree: a failing sink leaves the log as it was. Where
 a call to the sink was broken off and nobody knows whether it kept them, the next append reads the sink again first. The
-log keeps no entries, only hashes; the sink keeps the bytes. `verify_entries` reads a log from anywhere, by anybody, and
-names the first entry that is not what it should be.
+log keeps no entries, only hashes; the sink keeps the bytes.
+
+A sink may keep, beside the entries, the hash of each complete chunk of 4,096 and of its last entry. Opening then
+verifies what stands behind the last of these, and that this entry is there. What stands before is verified when it is
+read: by a proof that goes through it, by `verify`, and by all who read the log from outside.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol, final
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 from attrs import field, frozen
 
 from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
-from agentmesh.audit.merkle import EMPTY_ROOT, EntryHash, MerkleTree, RootHash, RunningRoot, leaf_hash, verify_inclusion
-from agentmesh.audit.record import Record, decode_entry
-from agentmesh.errors import ArgumentInvalid, LogBroken, Malformed, StoreError, TooLarge, UnknownVersion
+from agentmesh.audit.handover import Handover
+from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
+from agentmesh.audit.owner import can_stand, owner_named
+from agentmesh.audit.record import Record
+from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
+from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
 from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives.forked import Birthplace
 
-FIRST_PREVIOUS: Final = EntryHash(bytes(32))
-_PROGRESS_EVERY: Final = 10_000
+_FIRST: Final = Handover()
 
 
 class Sink(Protocol):
@@ -42,6 +50,58 @@ class Sink(Protocol):
         ...
 
 
+@frozen
+class Milestone:
+    """What is kept of a complete chunk: its hash, and the hash of its last entry."""
+
+    node: bytes = field(repr=False)
+    head: EntryHash = field(repr=lambda head: head.hex())
+
+
+@runtime_checkable
+class LongSink(Protocol):
+    """A sink that also keeps milestones, and can end one file and begin the next: `agentmesh.store.LogFile`."""
+
+    @property
+    def handover(self) -> bytes:
+        """What the file begins with, or nothing where it is a log's first."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """Whose log it is, as `mark` was told, or empty text."""
+        ...
+
+    @property
+    def milestones(self) -> Sequence[Milestone]:
+        """Those of the chunks that end in this file, in order."""
+        ...
+
+    def append(self, entries: Sequence[bytes], /) -> None:
+        """As that of `Sink`."""
+        ...
+
+    def entries(self) -> Iterable[bytes]:
+        """Return the entries of this file, in order."""
+        ...
+
+    def entries_from(self, sequence: int, /) -> Iterable[bytes]:
+        """Return the entries of this file from that number on."""
+        ...
+
+    def mark(self, owner: str, milestones: Sequence[Milestone], /) -> None:
+        """Keep further milestones, if that can be done; they can be made again from the entries."""
+        ...
+
+    def rotate(self, to: Any, handover: bytes, /) -> None:
+        """End this file under the name `to`, and begin the next in its place with `handover`.
+
+        Raises:
+            StoreError: nothing has changed.
+        """
+        ...
+
+
 @final
 class MemorySink:
     """Entries in memory: for tests, and for what another system keeps."""
@@ -49,6 +109,13 @@ class MemorySink:
     __slots__ = ("_entries",)
 
     def __init__(self, entries: Iterable[bytes] = ()) -> None:
+        """Take the entries of a log.
+
+        Raises:
+            ArgumentInvalid: not entries.
+        """
+        if not isinstance(entries, Iterable) or isinstance(entries, str | bytes | bytearray | memoryview):
+            raise ArgumentInvalid("entries")
         self._entries = list(entries)
 
     def append(self, entries: Sequence[bytes], /) -> None:
@@ -62,12 +129,17 @@ class MemorySink:
 
 @final
 class AuditLog:
-    """An append-only log over a sink. Safe to use from several threads."""
+    """An append-only log over a sink, of one identity. Safe to use from several threads, in the process that made it.
 
-    __slots__ = ("_encode", "_head", "_is_in_step", "_lock", "_sink", "_tree")
+    Every call raises `ForkedChild` in a child of a fork.
+    """
+
+    __slots__ = (
+        "_birthplace", "_encode", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner", "_sink", "_tree"
+    )  # fmt: skip
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
-        """Open a log over what the sink holds, verifying all of it.
+        """Open a log over what the sink holds, verifying what stands behind its last milestone; all, if it has none.
 
         Args:
             sink: Where the entries are; nobody else may append to it.
@@ -75,46 +147,101 @@ class AuditLog:
                 since then is refused.
 
         Raises:
+            ArgumentInvalid: not a sink; not a `Checkpoint`, or one of before this file, which only all files together
+                can be held against.
             LogBroken: an entry of the sink is not what it should be, or the log is not the checkpoint's.
             StoreError: the sink cannot be read.
         """
+        if isinstance(sink, type) or not (
+            callable(getattr(sink, "append", None)) and callable(getattr(sink, "entries", None))
+        ):
+            raise ArgumentInvalid("sink")
+        self._birthplace = Birthplace()
         self._sink = sink
+        self._long = sink if isinstance(sink, LongSink) else None
         self._lock = threading.Lock()
         self._encode = _wire.public_encoder()
+        size = None if checkpoint is None else covered_size(checkpoint)
         self._load()
-        if checkpoint is not None:
-            size = _covered_size(checkpoint)
+        if checkpoint is not None and size is not None:
             if len(self._tree) < size:
                 raise LogBroken(len(self._tree), "cut")
-            _check_root(checkpoint, self._tree.root(size))
+            if size < self._handover.size:
+                raise ArgumentInvalid("checkpoint")
+            check_root(checkpoint, self._tree.root(size))
 
     def _load(self) -> None:
-        tree, head = MerkleTree(), FIRST_PREVIOUS
-        for entry in self._sink.entries():
-            head, _ = check_entry(entry, len(tree), head)
-            tree.append(head)
-        self._tree, self._head = tree, head
+        long = self._long
+        self._handover = handover = _FIRST if long is None else _handed_over(long.handover)
+        tree = MerkleTree(
+            handover.size, handover.nodes, leaves=None if long is None else partial(_leaves, long, handover)
+        )
+        head, owner = handover.head, handover.owner
+        if long is None:
+            entries = iter(self._sink.entries())
+        else:
+            owner = owner or long.owner
+            for milestone in long.milestones:
+                tree.append_chunk(milestone.node)
+                head = milestone.head
+            entries = _entries_behind(long, tree, head)
+        milestones: list[Milestone] = []
+        for entry in entries:
+            head, record = check_entry(entry, len(tree), head)
+            owner = owner or owner_named(record)
+            node = tree.append(head)
+            if node is not None:
+                milestones.append(Milestone(node, head))
+        self._tree, self._head, self._owner = tree, head, owner
         self._is_in_step = True
+        if long is not None and milestones:
+            long.mark(owner, milestones)
+
+    def _catch_up(self) -> None:
+        if not self._is_in_step:
+            self._load()
 
     def __len__(self) -> int:
+        self._birthplace.check()
         return len(self._tree)
 
-    def append(self, records: Sequence[Record]) -> int:
-        """Append records, all or none, and return the size of the log.
+    @property
+    def owner(self) -> str:
+        """The DID of the identity whose log this is, or empty text as long as no record names one."""
+        self._birthplace.check()
+        return self._owner
+
+    @property
+    def handover(self) -> Handover:
+        """What the earlier files handed over; of size 0 where there are none."""
+        self._birthplace.check()
+        return self._handover
+
+    def append(self, records: Record | Iterable[Record]) -> int:
+        """Append a record or several, all or none, and return the size of the log.
 
         Raises:
-            ArgumentInvalid: a record with a field that no reader would take.
+            ArgumentInvalid: not records, or a record with a field that no reader would take.
+            OwnerMismatch: a record of another identity than the log's.
             StoreError: the sink did not take them; the log is as it was.
         """
+        self._birthplace.check()
+        # Before the lock, because an iterator runs code of its caller.
+        taken = records if type(records) is tuple else _taken(records)
         with self._lock:
-            if not self._is_in_step:
-                self._load()
+            self._catch_up()
             entries: list[bytes] = []
             hashes: list[EntryHash] = []
-            head = self._head
+            head, owner = self._head, self._owner
             sequence = len(self._tree)
-            for record in records:
+            for record in taken:
+                if type(record) is not Record:
+                    raise ArgumentInvalid("records")
                 entry = record.encode(sequence, head, self._encode)
+                if not owner:
+                    owner = owner_named(record)
+                elif not can_stand(owner, record):
+                    raise OwnerMismatch
                 head = leaf_hash(entry)
                 entries.append(entry)
                 hashes.append(head)
@@ -128,41 +255,120 @@ class AuditLog:
             except StoreError:
                 self._is_in_step = True
                 raise
-            for entry_hash in hashes:
-                self._tree.append(entry_hash)
-            self._head = head
+            self._head, self._owner = head, owner
+            tree, milestones = self._tree, None
+            for head in hashes:
+                node = tree.append(head)
+                if node is not None:
+                    milestones = [*(milestones or ()), Milestone(node, head)]
+            if milestones is not None and self._long is not None:
+                self._long.mark(owner, milestones)
             self._is_in_step = True
             return sequence
 
     def entries(self) -> Iterable[bytes]:
-        """Return the entries, in order."""
+        """Return the entries, in order; those of this file alone, where earlier ones handed over."""
+        self._birthplace.check()
         return self._sink.entries()
 
     def root(self, size: int | None = None) -> RootHash:
         """Return the Merkle root over the first `size` entries, all of them if `None`.
 
         Raises:
-            ArgumentInvalid: there is no such size.
+            ArgumentInvalid: there is no such size, or it is one of an earlier file.
+            StoreError: the entries that it goes through cannot be read, or are not what they were.
         """
+        self._birthplace.check()
         with self._lock:
             return self._tree.root(size)
+
+    def verify(self) -> VerifiedLog:
+        """Read the log again from the sink, the whole of this file, and verify it up to where it stands now.
+
+        It holds up nobody but for a moment: call it from a thread of its own as often as you like.
+
+        Raises:
+            LogBroken: an entry is not what it should be, or is not the one that was written.
+            StoreError: the sink cannot be read.
+        """
+        self._birthplace.check()
+        with self._lock:
+            handover, size, root = self._handover, len(self._tree), self._tree.root()
+            entries = iter(self._sink.entries())
+        verified = verify_entries(_after(handover, islice(entries, size - handover.size)))
+        if verified.size < size:
+            raise LogBroken(verified.size, "cut")
+        if not _crypto.constant_time_equal(verified.root, root):
+            raise LogBroken(size, "root")
+        return verified
 
     def checkpoint(self, identity: Identity, *, mesh: str, time_ms: int) -> Checkpoint:
         """Return a signed checkpoint over the whole log. Give it to somebody else: a log's owner can cut its tail.
 
         Raises:
-            ArgumentInvalid: not a mesh name, or not milliseconds since the epoch.
+            ArgumentInvalid: not an identity, not a mesh name, or not milliseconds since the epoch.
+            OwnerMismatch: the log is another identity's.
         """
+        self._birthplace.check()
         with self._lock:
-            size, root = len(self._tree), self._tree.root()
-        return sign_checkpoint(identity, mesh=mesh, size=size, root=root, time_ms=time_ms)
+            return self._signed(identity, mesh, time_ms)
+
+    def _signed(self, identity: Identity, mesh: str, time_ms: int) -> Checkpoint:
+        tree = self._tree
+        checkpoint = sign_checkpoint(identity, mesh=mesh, size=len(tree), root=tree.root(), time_ms=time_ms)
+        if self._owner not in ("", checkpoint.issuer.did):
+            raise OwnerMismatch
+        return checkpoint
+
+    def rotate(
+        self, to: Any, *, identity: Identity | None = None, mesh: str | None = None, time_ms: int | None = None
+    ) -> Handover:
+        """End the file that is written, and begin the next in its place. The log goes on. Section 8.2.
+
+        Args:
+            to: The name that the ended file gets, a path in the same file system; there must be nothing yet.
+            identity: The owner, who signs what is handed over; with `mesh` and `time_ms`, as for `checkpoint`.
+            mesh: The owner's mesh.
+            time_ms: Now, in milliseconds since the epoch.
+
+        Raises:
+            ArgumentInvalid: the sink cannot do it, `to` is no path, or one of the three is missing or wrong.
+            OwnerMismatch: the log is another identity's.
+            StoreError: the files are as they were.
+        """
+        self._birthplace.check()
+        if self._long is None:
+            raise ArgumentInvalid("sink")
+        with self._lock:
+            self._catch_up()
+            checkpoint = None
+            if identity is not None or mesh is not None or time_ms is not None:
+                # What is missing among them is refused like what is wrong.
+                checkpoint = self._signed(identity, mesh, time_ms)  # type: ignore[arg-type]
+            handover = Handover(
+                owner=self._owner,
+                size=len(self._tree),
+                head=self._head,
+                nodes=self._tree.nodes,
+                checkpoint=checkpoint,
+            )
+            self._is_in_step = False
+            try:
+                self._long.rotate(to, handover.encode())
+            except (StoreError, ArgumentInvalid):
+                self._is_in_step = True
+                raise
+            self._load()
+            return handover
 
     def inclusion_proof(self, sequence: int, size: int | None = None) -> tuple[bytes, ...]:
         """Return the proof that an entry is in the log of the first `size` entries; see `verify_entry`.
 
         Raises:
-            ArgumentInvalid: there is no such entry, or no such size.
+            ArgumentInvalid: there is no such entry, or no such size, or it is one of an earlier file.
+            StoreError: the entries that it goes through cannot be read, or are not what they were.
         """
+        self._birthplace.check()
         with self._lock:
             return self._tree.inclusion_proof(sequence, size)
 
@@ -170,139 +376,61 @@ class AuditLog:
         """Return the proof that the log only grew from `old_size` to `size`; see `verify_growth`.
 
         Raises:
-            ArgumentInvalid: there are no such sizes.
+            ArgumentInvalid: there are no such sizes, or one is of an earlier file.
+            StoreError: the entries that it goes through cannot be read, or are not what they were.
         """
+        self._birthplace.check()
         with self._lock:
             return self._tree.consistency_proof(old_size, size)
 
 
-# --- verifying -------------------------------------------------------------------------------------------------------
+def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterator[EntryHash]:
+    """Yield the entry hashes of a chunk, or of its rest in this file, read again from the sink."""
+    before = end // CHUNK - 1 - handover.size // CHUNK
+    milestones = long.milestones
+    if before >= len(milestones):
+        raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
+    head = handover.head if before == 0 else milestones[before - 1].head
+    sequence = start
+    for entry in islice(long.entries_from(start), end - start):
+        head, _ = check_entry(entry, sequence, head)
+        sequence += 1
+        yield head
+    if sequence < end:
+        raise LogBroken(sequence, "cut")
+    if head != milestones[before].head:
+        raise LogBroken(end, "previous")
 
 
-def check_entry(entry: bytes, sequence: int, previous: EntryHash) -> tuple[EntryHash, Record]:
-    """Return (entry hash, record) of an entry that stands where it should.
+def _taken(records: Record | Iterable[Record]) -> tuple[Record, ...]:
+    if isinstance(records, Record):
+        return (records,)
+    if not isinstance(records, Iterable):
+        raise ArgumentInvalid("records")
+    return tuple(records)
 
-    Raises:
-        LogBroken: it is not an entry (`entry`), has another number (`sequence`), or does not follow what stands before
-            it (`previous`).
-    """
-    fault = "entry"
+
+def _handed_over(data: bytes) -> Handover:
     try:
-        found, claimed_previous, record = decode_entry(entry)
-        if found != sequence:
-            fault = "sequence"
-        elif not _crypto.constant_time_equal(claimed_previous, previous):
-            fault = "previous"
-        else:
-            return leaf_hash(entry), record
-    except (Malformed, TooLarge, UnknownVersion):
+        return Handover.decode(data) if data else _FIRST
+    except RemoteError:
         pass
-    raise LogBroken(sequence, fault)
+    raise LogBroken(0, "handover")
 
 
-def _covered_size(checkpoint: Checkpoint) -> int:
-    if not isinstance(checkpoint, Checkpoint):
-        raise ArgumentInvalid("checkpoint")
-    return checkpoint.size
+def _after(handover: Handover, entries: Iterable[bytes]) -> Iterator[bytes | Handover]:
+    if handover.size:
+        yield handover
+    yield from entries
 
 
-def _check_root(checkpoint: Checkpoint, root: RootHash) -> None:
-    if not _crypto.constant_time_equal(root, checkpoint.root):
-        raise LogBroken(checkpoint.size, "root")
-
-
-@frozen(kw_only=True)
-class VerifiedLog:
-    """What a verification found good.
-
-    Attributes:
-        size: How many entries.
-        root: The Merkle root over them.
-        checkpoint: The checkpoint that they were held against, or `None`: without one, a tail that was cut, or a whole
-            log written anew, goes unnoticed. Entries behind its size are only chained to it.
-    """
-
-    size: int
-    root: RootHash = field(repr=lambda root: root.hex())
-    checkpoint: Checkpoint | None
-
-
-def verify_entries(
-    entries: Iterable[bytes],
-    *,
-    checkpoint: Checkpoint | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> VerifiedLog:
-    """Verify a log, entry by entry, in memory that does not grow with it.
-
-    Args:
-        entries: The log, from anywhere.
-        checkpoint: A verified checkpoint of its owner (`verify_checkpoint`), from somebody else than its keeper.
-        progress: Called with the number of entries verified, every 10,000.
-
-    Raises:
-        ArgumentInvalid: not a `Checkpoint`.
-        LogBroken: names the first entry that is wrong; for `cut` the size of the log, for `root` the checkpoint's.
-    """
-    running = RunningRoot()
-    for _ in _verified(entries, checkpoint, progress, running):
-        pass
-    return VerifiedLog(size=len(running), root=running.root(), checkpoint=checkpoint)
-
-
-def verified_records(
-    entries: Iterable[bytes],
-    *,
-    checkpoint: Checkpoint | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[Record]:
-    """Yield the records of a log, each once it was verified up to itself; arguments and errors of `verify_entries`.
-
-    Take all of them before you believe one: what contradicts the checkpoint is found behind what it alters.
-    """
-    return _verified(entries, checkpoint, progress, RunningRoot())
-
-
-def _verified(
-    entries: Iterable[bytes],
-    checkpoint: Checkpoint | None,
-    progress: Callable[[int], None] | None,
-    running: RunningRoot,
-) -> Iterator[Record]:
-    head, size = FIRST_PREVIOUS, 0
-    covered = 0 if checkpoint is None else _covered_size(checkpoint)
-    for entry in entries:
-        head, record = check_entry(entry, size, head)
-        running.append(head)
-        size += 1
-        if size == covered and checkpoint is not None:
-            _check_root(checkpoint, running.root())
-        if progress is not None and size % _PROGRESS_EVERY == 0:
-            progress(size)
-        yield record
-    if size < covered:
-        raise LogBroken(size, "cut")
-    if checkpoint is not None and covered == 0:
-        _check_root(checkpoint, EMPTY_ROOT)
-
-
-def verify_entry(entry: bytes, proof: Sequence[bytes], checkpoint: Checkpoint) -> Record:
-    """Return the record of an entry, once it is proved to stand in the log under a checkpoint, at its own number.
-
-    That the checkpoint's issuer wrote *this record of this envelope* is what the caller goes on to read in the record:
-    its event, sender and recipient, and its receipt.
-
-    Args:
-        entry: The entry's bytes.
-        proof: `AuditLog.inclusion_proof(sequence, checkpoint.size)`, from the log's keeper.
-        checkpoint: A verified checkpoint of the log's owner.
-
-    Raises:
-        ArgumentInvalid: not a `Checkpoint`.
-        TooLarge, Malformed, UnknownVersion: not an entry.
-        ProofInvalid: it is not an entry of that log.
-    """
-    size = _covered_size(checkpoint)
-    sequence, _, record = decode_entry(entry)
-    verify_inclusion(leaf_hash(entry), sequence, size, proof, checkpoint.root)
-    return record
+def _entries_behind(long: LongSink, tree: MerkleTree, head: EntryHash) -> Iterator[bytes]:
+    """Return the entries behind the last milestone, once the entry that it was taken at is found to be there."""
+    if not long.milestones:
+        return iter(long.entries())
+    last = len(tree) - 1
+    entries = iter(long.entries_from(last))
+    entry = next(entries, None)
+    if entry is None or leaf_hash(entry) != head:
+        raise LogBroken(last, "index")
+    return entries

@@ -2,17 +2,19 @@
 
 Leaves and nodes are hashed under different first bytes, so that no node passes for an entry. `MerkleTree` keeps the
 hash of every complete subtree (64 bytes an entry in all): an append adds one leaf and, amortised, one node; a root or a
-proof touches a logarithmic number of them. `RunningRoot` keeps a logarithmic number of hashes, and gives roots alone.
+proof touches a logarithmic number of them. One that can read its leaves again keeps of each complete chunk of 4,096
+entries the top alone, and reads a chunk when a proof goes through it. `RunningRoot` keeps a logarithmic number of
+hashes, and gives roots alone.
 
 The two `verify_` functions are pure: they look at their arguments and at nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NewType, TypeGuard, final
 
-from agentmesh.errors import ArgumentInvalid, ProofInvalid
+from agentmesh.errors import ArgumentInvalid, LogBroken, ProofInvalid
 from agentmesh.primitives import _crypto
 
 EntryHash = NewType("EntryHash", bytes)  # 32: the leaf hash of an entry
@@ -21,13 +23,21 @@ RootHash = NewType("RootHash", bytes)  # 32
 _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
 _SIZE: Final = 32
+_CHUNK_LEVEL: Final = 12
+CHUNK: Final = 1 << _CHUNK_LEVEL  # reading one takes some 50 ms; the tops of a million entries are 8 KB
 _PROOF_MAX_STEPS: Final = 64  # a consistency proof of a log of 2^53 entries has 54
 
 EMPTY_ROOT: Final = RootHash(_crypto.sha256(b""))
 
 
 def leaf_hash(entry: bytes) -> EntryHash:
-    """Return SHA-256(0x00 || entry). RFC 9162, section 2.1.1."""
+    """Return SHA-256(0x00 || entry). RFC 9162, section 2.1.1.
+
+    Raises:
+        ArgumentInvalid: not bytes.
+    """
+    if type(entry) is not bytes:
+        raise ArgumentInvalid("entry")
     return EntryHash(_crypto.sha256(_LEAF + entry))
 
 
@@ -49,9 +59,9 @@ class RunningRoot:
 
     __slots__ = ("_nodes", "_size")
 
-    def __init__(self) -> None:
-        self._nodes: list[bytes] = []  # the complete subtrees, the largest first: one for each bit of the size
-        self._size = 0
+    def __init__(self, size: int = 0, nodes: Sequence[bytes] = ()) -> None:
+        self._nodes = list(nodes)  # the complete subtrees, the largest first: one for each bit of the size
+        self._size = size
 
     def __len__(self) -> int:
         return self._size
@@ -66,6 +76,11 @@ class RunningRoot:
         self._nodes.append(node)
         self._size += 1
 
+    @property
+    def nodes(self) -> tuple[bytes, ...]:
+        """The hashes of the complete subtrees, the largest first."""
+        return tuple(self._nodes)
+
     def root(self) -> RootHash:
         """Return the root over what was added."""
         if not self._nodes:
@@ -76,6 +91,9 @@ class RunningRoot:
         return RootHash(node)
 
 
+Leaves = Callable[[int, int], Iterable[EntryHash]]
+
+
 @final
 class MerkleTree:
     """A tree over the entries appended so far.
@@ -83,24 +101,81 @@ class MerkleTree:
     A size or an index outside it raises `ArgumentInvalid`.
     """
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_base", "_chunk", "_first", "_leaves", "_levels", "_nodes")
 
-    def __init__(self) -> None:
-        # _levels[k] holds, one behind the other, the hashes of the complete subtrees of 2^k entries.
-        self._levels: list[bytearray] = [bytearray()]
+    def __init__(self, size: int = 0, nodes: Sequence[bytes] = (), *, leaves: Leaves | None = None) -> None:
+        """Begin a tree.
+
+        Args:
+            size: How many entries stand before those that will be appended. Nothing is proved of an earlier size.
+            nodes: The hashes of the complete subtrees over these, the largest first.
+            leaves: Returns the entry hashes from one place to another, read again from where the entries are. With it
+                complete chunks are not kept.
+        """
+        self._base = size
+        self._leaves = leaves
+        levels = (level for level in reversed(range(size.bit_length())) if size >> level & 1)
+        self._nodes = dict(zip(levels, nodes, strict=True))
+        # _levels[k] holds, one behind the other, the hashes of complete subtrees of 2^k entries, from number _first[k]
+        # on, which is even: so the parity of what is held is that of the number.
+        self._levels: list[bytearray] = []
+        self._first: list[int] = []
+        for level in range(max(1, size.bit_length())):
+            self._levels.append(bytearray(self._nodes.get(level, b"")))
+            self._first.append(size >> level & ~1)
+        self._chunk: tuple[int, list[int], list[bytearray]] | None = None  # the one that was read last
 
     def __len__(self) -> int:
-        return len(self._levels[0]) // _SIZE
+        return self._first[0] + len(self._levels[0]) // _SIZE
 
-    def append(self, entry_hash: EntryHash) -> None:
-        """Add the leaf of the next entry: at most log2(size) + 1 hashes, one on average."""
-        node: bytes = entry_hash
-        for level in self._levels:
+    @property
+    def nodes(self) -> tuple[bytes, ...]:
+        """The hashes of the complete subtrees over all entries, the largest first."""
+        size = len(self)
+        levels = (level for level in reversed(range(size.bit_length())) if size >> level & 1)
+        return tuple(self._complete(level, (size >> level) - 1) for level in levels)
+
+    def append(self, entry_hash: EntryHash) -> bytes | None:
+        """Add the leaf of the next entry: at most log2(size) + 1 hashes, one on average.
+
+        Returns the hash of the chunk that it completes, if it does.
+        """
+        leaves = self._levels[0]
+        leaves += entry_hash
+        if len(leaves) % (2 * _SIZE):
+            return None
+        self._push(1, _crypto.sha256(_NODE + leaves[-2 * _SIZE :]))
+        if len(self) % CHUNK:
+            return None
+        node = self._complete(_CHUNK_LEVEL, len(self) // CHUNK - 1)
+        if self._leaves is not None:
+            self._drop_chunk(len(self))
+        return node
+
+    def append_chunk(self, node: bytes) -> None:
+        """Add the hash of the chunk that the last entries are in, or of the next, instead of its entries."""
+        chunk = len(self) // CHUNK
+        while len(self._levels) < _CHUNK_LEVEL:
+            self._levels.append(bytearray())
+            self._first.append(0)
+        self._drop_chunk((chunk + 1) * CHUNK)
+        self._push(_CHUNK_LEVEL, node)
+
+    def _push(self, start: int, node: bytes) -> None:
+        for number in range(start, len(self._levels)):
+            level = self._levels[number]
             level += node
             if len(level) % (2 * _SIZE):
                 return
             node = _crypto.sha256(_NODE + level[-2 * _SIZE : -_SIZE] + node)
         self._levels.append(bytearray(node))
+        self._first.append(0)
+
+    def _drop_chunk(self, end: int) -> None:
+        """Forget what is within chunks; the last of them ends at `end`."""
+        for level in range(_CHUNK_LEVEL):
+            self._levels[level].clear()
+            self._first[level] = end >> level
 
     def leaf(self, index: int) -> EntryHash:
         """Return the leaf hash of an entry."""
@@ -116,7 +191,7 @@ class MerkleTree:
     def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
         """Return the audit path of an entry in the tree over the first `size` entries. RFC 9162, section 2.1.3.1."""
         size = self._checked(size)
-        if type(index) is not int or not 0 <= index < size:
+        if type(index) is not int or not self._base <= index < size:
             raise ArgumentInvalid("index")
         path: list[bytes] = []
         start = 0
@@ -140,6 +215,8 @@ class MerkleTree:
             raise ArgumentInvalid("old_size")
         if old_size in (0, size):
             return ()
+        if old_size < self._base:
+            raise ArgumentInvalid("old_size")
         path: list[bytes] = []
         start, known = 0, True
         while old_size != size:
@@ -157,12 +234,42 @@ class MerkleTree:
     def _checked(self, size: int | None) -> int:
         if size is None:
             return len(self)
-        if type(size) is not int or not 0 <= size <= len(self):
+        if type(size) is not int or not (size == 0 or self._base <= size <= len(self)):
             raise ArgumentInvalid("size")
         return size
 
     def _complete(self, level: int, index: int) -> bytes:
-        return bytes(self._levels[level][index * _SIZE : (index + 1) * _SIZE])
+        first, nodes = self._first, self._levels
+        if index < first[level]:
+            if self._leaves is None or level >= _CHUNK_LEVEL:
+                raise ArgumentInvalid("index")
+            first, nodes = self._read_chunk(index >> _CHUNK_LEVEL - level)
+        at = (index - first[level]) * _SIZE
+        return bytes(nodes[level][at : at + _SIZE])
+
+    def _read_chunk(self, chunk: int) -> tuple[list[int], list[bytearray]]:
+        """Return the levels within a complete chunk, read again and found to be those that its hash was taken of.
+
+        Raises:
+            LogBroken: they are not.
+        """
+        if self._leaves is None:
+            raise ArgumentInvalid("index")
+        if self._chunk is None or self._chunk[0] != chunk:
+            end = (chunk + 1) * CHUNK
+            start = max(chunk * CHUNK, self._base)
+            # Of a chunk that began in an earlier file, the rest comes on top of what was handed over. What stands
+            # before a whole chunk has no part in its levels, whatever it is.
+            before = tuple(self._nodes.values()) if start == self._base else (bytes(_SIZE),) * start.bit_count()
+            within = MerkleTree(start, before)
+            for entry_hash in self._leaves(start, end):
+                within._push(0, entry_hash)
+            if not _crypto.constant_time_equal(
+                within._complete(_CHUNK_LEVEL, chunk), self._complete(_CHUNK_LEVEL, chunk)
+            ):
+                raise LogBroken(start, "index")
+            self._chunk = chunk, within._first, within._levels
+        return self._chunk[1], self._chunk[2]
 
     def _subtree(self, start: int, end: int) -> bytes:
         """Return the hash over the entries start .. end - 1; `start` is a multiple of the enclosing power of two."""

@@ -61,6 +61,7 @@ class Outcome(StrEnum):
     INFO = "info"
 
 
+_HASH_BYTES: Final = 32
 _RECEIPT_BYTES: Final = (0, 32)
 _SESSION_BYTES: Final = (0, 16)
 _EVENTS: Final = {str(event): event for event in AuditEvent}
@@ -70,6 +71,13 @@ _OUTCOME_OF: Final = {
     AuditEvent.KNOCK_REJECTED: Outcome.DENY,
     AuditEvent.MESSAGE_REFUSED: Outcome.DENY,
 }
+
+
+def outcome_of(event: AuditEvent) -> Outcome:
+    """Return what an honest log says was decided where this happened; of trust, either may have been."""
+    return _OUTCOME_OF.get(event, Outcome.INFO)
+
+
 _ENTRY: Final = _wire.array(
     _wire.Uint(),
     _wire.Uint(),
@@ -160,7 +168,7 @@ class Record:
         self.number = number
         self.size_bytes = size_bytes
         self.bundle_class = bundle_class
-        self.outcome = outcome or _OUTCOME_OF.get(event, Outcome.INFO)
+        self.outcome = _OUTCOME_OF.get(event, Outcome.INFO) if outcome is None else outcome
         self.reason = reason
         self.count = count
 
@@ -172,6 +180,10 @@ class Record:
         """
         if not self._is_sound():
             raise ArgumentInvalid("record")
+        if type(sequence) is not int or not 0 <= sequence <= UINT_MAX:
+            raise ArgumentInvalid("sequence")
+        if type(previous) is not bytes or len(previous) != _HASH_BYTES:
+            raise ArgumentInvalid("previous")
         return encode(
             [
                 _VERSION,
@@ -232,10 +244,11 @@ class Record:
 
 @lru_cache(maxsize=4096)  # because most records of a log name the same few; short words alone get here
 def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
-    return is_mesh_name(mesh) and _is_name(sender) and _is_name(recipient) and _REASON.fullmatch(reason) is not None
+    return is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Say whether a record can name this: a DID of any method, or empty text."""
     return len(name) <= DID_MAX_BYTES and _NAME.fullmatch(name) is not None
 
 

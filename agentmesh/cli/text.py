@@ -101,6 +101,7 @@ class Exit(IntEnum):
     MALFORMED = 4
     TAMPERED = 5
     FOUND = 6
+    TORN = 7
     INTERRUPTED = 130  # as a shell reports SIGINT, and below it SIGTERM
     TERMINATED = 143
 
@@ -113,6 +114,7 @@ EXITS: Final = {
     Exit.MALFORMED: "a file is not what it should be",
     Exit.TAMPERED: "a signature, a chain or a root does not hold: altered, cut, or somebody else's",
     Exit.FOUND: "a comparison or a check found something",
+    Exit.TORN: "the end of a log is torn: by a crash, or it is being written now",
     Exit.INTERRUPTED: "interrupted",
     Exit.TERMINATED: "terminated",
 }

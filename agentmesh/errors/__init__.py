@@ -20,6 +20,7 @@ from agentmesh.errors.at_rest import (
     StateVersionUnknown,
     StoreFailed,
     StoreLocked,
+    StoreMoved,
 )
 from agentmesh.errors.base import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.errors.local import (
@@ -27,9 +28,11 @@ from agentmesh.errors.local import (
     BackendUnfit,
     ChainExhausted,
     ConditionNotMet,
+    ForkedChild,
     KnockNotPending,
     NoSession,
     OneTimeRequired,
+    OwnerMismatch,
     PeerNotAllowed,
     RandomnessFailed,
     ReentrantCall,
@@ -102,6 +105,7 @@ __all__ = [
     "DuplicateMessage",
     "EnvelopeReflected",
     "EnvelopeReplayed",
+    "ForkedChild",
     "GapTooLarge",
     "IdentityConflict",
     "KnockExpired",
@@ -119,6 +123,7 @@ __all__ = [
     "NoSession",
     "NotYet",
     "OneTimeRequired",
+    "OwnerMismatch",
     "PeerConditionBroken",
     "PeerNotAllowed",
     "ProofInvalid",
@@ -135,6 +140,7 @@ __all__ = [
     "StoreError",
     "StoreFailed",
     "StoreLocked",
+    "StoreMoved",
     "TooLarge",
     "TooManySessions",
     "TrustFull",

@@ -14,11 +14,31 @@ class StoreFailed(StoreError):
 
 
 class StoreLocked(StoreError):
-    """Another process has the store open for writing."""
+    """The store is open for writing already.
+
+    Attributes:
+        by_this_process: Whether it is this process that has it open, or another.
+    """
 
     code = "store.locked"
-    text = "another process has the store open"
-    hint = "let one process write it at a time"
+    text = "the store is open for writing already"
+    hint = "close the one that is open; one at a time writes it"
+
+    def __init__(self, by_this_process: bool = False) -> None:
+        super().__init__()
+        self.by_this_process = by_this_process
+
+    def __str__(self) -> str:
+        who = "in this process" if self.by_this_process else "by another process"
+        return f"{self.text}, {who} [{self.code}]; {self.hint}"
+
+
+class StoreMoved(StoreError):
+    """The file was deleted, renamed or cut under its writer. What was to be written is not acknowledged."""
+
+    code = "store.moved"
+    text = "the store's file was deleted, renamed or cut under its writer"
+    hint = "find out who did; open it again, and let `rotate` begin new files"
 
 
 class LogBroken(StoreError):
@@ -26,7 +46,8 @@ class LogBroken(StoreError):
 
     Attributes:
         sequence: The first entry that is wrong; for a log that is too short or of another root, the size in question.
-        fault: `entry`, `sequence`, `previous`, `torn`, `cut` or `root`.
+        fault: `entry`, `sequence`, `previous`, `torn`, `cut` or `root`; `handover`, where a file does not go on where
+            the one before it ends; `index`, where the index beside the file says otherwise than the file.
     """
 
     code = "audit.broken"

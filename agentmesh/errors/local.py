@@ -53,6 +53,14 @@ class ReentrantCall(LocalError):
     hint = "let the hook return first, then make the call"
 
 
+class ForkedChild(LocalError):
+    """The value was made in the parent of this process: its lock, file and keys are the parent's."""
+
+    code = "process.forked"
+    text = "this process is a fork of the one that made this value"
+    hint = "make it after the fork, in the process that uses it"
+
+
 class RandomnessFailed(LocalError):
     """The source of randomness repeated itself or returned the wrong length."""
 
@@ -138,3 +146,11 @@ class ChainExhausted(LocalError):
     code = "ratchet.exhausted"
     text = "the sending chain is exhausted"
     hint = "wait for a message of the peer, or knock again"
+
+
+class OwnerMismatch(LocalError):
+    """A record of another identity was to go into this log: a log is one identity's."""
+
+    code = "audit.owner"
+    text = "the audit log is another identity's"
+    hint = "give each identity a log of its own"

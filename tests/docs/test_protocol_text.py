@@ -659,7 +659,10 @@ def test_a_page_with_one_wrong_label_does_not_suffice(
 def test_entries_and_checkpoints_are_what_section_8_says() -> None:
     clock = ManualClock()
     log = AuditLog(MemorySink())
-    alice, bob = Agent.create(MESH, clock=clock, journal=AuditJournal(log)), Textual(clock)
+    me = Self()
+    identity = Identity.from_seed(me.ik[:32])
+    alice = Agent.create(MESH, identity=identity, clock=clock, journal=AuditJournal(log))
+    bob = Textual(clock)
     knock = alice.knock(bob.me.did, bob.publish(), Intent("x"))
     bob.take_knock(knock)
     alice.receive(bob.accept(None, None, None))
@@ -686,8 +689,6 @@ def test_entries_and_checkpoints_are_what_section_8_says() -> None:
 
     first = sha256(b"\x01" + leaves[0] + leaves[1])
     root = sha256(b"\x01" + first + leaves[2])  # RFC 9162, section 2.1.1
-    me = Self()
-    identity = Identity.from_seed(me.ik[:32])
     scope = {"mesh": MESH, "IK": me.IK, "ik": me.ik, "size": 3, "time": clock(), "root": root}
     scope["checkpoint_body"] = evaluate("8", "checkpoint_body", **scope)
     checkpoint = log.checkpoint(identity, mesh=MESH, time_ms=clock())

@@ -176,7 +176,8 @@ class Scenario:
             Party(name, folder, self.clock, limits) for name in ("alice", "bob", "carol")
         )
         self.elsewhere = Party("elsewhere", folder, self.clock, limits, mesh="example/elsewhere")
-        self.relay = AuditLog(LogFile(folder / "relay.log", fsync_every=None))
+        self.relay_sink = LogFile(folder / "relay.log", fsync_every=None)
+        self.relay = AuditLog(self.relay_sink)
         self.latest = b""  # the KNOCK of the session that converses
         self.codes: set[str] = set()
         self.said: list[str] = []  # what errors and values print
@@ -530,6 +531,7 @@ def test_nothing_that_was_said_and_no_key_is_in_the_trail(
         places[f"{party.path.name} records"] = "\n".join(map(repr, records)).encode()
         places[f"{party.path.name} exports"] = "\n".join(exports_of(entries, party.did)).encode()
         party.sink.close()
+    scenario.relay_sink.close()
     for path in sorted(tmp_path.iterdir()):
         places[path.name] = path.read_bytes()
         places[f"{path.name} shown"] = shown("show", str(path)).encode()

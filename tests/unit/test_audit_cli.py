@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -18,18 +19,21 @@ from agentmesh.audit import (
     AuditEvent,
     AuditJournal,
     AuditLog,
+    MemorySink,
     Outcome,
     Record,
     leaf_hash,
     sign_checkpoint,
     verified_records,
 )
-from agentmesh.audit.merkle import RootHash
+from agentmesh.audit.merkle import EMPTY_ROOT, RootHash
 from agentmesh.cli import audit
 from agentmesh.cli.main import main
+from agentmesh.cli.text import exit_table
 from agentmesh.envelope import OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError
 from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.outgoing import Outgoing
 from agentmesh.primitives.keys import Receipt
 from agentmesh.relay import relay_record
 from agentmesh.store import LogFile, read_log_file
@@ -115,21 +119,23 @@ def test_verify_against_a_checkpoint(issuer: str, mesh: list[str], log: Path, ru
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "wanted", "said"),
     [
-        (["--issuer", OTHER.did], f"the checkpoint is not of {OTHER.did}"),
-        (["--issuer", OTHER.key.raw.hex()], "signature.invalid"),
-        (["--issuer", "did:agentmesh:\x1b[31m"], "the checkpoint is not of did:agentmesh:\\x1b[31m"),
-        (["--issuer", OWNER.key.raw.hex()[1:]], "neither a DID nor a key"),
-        (["--issuer", "zz"], "neither a DID nor a key"),
-        (["--issuer", "01" + "00" * 31], "identity.key"),
-        (["--issuer", OWNER.did, "--mesh", "another"], "audit.proof"),
-        (["--issuer", OWNER.did, "--mesh", ""], "audit.proof"),  # a variable of a script that was not set
+        (["--issuer", OTHER.did], 5, f"the checkpoint is not of {OTHER.did}"),
+        (["--issuer", OTHER.key.raw.hex()], 5, "signature.invalid"),
+        (["--issuer", "did:agentmesh:\x1b[31m"], 5, "the checkpoint is not of did:agentmesh:\\x1b[31m"),
+        (["--issuer", OWNER.key.raw.hex()[1:]], 2, "neither a DID nor a key"),
+        (["--issuer", "zz"], 2, "neither a DID nor a key"),
+        (["--issuer", "01" + "00" * 31], 2, "identity.key"),
+        (["--issuer", OWNER.did, "--mesh", "another"], 5, "audit.proof"),
+        (["--issuer", OWNER.did, "--mesh", ""], 5, "audit.proof"),  # a variable of a script that was not set
     ],
 )
-def test_verify_against_somebody_elses_checkpoint(arguments: list[str], said: str, log: Path, run: Run) -> None:
+def test_verify_against_somebody_elses_checkpoint(
+    arguments: list[str], wanted: int, said: str, log: Path, run: Run
+) -> None:
     status, out, err = run("verify", log, "--checkpoint", log.with_name("checkpoint"), *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (wanted, "")
     assert said in err
 
 
@@ -138,14 +144,14 @@ def test_verify_against_rubbish(content: bytes, log: Path, run: Run) -> None:
     checkpoint = log.with_name("checkpoint")
     checkpoint.write_bytes(content)
     status, out, err = run("verify", log, "--checkpoint", checkpoint, "--issuer", OWNER.did)
-    assert (status, out) == (1, "")
+    assert (status, out) == (4, "")
     assert "wire." in err
     checkpoint.unlink()
     status, out, err = run("verify", log, "--checkpoint", checkpoint, "--issuer", OWNER.did)
-    assert (status, out) == (1, "")
+    assert (status, out) == (3, "")
     assert "cannot read" in err
     status, out, err = run("verify", log, "--checkpoint", "nul\x00", "--issuer", OWNER.did)
-    assert (status, out) == (1, "")
+    assert (status, out) == (3, "")
     assert "not a file name" in err
 
 
@@ -168,22 +174,22 @@ def test_verify_names_what_is_wrong(log: Path, run: Run) -> None:
     ):
         write_frames(path, wrong)
         status, out, err = run("verify", path)
-        assert (status, out) == (1, "")
+        assert (status, out) == (5, "")
         assert said in err
     write_frames(path, entries)
     path.write_bytes(path.read_bytes()[:-1])
     status, out, err = run("verify", path)
-    assert (status, out) == (1, "")
+    assert (status, out) == (7, "")
     assert "behind 4 whole entries is torn" in err
     arguments = ["--checkpoint", log.with_name("checkpoint"), "--issuer", OWNER.did]
     for cut in range(5):
         write_frames(path, entries[:cut])
         status, out, err = run("verify", path, *arguments)
-        assert (status, out) == (1, "")
+        assert (status, out) == (5, "")
         assert f"it ends after {cut} entries, before the checkpoint does" in err
     write_log(path.with_name("again"), [record(number, count=2) for number in range(6)])
     status, out, err = run("verify", path.with_name("again"), *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (5, "")
     assert "the first 5 entries are not those" in err
 
 
@@ -191,16 +197,16 @@ def test_verify_names_what_is_wrong(log: Path, run: Run) -> None:
 def test_what_cannot_be_read(command: str, tmp_path: Path, run: Run) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "empty").touch()
-    for path, said in (
-        (tmp_path / "missing", "cannot read"),
-        (tmp_path, "cannot read"),
-        (tmp_path / "fifo", "cannot read"),
-        ("nul\x00name", "nul\\x00name"),
-        (tmp_path / "empty", "entry 0 is not an entry of a log"),
-        (__file__, "entry 0 is not an entry of a log"),
+    for path, wanted, said in (
+        (tmp_path / "missing", 3, "cannot read"),
+        (tmp_path, 3, "cannot read"),
+        (tmp_path / "fifo", 3, "cannot read"),
+        ("nul\x00name", 3, "nul\\x00name"),
+        (tmp_path / "empty", 4, "not an audit log: entry 0 is not an entry of a log"),
+        (__file__, 4, "not an audit log: entry 0 is not an entry of a log"),
     ):
         status, out, err = run(command, path)
-        assert status == 1
+        assert status == wanted
         assert out == "" or command == "show"
         assert said in err
 
@@ -221,7 +227,7 @@ def test_verify_a_log_that_is_long_with_progress(tmp_path: Path, run: Run) -> No
     false = sign_checkpoint(OWNER, mesh=MESH, size=50_000, root=RootHash(bytes(32)), time_ms=1)
     (tmp_path / "checkpoint").write_bytes(false.statement)
     status, out, err = run("verify", path, "--checkpoint", tmp_path / "checkpoint", "--issuer", OWNER.did)
-    assert (status, out) == (1, "")
+    assert (status, out) == (5, "")
     assert "the first 50,000 entries" in err
 
 
@@ -278,7 +284,7 @@ def test_show_stops_at_what_is_wrong(log: Path, run: Run) -> None:
     path = log.with_name("other")
     write_frames(path, [*entries[:3], *entries[4:]])
     status, out, err = run("show", path)
-    assert status == 1
+    assert status == 5
     assert len(out.splitlines()) == 4
     assert "entry 3 has another number" in err
     assert "entries" not in out
@@ -294,14 +300,15 @@ class Sides:
         self.folder = folder
         self.clock = ManualClock()
         self.sinks = {name: LogFile(folder / name, fsync_every=None) for name in ("alice", "bob", "relay")}
-        self.relay = AuditLog(self.sinks["relay"])
+        self.logs = {name: AuditLog(sink) for name, sink in self.sinks.items()}
+        self.relay = self.logs["relay"]
         self.alice, self.bob = (
             Agent.create(
                 MESH,
                 identity=Identity.generate(SeededEntropy(name)),
                 clock=self.clock,
                 entropy=SeededEntropy(f"{name}/session"),
-                journal=AuditJournal(AuditLog(self.sinks[name])),
+                journal=AuditJournal(self.logs[name]),
             )
             for name in ("alice", "bob")
         )
@@ -310,13 +317,16 @@ class Sides:
         assert isinstance(event, KnockReceived)
         self.alice.receive(self.see(self.bob.accept(event).envelope))
 
-    def see(self, envelope: bytes) -> bytes:
+    def see(self, outgoing: bytes | Outgoing) -> bytes:
+        envelope = bytes(outgoing)
         self.relay.append([relay_record(OuterEnvelope.parse(envelope), at_ms=self.clock())])
         return envelope
 
     def paths(self) -> list[Path]:
         self.clock.advance(seconds=60)
         self.bob.poll()
+        for sink in self.sinks.values():
+            sink.close()
         return [self.folder / "alice", self.folder / "bob"]
 
 
@@ -345,12 +355,15 @@ def test_compare_tells_what_was_lost_replayed_and_reordered(tmp_path: Path, run:
         sides.bob.receive(sent[0])
     first, second = sides.paths()
     status, out, err = run("compare", first, second)
-    assert (status, err) == (1, "agentmesh: 3 findings\n")
+    assert (status, err) == (6, "agentmesh: 2 findings\n")
     assert out.count("    - sent, not opened ") == 2
-    assert f"{receipt_of(sent[0]).hex()[:8]}  message.duplicate" in out
+    assert "1 copy seen again by the relay or refused" in out
+    copy = f"{receipt_of(sent[0]).hex()[:8]}  message.duplicate"
+    assert copy not in out
+    assert copy in run("compare", first, second, "--all")[1]
     assert "not opened in the order of sending: 1 place" in out
     status, out, err = run("compare", first, second, "--relay", tmp_path / "relay")
-    assert (status, err) == (1, "agentmesh: 5 findings\n")
+    assert (status, err) == (6, "agentmesh: 4 findings\n")
     assert "    - sent, not seen by the relay" in out
     assert "    - seen by the relay, not opened" in out
 
@@ -361,7 +374,7 @@ def test_compare_lists_the_first_findings_or_all(tmp_path: Path, run: Run) -> No
         sides.alice.send(sides.bob.did, b"%d" % number)
     first, second = sides.paths()
     status, out, err = run("compare", first, second)
-    assert (status, err) == (1, "agentmesh: 130 findings\n")
+    assert (status, err) == (6, "agentmesh: 130 findings\n")
     assert out.count("sent, not opened") == 100
     assert "and 30 more: --all lists them" in out
     assert run("compare", first, second, "--all")[1].count("sent, not opened") == 130
@@ -376,28 +389,156 @@ def test_compare_names_fields_that_differ(tmp_path: Path, run: Run) -> None:
     records[-1].envelope_time_ms += 1
     write_log(tmp_path / "false", records)
     status, out, _ = run("compare", first, tmp_path / "false")
-    assert status == 1
+    assert status == 6
     assert re.search(r"- recorded differently .*  envelope_time_ms, size_bytes\n", out)
 
 
 def test_compare_wants_two_agents_logs(tmp_path: Path, run: Run) -> None:
     first, second = Sides(tmp_path).paths()
     relay = tmp_path / "relay"
-    for arguments, said in (
-        ((first, first), "both logs are of did:agentmesh:"),
-        ((first, relay), "relay: not the log of one agent"),
-        ((relay, second), "relay: not the log of one agent"),
-        ((first, tmp_path / "missing"), "cannot read"),
-        ((first, second, "--relay", tmp_path / "missing"), "cannot read"),
+    for arguments, wanted, said in (
+        ((first, first), 4, "both logs are of did:agentmesh:"),
+        ((first, relay), 4, "relay: not the log of one agent"),
+        ((relay, second), 4, "relay: not the log of one agent"),
+        ((first, tmp_path / "missing"), 3, "cannot read"),
+        ((first, second, "--relay", tmp_path / "missing"), 3, "cannot read"),
     ):
         status, out, err = run("compare", *arguments)
-        assert (status, out) == (1, "")
+        assert (status, out) == (wanted, "")
         assert said in err
     entries = list(read_log_file(second))
     write_frames(second, [*entries[:-2], entries[-1]])
     status, out, err = run("compare", first, second)
-    assert (status, out) == (1, "")
+    assert (status, out) == (5, "")
     assert "has another number" in err
+
+
+def test_compare_is_green_for_what_a_transport_and_a_crash_make(tmp_path: Path, run: Run) -> None:
+    sides = Sides(tmp_path)
+    before = sides.bob.export_state()
+    envelope = sides.see(sides.alice.send(sides.bob.did, b"x"))
+    sides.bob.receive(envelope)
+    log = AuditLog(MemorySink(sides.sinks["bob"].entries()))
+    assert len(log)
+    sides.bob = Agent.restore(before, clock=sides.clock, journal=AuditJournal(AuditLog(sides.sinks["bob"])))
+    sides.bob.receive(sides.see(envelope))
+    with pytest.raises(AgentMeshError):
+        sides.bob.receive(sides.see(envelope))
+    first, second = sides.paths()
+    status, out, err = run("compare", first, second, "--relay", tmp_path / "relay")
+    assert (status, err) == (0, "")
+    assert "3 copies seen again by the relay or refused" in out
+    assert "1 envelope as a crash between log and state leaves them:\n    - opened twice" in out
+
+
+# --- many files, standard input, whose it is --------------------------------------------------------------------------
+
+
+class Piped:
+    """Standard input that holds a file's bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+
+def rotated(folder: Path) -> tuple[Path, Path]:
+    with LogFile(folder / "log", fsync_every=None) as sink:
+        log = AuditLog(sink)
+        log.append([record(number) for number in range(5)])
+        log.rotate(folder / "log.1", identity=OWNER, mesh=MESH, time_ms=1_767_225_600_123)
+        log.append([record(5), record(6)])
+        (folder / "checkpoint").write_bytes(log.checkpoint(OWNER, mesh=MESH, time_ms=1).statement)
+    return folder / "log.1", folder / "log"
+
+
+def test_verify_says_whose_log_it_is(log: Path, run: Run) -> None:
+    assert f"owner       {OWNER.did}" in run("verify", log)[1]
+    seen = Record(AuditEvent.ENVELOPE_SEEN, at_ms=1, mesh=MESH, sender=OWNER.did, recipient=OTHER.did)
+    write_log(log.with_name("relay"), [seen])
+    assert "owner       none named" in run("verify", log.with_name("relay"))[1]
+    entries = list(read_log_file(log))
+    mixed = record(9, sender=OTHER.did).encode(5, leaf_hash(entries[4]))
+    write_frames(log.with_name("mixed"), [*entries, mixed])
+    status, out, err = run("verify", log.with_name("mixed"))
+    assert (status, out) == (5, "")
+    assert "more than one owner" in err
+    checkpoint = sign_checkpoint(OTHER, mesh=MESH, size=0, root=EMPTY_ROOT, time_ms=1)
+    log.with_name("checkpoint").write_bytes(checkpoint.statement)
+    status, out, err = run("verify", log, "--checkpoint", log.with_name("checkpoint"), "--issuer", OTHER.did)
+    assert (status, out) == (5, "")
+    assert "another's log" in err
+
+
+def test_a_log_of_many_files_is_one_to_each_command(tmp_path: Path, run: Run) -> None:
+    one, two = rotated(tmp_path)
+    signed = ["--checkpoint", tmp_path / "checkpoint", "--issuer", OWNER.did]
+    status, out, err = run("verify", one, two, *signed)
+    assert (status, err) == (0, "")
+    assert "7, whole and in order" in out
+    assert "earlier files" not in out
+    status, out, err = run("verify", two, *signed)
+    assert (status, err) == (0, "")
+    assert "the first 5 in earlier files" in out
+    assert f"handed over signed by {OWNER.did}, at 2026-01-01 00:00:00.123" in out
+    assert [line.split()[0] for line in run("show", one, two)[1].splitlines()[1:-1]] == list("0123456")
+    assert [line.split()[0] for line in run("show", two)[1].splitlines()[1:-1]] == list("56")
+    status, out, err = run("verify", two, one)
+    assert (status, out) == (5, "")
+    assert "does not go on behind 7 entries" in err
+    early = AuditLog(MemorySink(read_log_file(one))).checkpoint(OWNER, mesh=MESH, time_ms=1)
+    (tmp_path / "checkpoint").write_bytes(early.statement)
+    assert run("verify", one, two, *signed)[0] == 0
+    write_log(tmp_path / "early", [record(0)])
+    with LogFile(tmp_path / "early") as sink:
+        less = AuditLog(sink).checkpoint(OWNER, mesh=MESH, time_ms=1)
+    (tmp_path / "checkpoint").write_bytes(less.statement)
+    status, out, err = run("verify", two, *signed)
+    assert (status, out) == (2, "")
+    assert "give the earlier files too" in err
+
+
+def test_compare_takes_the_earlier_files_too(tmp_path: Path, run: Run) -> None:
+    sides = Sides(tmp_path)
+    sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"x")))
+    for name in sides.sinks:
+        sides.logs[name].rotate(tmp_path / f"{name}.1")
+    sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"y")))
+    first, second = sides.paths()
+    earlier = [f"--earlier-{letter}={tmp_path / name}.1" for letter, name in (("a", "alice"), ("b", "bob"))]
+    relay = ["--relay", tmp_path / "relay", f"--earlier-r={tmp_path / 'relay.1'}"]
+    status, out, err = run("compare", first, second, *earlier, *relay)
+    assert (status, err) == (0, "")
+    assert "3 envelopes sent, opened and recorded alike" in out
+
+
+def test_a_log_is_read_from_standard_input(log: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = log.read_bytes()
+    for command, wanted in (("verify", "5, whole and in order"), ("show", "5 entries")):
+        monkeypatch.setattr(sys, "stdin", Piped(data))
+        status, out, err = run(command, "-")
+        assert (status, err) == (0, "")
+        assert wanted in out
+    for content, wanted, said in (
+        (b"", 4, "standard input: not an audit log"),
+        (b"rubbish", 4, "standard input: not an audit log"),
+        (data[:16] + b"\xff" * 9, 5, "entry 0 is not an entry of a log"),
+        (data[:-1], 7, "behind 4 whole entries is torn"),
+    ):
+        monkeypatch.setattr(sys, "stdin", Piped(content))
+        status, out, err = run("verify", "-")
+        assert (status, out) == (wanted, "")
+        assert said in err
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("verify", "-")[0] == 4  # a missing stream is the null device: nothing, and so no log
+    monkeypatch.setattr(sys, "stdin", Piped(log.with_name("checkpoint").read_bytes()))
+    assert run("verify", log, "--checkpoint", "-", "--issuer", OWNER.did)[0] == 0
+
+
+def test_every_status_is_listed_in_the_help(run: Run) -> None:
+    for command in ((), ("verify",), ("show",), ("compare",)):
+        status, out, _ = run(*command, "--help")
+        assert status == 0
+        assert exit_table().strip() in out
 
 
 # --- hostile text -----------------------------------------------------------------------------------------------------
@@ -428,7 +569,7 @@ def test_text_in_a_log_cannot_act(text: str, tmp_path: Path, run: Run) -> None:
             write_frames(path, [msgpack.packb(altered)])
             for arguments in (("verify", path), ("show", path), ("compare", path, path)):
                 status, _, err = run(*arguments)
-                assert status == 1
+                assert status == 5
                 assert "entry 0 is not an entry of a log" in err
 
 
@@ -438,16 +579,16 @@ def test_a_file_name_cannot_act(name: str, tmp_path: Path, run: Run) -> None:
     write_log(path, [record(0)])
     assert run("verify", path)[0] == 0
     assert run("show", path)[0] == 0
-    assert run("compare", path, path)[0] == 1
+    assert run("compare", path, path)[0] == 4
     path.unlink()
     for command in ("verify", "show"):
-        assert run(command, path)[0] == 1
-    assert run("verify", path, "--checkpoint", path, "--issuer", name)[0] == 1
+        assert run(command, path)[0] == 3
+    assert run("verify", path, "--checkpoint", path, "--issuer", name)[0] == 3
 
 
 def test_a_name_of_a_megabyte_is_cut(run: Run) -> None:
     status, out, err = run("verify", "x" * (1 << 20))
-    assert (status, out) == (1, "")
+    assert (status, out) == (3, "")
     assert len(err) < 400
 
 
@@ -465,6 +606,6 @@ def test_as_a_process(log: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     log.write_bytes(log.read_bytes()[:-1])
     done = call("verify", log)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr.startswith("agentmesh: ")
     assert len(done.stderr.splitlines()) == 1

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from hypothesis import strategies as st
 from agentmesh import BundleClass, Identity
 from agentmesh.audit import (
     AuditEvent,
-    AuditLog,
-    MemorySink,
     Outcome,
     Record,
     agt_canonical_text,
@@ -30,7 +29,7 @@ from agentmesh.audit import (
     to_json_lines,
     to_kars_events,
 )
-from agentmesh.errors import ArgumentInvalid, Malformed, RemoteError
+from agentmesh.errors import ArgumentInvalid, RemoteError
 from agentmesh.limits import UINT_MAX
 
 OWNER = Identity.from_seed(bytes(31) + b"\x01").did
@@ -60,9 +59,13 @@ logs = st.lists(records, max_size=5)
 
 
 def entries_of(some: Iterable[Record]) -> list[bytes]:
-    log = AuditLog(MemorySink())
-    log.append(list(some))
-    return list(log.entries())
+    # By hand, because an AuditLog takes the records of one owner, and these name anybody.
+    entries: list[bytes] = []
+    previous = bytes(32)
+    for sequence, record in enumerate(some):
+        entries.append(record.encode(sequence, previous))
+        previous = leaf_hash(entries[-1])
+    return entries
 
 
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
@@ -112,17 +115,21 @@ def test_a_form_with_an_owner_needs_one(form: Any, owner: Any) -> None:
         list(form([], owner=owner))
 
 
-def test_a_time_that_no_calendar_has_is_refused_where_a_form_needs_one() -> None:
-    last, after = (
-        entries_of([Record(AuditEvent.KNOCK_SENT, at_ms=at_ms, mesh="m", sender=OWNER)])
-        for at_ms in (LAST_MS, LAST_MS + 1)
-    )
-    for form in (to_cloud_events, to_agt_entries):
-        assert len(list(form(last, owner=OWNER))) == 1
-        with pytest.raises(Malformed):
-            list(form(after, owner=OWNER))
-    assert json.loads(next(to_json_lines(after)))["at_ms"] == LAST_MS + 1
-    assert next(to_kars_events(after, owner=OWNER))["timestamp_ms"] == LAST_MS + 1
+@pytest.mark.parametrize("at_ms", [LAST_MS + 1, UINT_MAX])
+def test_one_time_that_no_calendar_has_ends_no_export_and_is_named(at_ms: int) -> None:
+    times_ms = (1, LAST_MS, at_ms, 2)
+    entries = entries_of(Record(AuditEvent.KNOCK_SENT, at_ms=one, mesh="m", sender=OWNER) for one in times_ms)
+    assert [json.loads(line)["at_ms"] for line in to_json_lines(entries)] == [*times_ms]
+    assert [event["timestamp_ms"] for event in to_kars_events(entries, owner=OWNER)] == [*times_ms]
+    events = list(to_cloud_events(entries, owner=OWNER))
+    assert ["time" in event for event in events] == [True, True, False, True]
+    assert [event["data"].get("at_ms") for event in events] == [None, None, at_ms, None]
+    exported = list(to_agt_entries(entries, owner=OWNER))
+    last = "9999-12-31T23:59:59.999Z"
+    assert [one["timestamp"] for one in exported][1:3] == [last, last]
+    assert [one["data"].get("at_ms") for one in exported] == [None, None, at_ms, None]
+    for one, after in pairwise(exported):  # and the chain of their own hashes goes on
+        assert after["previous_hash"] == one["entry_hash"]
 
 
 # --- CloudEvents ------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ STANDARD_LIBRARY = {
     "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.entropy", *TOUCHES_THE_WORLD),
+    "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
@@ -87,6 +87,7 @@ STANDARD_LIBRARY = {
 # Where only a part of such a module may be used.
 PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
+    ("os", "primitives.forked"): {"getpid"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
     ("time", "relay.limiter"): {"monotonic_ns"},
@@ -393,6 +394,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "from threading import Thread"),
         ("agent", "import threading\nthreading.Thread(target=f)"),
         ("primitives.entropy", "import os\nos.remove(path)"),
+        ("primitives.forked", "import os\nos.fork()"),
         ("session.ratchet", "import os"),
         ("session.ratchet", "import random"),
         ("session.established", "import time"),

@@ -247,6 +247,7 @@ def _log_verify_entry(given: Json) -> Json:
 def _with_file(content: bytes, read: Callable[[Path], Json]) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
+        path.touch(mode=0o600)  # as the library makes its own: it warns of others
         path.write_bytes(content)
         return read(path)
 

@@ -2,19 +2,26 @@
 
 Receipts tie the logs together. What a log's owner sent stands in it under the owner's name as sender; what it opened
 stands in it under the owner's name as recipient. Verify each log first: a comparison believes what it is given.
+
+What is found is of three sorts. Copies of what arrived are what any transport makes that delivers at least once. A
+record without its effect is what a crash leaves, because a step is recorded before it takes effect. Neither is a
+finding: two honest agents over an honest network come to them. All else is one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, final
 
 from attrs import field, frozen
 
-from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.audit.owner import records_argument
+from agentmesh.audit.record import AuditEvent, Record, outcome_of
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import parse_did
+from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.primitives.keys import Receipt
 
 _SENT: Final = {
@@ -30,21 +37,12 @@ _OPENED: Final = {
     AuditEvent.MESSAGE_OPENED: "message",
 }
 _KINDS: Final = _SENT | _OPENED
-# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts are in both logs alike.
-_OWNED_BY_SENDER: Final = {
-    AuditEvent.BUNDLE_PUBLISHED,
-    AuditEvent.KNOCK_SENT,
-    AuditEvent.MESSAGE_SEALED,
-    AuditEvent.SESSION_CLOSED,
-    AuditEvent.STOCK_EXHAUSTED,
-}
-_OWNED_BY_RECIPIENT: Final = {AuditEvent.KNOCK_RECEIVED, AuditEvent.MESSAGE_OPENED, AuditEvent.MESSAGE_REFUSED}
 
 _Grouped = dict[Receipt, list[Record]]
 
 
 class Finding(StrEnum):
-    """What a comparison can find of one envelope."""
+    """What a comparison can say of one envelope."""
 
     SENT_NOT_SEEN = "sent, not seen by the relay"
     SEEN_NOT_SENT = "seen by the relay, not sent"
@@ -53,22 +51,26 @@ class Finding(StrEnum):
     OPENED_NOT_SEEN = "opened, not seen by the relay"
     OPENED_NOT_SENT = "opened, not sent"
     SENT_TWICE = "sent twice"
-    SEEN_TWICE = "seen twice by the relay"  # sent again, which is allowed, or replayed
-    OPENED_TWICE = "opened twice"
     SENT_REFUSED = "sent, refused by the recipient"
     REFUSED_NOT_SENT = "refused by the recipient, not sent"
     ALTERED = "recorded differently"
+    # What a transport makes that delivers at least once.
+    SEEN_TWICE = "seen twice by the relay"
+    COPY_REFUSED = "opened, a copy refused"
+    # What a crash leaves.
+    OPENED_TWICE = "opened twice"
+    SENT_ANEW = "not sent, another in its place"
 
 
 @frozen
 class Found:
-    """One finding.
+    """One thing that a comparison found.
 
     Attributes:
         finding: What.
         receipt: Of which envelope.
         record: The record that shows it.
-        differing: For what was recorded differently, the names of the fields that differ.
+        differing: For what was recorded differently, the names of the fields that differ, or that no honest log has so.
     """
 
     finding: Finding
@@ -84,6 +86,10 @@ class Comparison:
 
     Attributes:
         found: The findings: kind by kind, and within a kind in the order of the log that shows them.
+        copies: What a transport makes that delivers at least once: an envelope seen again by the relay, or refused by
+            the recipient that has opened it. The count of a refusal may stand for others of its minute and code.
+        crashes: What a crash between log and state can leave: an envelope opened once more by a recipient that had
+            forgotten it, and one that never left, because its sender made another in its place.
         matched: How many envelopes were sent and opened, and recorded alike in every log that has them.
         opened_order: For each envelope that was sent and opened, in the order of opening, its place in the order of
             sending: sorted where nothing overtook anything.
@@ -91,6 +97,8 @@ class Comparison:
     """
 
     found: tuple[Found, ...]
+    copies: tuple[Found, ...]
+    crashes: tuple[Found, ...]
     matched: int
     opened_order: tuple[int, ...]
     seen_order: tuple[int, ...]
@@ -119,56 +127,65 @@ def compare(
 
     Raises:
         BadDid: a name is no DID.
-        ArgumentInvalid: both names are the same.
+        ArgumentInvalid: both names are the same, or a log is not of records.
     """
     if parse_did(sender) == parse_did(recipient):
         raise ArgumentInvalid("recipient")
     route = (sender, recipient)
-    (sent,) = _by_receipt(sender_log, route, _SENT.keys())
-    opened, refused = _by_receipt(recipient_log, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
-    (seen,) = _by_receipt(relay_log or (), route, {AuditEvent.ENVELOPE_SEEN})
+    own = list(records_argument("sender_log", sender_log))
+    (sent,) = _by_receipt(own, route, _SENT.keys())
+    theirs = records_argument("recipient_log", recipient_log)
+    opened, refused = _by_receipt(theirs, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
+    relayed = () if relay_log is None else records_argument("relay_log", relay_log)
+    (seen,) = _by_receipt(relayed, route, {AuditEvent.ENVELOPE_SEEN})
+    anew = _sent_anew(own, sent, seen, opened)
+    left = {receipt: records for receipt, records in sent.items() if receipt not in anew}
     found: list[Found] = []
     if relay_log is not None:
-        found += _missing(sent, seen, Finding.SENT_NOT_SEEN)
+        found += _missing(left, seen, Finding.SENT_NOT_SEEN)
         found += _missing(seen, sent, Finding.SEEN_NOT_SENT)
         found += _missing(seen, opened, Finding.SEEN_NOT_OPENED)
         found += _missing(opened, seen, Finding.OPENED_NOT_SEEN)
-    found += _missing(sent, opened, Finding.SENT_NOT_OPENED)
+    found += _missing(left, opened, Finding.SENT_NOT_OPENED)
     found += _missing(opened, sent, Finding.OPENED_NOT_SENT)
     found += _repeated(sent, Finding.SENT_TWICE)
-    found += _repeated(seen, Finding.SEEN_TWICE)
-    found += _repeated(opened, Finding.OPENED_TWICE)
-    found += [
-        Found(Finding.SENT_REFUSED if receipt in sent else Finding.REFUSED_NOT_SENT, receipt, record)
-        for receipt, records in refused.items()
-        for record in records
-    ]
+    copies = _repeated(seen, Finding.SEEN_TWICE)
+    for receipt, records in refused.items():
+        finding = Finding.SENT_REFUSED if receipt in sent else Finding.REFUSED_NOT_SENT
+        if receipt in sent and receipt in opened:
+            copies += [Found(Finding.COPY_REFUSED, receipt, record) for record in records]
+        else:
+            found += [Found(finding, receipt, record) for record in records]
     altered = _altered(sent, seen, opened)
     found += altered
-    order = _order(sent, opened)
     differing = {one.receipt for one in altered}
-    matched = sum(1 for receipt in sent if receipt in opened and receipt not in differing)
-    return Comparison(found=tuple(found), matched=matched, opened_order=order, seen_order=_order(sent, seen))
+    return Comparison(
+        found=tuple(found),
+        copies=tuple(copies),
+        crashes=(*_repeated(opened, Finding.OPENED_TWICE), *anew.values()),
+        matched=sum(1 for receipt in sent if receipt in opened and receipt not in differing),
+        opened_order=_order(sent, opened),
+        seen_order=_order(sent, seen),
+    )
 
 
-def owner_of(records: Iterable[Record]) -> str:
-    """Return the DID of the agent whose log these records are, as the records have it.
+def _sent_anew(own: list[Record], sent: _Grouped, seen: _Grouped, opened: _Grouped) -> dict[Receipt, Found]:
+    """Return what was recorded as sent, arrived nowhere, and was made anew later: as after a crash that lost the state.
 
-    Raises:
-        ArgumentInvalid: no record says it, or two say different things: not the log of one agent.
+    A message is made anew at its own place in its session, an answer in its session. A KNOCK begins another session;
+    the log of a sender that has not forgotten the first says how that ended.
     """
-    owners = {_owner(record) for record in records} - {None}
-    if len(owners) != 1:
-        raise ArgumentInvalid("records")
-    return str(owners.pop())
-
-
-def _owner(record: Record) -> str | None:
-    # A refusal without a receipt is of an envelope that was never made, to the recipient that it names.
-    unsent = record.event is AuditEvent.MESSAGE_REFUSED and not record.receipt
-    if unsent or record.event in _OWNED_BY_SENDER:
-        return record.sender
-    return record.recipient if record.event in _OWNED_BY_RECIPIENT else None
+    named = Counter(record.session_id for record in own)
+    later: set[tuple[AuditEvent, bytes, int]] = set()
+    anew: dict[Receipt, Found] = {}
+    for receipt, (record, *_) in reversed(sent.items()):
+        is_knock = record.event is AuditEvent.KNOCK_SENT
+        place = (record.event, b"" if is_knock else record.session_id, record.number)
+        forgotten = record.session_id and (not is_knock or named[record.session_id] == 1)
+        if place in later and forgotten and receipt not in seen and receipt not in opened:
+            anew[receipt] = Found(Finding.SENT_ANEW, receipt, record)
+        later.add(place)
+    return dict(reversed(anew.items()))
 
 
 def _by_receipt(records: Iterable[Record], route: tuple[str, str], *wanted: Iterable[AuditEvent]) -> list[_Grouped]:
@@ -190,17 +207,45 @@ def _repeated(grouped: _Grouped, finding: Finding) -> list[Found]:
     return [Found(finding, receipt, record) for receipt, records in grouped.items() for record in records[1:]]
 
 
-def _altered(*logs: _Grouped) -> list[Found]:
+def _altered(sent: _Grouped, seen: _Grouped, opened: _Grouped) -> list[Found]:
     """Hold each record of an envelope against the first that there is of it, in the order of the logs."""
     found: list[Found] = []
     first: dict[Receipt, Record] = {}
-    for grouped in logs:
+    for grouped, unlikely in ((sent, _unlike_a_sender), (seen, _unlike_anybody), (opened, _unlike_a_recipient)):
         for receipt, records in grouped.items():
             for record in records:
-                differing = _differing(first.setdefault(receipt, record), record)
+                differing = _differing(first.setdefault(receipt, record), record) + unlikely(record)
                 if differing:
                     found.append(Found(Finding.ALTERED, receipt, record, differing))
     return found
+
+
+def _unlike_anybody(record: Record) -> tuple[str, ...]:
+    """Return the fields that follow from the event, and are not so here: each side can be held to them alone."""
+    wrong = ("outcome",) if record.outcome is not outcome_of(record.event) else ()
+    return (*wrong, "count") if record.count != 1 else wrong
+
+
+def _unlike_a_sender(record: Record) -> tuple[str, ...]:
+    # The envelope has the time of its making; a KNOCK a later one, where its sender's clock went back.
+    late = record.at_ms != record.envelope_time_ms
+    if record.event is AuditEvent.KNOCK_SENT:
+        late = record.at_ms > record.envelope_time_ms
+    # A maker of verdicts gives its reasons; of other envelopes there are none to give.
+    given = record.event in (AuditEvent.KNOCK_SENT, AuditEvent.MESSAGE_SEALED) and record.reason
+    return ("at_ms",) * late + ("reason",) * bool(given) + _unlike_anybody(record)
+
+
+def _unlike_a_recipient(record: Record) -> tuple[str, ...]:
+    # Clocks differ, by more than the tolerance too; but a KNOCK is refused before its time and after its longest life.
+    since_ms = record.at_ms - record.envelope_time_ms
+    is_knock = record.event is AuditEvent.KNOCK_RECEIVED
+    out = is_knock and not -CLOCK_TOLERANCE_MS <= since_ms <= KNOCK_LIFETIME_MAX_MS + CLOCK_TOLERANCE_MS
+    # What it takes of a REJECT's reason is the REJECT's; the maker's own may be finer.
+    given = (
+        record.reason and record.event is not AuditEvent.KNOCK_REJECTED and not (is_knock and record.reason == "asked")
+    )
+    return ("at_ms",) * out + ("reason",) * bool(given) + _unlike_anybody(record)
 
 
 def _kind(record: Record) -> str:

@@ -1,0 +1,317 @@
+"""The index beside a long log: it opens at once, what it leaves is verified when it is read, damage is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentmesh import Identity
+from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, log, verify_entries, verify_entry
+from agentmesh.errors import ArgumentInvalid, LogBroken
+from agentmesh.store import LogFile, log_index, read_log_file
+
+MESH = "example/test"
+OWNER = Identity.from_seed(bytes(31) + b"\x01")
+COUNT = 3 * 4_096 + 100
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, AuditLog]:
+    """A log of three chunks and a bit: its file, its index, and the same in memory."""
+    path = tmp_path_factory.mktemp("log") / "log"
+    records = [
+        Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did, number=number)
+        for number in range(COUNT)
+    ]
+    whole = AuditLog(MemorySink())
+    whole.append(records)
+    with LogFile(path, fsync_every=None) as sink:
+        opened = AuditLog(sink)
+        opened.append(records[:5_000])
+        for record in records[5_000:]:
+            opened.append(record)
+    return path.read_bytes(), path.with_name("log.index").read_bytes(), whole
+
+
+@pytest.fixture
+def path(written: tuple[bytes, bytes, AuditLog], tmp_path: Path) -> Iterator[Path]:
+    before = os.umask(0o077)
+    file = tmp_path / "log"
+    file.write_bytes(written[0])
+    file.with_name("log.index").write_bytes(written[1])
+    yield file
+    os.umask(before)
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the entries that were verified."""
+    numbers: list[int] = []
+    real = log.check_entry
+
+    def check(entry: bytes, sequence: int, previous: Any) -> Any:
+        numbers.append(sequence)
+        return real(entry, sequence, previous)
+
+    monkeypatch.setattr(log, "check_entry", check)
+    return numbers
+
+
+def test_what_stands_behind_the_last_chunk_is_verified_and_no_more(
+    path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    whole = written[2]
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        assert checked == [*range(3 * 4_096, COUNT)]
+        assert (len(opened), opened.root(), opened.owner) == (COUNT, whole.root(), OWNER.did)
+        for size in (1, 4_095, 4_096, 4_097, 8_192, 10_000, COUNT):
+            checked.clear()
+            assert opened.root(size) == whole.root(size)
+            assert opened.consistency_proof(size) == whole.consistency_proof(size)
+            assert opened.inclusion_proof(size - 1) == whole.inclusion_proof(size - 1)
+            assert len(checked) <= 2 * 4_096
+        checkpoint = whole.checkpoint(OWNER, mesh=MESH, time_ms=1)
+        entry = next(iter(sink.entries_from(5_000)))
+        verify_entry(entry, opened.inclusion_proof(5_000), checkpoint)
+        assert opened.verify().root == whole.root()
+        opened.append(Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did))
+    assert verify_entries(read_log_file(path)).size == COUNT + 1
+    for size in (1, 5_000, COUNT):
+        with LogFile(path) as sink:
+            AuditLog(sink, checkpoint=_checkpoint(whole, size))
+
+
+def _checkpoint(whole: AuditLog, size: int) -> Any:
+    from agentmesh.audit import sign_checkpoint
+
+    return sign_checkpoint(OWNER, mesh=MESH, size=size, root=whole.root(size), time_ms=1)
+
+
+def test_entries_are_found_from_any_number_on(path: Path, written: tuple[bytes, bytes, AuditLog]) -> None:
+    entries = list(written[2].entries())
+    with LogFile(path) as sink:
+        for number in (0, 1, 4_094, 4_095, 4_096, 8_191, 9_000, COUNT - 1, COUNT, COUNT + 5):
+            assert list(islice(sink.entries_from(number), 3)) == entries[number : number + 3]
+        assert list(sink.entries()) == entries
+        for number in (-1, True, 1.0):
+            with pytest.raises(ArgumentInvalid):
+                sink.entries_from(number)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"rubbish", b"agentmesh-idx-1\n" + bytes(32)])
+def test_a_log_without_an_index_is_verified_whole_and_gets_one(
+    content: bytes | None, path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    index = path.with_name("log.index")
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    with LogFile(path) as sink:
+        assert AuditLog(sink).root() == written[2].root()
+    assert checked == [*range(COUNT)]
+    assert index.read_bytes() == written[1]
+
+
+def test_an_index_with_any_byte_altered_is_none(
+    path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    index = path.with_name("log.index")
+    for at in (0, 17, 20, 70, 80, 150, 200, len(written[1]) - 33, len(written[1]) - 1):
+        altered = bytearray(written[1])
+        altered[at] ^= 1
+        index.write_bytes(altered)
+        checked.clear()
+        with LogFile(path) as sink:
+            AuditLog(sink)
+        assert checked == [*range(COUNT)]
+
+
+def test_a_log_that_was_cut_behind_its_index_is_refused(path: Path, written: tuple[bytes, bytes, AuditLog]) -> None:
+    data = written[0]
+    ends = [16]
+    for entry in written[2].entries():
+        ends.append(ends[-1] + 4 + len(entry))
+    for cut in (0, 16, ends[1], ends[5_000], ends[3 * 4_096] - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(LogBroken) as caught:
+            LogFile(path)
+        kept = sum(end <= cut for end in ends) - 1
+        assert (caught.value.sequence, caught.value.fault) == (max(0, kept), "cut")
+        assert path.read_bytes() == data[:cut]
+    path.unlink()
+    with pytest.raises(LogBroken, match="cut at 0"):
+        LogFile(path)
+    path.with_name("log.index").unlink()  # as the how-to says
+    LogFile(path).close()
+
+
+def test_a_log_with_another_entry_where_the_index_ends_is_refused(
+    path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    other = AuditLog(MemorySink())
+    other.append(
+        Record(AuditEvent.MESSAGE_SEALED, at_ms=2, mesh=MESH, sender=OWNER.did, number=number)
+        for number in range(COUNT)
+    )
+    frames = b"".join(len(entry).to_bytes(4, "big") + entry for entry in other.entries())
+    path.write_bytes(b"agentmesh-log-1\n" + frames)
+    with pytest.raises(LogBroken) as caught, LogFile(path) as sink:
+        AuditLog(sink)
+    assert (caught.value.sequence, caught.value.fault) == (3 * 4_096 - 1, "index")
+    path.write_bytes(b"agentmesh-log-1\n" + b"x" + frames)
+    with pytest.raises(LogBroken):
+        LogFile(path)
+
+
+def test_what_was_altered_before_the_index_is_found_by_whoever_reads_it(
+    path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    data = bytearray(written[0])
+    at = len(data) // 2
+    data[at] ^= 1
+    path.write_bytes(data)
+    altered = None
+    try:
+        verify_entries(read_log_file(path))
+    except LogBroken as error:
+        altered = error.sequence
+    assert altered is not None
+    chunk = altered // 4_096
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        for number in range(0, COUNT, 1_000):
+            if number // 4_096 == chunk:
+                with pytest.raises(LogBroken):
+                    opened.inclusion_proof(number)
+            else:
+                opened.inclusion_proof(number)
+        with pytest.raises(LogBroken):
+            opened.verify()
+        with pytest.raises(LogBroken):
+            opened.root(chunk * 4_096 + 100)
+    with LogFile(path) as sink, pytest.raises(LogBroken):
+        AuditLog(sink, checkpoint=_checkpoint(written[2], chunk * 4_096 + 100))
+
+
+def test_an_altered_last_entry_of_a_chunk_is_named_as_a_whole_reading_names_it(
+    path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    entries = list(written[2].entries())
+    sequence, previous, record = decode_entry(entries[8_191])
+    record.count = 2
+    entries[8_191] = record.encode(sequence, previous)
+    path.write_bytes(b"agentmesh-log-1\n" + b"".join(len(entry).to_bytes(4, "big") + entry for entry in entries))
+    with pytest.raises(LogBroken) as whole:
+        verify_entries(read_log_file(path))
+    with LogFile(path) as sink, pytest.raises(LogBroken) as caught:
+        AuditLog(sink).inclusion_proof(5_000)
+    assert (
+        (caught.value.sequence, caught.value.fault) == (whole.value.sequence, whole.value.fault) == (8_192, "previous")
+    )
+
+
+def test_an_index_that_cannot_be_written_is_written_later(
+    path: Path, written: tuple[bytes, bytes, AuditLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = path.with_name("log.index")
+    index.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch, LogFile(path) as sink:
+        patch.setattr(log_index.os, "replace", full)
+        opened = AuditLog(sink)
+        opened.append(Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did))
+        assert not index.exists()
+        assert opened.inclusion_proof(7)
+    with LogFile(path) as sink:
+        AuditLog(sink)
+    assert index.read_bytes() == written[1]
+
+
+def test_the_index_says_nothing_that_a_power_cut_could_undo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    with LogFile(tmp_path / "log", fsync_every=None) as sink:
+        opened = AuditLog(sink)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (happened.append("fsync"), fsync(descriptor))[1])
+        monkeypatch.setattr(os, "replace", lambda *names: (happened.append("index"), replace(*names))[1])
+        opened.append(
+            Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did, number=number)
+            for number in range(4_097)
+        )
+        assert happened == ["fsync", "index"]
+
+
+def test_a_long_log_in_a_file_keeps_no_hash_an_entry(path: Path) -> None:
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        held = sum(map(len, opened._tree._levels))
+        assert held < 64 * (COUNT % 4_096 + 10)
+        opened.inclusion_proof(1)
+        assert opened._tree._chunk is not None
+
+
+# --- whose log it is --------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_of_a_long_log_is_known_without_reading_it(path: Path) -> None:
+    from agentmesh.errors import OwnerMismatch
+
+    other = Identity.from_seed(bytes(31) + b"\x02")
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        before = path.read_bytes()
+        for event, fields in (
+            (AuditEvent.MESSAGE_SEALED, {"sender": other.did}),
+            (AuditEvent.MESSAGE_OPENED, {"sender": OWNER.did, "recipient": other.did}),
+            (AuditEvent.KNOCK_ACCEPTED, {"sender": other.did, "recipient": "did:x:y"}),
+            (AuditEvent.MESSAGE_REFUSED, {"sender": other.did, "recipient": OWNER.did}),
+        ):
+            with pytest.raises(OwnerMismatch):
+                opened.append(Record(event, at_ms=1, mesh=MESH, **fields))  # type: ignore[arg-type]
+        with pytest.raises(OwnerMismatch):
+            opened.checkpoint(other, mesh=MESH, time_ms=1)
+        assert (path.read_bytes(), len(opened)) == (before, COUNT)
+        for event, fields in (
+            (AuditEvent.KNOCK_ACCEPTED, {"sender": other.did, "recipient": OWNER.did}),
+            (AuditEvent.ENVELOPE_SEEN, {"sender": other.did, "recipient": "did:x:y"}),
+            (AuditEvent.TRUST_UPDATED, {"sender": other.did, "recipient": "did:x:y"}),
+        ):
+            opened.append(Record(event, at_ms=1, mesh=MESH, **fields))  # type: ignore[arg-type]
+
+
+def test_the_owner_is_known_where_nothing_behind_the_index_names_one(tmp_path: Path) -> None:
+    with LogFile(tmp_path / "log", fsync_every=None) as sink:
+        AuditLog(sink).append(
+            Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(4_096)
+        )
+    with LogFile(tmp_path / "log") as sink:
+        assert AuditLog(sink).owner == OWNER.did
+
+
+def test_a_second_identity_cannot_write_into_a_log(tmp_path: Path) -> None:
+    from agentmesh import Agent
+    from agentmesh.audit import AuditJournal
+    from agentmesh.errors import OwnerMismatch
+
+    with LogFile(tmp_path / "log") as sink:
+        opened = AuditLog(sink)
+        Agent.create(MESH, journal=AuditJournal(opened)).publish_bundles(1)
+        second = Agent.create(MESH, journal=AuditJournal(opened))
+        state = second.export_state()
+        with pytest.raises(OwnerMismatch):
+            second.publish_bundles(1)
+        assert second.export_state() == state
+    before = (tmp_path / "log").read_bytes()
+    with LogFile(tmp_path / "log") as sink, pytest.raises(OwnerMismatch):
+        Agent.create(MESH, journal=AuditJournal(AuditLog(sink))).publish_bundles(1)
+    assert (tmp_path / "log").read_bytes() == before
