@@ -28,6 +28,14 @@ class ReentrantCall(LocalError):
     hint = "let the hook return first, then make the call"
 
 
+class ForkedChild(LocalError):
+    """The value was made in the parent of this process: its lock, file and keys are the parent's."""
+
+    code = "process.forked"
+    text = "this process is a fork of the one that made this value"
+    hint = "make it after the fork, in the process that uses it"
+
+
 class RandomnessFailed(LocalError):
     """The source of randomness repeated itself or returned the wrong length."""
 

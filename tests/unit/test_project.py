@@ -62,7 +62,7 @@ INPUT_AND_OUTPUT = (
 )  # fmt: skip
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
 # Values that applications and relays share between threads.
-LOCKED = ("primitives.buckets", "relay.limiter", "trust.graph", "trust.ledger", "trust.revocation", "trust.succession")
+LOCKED = ("primitives.buckets", "relay.limiter", "trust.steps")
 THIRD_PARTY = {
     "attrs": ANYBODY,
     "cryptography": ("primitives._crypto",),
@@ -74,7 +74,7 @@ STANDARD_LIBRARY = {
     "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.entropy", *TOUCHES_THE_WORLD),
+    "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
@@ -85,6 +85,7 @@ STANDARD_LIBRARY = {
 # Where only a part of such a module may be used.
 PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
+    ("os", "primitives.forked"): {"getpid"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
     **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
