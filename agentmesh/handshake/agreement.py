@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import final
 
-from agentmesh.errors import ArgumentInvalid
 from agentmesh.handshake.prekeys import Bundle, BundleSecrets
 from agentmesh.identity import Identity, IdentityKey
-from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
+from agentmesh.primitives.arguments import frameless, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     HeaderKey,
@@ -101,6 +100,7 @@ class Initiation(Redacted):
         self.keys = keys
 
 
+@frameless
 def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: Entropy) -> Initiation:
     """Run the initiator's side against a verified bundle. Section 5.
 
@@ -108,8 +108,7 @@ def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: En
         ArgumentInvalid: `expires_ms` is not a time.
         BadPoint: the bundle's prekey has small order, or its KEM key is not valid.
     """
-    if type(expires_ms) is not int or not 0 <= expires_ms <= UINT_MAX:
-        raise ArgumentInvalid("expires_ms")
+    uint_argument("expires_ms", expires_ms)
     secret = X25519Secret(entropy.token(32))
     public = X25519PublicKey(_crypto.x25519_public(secret))
     ciphertext, shared_kem = entropy.encapsulate(bundle.kem_key)
@@ -131,6 +130,7 @@ def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: En
     return Initiation(secret, public, KemCiphertext(ciphertext), SessionKeys(th, shared))
 
 
+@frameless
 def respond(
     identity: Identity,
     secrets: BundleSecrets,

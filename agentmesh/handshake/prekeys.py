@@ -16,7 +16,7 @@ from typing import Any, Final, final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import (
     ArgumentInvalid,
     BundleExpired,
@@ -29,6 +29,7 @@ from agentmesh.identity import Identity, IdentityKey, did_of, sign_statement, sp
 from agentmesh.limits import CLOCK_TOLERANCE_MS, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SIGN_BUNDLE
+from agentmesh.primitives.arguments import frameless, received_argument, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -99,15 +100,15 @@ def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
         now_ms: The caller's clock.
 
     Raises:
-        ArgumentInvalid: `data` is not bytes.
+        ArgumentInvalid: `data` is not bytes-like, or `now_ms` is no time.
         TooLarge, Malformed, UnknownVersion: not a bundle of this version.
         BundleIdentityMismatch: another identity's bundle.
         BundleMeshMismatch: another mesh's bundle.
         BadIdentityKey, BadPoint, BadSignature: a key or the signature is not acceptable.
         BundleExpired: outside its validity, with 300 s of tolerance.
     """
-    if not isinstance(data, bytes):
-        raise ArgumentInvalid("bundle")
+    data = received_argument("bundle", data, BUNDLE_MAX_BYTES)
+    uint_argument("now_ms", now_ms)
     body, signature = split_statement(data, BUNDLE_MAX_BYTES)
     fields = _wire.decode(body, _BODY, BUNDLE_MAX_BYTES)
     version, class_number, body_mesh, owner, prekey, kem_key, not_before_ms, not_after_ms = fields
@@ -206,6 +207,7 @@ class PublishedBundle:
         )
 
 
+@frameless
 def issue_bundle(
     identity: Identity,
     *,
@@ -223,14 +225,12 @@ def issue_bundle(
         ArgumentInvalid: a mesh name or time that no verifier would take.
     """
     if not isinstance(bundle_class, BundleClass):
-        raise ArgumentInvalid("bundle_class")
-    if not is_mesh_name(mesh):
-        raise ArgumentInvalid("mesh")
-    for name, time_ms in (("not_before_ms", not_before_ms), ("not_after_ms", not_after_ms)):
-        if type(time_ms) is not int or not 0 <= time_ms <= UINT_MAX - CLOCK_TOLERANCE_MS:
-            raise ArgumentInvalid(name)
+        raise ArgumentInvalid("bundle_class", "not a BundleClass")
+    mesh = mesh_argument("mesh", mesh)
+    uint_argument("not_before_ms", not_before_ms, UINT_MAX - CLOCK_TOLERANCE_MS)
+    uint_argument("not_after_ms", not_after_ms, UINT_MAX - CLOCK_TOLERANCE_MS)
     if not_after_ms < not_before_ms:
-        raise ArgumentInvalid("not_after_ms")
+        raise ArgumentInvalid("not_after_ms", "before not_before_ms")
     prekey_secret = PrekeySecret(entropy.token(32))
     kem_seed = KemSeed(entropy.token(_crypto.KEM_SEED_BYTES))
     kem_key = _crypto.kem_key(kem_seed.reveal())

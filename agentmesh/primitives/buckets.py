@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Any, Final, final
+from typing import Final, final
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.limits import UINT_MAX
+from agentmesh.primitives.arguments import positive
 
 # A full bucket says nothing, so its entry can go. Entries stand in the order of their last use, the fullest first.
 _SWEEP: Final = 16  # looked at where there is no room
@@ -21,18 +21,13 @@ def _natural(name: str, value: int) -> None:
         raise ArgumentInvalid(name)
 
 
-def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
-    if type(value) is not int or not 0 < value <= UINT_MAX:
-        raise ArgumentInvalid(attribute.name)
-
-
 @frozen
 class Rate:
     """A burst of `burst` tokens, refilled at `tokens` each `period_ms`. All positive integers, so nothing drifts."""
 
-    burst: int = field(validator=_positive)
-    tokens: int = field(validator=_positive)
-    period_ms: int = field(validator=_positive)
+    burst: int = field(validator=positive)
+    tokens: int = field(validator=positive)
+    period_ms: int = field(validator=positive)
 
 
 @final

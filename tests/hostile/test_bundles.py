@@ -167,7 +167,7 @@ def test_other_shapes_are_refused(scene: Any, forge: ModuleType) -> None:
     for data, error in shapes.values():
         with forge.refused(scene.alice, error):
             knock(scene, data)
-    for data in (None, "bundle", bytearray(bundle), memoryview(bundle), 5, [bundle]):
+    for data in (None, "bundle", 5, [bundle]):
         with forge.refused(scene.alice, ArgumentInvalid, argument="bundle"):
             knock(scene, data)
     assert isinstance(scene.bob.receive(knock(scene, bundle))[0], KnockReceived)

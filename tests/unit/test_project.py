@@ -250,6 +250,22 @@ def defines_no_error(module: Module) -> Iterator[str]:
                     yield f"{node.lineno}: {node.name}({ast.unparse(base)})"
 
 
+def says_why_in_its_own_words(module: Module) -> Iterator[str]:
+    # What is wrong with an argument is said in fixed phrases: a phrase that is put together may hold the argument.
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] != "ArgumentInvalid":
+            continue
+        words = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "why")]
+        phrases = [
+            phrase
+            for word in words
+            for phrase in ((word.body, word.orelse) if isinstance(word, ast.IfExp) else (word,))
+        ]
+        for phrase in phrases:
+            if not (isinstance(phrase, ast.Constant) and type(phrase.value) is str):
+                yield f"{node.lineno}: {ast.unparse(phrase)}"
+
+
 def writes_no_label(module: Module) -> Iterator[str]:
     if module.name == "primitives._labels":
         return
@@ -401,6 +417,12 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "class Bad(errors.LocalError):\n    pass"),
         ("cli.demo.demo", "class Bad(Exception):\n    pass"),
     ],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid('did', f'not {did}')"),
+        ("agent", "raise errors.ArgumentInvalid('did', did)"),
+        ("agent", "raise ArgumentInvalid('did', why=str(error))"),
+        ("agent", "raise ArgumentInvalid('did', 'one' if x else did)"),
+    ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "mk == other"),
@@ -443,6 +465,11 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
         ("agent", '"""Doc."""\ndef f():\n    """Doc."""\n    def inner():\n        pass'),
     ],
     defines_no_error: [("agent", "class Good(Redacted):\n    pass")],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid(name, 'over the limit', len(x), 5)"),
+        ("agent", "raise ArgumentInvalid('x', 'one' if y else 'two')"),
+        ("agent", "raise ArgumentInvalid('x')"),
+    ],
     writes_no_label: [("session.ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
