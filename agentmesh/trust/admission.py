@@ -258,7 +258,7 @@ class AdmissionPolicy:
         """
         self._birthplace.check()
         if self._successions is None:
-            raise ArgumentInvalid("successions")
+            raise ArgumentInvalid("successions", "the policy has none")
         pair = (key_argument("old", old).raw, key_argument("new", new).raw)
         # Made again because it was broken off, it goes on where it was: what it did already is not done twice.
         if pair != self._following or not self._successions.is_followed(old, new):
@@ -277,7 +277,7 @@ class AdmissionPolicy:
         for name, key in (("old", old), ("new", new)):
             # Whoever took a key from its owner can offer a successor; the owner's revocation ends that too.
             if self._revocations is not None and self._revocations.is_revoked(key):
-                raise ArgumentInvalid(name)
+                raise ArgumentInvalid(name, "was revoked")
         if self._ledger is not None and not self._ledger.has_inherited(old, new):
             self._ledger.inherit(old, new)
         if old.raw in self._blocked:
@@ -398,16 +398,16 @@ def _mesh_of(*sources: tuple[str, Any, type[Any]]) -> str | None:
         if value is None:
             continue
         if not isinstance(value, kind):
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "of another type")
         meshes.add(value.mesh)
         if len(meshes) > 1:  # a list of another mesh would revoke nobody in this one
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "of another mesh")
     return meshes.pop() if meshes else None
 
 
 def _iterable(name: str, value: Iterable[_Item]) -> Iterable[_Item]:
-    if not isinstance(value, Iterable):
-        raise ArgumentInvalid(name)
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
+        raise ArgumentInvalid(name, "not several: put one in a list")
     return value
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
+from agentmesh.envelope import mesh_argument
+from agentmesh.errors import StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
 from agentmesh.primitives import _wire
@@ -89,15 +89,13 @@ class TrustGraph(Stepwise):
         Raises:
             ArgumentInvalid: an argument of another type, range or mesh.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
         super().__init__()
-        self.mesh = mesh
+        self.mesh = mesh_argument("mesh", mesh)
         self.root = key_argument("root", root)
         self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
         self._cap = uint_argument("cap", cap, SCORE_MAX)
         self._limits = limits_argument(limits)
-        self._revocations = revocations_argument(revocations, mesh)
+        self._revocations = revocations_argument(revocations, self.mesh)
         self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}
         self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that are not withdrawn
         self._total = 0
@@ -113,7 +111,7 @@ class TrustGraph(Stepwise):
         """Take a signed edge, and return it. It counts at once. Section 9.
 
         Raises:
-            ArgumentInvalid: `now_ms` is no time.
+            ArgumentInvalid: not bytes, or `now_ms` is no time.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not an edge, or not acceptable.
             StatementUnfit: of another mesh, about its own issuer, or its issuer is revoked.
             StatementStale: seen, replaced, or from the future.
@@ -269,7 +267,7 @@ class TrustGraph(Stepwise):
             StateMalformed: damaged, of another root, or fields that contradict one another.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> TrustGraph:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> TrustGraph:
             graph = cls(
                 mesh,
                 root,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, Limits
@@ -63,14 +63,12 @@ class TrustLedger(Stepwise):
         Raises:
             ArgumentInvalid: not a mesh name, not a score, not `Limits`, or revocations of another mesh.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
         super().__init__()
-        self.mesh = mesh
+        self.mesh = mesh_argument("mesh", mesh)
         self._default = uint_argument("default_score", default_score, SCORE_MAX)
         self._limits = limits_argument(limits)
         self._grid = Grid.of(self._window_ms)
-        self._revocations = revocations_argument(revocations, mesh)
+        self._revocations = revocations_argument(revocations, self.mesh)
         self._issuers: set[bytes] = set()
         self._subjects: dict[bytes, Subject] = {}
 
@@ -159,7 +157,7 @@ class TrustLedger(Stepwise):
         """Take a signed update, and return it. The score of its subject is `score` from then on. Section 9.
 
         Raises:
-            ArgumentInvalid: `now_ms` is no time.
+            ArgumentInvalid: not bytes, or `now_ms` is no time.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a trust update, or not acceptable.
             StatementUnfit: of another mesh, about its own issuer, or its issuer is not believed.
             StatementStale: seen before, from the future, older than the window, or its sequence is spent.
@@ -220,12 +218,12 @@ class TrustLedger(Stepwise):
         for name, key in (("old", old), ("new", new)):
             key_argument(name, key)
             if self._revocations is not None and self._revocations.is_revoked(key):
-                raise ArgumentInvalid(name)
+                raise ArgumentInvalid(name, "was revoked")
         self._ready()
         with self._lock:
             self._finish()
             if old == new or new.raw in self._subjects:
-                raise ArgumentInvalid("new")
+                raise ArgumentInvalid("new", "has a record of its own")
             known = self._subjects.get(old.raw)
             if known is None:
                 return
@@ -286,7 +284,7 @@ class TrustLedger(Stepwise):
         """
         limits = limits_argument(limits)
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> tuple[TrustLedger, int]:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> tuple[TrustLedger, int]:
             default, window_seconds, issuers, subjects = fields
             # A ledger is built with its own window; whether the caller's is the same is asked below.
             ledger = cls(mesh, default_score=default, limits=limits)
@@ -301,6 +299,6 @@ class TrustLedger(Stepwise):
             StateKind.LEDGER, _LEDGER, exported, build, at_least_generation=at_least_generation
         )
         if window_seconds != limits.trust_window_seconds:
-            raise ArgumentInvalid("limits")
+            raise ArgumentInvalid("limits", "another window", limits.trust_window_seconds, window_seconds)
         ledger._revocations = revocations_argument(revocations, ledger.mesh)
         return ledger

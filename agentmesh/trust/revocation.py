@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import Limits
 from agentmesh.primitives import _wire
-from agentmesh.primitives.arguments import limits_argument
+from agentmesh.primitives.arguments import bytes_argument, limits_argument
 from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
@@ -54,12 +54,10 @@ class RevocationList(Stepwise):
         Raises:
             ArgumentInvalid: not a mesh name, not `Limits`, or `is_known` cannot be called.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
         if is_known is not None and not callable(is_known):
-            raise ArgumentInvalid("is_known")
+            raise ArgumentInvalid("is_known", "cannot be called")
         super().__init__()
-        self.mesh = mesh
+        self.mesh = mesh_argument("mesh", mesh)
         self._limits = limits_argument(limits)
         self._is_known = is_known
         self._authorities: set[bytes] = set()
@@ -100,11 +98,13 @@ class RevocationList(Stepwise):
         """Take a signed revocation, and return it. It holds at once, and whatever its time says.
 
         Raises:
+            ArgumentInvalid: not bytes.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a revocation, or not acceptable.
             StatementUnfit: of another mesh, or its issuer may not revoke this identity.
             StatementStale: the identity is revoked already.
             TrustFull: strangers' revocations have filled their part of the list, or all have filled the whole.
         """
+        statement = bytes_argument("statement", statement)
         self._ready()
         revocation = verify_revocation(statement, mesh=self.mesh, may_count=self._may_count)
         issuer, subject = revocation.issuer.raw, revocation.subject.raw
@@ -201,7 +201,7 @@ class RevocationList(Stepwise):
             StateMalformed: damaged, or fields that contradict one another. Never an empty list.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> RevocationList:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> RevocationList:
             restored = cls(mesh, limits=limits, is_known=is_known)
             authorities, *parts = fields
             restored._generation = generation
@@ -227,6 +227,8 @@ def revocations_argument(revocations: RevocationList | None, mesh: str) -> Revoc
     Raises:
         ArgumentInvalid: not a `RevocationList`, or one of another mesh, which would revoke nobody here.
     """
-    if revocations is not None and (not isinstance(revocations, RevocationList) or revocations.mesh != mesh):
-        raise ArgumentInvalid("revocations")
+    if revocations is not None and not isinstance(revocations, RevocationList):
+        raise ArgumentInvalid("revocations", "not a RevocationList")
+    if revocations is not None and revocations.mesh != mesh:
+        raise ArgumentInvalid("revocations", "of another mesh")
     return revocations

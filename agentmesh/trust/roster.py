@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias, final
 
-from agentmesh.errors import ArgumentInvalid, BadDid
-from agentmesh.identity import IdentityKey, did_of, parse_did
+from agentmesh.identity import IdentityKey, did_argument, did_of
 from agentmesh.trust.arguments import raw_key
 
 Listed: TypeAlias = IdentityKey | bytes | str
@@ -36,7 +35,7 @@ class Roster:
             ArgumentInvalid: neither a key, nor 32 bytes, nor a DID.
         """
         if isinstance(identity, str):
-            self._dids.add(_did(identity))
+            self._dids.add(did_argument("identity", identity))
         else:
             self._keys.add(raw_key(identity))
 
@@ -47,18 +46,10 @@ class Roster:
             ArgumentInvalid: neither a key, nor 32 bytes, nor a DID.
         """
         if isinstance(identity, str):
-            did = _did(identity)
+            did = did_argument("identity", identity)
             self._keys = {raw for raw in self._keys if did_of(raw) != did}
         else:
             raw = raw_key(identity)
             self._keys.discard(raw)
             did = did_of(raw)
         self._dids.discard(did)
-
-
-def _did(text: str) -> str:
-    try:
-        return parse_did(text)
-    except BadDid:
-        pass
-    raise ArgumentInvalid("identity")

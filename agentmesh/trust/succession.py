@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, IdentityConflict, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS
 from agentmesh.primitives import _wire
-from agentmesh.primitives.arguments import text_argument, uint_argument
+from agentmesh.primitives.arguments import bytes_argument, plain_text, text_argument, uint_argument
 from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Continuity, verify_continuity
@@ -53,10 +53,8 @@ class Successions(Stepwise):
         Raises:
             ArgumentInvalid: not a mesh name.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
         super().__init__()
-        self.mesh = mesh
+        self.mesh = mesh_argument("mesh", mesh)
         self._known: dict[bytes, str | None] = {}
         self._by_name: dict[str, bytes] = {}
         self._followed: dict[bytes, bytes] = {}  # old -> new
@@ -74,12 +72,12 @@ class Successions(Stepwise):
         """
         raw = key_argument("key", key).raw
         if name is not None:
-            text_argument("name", name, 1, _NAME_MAX_BYTES)
+            name = text_argument("name", name, 1, _NAME_MAX_BYTES)
         self._ready()
         with self._lock:
             self._finish()
             if raw in self._followed:
-                raise ArgumentInvalid("key")
+                raise ArgumentInvalid("key", "was retired")
             held = self._known.get(raw)
             if name is None or held == name:
                 if raw in self._known:
@@ -103,9 +101,10 @@ class Successions(Stepwise):
         """
         key_argument("key", key)
         self._ready()
+        name = plain_text(name)
         known = self._by_name.get(name) if type(name) is str else None
         if known is None:
-            raise ArgumentInvalid("name")
+            raise ArgumentInvalid("name", "nobody is known by it")
         if known != key.raw:
             raise IdentityConflict
         return key
@@ -116,13 +115,14 @@ class Successions(Stepwise):
         """Take a continuity statement of a known identity, and return it. Nothing follows from it yet.
 
         Raises:
-            ArgumentInvalid: `now_ms` is no time.
+            ArgumentInvalid: not bytes, or `now_ms` is no time.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a continuity, or not acceptable.
             StatementUnfit: of another mesh, or of an identity that is not known or was retired; or its successor
                 was retired, succeeds another, or has a name of its own.
             StatementStale: from the future, or not later than one of the same two identities.
             TrustFull: the old identity has offered too many successors already.
         """
+        statement = bytes_argument("statement", statement)
         uint_argument("now_ms", now_ms)
         self._ready()
         continuity = verify_continuity(statement, mesh=self.mesh, may_count=self._may_offer)
@@ -183,7 +183,7 @@ class Successions(Stepwise):
         with self._lock:
             self._finish()
             if new_raw not in self._offers.get(old_raw, {}) or not self._may_offer(old_raw, new_raw):
-                raise ArgumentInvalid("new")
+                raise ArgumentInvalid("new", "not offered, or no longer possible")
 
     def follow(self, old: IdentityKey, new: IdentityKey) -> None:
         """Accept a successor that was offered: it takes the name over, and the old identity is retired for good.
@@ -270,7 +270,7 @@ class Successions(Stepwise):
             StateMalformed: damaged, or fields that contradict one another.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> Successions:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> Successions:
             restored = cls(mesh)
             known, followed, statements = fields
             for raw, name in known:
