@@ -47,7 +47,8 @@ class Roster:
         """
         if isinstance(identity, str):
             did = did_argument("identity", identity)
-            self._keys = {raw for raw in self._keys if did_of(raw) != did}
+            # In place and from a copy, because another thread may list somebody meanwhile.
+            self._keys.difference_update([raw for raw in tuple(self._keys) if did_of(raw) == did])
         else:
             raw = raw_key(identity)
             self._keys.discard(raw)
