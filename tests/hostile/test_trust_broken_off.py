@@ -254,6 +254,23 @@ def test_whoever_waited_for_the_lock_finds_no_half_of_a_call(
                 assert outcome(state, following) in outcomes
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_call_makes_one_change_and_holds_the_lock(
+    case: Case, interrupts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, changed, make_change = case.make(), [], Stepwise._change
+
+    def change(self: Stepwise, write: Callable[[], None]) -> None:
+        changed.append(interrupts.is_free(self._lock))
+        make_change(self, write)
+
+    monkeypatch.setattr(Stepwise, "_change", change)
+    generation = state.generation
+    case.call(state)
+    assert changed == [False]
+    assert state.generation == generation + 1
+
+
 # --- following, over a ledger, successions and lists ------------------------------------------------------------------
 
 
