@@ -296,6 +296,7 @@ def test_following_moves_place_and_score_and_retires_the_old_identity() -> None:
     assert not policy.may_knock(claimed())
     assert policy.decide(knock(peer=BEN.key)) == Grant(Conditions(), Why.ALLOWED)
     assert ledger.score(BEN.key) == 150
+    assert (PEER.raw in policy._allowed, BEN.key.raw in policy._allowed) == (False, True)
 
 
 def test_whoever_is_blocked_stays_blocked_under_another_key() -> None:

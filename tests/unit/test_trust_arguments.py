@@ -154,6 +154,7 @@ def test_zero_is_a_number_and_no_default() -> None:
     )
     assert policy.still_allowed(ANN.key)
     assert policy.is_known(ANN.key.raw)
+    assert [AdmissionPolicy(threshold=threshold)._transitive_cap for threshold in (0, 1, 500)] == [0, 0, 499]
     assert TrustGraph(MESH, ME.key, attenuation_percent=0, cap=0).score(ANN.key) == 0
     graph = TrustGraph(MESH, ME.key, cap=0)
     for issuer, subject in ((ME, ANN), (ANN, BEN)):
