@@ -1,39 +1,50 @@
 """AgentMesh: end-to-end encrypted, auditable conversations between AI agents.
 
 Applications use `Agent` and the values around it. The rooms below are importable and useful alone:
-`agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`, `agentmesh.audit`,
-`agentmesh.trust`, `agentmesh.relay`.
+`agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`,
+`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`.
 """
 
-from agentmesh.agent import Agent
-from agentmesh.engine.knocking import Knock
-from agentmesh.engine.status import Assurance, SessionStatus, SessionView
-from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import Header, Kind, OuterEnvelope
-from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
-from agentmesh.events import (
-    Accepted,
-    AnswerRepeated,
-    Event,
-    KnockReceived,
-    KnockRefused,
-    MessageReceived,
-    PeerClosed,
-    RotationDue,
-    SessionEstablished,
-    SessionOver,
-    SessionRejected,
-    SkippedKeysExpired,
-    StockLow,
-)
-from agentmesh.handshake.knock import Intent
-from agentmesh.handshake.prekeys import BundleClass
-from agentmesh.handshake.verdict import Conditions, Reason
-from agentmesh.identity import Identity, IdentityKey
-from agentmesh.limits import Limits
-from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
-from agentmesh.primitives.entropy import Entropy, SystemEntropy
-from agentmesh.session.facts import Phase
+import sys
+
+try:
+    from agentmesh.agent import Agent
+    from agentmesh.engine.core import Clock
+    from agentmesh.engine.state import Change, Journal
+    from agentmesh.engine.status import Assurance, SessionStatus, SessionView
+    from agentmesh.engine.upkeep import Shelf
+    from agentmesh.envelope import Header, Kind, OuterEnvelope
+    from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
+    from agentmesh.events import (
+        AnswerRepeated,
+        Event,
+        KnockReceived,
+        KnockRefused,
+        MessageReceived,
+        PeerClosed,
+        RotationDue,
+        SessionEstablished,
+        SessionOver,
+        SessionRejected,
+        SkippedKeysExpired,
+        StockLow,
+    )
+    from agentmesh.handshake.knock import Intent
+    from agentmesh.handshake.prekeys import BundleClass
+    from agentmesh.handshake.verdict import Conditions, Reason
+    from agentmesh.identity import Identity, IdentityKey
+    from agentmesh.limits import Limits
+    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
+    from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
+    from agentmesh.primitives.entropy import Entropy, SystemEntropy
+    from agentmesh.primitives.keys import Disclosure, SessionId
+    from agentmesh.session.phases import Phase
+except KeyboardInterrupt:
+    # `python -m agentmesh` comes by here before a line of the command's own, which is to end by Ctrl-C without a
+    # traceback from its first moment. While Python looks for the module that it is to run, it is called "-m".
+    if sys.argv[:1] == ["-m"]:
+        raise SystemExit(130) from None
+    raise
 
 __version__ = "0.1.0"
 
@@ -46,9 +57,12 @@ __all__ = [
     "AskApplication",
     "Assurance",
     "BundleClass",
+    "Change",
     "ClaimedSender",
+    "Clock",
     "Conditions",
     "Deny",
+    "Disclosure",
     "Entropy",
     "Event",
     "Grant",
@@ -56,6 +70,7 @@ __all__ = [
     "Identity",
     "IdentityKey",
     "Intent",
+    "Journal",
     "Kind",
     "Knock",
     "KnockReceived",
@@ -65,13 +80,16 @@ __all__ = [
     "LocalError",
     "MessageReceived",
     "OuterEnvelope",
+    "Outgoing",
     "PeerClosed",
     "Phase",
     "Policy",
     "Reason",
     "RemoteError",
     "RotationDue",
+    "Sealed",
     "SessionEstablished",
+    "SessionId",
     "SessionOver",
     "SessionRejected",
     "SessionStatus",
@@ -84,3 +102,8 @@ __all__ = [
     "TryAgain",
     "__version__",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names alone: the rooms are no part of the interface until they are imported by name."""
+    return list(__all__)

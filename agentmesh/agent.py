@@ -8,7 +8,7 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from agentmesh.audit.checkpoint import Checkpoint
 from agentmesh.audit.log import AuditLog
@@ -16,22 +16,22 @@ from agentmesh.engine import conversing, knocking, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import check_flags, check_given, check_session_id, outermost
-from agentmesh.engine.knocking import Knock
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal, Step
 from agentmesh.engine.status import SessionView, view_of
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
 from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
-from agentmesh.events import Accepted, Event, KnockReceived, RotationDue, StockLow
+from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.limits import Limits
+from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy
+from agentmesh.primitives.arguments import BytesLike, bytes_argument
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import Redacted, SessionId
-from agentmesh.session.established import Sealed
 from agentmesh.session.pending import Pending
 
 
@@ -166,11 +166,8 @@ class Agent(Redacted):
         """
         check_flags(last_resort=last_resort)
 
-        def step(now_ms: int) -> Step:
-            return upkeep.publish(self._core, one_time, last_resort, now_ms)
-
         with self._seam.lock:
-            shelf: Shelf = self._seam.run(step)
+            shelf = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, last_resort, now_ms))
             self._stock_told = False
             self._rotation_told = self._rotation_told and not last_resort
             return shelf
@@ -181,15 +178,15 @@ class Agent(Redacted):
     def knock(
         self,
         did: str,
-        bundle: bytes,
+        bundle: BytesLike,
         intent: Intent,
         *,
-        early_payload: bytes | None = None,
+        early_payload: BytesLike | None = None,
         early_with_last_resort: bool = False,
         require_one_time: bool = False,
         expires_in_seconds: int | None = None,
     ) -> Knock:
-        """Ask a peer for a session; the result is the KNOCK envelope. Section 5.
+        """Ask a peer for a session; the result is the KNOCK, to hand to a relay. Section 5.
 
         Args:
             did: Whom to reach.
@@ -213,24 +210,22 @@ class Agent(Redacted):
         check_flags(early_with_last_resort=early_with_last_resort, require_one_time=require_one_time)
         if not isinstance(intent, Intent):
             raise ArgumentInvalid("intent")
-        if early_payload is not None and not isinstance(early_payload, bytes):
-            raise ArgumentInvalid("early_payload")
+        bundle = bytes_argument("bundle", bundle)
+        early = None if early_payload is None else bytes_argument("early_payload", early_payload)
 
-        def step(now_ms: int) -> Step:
-            return knocking.knock(
+        return self._seam.run(
+            lambda now_ms: knocking.knock(
                 self._core,
                 did,
                 bundle,
                 intent,
-                early_payload=None if early_payload is None else bytes(early_payload),
+                early_payload=early,
                 early_with_last_resort=early_with_last_resort,
                 require_one_time=require_one_time,
                 expires_in_seconds=expires_in_seconds,
                 now_ms=now_ms,
             )
-
-        knock: Knock = self._seam.run(step)
-        return knock
+        )
 
     @outermost
     def accept(self, knock: KnockRequest, conditions: Conditions = UNLIMITED) -> Accepted:
@@ -244,14 +239,11 @@ class Agent(Redacted):
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions")
         session_id = _knock_session(knock)
-        reply, early_payload = self._seam.run(
-            lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms)
-        )
-        return Accepted(reply=reply, session_id=session_id, early_payload=early_payload)
+        return self._seam.run(lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms))
 
     @outermost
-    def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> bytes:
-        """Reject a KNOCK that waits for the application; the result is the REJECT envelope. Section 5.2.
+    def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> Outgoing:
+        """Reject a KNOCK that waits for the application; the result is the REJECT, to hand to a relay. Section 5.2.
 
         Raises:
             ArgumentInvalid: not an event of a KNOCK, not a reason, or not seconds.
@@ -261,8 +253,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("reason")
         denial = Deny(reason, retry_after_seconds)
         session_id = _knock_session(knock)
-        reply: bytes = self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
-        return reply
+        return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
     @outermost
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
@@ -274,22 +265,32 @@ class Agent(Redacted):
             return tuple(verdicts.request_of(self._core, held, now_ms) for held in waiting)
 
     @outermost
-    def pending_envelopes(self, did: str) -> tuple[bytes, ...]:
+    def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
         with self._seam.lock:
             peer = self._core.state.peer(did)
             held = () if peer is None else peer.sessions
-            return tuple(pending.knock for pending in held if isinstance(pending, Pending))
+            return tuple(Outgoing(pending.knock) for pending in held if isinstance(pending, Pending))
 
     @outermost
-    def send(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> bytes:
-        """Seal a message to a peer; the result is the envelope that a relay carries. Section 6.
+    def send(
+        self,
+        did: str,
+        data: BytesLike,
+        *,
+        action: str | None = None,
+        session_id: SessionId | None = None,
+        disclosable: bool = False,
+    ) -> Sealed:
+        """Seal a message to a peer; the result is the message, to hand to a relay. Section 6.
 
         Args:
             did: The peer.
             data: 0 to `limits.plaintext_max_bytes` bytes.
             action: What it is for; the KNOCK's action if `None`.
             session_id: Which session; the one whose KNOCK is the latest if `None`.
+            disclosable: Keep the key that discloses this one message (section 8.1). That undoes the message's forward
+                secrecy; give the key out only after the peer has opened the message.
 
         Raises:
             BadDid, ArgumentInvalid: a bad argument, or data over the limit.
@@ -298,22 +299,9 @@ class Agent(Redacted):
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        envelope: bytes = self._seal(did, data, action, session_id, disclosable=False)
-        return envelope
-
-    @outermost
-    def seal(self, did: str, data: bytes, *, action: str | None = None, session_id: SessionId | None = None) -> Sealed:
-        """Seal a message and keep what discloses it: as `send`, with the disclosure key. Section 8.1.
-
-        Keeping the key undoes the forward secrecy of this one message. Give it out only after the peer has opened it.
-        """
-        sealed: Sealed = self._seal(did, data, action, session_id, disclosable=True)
-        return sealed
-
-    def _seal(
-        self, did: str, data: bytes, action: str | None, session_id: SessionId | None, *, disclosable: bool
-    ) -> Any:
         check_session_id(session_id)
+        if disclosable is not False:
+            check_flags(disclosable=disclosable)
         return self._seam.run(
             lambda now_ms: conversing.send(
                 self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
@@ -321,8 +309,8 @@ class Agent(Redacted):
         )
 
     @outermost
-    def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> bytes:
-        """Close a session; the result is the envelope to hand on. Nothing can be sent on it afterwards. Section 7.
+    def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> Sealed:
+        """Close a session; the result is to be handed to a relay. Nothing can be sent on it afterwards. Section 7.
 
         Raises:
             BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
@@ -330,8 +318,7 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
         check_session_id(session_id)
-        envelope: bytes = self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, session_id, now_ms))
-        return envelope
+        return self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, session_id, now_ms))
 
     @outermost
     def drop(self, did: str, session_id: SessionId) -> None:
@@ -349,11 +336,11 @@ class Agent(Redacted):
     # --- receiving -------------------------------------------------------------------------------------------------
 
     @outermost
-    def receive(self, envelope: bytes, *, disclosable: bool = False) -> tuple[Event, ...]:
-        """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is to be handed on.
+    def receive(self, envelope: BytesLike | Outgoing, *, disclosable: bool = False) -> Events:
+        """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is for the relay.
 
         Args:
-            envelope: The bytes as they came.
+            envelope: The bytes as they came; where both agents are in one process, what the other's call returned.
             disclosable: Keep the key that discloses this one message (section 8.1).
 
         Raises:
@@ -363,16 +350,17 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
         core = self._core
-        if not isinstance(envelope, bytes):
-            raise ArgumentInvalid("envelope")
+        taken = envelope
+        if type(taken) is not bytes:
+            taken = taken.envelope if isinstance(taken, Outgoing) else bytes_argument("envelope", taken)
         if disclosable is not False:
             check_flags(disclosable=disclosable)
 
-        def step(now_ms: int) -> Step:
-            outer = OuterEnvelope(envelope, core.limits)
-            known = conversing.receive_known(core, outer, now_ms, disclosable=disclosable)
-            if known is not None:
-                return known
+        def step(now_ms: int) -> Step[Events]:
+            outer = OuterEnvelope(taken, core.limits)
+            conversed = conversing.receive_by_prefix(core, outer, now_ms, disclosable=disclosable)
+            if conversed is not None:
+                return conversed
             kind = self._route(outer)
             if kind is Kind.KNOCK:
                 return verdicts.receive_knock(core, outer, now_ms)
@@ -380,8 +368,7 @@ class Agent(Redacted):
                 return knocking.receive_reject(core, outer, now_ms)
             return conversing.receive_message(core, outer, now_ms, disclosable=disclosable)
 
-        events: tuple[Event, ...] = self._seam.run(step, envelope=envelope)
-        return events
+        return self._seam.run(step, envelope=taken)
 
     def _route(self, outer: OuterEnvelope) -> Kind:
         header, state = outer.header, self._core.state
@@ -396,15 +383,13 @@ class Agent(Redacted):
     # --- time ------------------------------------------------------------------------------------------------------
 
     @outermost
-    def poll(self) -> tuple[Event, ...]:
+    def poll(self) -> Events:
         """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
 
         A low stock and a due rotation are told once, until bundles are published again.
         """
         with self._seam.lock:
-            events: tuple[Event, ...] = self._seam.run(
-                lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell)
-            )
+            events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell))
             self._stock_told |= any(isinstance(event, StockLow) for event in events)
             self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
             return events

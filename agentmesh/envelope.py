@@ -17,7 +17,7 @@ from agentmesh.identity import is_did_shaped
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import RECEIPT
-from agentmesh.primitives.arguments import limits_argument, plain_text, received_argument, uint_argument
+from agentmesh.primitives.arguments import BytesLike, limits_argument, plain_text, received_argument, uint_argument
 from agentmesh.primitives.keys import Receipt
 
 VERSION: Final = 1
@@ -154,7 +154,7 @@ class OuterEnvelope:
 
     __slots__ = ("_header", "_header_at", "_header_end", "_receipt", "body_at", "envelope")
 
-    def __init__(self, envelope: bytes, limits: Limits) -> None:
+    def __init__(self, envelope: BytesLike, limits: Limits) -> None:
         self._header: Header | None = None
         self._receipt: Receipt | None = None
         self.envelope = b""  # until it is one: a refused one stands in the frames of the refusal
@@ -162,7 +162,7 @@ class OuterEnvelope:
         self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
 
     @classmethod
-    def parse(cls, envelope: bytes, limits: Limits | None = None) -> OuterEnvelope:
+    def parse(cls, envelope: BytesLike, limits: Limits | None = None) -> OuterEnvelope:
         """Return the outer view of `envelope`.
 
         Raises:

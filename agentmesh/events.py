@@ -1,6 +1,6 @@
 """What an agent tells its application. Values; none of them prints plaintext or intent.
 
-An event that wants an answer sent carries it in `reply`: hand those bytes to the relay.
+An event that wants an answer sent carries it in `reply`: hand its envelope to the relay.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
+from agentmesh.outgoing import Outgoing
 from agentmesh.policy import KnockRequest
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
-from agentmesh.session.facts import Phase
+from agentmesh.session.phases import Phase
 
 
 def _hex(value: bytes) -> str:
@@ -25,10 +26,6 @@ def _hex(value: bytes) -> str:
 
 def _hidden(value: object) -> str:
     return "None" if value is None else "<redacted>"
-
-
-def _size(value: bytes | None) -> str:
-    return "None" if value is None else f"<{len(value)} bytes>"
 
 
 @frozen(kw_only=True)
@@ -57,7 +54,7 @@ class KnockRefused:
     peer: IdentityKey
     receipt: Receipt = field(repr=_hex)
     reason: Reason
-    reply: bytes = field(repr=_size)
+    reply: Outgoing
 
 
 @frozen(kw_only=True)
@@ -66,7 +63,7 @@ class AnswerRepeated:
 
     peer: IdentityKey
     receipt: Receipt = field(repr=_hex)
-    reply: bytes = field(repr=_size)
+    reply: Outgoing
 
 
 @frozen(kw_only=True)
@@ -89,7 +86,7 @@ class SessionEstablished:
     conditions: Conditions
     intent: Intent | None = None
     early_payload: bytes | None = field(default=None, repr=_hidden)
-    reply: bytes | None = field(default=None, repr=_size)
+    reply: Outgoing | None = None
 
 
 @frozen(kw_only=True)
@@ -196,7 +193,7 @@ class PeerClosed:
     missing: int
     peer_opened: int
     lost: int
-    reply: bytes | None = field(repr=_size)
+    reply: Outgoing | None
 
 
 @frozen(kw_only=True)
@@ -249,21 +246,6 @@ class RotationDue:
     reply: None = field(default=None, repr=False)
 
 
-@frozen(kw_only=True)
-class Accepted:
-    """What `accept` returns.
-
-    Attributes:
-        reply: The ACCEPT: hand it to the relay.
-        session_id: The session, 16 bytes.
-        early_payload: The data that came with the KNOCK, now released, or `None`.
-    """
-
-    reply: bytes = field(repr=_size)
-    session_id: SessionId = field(repr=_hex)
-    early_payload: bytes | None = field(repr=_hidden)
-
-
 Event = (
     KnockReceived
     | KnockRefused
@@ -277,3 +259,4 @@ Event = (
     | StockLow
     | RotationDue
 )
+Events = tuple[Event, ...]

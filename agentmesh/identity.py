@@ -10,7 +10,7 @@ from agentmesh.errors import ArgumentInvalid, BadDid, Malformed
 from agentmesh.limits import DID_MAX_BYTES
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SignatureLabel
-from agentmesh.primitives.arguments import bytes_argument, frameless, plain_text
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, plain_text
 from agentmesh.primitives.base58 import base58_decode, base58_encode
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy
 from agentmesh.primitives.keys import Ed25519PublicKey, IdentitySeed, Redacted, Signature, X25519PublicKey, X25519Secret
@@ -95,7 +95,7 @@ class IdentityKey:
 
     __slots__ = ("_did", "dh", "raw")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: BytesLike) -> None:
         """Validate a 32-byte Ed25519 public key.
 
         Raises:
@@ -170,7 +170,7 @@ class Identity(Redacted):
 
     @classmethod
     @frameless
-    def from_seed(cls, seed: bytes) -> Identity:
+    def from_seed(cls, seed: BytesLike) -> Identity:
         """Return the identity of a 32-byte seed.
 
         Raises:

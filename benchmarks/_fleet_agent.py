@@ -21,7 +21,6 @@ from agentmesh import (
     SessionEstablished,
     SessionRejected,
 )
-from agentmesh.envelope import receipt_of
 from agentmesh.errors import BundleExpired, TooManySessions
 from agentmesh.primitives.keys import SessionId
 from benchmarks._fleet_host import Crashed
@@ -126,7 +125,7 @@ class FleetAgent(Talker):
             self._attach(link, conversation)
         world.channels[knock.session_id] = link.channel
         self.links[knock.session_id] = self.current[peer] = link
-        self.hand_over(peer, knock, "KNOCK")
+        self.hand_over(peer, knock.envelope, "KNOCK")
         world.later(_VERDICT_MS, self._knock_again, link, 3)
 
     def _knock_again(self, link: Link, tries: int) -> None:
@@ -145,10 +144,10 @@ class FleetAgent(Talker):
                 except Crashed:
                     pass
             elif overdue_ms <= 0:
-                for envelope in self.agent.pending_envelopes(did):
-                    if receipt_of(envelope) == link.knock_receipt:
+                for waiting in self.agent.pending_envelopes(did):
+                    if waiting.receipt == link.knock_receipt:
                         world.counts["KNOCKs sent again"] += 1
-                        self.hand_over(link.peer, envelope, "KNOCK")
+                        self.hand_over(link.peer, waiting.envelope, "KNOCK")
         world.later(self.backoff(tries), self._knock_again, link, tries + 1)
 
     def _end(self, link: Link) -> None:
@@ -178,11 +177,11 @@ class FleetAgent(Talker):
                 self._established(self.links[event.session_id])
             else:
                 self._opened(world.index_of[event.peer.did], event.session_id, event.early_payload)
-                self.hand_over(world.index_of[event.peer.did], event.reply, "verdict")
+                self.hand_over(world.index_of[event.peer.did], event.reply.envelope, "verdict")
         elif isinstance(event, KnockRefused | AnswerRepeated):
             name = "KNOCKs rejected" if isinstance(event, KnockRefused) else "verdicts given again"
             world.counts[name] += 1
-            self.hand_over(world.index_of[event.peer.did], event.reply, "verdict")
+            self.hand_over(world.index_of[event.peer.did], event.reply.envelope, "verdict")
         elif isinstance(event, SessionRejected):
             link = self.links[event.session_id]
             world.counts[f"rejections taken, {event.reason}"] += 1
@@ -212,11 +211,11 @@ class FleetAgent(Talker):
             else:
                 accepted = self.call("accept", lambda: self.agent.accept(event, _CONDITIONS))
                 self._opened(peer, session_id, accepted.early_payload)
-                reply = accepted.reply
+                reply = accepted
         except Crashed:
             world.later(self.up_at_ms - world.clock.now_ms, self._decide, session_id)
             return
-        self.hand_over(peer, reply, "verdict")
+        self.hand_over(peer, reply.envelope, "verdict")
 
     def _opened(self, peer: int, session_id: SessionId, early_payload: bytes | None) -> None:
         """Converse in a session that the peer began."""

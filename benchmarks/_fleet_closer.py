@@ -57,11 +57,11 @@ class Closer(Host):
             return
         did = self.world.dids[link.peer]
         try:
-            envelope = self.call("close", lambda: self.agent.close(did, "done", session_id=session_id))
+            sealed = self.call("close", lambda: self.agent.close(did, "done", session_id=session_id))
         except Crashed:
             self.world.later(FIRST_WAIT_MS, self.close_if_done, session_id)
             return
-        link.close = envelope
+        link.close = sealed.envelope
         self._closing(link)
         self._send_close(link, self.world.clock.now_ms + _LATE_MS, 0)
 
@@ -94,7 +94,7 @@ class Closer(Host):
         # The peer closes when all has come to it: what is left to confirm are acknowledgements.
         link.outbox = {one.receipt: one for one in link.outbox.values() if not one.is_payload}
         if event.reply is not None:
-            link.answer = event.reply
+            link.answer = event.reply.envelope
             self._closing(link)
             self._send_close(link, self.world.clock.now_ms + (_LATE_MS if event.missing else 0), 0)
 

@@ -170,11 +170,11 @@ class Talker(Closer):
     def _seal(self, link: Link, frame: Frame, action: str | None) -> Item | None:
         did, data, session_id = self.world.dids[link.peer], frame.encode(), link.session_id
         try:
-            envelope = self.call("send", lambda: self.agent.send(did, data, action=action, session_id=session_id))
+            sealed = self.call("send", lambda: self.agent.send(did, data, action=action, session_id=session_id))
         except Crashed:
             return None
         is_payload = frame.conversation >= 0
-        item = link.note_sealed(envelope, receipt_of(envelope), frame.acks, is_payload=is_payload)
+        item = link.note_sealed(sealed.envelope, sealed.receipt, frame.acks, is_payload=is_payload)
         self.world.counts["messages sealed"] += 1
         self.world.counts["of them acknowledgements alone"] += not is_payload
         self.hand_over_item(link, item)

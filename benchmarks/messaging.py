@@ -102,7 +102,7 @@ def there(make: Callable[[], Pair], size: int) -> Iterator[Call]:
     (alice, bob, _), data = make(), bytes(size)
     did = bob.did
     while True:
-        yield lambda: bob.receive(alice.send(did, data))
+        yield lambda: bob.receive(alice.send(did, data).envelope)
 
 
 def out(make: Callable[[], Pair], size: int) -> Iterator[Call]:
@@ -117,7 +117,7 @@ def back(make: Callable[[], Pair], size: int) -> Iterator[Call]:
     """Yield wire to plaintext."""
     (alice, bob, _), data = make(), bytes(size)
     while True:
-        envelope = alice.send(bob.did, data)
+        envelope = alice.send(bob.did, data).envelope
         yield partial(bob.receive, envelope)
 
 
@@ -139,7 +139,7 @@ def hundred(*, backwards: bool) -> Iterator[Call]:
     """Yield the opening of a hundred messages, in order or in reverse."""
     alice, bob, _ = conversation()
     while True:
-        envelopes = [alice.send(bob.did, bytes(256)) for _ in range(_HUNDRED)]
+        envelopes = [alice.send(bob.did, bytes(256)).envelope for _ in range(_HUNDRED)]
         if backwards:
             envelopes.reverse()
 
@@ -173,7 +173,7 @@ for _size in (256, 1 << 20):
 def overhead_bytes(size: int) -> int:
     """Return how many bytes beyond the plaintext a message of this size has on the wire."""
     alice, bob, _ = conversation()
-    return len(alice.send(bob.did, bytes(size))) - size
+    return len(alice.send(bob.did, bytes(size)).envelope) - size
 
 
 FIGURES: dict[str, Callable[..., Any]] = {"overhead_bytes": overhead_bytes}

@@ -23,8 +23,8 @@ class Pair(NamedTuple):
     def turn(self, size: int = 256) -> None:
         """Send one message each way."""
         data = bytes(size)
-        self.bob.receive(self.alice.send(self.bob.did, data))
-        self.alice.receive(self.bob.send(self.alice.did, data))
+        self.bob.receive(self.alice.send(self.bob.did, data).envelope)
+        self.alice.receive(self.bob.send(self.alice.did, data).envelope)
 
 
 def agents(*sinks: Sink) -> Pair:
@@ -41,7 +41,7 @@ def establish(alice: Agent, bob: Agent, bundle: bytes) -> None:
     [event] = bob.receive(alice.knock(bob.did, bundle, INTENT))
     if not isinstance(event, KnockReceived):
         raise RuntimeError(f"the KNOCK was not taken: {event}")
-    alice.receive(bob.accept(event).reply)
+    alice.receive(bob.accept(event))
 
 
 def one_bundle(agent: Agent) -> bytes:

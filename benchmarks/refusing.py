@@ -51,14 +51,14 @@ def genuine(size: int) -> Iterator[Call]:
     """Yield openings of genuine envelopes."""
     (alice, bob, _), data = received(), bytes(size)
     while True:
-        envelope = alice.send(bob.did, data)
+        envelope = alice.send(bob.did, data).envelope
         yield partial(bob.receive, envelope)
 
 
 def forged(forge: Forge, size: int) -> Iterator[Call]:
     """Yield refusals of one forged envelope, whose genuine form was not delivered."""
     alice, bob, _ = received()
-    envelope = alice.send(bob.did, bytes(size))
+    envelope = alice.send(bob.did, bytes(size)).envelope
     at = envelope.index(alice.session(bob.did).session_id) + 16
     yield from _refused(bob.receive, forge(envelope, at), DecryptionFailed)
 
@@ -66,7 +66,7 @@ def forged(forge: Forge, size: int) -> Iterator[Call]:
 def duplicate(size: int) -> Iterator[Call]:
     """Yield refusals of an envelope that was opened before."""
     alice, bob, _ = received()
-    envelope = alice.send(bob.did, bytes(size))
+    envelope = alice.send(bob.did, bytes(size)).envelope
     bob.receive(envelope)
     yield from _refused(bob.receive, envelope, DuplicateMessage)
 

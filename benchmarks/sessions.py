@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agentmesh import Agent, Limits
-from agentmesh.engine.export import export_session, restore_agent, restore_session
+from agentmesh.engine.export import restore_agent
+from agentmesh.session.at_rest import export_session, restore_session
 from benchmarks.pairs import conversation, establish, one_bundle
 from benchmarks.peers.serve import Call, Workload, memory_bytes
 from benchmarks.sizes import MESH

@@ -23,11 +23,6 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
     """Return every vector, by family and name."""
     from generator import (
         accepts,
-        audit_checkpoints,
-        audit_disclosures,
-        audit_logs,
-        audit_records,
-        audit_trees,
         bundles,
         envelopes,
         handshakes,
@@ -38,8 +33,9 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         rejects,
         sealing,
         trace,
-        trust_families,
     )
+    from generator.audit import checkpoints, disclosures, logs, records, trees
+    from generator.trust.families import families as trust_families
 
     trace.install()
     made = [
@@ -53,16 +49,16 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         envelopes.envelope(),
         envelopes.receipt(),
         knocks.knock_family(),
-        accepts.accept(),
-        rejects.reject(),
+        accepts.accept_family(),
+        rejects.reject_family(),
         ratchets.ratchet(),
         messages.message(),
-        audit_records.record_family(),
-        audit_trees.merkle(),
-        audit_checkpoints.checkpoint(),
-        audit_logs.log(),
-        audit_disclosures.disclosure(),
-        *trust_families.families(),
+        records.record_family(),
+        trees.merkle(),
+        checkpoints.checkpoint(),
+        logs.log(),
+        disclosures.disclosure(),
+        *trust_families(),
     ]
     return {files.family: files.by_name for files in made}
 

@@ -69,6 +69,26 @@ def _file(name: str, comment: str, agent: Agent, pair: Pair, *steps: Json) -> tu
     }
 
 
+# --- what an agent makes, as bytes -----------------------------------------------------------------------------------
+
+
+def _knock(pair: Pair, bundle: bytes | None = None, **fields: Any) -> bytes:
+    """Have Alice knock at Bob, on a fresh bundle of his unless another is given."""
+    bundle = pair.bob.publish_bundles(1).one_time[0] if bundle is None else bundle
+    return pair.alice.knock(pair.bob.did, bundle, Intent("test"), **fields).envelope
+
+
+def _send(agent: Agent, peer: Agent, plaintext: bytes, **fields: Any) -> bytes:
+    return agent.send(peer.did, plaintext, **fields).envelope
+
+
+def _close(agent: Agent, peer: Agent) -> bytes:
+    return agent.close(peer.did, "done").envelope
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
 def _receive(envelope: bytes) -> Json:
     return {"do": "receive", "envelope": envelope.hex()}
 
@@ -76,24 +96,23 @@ def _receive(envelope: bytes) -> Json:
 def _fresh() -> tuple[str, Json]:
     pair = agent_pair(1)
     shelf = pair.bob.publish_bundles(3)
-    state_taker = pair.bob
-    knock = pair.alice.knock(pair.bob.did, shelf.one_time[1], Intent("test"), early_payload=b"early")
+    knock = _knock(pair, shelf.one_time[1], early_payload=b"early")
     pair.clock.advance(seconds=1)
-    other = pair.alice.knock(pair.bob.did, shelf.last_resort or b"", Intent("test"))
+    other = _knock(pair, shelf.last_resort)
     return _file(
-        "fresh", "bundles are published and nothing was received", state_taker, pair,
+        "fresh", "bundles are published and nothing was received", pair.bob, pair,
         _receive(knock), {"do": "accept"}, _receive(other), _receive(knock),
     )  # fmt: skip
 
 
 def _pending() -> tuple[str, Json]:
     pair = agent_pair(2)
-    knock = pair.alice.knock(pair.bob.did, pair.bob.publish_bundles(1).one_time[0], Intent("test"), early_payload=b"e")
+    knock = _knock(pair, early_payload=b"e")
     [event] = pair.bob.receive(knock)
     if not isinstance(event, KnockReceived):
         raise TypeError("the application is asked")
-    accepted = pair.bob.accept(event, Conditions(max_messages=9, ttl_seconds=3600)).reply
-    message = pair.bob.send(pair.alice.did, b"behind the ACCEPT")
+    accepted = pair.bob.accept(event, Conditions(max_messages=9, ttl_seconds=3600)).envelope
+    message = _send(pair.bob, pair.alice, b"behind the ACCEPT")
     return _file(
         "pending", "a KNOCK waits for its verdict", pair.alice, pair,
         _receive(message), _receive(accepted), _receive(message), {"do": "send", "peer": pair.bob.did},
@@ -102,7 +121,7 @@ def _pending() -> tuple[str, Json]:
 
 def _undecided() -> tuple[str, Json]:
     pair = agent_pair(3)
-    knock = pair.alice.knock(pair.bob.did, pair.bob.publish_bundles(1).one_time[0], Intent("test"), early_payload=b"e")
+    knock = _knock(pair, early_payload=b"e")
     pair.bob.receive(knock)
     return _file(
         "undecided", "a KNOCK waits for the application, with an early payload", pair.bob, pair,
@@ -112,7 +131,7 @@ def _undecided() -> tuple[str, Json]:
 
 def _rejected() -> tuple[str, Json]:
     pair = agent_pair(4)
-    knock = pair.alice.knock(pair.bob.did, pair.bob.publish_bundles(1).one_time[0], Intent("test"))
+    knock = _knock(pair)
     [event] = pair.bob.receive(knock)
     if not isinstance(event, KnockReceived):
         raise TypeError("the application is asked")
@@ -125,13 +144,12 @@ def _conversing() -> Iterator[tuple[str, Json]]:
         pair = established_pair(5, conditions=Conditions(allowed_actions=("test", "other")), early_payload=b"early")
         own, peer = (pair.alice, pair.bob) if subject == "alice" else (pair.bob, pair.alice)
         for turn in range(7):
-            own_message, late = own.send(peer.did, b"own %d" % turn), None
-            peer.receive(own_message)
-            late = peer.send(own.did, b"late %d" % turn)
-            own.receive(peer.send(own.did, b"on time %d" % turn, action="other"))
-        skipped = peer.send(own.did, b"skipped")
-        own.receive(peer.send(own.did, b"not skipped"))
-        coming = peer.send(own.did, b"coming")
+            peer.receive(_send(own, peer, b"own %d" % turn))
+            late = _send(peer, own, b"late %d" % turn)
+            own.receive(_send(peer, own, b"on time %d" % turn, action="other"))
+        skipped = _send(peer, own, b"skipped")
+        own.receive(_send(peer, own, b"not skipped"))
+        coming = _send(peer, own, b"coming")
         yield _file(
             f"established-{name}", "in the middle of a conversation: kept keys in several chains", own, pair,
             _receive(late), _receive(skipped), _receive(coming), _receive(coming),
@@ -141,43 +159,43 @@ def _conversing() -> Iterator[tuple[str, Json]]:
 
 def _closing() -> Iterator[tuple[str, Json]]:
     pair = established_pair(6)
-    crossing = pair.bob.send(pair.alice.did, b"crossing")
-    closed = pair.alice.close(pair.bob.did, "done")
+    crossing = _send(pair.bob, pair.alice, b"crossing")
+    closed = _close(pair.alice, pair.bob)
     [event, *_] = pair.bob.receive(closed)
     yield _file(
         "closing-own", "it has closed, and the peer has not answered", pair.alice, pair,
-        _receive(crossing), _receive(event.reply or b""), _receive(crossing),
+        _receive(crossing), _receive(event.reply.envelope), _receive(crossing),
     )  # fmt: skip
     pair = established_pair(7)
-    late = [pair.bob.send(pair.alice.did, b"late %d" % number) for number in range(2)]
-    pair.alice.receive(pair.bob.close(pair.alice.did, "done"))
+    late = [_send(pair.bob, pair.alice, b"late %d" % number) for number in range(2)]
+    pair.alice.receive(_close(pair.bob, pair.alice))
     yield _file(
         "closing-peer", "the peer has closed, and two messages that it announced are missing", pair.alice, pair,
         _receive(late[1]), _receive(late[0]),
     )  # fmt: skip
     pair = established_pair(8)
-    pair.bob.send(pair.alice.did, b"never comes")
-    pair.alice.receive(pair.bob.close(pair.alice.did, "done"))
+    _send(pair.bob, pair.alice, b"never comes")
+    pair.alice.receive(_close(pair.bob, pair.alice))
     later = {"now_ms": pair.clock.now_ms + 600_001}
     yield _file("truncated", "600 s later it is truncated", pair.alice, pair, {"do": "poll", **later})
 
 
 def _ended() -> tuple[str, Json]:
     pair = established_pair(9)
-    message = pair.bob.send(pair.alice.did, b"opened")
+    message = _send(pair.bob, pair.alice, b"opened")
     pair.alice.receive(message)
-    [event, *_] = pair.bob.receive(pair.alice.close(pair.bob.did, "done"))
-    pair.alice.receive(event.reply or b"")
+    [event, *_] = pair.bob.receive(_close(pair.alice, pair.bob))
+    pair.alice.receive(event.reply)
     return _file("ended", "the session is closed", pair.alice, pair, _receive(message))
 
 
 def _superseded() -> tuple[str, Json]:
     pair = established_pair(10)
-    old = pair.alice.send(pair.bob.did, b"on the old session")
+    old = _send(pair.alice, pair.bob, b"on the old session")
     lost = Agent.create(pair.alice.mesh, identity=agent_pair(10).alice._core.state.identity, clock=pair.clock)
     pair.clock.advance(seconds=1)
     establish(lost, pair.bob)
-    new = lost.send(pair.bob.did, b"on the new session")
+    new = _send(lost, pair.bob, b"on the new session")
     return _file(
         "superseded", "the peer lost its state and knocked anew: two sessions, one of which sends", pair.bob, pair,
         _receive(old), _receive(new), {"do": "send", "peer": pair.alice.did},

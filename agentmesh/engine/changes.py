@@ -1,4 +1,7 @@
-"""The changes that are the only way to alter an agent's state, each named in the protocol's own terms."""
+"""The changes that are the only way to alter an agent's state, each named in the protocol's own terms.
+
+Each says what is to hold afterwards, never what to add: a step that was broken off is finished by applying it again.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Final, final
 from attrs import frozen
 
 from agentmesh.engine.replay import KnockMemo
-from agentmesh.engine.state import AgentState, session_id_of
+from agentmesh.engine.state import AgentState
 from agentmesh.handshake.prekeys import PublishedBundle
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives.keys import BundleRef, Redacted, SessionId, TranscriptHash
+from agentmesh.session.chains import OpenDelta
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
-from agentmesh.session.ratchet import OpenDelta
 
 _ENDED_PER_PEER: Final = 8  # how many endings of one peer can be asked for
 
@@ -39,7 +42,9 @@ class BundleUsed:
 
     def apply(self, state: AgentState, /) -> None:
         """Delete the secrets."""
-        state.bundles[self.ref] = state.bundles[self.ref].used()
+        bundle = state.bundles.get(self.ref)
+        if bundle is not None:
+            state.bundles[self.ref] = bundle.used()
 
 
 @frozen
@@ -51,7 +56,7 @@ class BundlesForgotten:
     def apply(self, state: AgentState, /) -> None:
         """Delete them."""
         for ref in self.refs:
-            del state.bundles[ref]
+            state.bundles.pop(ref, None)
 
 
 @frozen
@@ -82,16 +87,17 @@ class AnswerDropped:
 class KnocksForgotten:
     """Memories past their time go: never before their bundle, so a clock set back brings no KNOCK back."""
 
-    now_ms: int
+    ths: tuple[TranscriptHash, ...]
 
     def apply(self, state: AgentState, /) -> None:
         """Forget them."""
-        state.knocks.forget(self.now_ms, durable_too=True)
+        for th in self.ths:
+            state.knocks.drop(th)
 
 
 @frozen
-class PeerKnocked:
-    """A peer's KNOCK opened: earlier ones are stale from now on."""
+class TheirKnockTime:
+    """The header time of a peer's KNOCK that opened: earlier ones are stale from now on."""
 
     key: IdentityKey
     time_ms: int
@@ -103,8 +109,8 @@ class PeerKnocked:
 
 
 @frozen
-class KnockedPeer:
-    """This agent knocked at a peer: its next KNOCK there must be later."""
+class OwnKnockTime:
+    """The header time of this agent's KNOCK to a peer: its next one there is later."""
 
     key: IdentityKey
     time_ms: int
@@ -123,8 +129,8 @@ class PeersForgotten:
     def apply(self, state: AgentState, /) -> None:
         """Delete them."""
         for key in self.keys:
-            del state.peers[key.raw]
-            del state.dids[key.did]
+            state.peers.pop(key.raw, None)
+            state.dids.pop(key.did, None)
 
 
 @final
@@ -140,9 +146,9 @@ class SessionPut(Redacted):
     def apply(self, state: AgentState, /) -> None:
         """Hold it in its new phase."""
         held = self.held
-        if self.opened is not None and isinstance(held, Session):
-            held.ratchet.apply(self.opened)
         state.hold(state.ensure_peer(held.facts.peer), held)
+        if self.opened is not None and isinstance(held, Session):
+            state.advancing(held).ratchet.apply(self.opened)
 
 
 @final
@@ -155,9 +161,9 @@ class KeptKeysExpired(Redacted):
         self.session = session
         self.expired = expired
 
-    def apply(self, _state: AgentState, /) -> None:
+    def apply(self, state: AgentState, /) -> None:
         """Delete them."""
-        self.session.ratchet.apply(self.expired)
+        state.advancing(self.session).ratchet.apply(self.expired)
 
 
 @frozen
@@ -169,9 +175,9 @@ class SessionSuperseded:
 
     def apply(self, state: AgentState, /) -> None:
         """Let it end."""
-        held = state.sessions[self.session_id]
+        held = state.sessions.get(self.session_id)
         if isinstance(held, Session):
-            held.superseded_at_ms = self.at_ms
+            state.advancing(held).superseded_at_ms = self.at_ms
 
 
 @frozen
@@ -185,11 +191,13 @@ class SessionEnded:
         peer = state.ensure_peer(self.ended.peer)
         state.hold(peer, self.ended)
         over = [held for held in peer.sessions if isinstance(held, Ended)]
-        surplus = {held.session_id for held in sorted(over, key=lambda held: held.at_ms)[:-_ENDED_PER_PEER]}
+        surplus = {
+            held.session_id for held in sorted(over, key=lambda held: (held.at_ms, held.session_id))[:-_ENDED_PER_PEER]
+        }
         if surplus:
-            peer.sessions = tuple(held for held in peer.sessions if session_id_of(held) not in surplus)
+            peer.drop(surplus)
             for session_id in surplus:
-                del state.sessions[session_id]
+                state.sessions.pop(session_id, None)
 
 
 @frozen
@@ -201,6 +209,8 @@ class SessionsForgotten:
     def apply(self, state: AgentState, /) -> None:
         """Delete them."""
         for ended in self.ended:
-            # An ending in the same step may have pushed it out already.
+            # An ending in the same step may have pushed it out already, and its peer may be forgotten in it.
             state.sessions.pop(ended.session_id, None)
-            state.peers[ended.peer.raw].drop(ended.session_id)
+            peer = state.peers.get(ended.peer.raw)
+            if peer is not None:
+                peer.drop({ended.session_id})

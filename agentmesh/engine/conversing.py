@@ -17,12 +17,16 @@ from agentmesh.errors import (
     SenderMismatch,
     UnknownSession,
 )
-from agentmesh.events import Event, MessageReceived, PeerClosed, SessionOver
+from agentmesh.events import Event, Events, MessageReceived, PeerClosed, SessionOver
+from agentmesh.outgoing import Sealed
+from agentmesh.primitives.arguments import BytesLike
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 from agentmesh.session.content import ContentType
-from agentmesh.session.established import Incoming, MessageTaken, Sealed, Session
-from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Phase
-from agentmesh.session.pending import Pending, Undecided, ended
+from agentmesh.session.established import Incoming, MessageSent, MessageTaken, Session
+from agentmesh.session.facts import SESSION_ID_BYTES, Ended
+from agentmesh.session.held import ended
+from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.phases import TRANSITIONS, Happening
 
 # --- sending ---------------------------------------------------------------------------------------------------------
 
@@ -49,45 +53,41 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
 def send(
     core: Core,
     did: str,
-    data: bytes,
+    data: BytesLike,
     *,
     action: str | None,
     session_id: SessionId | None,
     disclosable: bool,
     now_ms: int,
-) -> Step:
-    """Seal a data message. The output is the envelope; where it is to be disclosable, the `Sealed`."""
+) -> Step[Sealed]:
+    """Seal a data message."""
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
-    sealed = session.seal(
+    sealed, sent = session.seal(
         data, action=action, now_ms=now_ms, limits=core.limits, entropy=core.entropy, disclosable=disclosable
     )
-    trail = records.message_sealed(core, session.facts, sealed, now_ms)
-    output = sealed.handed_out() if disclosable else sealed.envelope
-    return Step((sealed.delta,), trail, output)
+    return Step((sent,), records.message_sealed(core, session.facts, sealed, now_ms), sealed)
 
 
-def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step:
-    """Close a session. The output is the close envelope."""
+def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:
+    """Close a session."""
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
-    sealed = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
-    trail = records.message_sealed(core, session.facts, sealed, now_ms)
-    return Step((sealed.delta,), trail, sealed.envelope)
+    sealed, sent = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
+    return Step((sent,), records.message_sealed(core, session.facts, sealed, now_ms), sealed)
 
 
-def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
-    """End a session on this side alone. There is no output.
+def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step[None]:
+    """End a session on this side alone.
 
     Raises:
         NoSession: no such session, or it is over or undecided.
     """
     peer = core.state.peer(did)
     held = None if peer is None else peer.session(session_id)
-    if not isinstance(held, Pending | Session):
+    if held is None or isinstance(held, Ended) or (held.phase, Happening.DROPPED) not in TRANSITIONS:
         raise NoSession
-    phase = Phase.EXPIRED if isinstance(held, Pending) else Phase.TRUNCATED
-    over = ended(held, phase, at_ms=now_ms, detail="dropped")
+    over = ended(held, Happening.DROPPED, at_ms=now_ms, detail="dropped")
     # Its ACCEPT is not given again: the peer would establish what this side no longer holds.
     return Step((AnswerDropped(held.facts.th), SessionEnded(over)), records.session_ended(core, over, now_ms), None)
 
@@ -95,8 +95,8 @@ def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step:
 # --- receiving -------------------------------------------------------------------------------------------------------
 
 
-def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step:
-    """Receive a kind 2 or 4: the checks of section 6.1 from the session on. The output is the events.
+def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step[Events]:
+    """Receive a kind 2 or 4: the checks of section 6.1 from the session on.
 
     Raises:
         Malformed: too short to name a session.
@@ -127,7 +127,7 @@ def _session_id(outer: OuterEnvelope) -> SessionId:
     return SessionId(outer.envelope[outer.body_at : outer.body_at + SESSION_ID_BYTES])
 
 
-def receive_known(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step | None:
+def receive_by_prefix(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable: bool) -> Step[Events] | None:
     """Receive a kind 4 of an established session whose header is known by its bytes, or return `None`.
 
     Version, kind, mesh, sender and recipient are right then. Raises as `receive_message` does from the policy on.
@@ -144,17 +144,17 @@ def receive_known(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosable:
 
 def _receive_message(
     core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool, time_ms: int | None = None
-) -> Step:
+) -> Step[Events]:
     incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable, time_ms=time_ms)
     facts = session.facts
-    delta = incoming.delta(core.entropy)
+    taken = incoming.taken(core.entropy)
     changes: tuple[Change, ...] = ()
     if not session.confirmed and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
     if incoming.content_type is ContentType.CLOSE:
-        return _receive_close(core, session, incoming, outer.receipt, delta, changes, trail, now_ms)
-    lost = len(delta.opened.evicted)
+        return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
+    lost = len(taken.opened.evicted)
     key = incoming.disclosure_key
     event: Event = MessageReceived(
         facts.peer,
@@ -170,10 +170,10 @@ def _receive_message(
     close = session.peer_close
     if close is not None and session.data_opened + 1 >= close.data_sent:
         # The last message that the peer announced has come: nothing more is awaited.
-        over = ended(session, Phase.CLOSED, at_ms=now_ms, opened_now=1)
+        over = ended(session, Happening.COMPLETED, at_ms=now_ms, opened_now=1)
         changes += (SessionEnded(over),)
         return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
-    return Step((*changes, delta), trail, (event,))
+    return Step((*changes, taken), trail, (event,))
 
 
 def _receive_close(
@@ -181,24 +181,24 @@ def _receive_close(
     session: Session,
     incoming: Incoming,
     receipt: Receipt,
-    delta: MessageTaken,
+    taken: MessageTaken,
     changes: tuple[Change, ...],
     trail: tuple[Record, ...],
     now_ms: int,
-) -> Step:
+) -> Step[Events]:
     facts, close = session.facts, incoming.peer_close
     if close is None:
         raise Malformed
     missing = max(0, close.data_sent - session.data_opened)
-    changes += (delta,)
-    reply: bytes | None = None
+    changes += (taken,)
+    reply: Sealed | None = None
     if session.may_send(now_ms):
         # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
-        answer = _answer_close(core, session, delta, now_ms)
+        answer = _answer_close(core, session, taken, now_ms)
         if answer is not None:
-            reply = answer.envelope
-            changes += (answer.delta,)
-            trail += records.message_sealed(core, facts, answer, now_ms)
+            reply, sent = answer
+            changes += (sent,)
+            trail += records.message_sealed(core, facts, reply, now_ms)
     event = PeerClosed(
         peer=facts.peer,
         session_id=facts.session_id,
@@ -206,17 +206,19 @@ def _receive_close(
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,
-        lost=len(delta.opened.evicted),
+        lost=len(taken.opened.evicted),
         reply=reply,
     )
     if missing:
         return Step(changes, trail, (event,))
-    over = ended(session, Phase.CLOSED, at_ms=now_ms)
+    over = ended(session, Happening.COMPLETED, at_ms=now_ms)
     changes += (SessionEnded(over),)
     return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
 
 
-def _answer_close(core: Core, session: Session, closing: MessageTaken, now_ms: int) -> Sealed | None:
+def _answer_close(
+    core: Core, session: Session, closing: MessageTaken, now_ms: int
+) -> tuple[Sealed, MessageSent] | None:
     try:
         return session.answer_close(closing, now_ms=now_ms, entropy=core.entropy)
     except ChainExhausted:

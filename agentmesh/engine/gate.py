@@ -41,6 +41,7 @@ from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, is_valid_a
 from agentmesh.handshake.verdict import Reason
 from agentmesh.identity import IdentityKey, did_of
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
+from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Ask, ClaimedSender, Decision, Deny, Grant
 
 
@@ -156,14 +157,15 @@ def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | 
         leave = core.kept(limits.remembered_knocks, known=knock.known)
         if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
             raise AnswerOverdue
-        return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=memo.answer)
+        return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=Outgoing(memo.answer))
     leave = core.kept(limits.tracked_identities, known=knock.known)
     if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
         raise Busy
     leave = core.kept(limits.remembered_knocks, known=knock.known)
     if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
         # What did not open may be forgotten here; what did goes with a commit (upkeep).
-        state.knocks.forget(now_ms, durable_too=False)
+        for memo_th in state.knocks.due(now_ms):
+            state.knocks.withdraw(memo_th)
         if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
             raise Busy
     memo = KnockMemo(

@@ -9,11 +9,11 @@ from typing import Any
 
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.engine.core import Core
-from agentmesh.envelope import OuterEnvelope, receipt_of
+from agentmesh.envelope import OuterEnvelope
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
-from agentmesh.primitives.keys import Receipt
-from agentmesh.session.established import Incoming, Sealed
+from agentmesh.outgoing import Knock, Outgoing, Sealed
+from agentmesh.session.established import Incoming
 from agentmesh.session.facts import Ended, Facts
 
 Records = tuple[Record, ...]
@@ -36,9 +36,9 @@ def stock_exhausted(core: Core, now_ms: int) -> Records:
 # --- KNOCKs ----------------------------------------------------------------------------------------------------------
 
 
-def knock_sent(core: Core, facts: Facts, envelope: bytes, now_ms: int) -> Records:
+def knock_sent(core: Core, facts: Facts, knock: Knock, now_ms: int) -> Records:
     """Record this agent's KNOCK."""
-    return _sent(core, AuditEvent.KNOCK_SENT, facts, envelope, facts.knock_receipt, now_ms, time_ms=facts.knock_time_ms)
+    return _sent(core, AuditEvent.KNOCK_SENT, facts, knock, now_ms, time_ms=facts.knock_time_ms)
 
 
 def knock_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int, *, asked: bool) -> Records:
@@ -47,11 +47,9 @@ def knock_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int, 
     return _received(core, AuditEvent.KNOCK_RECEIVED, facts, outer, now_ms, reason=reason)
 
 
-def knock_accepted(core: Core, facts: Facts, reply: bytes, now_ms: int, why: str) -> Records:
+def knock_accepted(core: Core, facts: Facts, reply: Outgoing, now_ms: int, why: str) -> Records:
     """Record this agent's ACCEPT; `why` says who decided."""
-    if not core.recording:
-        return _NOTHING
-    return _sent(core, AuditEvent.KNOCK_ACCEPTED, facts, reply, receipt_of(reply), now_ms, reason=why)
+    return _sent(core, AuditEvent.KNOCK_ACCEPTED, facts, reply, now_ms, reason=why)
 
 
 def acceptance_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int) -> Records:
@@ -59,7 +57,7 @@ def acceptance_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: 
     return _received(core, AuditEvent.KNOCK_ACCEPTED, facts, outer, now_ms)
 
 
-def knock_rejected(core: Core, initiator: IdentityKey, reply: bytes, now_ms: int, why: str) -> Records:
+def knock_rejected(core: Core, initiator: IdentityKey, reply: Outgoing, now_ms: int, why: str) -> Records:
     """Record this agent's REJECT; `why` says the reason. A KNOCK that never opened has no session to name."""
     if not core.recording:
         return _NOTHING
@@ -69,8 +67,8 @@ def knock_rejected(core: Core, initiator: IdentityKey, reply: bytes, now_ms: int
         now_ms,
         recipient=initiator.did,
         envelope_time_ms=now_ms,
-        receipt=receipt_of(reply),
-        size_bytes=len(reply),
+        receipt=reply.receipt,
+        size_bytes=len(reply.envelope),
         reason=why,
     )
 
@@ -85,13 +83,15 @@ def rejection_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: i
 
 def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Records:
     """Record a data message or a close of this agent."""
-    if not core.recording:
-        return _NOTHING  # before the receipt, which hashes the whole envelope
-    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed.envelope, sealed.receipt, now_ms, number=sealed.number)
+    if not core.recording:  # at once, since every message passes here
+        return _NOTHING
+    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed, now_ms, number=sealed.number)
 
 
 def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
     """Record a data message or a close of the peer."""
+    if not core.recording:
+        return _NOTHING
     number, time_ms = incoming.number, incoming.time_ms
     return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, number=number, time_ms=time_ms)
 
@@ -124,8 +124,7 @@ def _sent(
     core: Core,
     event: AuditEvent,
     facts: Facts,
-    envelope: bytes,
-    receipt: Receipt,
+    outgoing: Outgoing,
     now_ms: int,
     *,
     number: int = 0,
@@ -143,10 +142,10 @@ def _sent(
             sender=facts.own_did,
             recipient=facts.peer.did,
             envelope_time_ms=now_ms if time_ms is None else time_ms,
-            receipt=receipt,
+            receipt=outgoing.receipt,
             session_id=facts.session_id,
             number=number,
-            size_bytes=len(envelope),
+            size_bytes=len(outgoing.envelope),
             bundle_class=facts.bundle_class,
             reason=reason,
         ),

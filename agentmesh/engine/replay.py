@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import final
+from typing import Final
 
 from attrs import evolve, field, frozen
 
@@ -45,70 +45,74 @@ class KnockMemo:
         return evolve(self, answer=answer)
 
 
-@final
-class KnockMemory:
-    """All KNOCKs that are remembered."""
+_STALE_ENTRIES: Final = 64  # of memories that are gone: more than there are others, and the order is made anew
 
-    __slots__ = ("_by_th", "_counts", "_order")
+
+class KnockMemory:
+    """All KNOCKs that are remembered, in `by_th`."""
+
+    __slots__ = ("_counts", "_order", "by_th")
 
     def __init__(self) -> None:
-        self._by_th: dict[TranscriptHash, KnockMemo] = {}
+        self.by_th: dict[TranscriptHash, KnockMemo] = {}
         self._counts: dict[Ed25519PublicKey, int] = {}
         self._order: list[tuple[int, TranscriptHash]] = []  # a heap; entries of replaced memos are skipped
 
     def __len__(self) -> int:
-        return len(self._by_th)
+        return len(self.by_th)
 
     def __iter__(self) -> Iterator[KnockMemo]:
-        return iter(self._by_th.values())
+        return iter(self.by_th.values())
 
     def get(self, th: TranscriptHash) -> KnockMemo | None:
         """Return what is remembered of this KNOCK."""
-        return self._by_th.get(th)
+        return self.by_th.get(th)
 
     def is_full(self, initiator: Ed25519PublicKey, limits: Limits, *, leave: int = 0) -> bool:
         """Say whether another KNOCK of this sender cannot be remembered, with room left for `leave` of others."""
         return (
-            len(self._by_th) >= limits.remembered_knocks - leave
+            len(self.by_th) >= limits.remembered_knocks - leave
             or self._counts.get(initiator, 0) >= limits.remembered_knocks_per_identity
         )
 
     def remember(self, memo: KnockMemo) -> None:
         """Add or replace a memory."""
-        if memo.th not in self._by_th:
+        before = self.by_th.get(memo.th)
+        if before is None:
             self._counts[memo.initiator] = self._counts.get(memo.initiator, 0) + 1
-        self._by_th[memo.th] = memo
-        heapq.heappush(self._order, (memo.forget_at_ms, memo.th))
+        self.by_th[memo.th] = memo
+        if before is None or before.forget_at_ms != memo.forget_at_ms:
+            heapq.heappush(self._order, (memo.forget_at_ms, memo.th))
+            if len(self._order) > 2 * len(self.by_th) + _STALE_ENTRIES:
+                self._order = [(held.forget_at_ms, held.th) for held in self.by_th.values()]
+                heapq.heapify(self._order)
 
-    def next_forget_ms(self) -> int | None:
-        """Return when the next memory may go."""
-        return self._order[0][0] if self._order else None
+    def due(self, now_ms: int) -> tuple[TranscriptHash, ...]:
+        """Return which memories are past their time."""
+        order = self._order
+        while order and not self._is_live(order[0]):
+            heapq.heappop(order)
+        if not order or order[0][0] >= now_ms:
+            return ()
+        return tuple(memo.th for memo in self.by_th.values() if memo.forget_at_ms < now_ms)
+
+    def _is_live(self, entry: tuple[int, TranscriptHash]) -> bool:
+        memo = self.by_th.get(entry[1])
+        return memo is not None and memo.forget_at_ms == entry[0]
 
     def withdraw(self, th: TranscriptHash) -> None:
         """Drop a memory that was never committed."""
-        memo = self._by_th.get(th)
+        memo = self.by_th.get(th)
         if memo is not None and not memo.durable:
-            self._drop(memo)
+            self.drop(th)
 
-    def _drop(self, memo: KnockMemo) -> None:
-        del self._by_th[memo.th]
+    def drop(self, th: TranscriptHash) -> None:
+        """Forget a KNOCK, if it is remembered."""
+        memo = self.by_th.pop(th, None)
+        if memo is None:
+            return
         left = self._counts[memo.initiator] - 1
         if left:
             self._counts[memo.initiator] = left
         else:
             del self._counts[memo.initiator]
-
-    def forget(self, now_ms: int, *, durable_too: bool) -> None:
-        """Drop what is past its time; durable memories only where the caller commits that."""
-        kept: list[tuple[int, TranscriptHash]] = []
-        while self._order and self._order[0][0] < now_ms:
-            entry = heapq.heappop(self._order)
-            memo = self._by_th.get(entry[1])
-            if memo is None or memo.forget_at_ms != entry[0]:
-                continue
-            if memo.durable and not durable_too:
-                kept.append(entry)
-                continue
-            self._drop(memo)
-        for entry in kept:
-            heapq.heappush(self._order, entry)

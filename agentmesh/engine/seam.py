@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.audit.refusals import Refusals
 from agentmesh.engine.core import Core
-from agentmesh.engine.state import Change, Journal, Step
+from agentmesh.engine.rows import ChangesOf
+from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, CommitFailed, PeerNotAllowed, ReentrantCall
 from agentmesh.primitives.keys import Receipt, Redacted
+
+_Output = TypeVar("_Output")
 
 
 @final
@@ -36,7 +39,7 @@ class Seam(Redacted):
         state = core.state
         self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
 
-    def run(self, compute: Callable[[int], Step], *, envelope: bytes | None = None) -> Any:
+    def run(self, compute: Callable[[int], Step[_Output]], *, envelope: bytes | None = None) -> _Output:
         """Compute a step from the state, commit it, return its output.
 
         A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that a peer
@@ -101,13 +104,13 @@ class Seam(Redacted):
 
     def _record(self, refusals: tuple[Record, ...]) -> None:
         if refusals:
-            self._tell((), refusals)
+            self._tell(ChangesOf((), self._core.state), refusals)
             self._refusals.recorded()
 
-    def _commit(self, step: Step) -> None:
+    def _commit(self, step: Step[Any]) -> None:
         if self._journal is not None and (step.changes or step.records):
             try:
-                self._tell(step.changes, step.records)
+                self._tell(ChangesOf(step.changes, self._core.state), step.records)
             except BaseException:
                 if step.withdraw is not None:
                     self._core.withdraw(step.withdraw)
@@ -115,7 +118,7 @@ class Seam(Redacted):
         for change in step.changes:
             change.apply(self._core.state)
 
-    def _tell(self, changes: tuple[Change, ...], records: tuple[Record, ...]) -> None:
+    def _tell(self, changes: ChangesOf, records: tuple[Record, ...]) -> None:
         if self._journal is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""An agent's state, and the changes that are the only way to alter it.
+"""An agent's state, and the steps that are the only way to alter it.
 
 Theory of operation. Every call of the façade computes a `Step` from the state without touching it: changes, audit
 records, and what the call returns. The agent hands changes and records to its journal, if it has one, and then applies
@@ -10,8 +10,9 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, final
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.replay import KnockMemory
@@ -20,15 +21,8 @@ from agentmesh.identity import Identity, IdentityKey, parse_did
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Ended
-from agentmesh.session.pending import Pending, Undecided
-
-Held = Pending | Undecided | Session | Ended
-
-
-def session_id_of(held: Held) -> SessionId:
-    """Return a session's id, in whatever phase it is."""
-    return held.session_id if isinstance(held, Ended) else held.facts.session_id
+from agentmesh.session.held import Held, session_id_of
+from agentmesh.session.pending import Undecided
 
 
 @final
@@ -62,9 +56,15 @@ class Peer:
         else:
             self.sessions = tuple(held if session_id_of(one) == session_id else one for one in self.sessions)
 
-    def drop(self, session_id: SessionId) -> None:
-        """Hold this session no more. For changes alone."""
-        self.sessions = tuple(held for held in self.sessions if session_id_of(held) != session_id)
+    def drop(self, session_ids: Collection[SessionId]) -> None:
+        """Hold these sessions no more. For changes alone."""
+        self.sessions = tuple(held for held in self.sessions if session_id_of(held) not in session_ids)
+
+    def copy(self) -> Peer:
+        """Return a peer of the same state that can be changed apart; its sessions are the same."""
+        peer = Peer(self.key, self.latest_knock_ms, self.own_knock_ms)
+        peer.sessions = self.sessions
+        return peer
 
     @property
     def forget_at_ms(self) -> int:
@@ -72,7 +72,6 @@ class Peer:
         return max(self.latest_knock_ms, self.own_knock_ms) + KNOCK_LIFETIME_MAX_MS + CLOCK_TOLERANCE_MS
 
 
-@final
 class AgentState(Redacted):
     """All that an agent must not lose.
 
@@ -92,12 +91,12 @@ class AgentState(Redacted):
     def __init__(self, identity: Identity, mesh: str) -> None:
         self.identity = identity
         self.mesh = mesh
-        self.bundles: dict[BundleRef, PublishedBundle] = {}
-        self.knocks = KnockMemory()
-        self.peers: dict[Ed25519PublicKey, Peer] = {}
-        self.dids: dict[str, Ed25519PublicKey] = {}
-        self.sessions: dict[SessionId, Held] = {}
-        self.undecided: dict[SessionId, Undecided] = {}
+        self.bundles: MutableMapping[BundleRef, PublishedBundle] = {}
+        self.knocks: KnockMemory = KnockMemory()
+        self.peers: MutableMapping[Ed25519PublicKey, Peer] = {}
+        self.dids: MutableMapping[str, Ed25519PublicKey] = {}
+        self.sessions: MutableMapping[SessionId, Held] = {}
+        self.undecided: MutableMapping[SessionId, Undecided] = {}
 
     def peer(self, did: str) -> Peer | None:
         """Return what is known of the peer with this DID, or `None`.
@@ -117,6 +116,10 @@ class AgentState(Redacted):
             bundle.bundle_class is BundleClass.ONE_TIME and bundle.secrets is not None and now_ms <= bundle.forget_at_ms
             for bundle in self.bundles.values()
         )
+
+    def advancing(self, session: Session) -> Session:
+        """Return the session that a change is to advance: the very one. A draft gives a copy."""
+        return session
 
     def ensure_peer(self, key: IdentityKey) -> Peer:
         """Return the peer of this identity, made if it is new. For changes alone."""
@@ -150,18 +153,24 @@ class AgentState(Redacted):
 
 
 class Change(Protocol):
-    """Something that a step alters. Applying it never fails: everything was checked before.
+    """Something that a step alters, in the protocol's own terms: see `agentmesh.engine.changes`.
+
+    It says what is to hold afterwards. So applying it never fails (everything was checked before), applying it again
+    changes nothing, and a step that was broken off half-way is finished by applying all of it once more.
 
     What one message changes in a session are `MessageSent` and `MessageTaken`, in `agentmesh.session.established`.
     """
 
     def apply(self, state: AgentState, /) -> None:
-        """Alter the state."""
+        """Alter the state, or a draft of it."""
         ...
 
 
+_Output = TypeVar("_Output", covariant=True)
+
+
 @final
-class Step(Redacted):
+class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
     `withdraw` is a KNOCK that was remembered in memory while the step was computed: where the journal refuses the step,
@@ -174,7 +183,7 @@ class Step(Redacted):
         self,
         changes: tuple[Change, ...],
         records: tuple[Record, ...],
-        output: Any,
+        output: _Output,
         *,
         withdraw: TranscriptHash | None = None,
     ) -> None:
@@ -184,10 +193,39 @@ class Step(Redacted):
         self.withdraw = withdraw
 
 
+class RowKind(StrEnum):
+    """What a row holds."""
+
+    AGENT = "agent"
+    BUNDLE = "bundle"
+    KNOCK = "knock"
+    PEER = "peer"
+    SESSION = "session"
+
+
+class Changes(Protocol):
+    """The changes of one step, as a journal is told of them."""
+
+    def __iter__(self) -> Iterator[Change]:
+        """Iterate over the changes, in their order."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def rows(self) -> Mapping[tuple[RowKind, bytes], bytes | None]:
+        """Return the rows that the step writes, as canonical bytes of the state after it, and removes (`None`).
+
+        By (kind, key). The bytes are *secret and unsealed*. Nothing is altered. See `agentmesh.engine.rows`.
+        """
+        ...
+
+
 class Journal(Protocol):
     """What an agent tells of each step before it takes effect: an audit log, a durable store."""
 
-    def commit(self, changes: tuple[Change, ...], records: tuple[Record, ...], /) -> None:
+    def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Take note of a step, durably if that is the journal's promise.
 
         Raising leaves the agent's state as it was, and nothing of the step's output leaves: the caller gets

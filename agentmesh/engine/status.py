@@ -6,12 +6,13 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
-from agentmesh.engine.state import Held
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives.keys import SessionId
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Ended, Phase
+from agentmesh.session.facts import Ended
+from agentmesh.session.held import Held, Open
+from agentmesh.session.phases import TRANSITIONS, Phase
 
 
 class Assurance(StrEnum):
@@ -88,15 +89,18 @@ def view_of(held: Held, now_ms: int, *, sends: bool) -> SessionView:
         status = _session_status(held, now_ms, sends)
     else:
         status = SessionStatus(
-            phase=(Phase.PENDING if facts.initiator else Phase.UNDECIDED)
-            if now_ms <= held.deadline_ms
-            else Phase.EXPIRED,
+            phase=_phase_now(held, now_ms),
             bundle_class=facts.bundle_class,
             initiated=facts.initiator,
             assurance=Assurance.NONE if facts.initiator else Assurance.SIGNED,
             ends_at_ms=held.deadline_ms,
         )
     return SessionView(peer=facts.peer, session_id=facts.session_id, status=status)
+
+
+def _phase_now(held: Open, now_ms: int) -> Phase:
+    happening = held.ending(now_ms)
+    return held.phase if happening is None else TRANSITIONS[held.phase, happening]
 
 
 def _ended_status(ended: Ended) -> SessionStatus:
@@ -117,7 +121,7 @@ def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus
     number_in = max(0, session.facts.number_in(-1), session.last_number_in)
     max_messages = session.conditions.max_messages
     return SessionStatus(
-        phase=session.ending(now_ms) or Phase.ESTABLISHED,
+        phase=_phase_now(session, now_ms),
         bundle_class=session.facts.bundle_class,
         initiated=session.facts.initiator,
         sends=sends,

@@ -19,13 +19,13 @@ from agentmesh.engine.changes import (
 )
 from agentmesh.engine.conversing import session_over
 from agentmesh.engine.core import Core
-from agentmesh.engine.state import Change, Step, session_id_of
+from agentmesh.engine.state import Change, Step
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Event, RotationDue, SkippedKeysExpired, StockLow
+from agentmesh.events import Event, Events, RotationDue, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Ended, Phase
-from agentmesh.session.pending import Pending, Undecided, ended
+from agentmesh.session.facts import Ended
+from agentmesh.session.held import ended, session_id_of
 
 _REMEMBERED: Final = 10  # used bundles are remembered, without secrets, up to so many times `bundles_max`
 
@@ -47,8 +47,8 @@ class Shelf:
         return f"Shelf(one_time=<{len(self.one_time)}>, last_resort={'yes' if self.last_resort else 'no'})"
 
 
-def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) -> Step:
-    """Make bundles. The output is the `Shelf`; the secrets are in the step."""
+def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) -> Step[Shelf]:
+    """Make bundles. The secrets are in the step."""
     state, limits = core.state, core.limits
     count = limits.one_time_bundles if one_time is None else one_time
     if type(count) is not int or count < 0 or not _fits(core, count, last_resort):
@@ -92,8 +92,8 @@ def last_resort_published_ms(core: Core) -> int | None:
     return max(times, default=None)
 
 
-def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> Step:
-    """End what is over, forget what may go, and tell what is due. The output is the events."""
+def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> Step[Events]:
+    """End what is over, forget what may go, and tell what is due."""
     changes: list[Change] = []
     events: list[Event] = []
     trail: tuple[Record, ...] = ()
@@ -103,10 +103,9 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
             if now_ms > held.at_ms + core.limits.ended_session_seconds * 1000:
                 forgotten.append(held)
             continue
-        phase = _ending(held, now_ms)
-        if phase is not None:
-            detail = "superseded" if isinstance(held, Session) and held.superseded_at_ms is not None else ""
-            over = ended(held, phase, at_ms=now_ms, detail=detail)
+        happening = held.ending(now_ms)
+        if happening is not None:
+            over = ended(held, happening, at_ms=now_ms)
             changes.append(SessionEnded(over))
             events.append(session_over(over))
             trail += records.session_ended(core, over, now_ms)
@@ -150,12 +149,6 @@ def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation
     return min(times, default=None)
 
 
-def _ending(held: Pending | Undecided | Session, now_ms: int) -> Phase | None:
-    if isinstance(held, Session):
-        return held.ending(now_ms)
-    return Phase.EXPIRED if now_ms > held.deadline_ms else None
-
-
 def _rotation_due_ms(core: Core, published_at_ms: int) -> int:
     return published_at_ms + core.limits.last_resort_rotation_seconds * 1000
 
@@ -166,9 +159,9 @@ def _forget(core: Core, gone: set[bytes], now_ms: int) -> list[Change]:
     refs = tuple(bundle.ref for bundle in state.bundles.values() if now_ms > bundle.forget_at_ms)
     if refs:
         changes.append(BundlesForgotten(refs))
-    next_forget_ms = state.knocks.next_forget_ms()
-    if refs or (next_forget_ms is not None and next_forget_ms < now_ms):
-        changes.append(KnocksForgotten(now_ms))
+    ths = state.knocks.due(now_ms)
+    if ths:
+        changes.append(KnocksForgotten(ths))
     keys = tuple(
         peer.key
         for peer in state.peers.values()

@@ -12,10 +12,10 @@ from agentmesh.engine import records
 from agentmesh.engine.changes import (
     BundleUsed,
     KnockRemembered,
-    PeerKnocked,
     SessionEnded,
     SessionPut,
     SessionSuperseded,
+    TheirKnockTime,
 )
 from agentmesh.engine.core import Core
 from agentmesh.engine.gate import (
@@ -32,20 +32,23 @@ from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build
 from agentmesh.errors import KnockNotPending, RemoteError
-from agentmesh.events import AnswerRepeated, Event, KnockReceived, KnockRefused, SessionEstablished
+from agentmesh.events import AnswerRepeated, Event, Events, KnockReceived, KnockRefused, SessionEstablished
 from agentmesh.handshake.agreement import SessionKeys
 from agentmesh.handshake.knock import KnockContent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason, build_reject_body
 from agentmesh.identity import IdentityKey
+from agentmesh.outgoing import Accepted, Outgoing
 from agentmesh.policy import Ask, Deny, Grant
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Facts, Phase
-from agentmesh.session.pending import Undecided, ended
+from agentmesh.session.facts import Facts
+from agentmesh.session.held import ended
+from agentmesh.session.pending import Undecided
+from agentmesh.session.phases import Happening
 
 
-def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
+def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step[Events]:
     """Run the six steps, and return what is to be committed and told."""
     parsed = check_envelope(core, outer, now_ms)
     check_admission(core, outer, parsed)
@@ -62,7 +65,7 @@ def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step:
         raise
 
 
-def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) -> Step:
+def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) -> Step[Events]:
     outer = knock.outer
     reason = check_bundle(core, knock, now_ms)
     if reason is not Reason.BUSY:  # its sender was charged, and gets it back if the step is not committed
@@ -71,7 +74,7 @@ def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int)
     if reason is not None:
         # Nothing durable has happened: the REJECT is remembered with its KNOCK, in memory alone.
         reply = _reject_envelope(core, knock.initiator, outer.receipt, Deny(reason), now_ms)
-        core.state.knocks.remember(memo.answered(reply))
+        core.state.knocks.remember(memo.answered(reply.envelope))
         refused = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=reason, reply=reply)
         return Step(
             (), records.knock_rejected(core, knock.initiator, reply, now_ms, str(reason)), (refused,), withdraw=memo.th
@@ -82,7 +85,7 @@ def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int)
 
 def _commit_opened(
     core: Core, knock: VerifiedKnock, memo: KnockMemo, keys: SessionKeys, content: KnockContent, now_ms: int
-) -> Step:
+) -> Step[Events]:
     outer, published, parsed = knock.outer, knock.published, knock.parsed
     facts = Facts(
         session_id=keys.session_id,
@@ -116,7 +119,7 @@ def _commit_opened(
     )
     request = request_of(core, undecided, now_ms)
     decision = decide(core, request, now_ms, known=knock.known)
-    changes: list[Change] = [PeerKnocked(knock.initiator, outer.header.time_ms)]
+    changes: list[Change] = [TheirKnockTime(knock.initiator, outer.header.time_ms)]
     if published.bundle_class is BundleClass.ONE_TIME:
         changes.append(BundleUsed(published.ref))
     received = records.knock_received(core, facts, outer, now_ms, asked=isinstance(decision, Ask))
@@ -124,13 +127,16 @@ def _commit_opened(
         received += records.stock_exhausted(core, now_ms)
     if isinstance(decision, Deny):
         reply = _reject_envelope(core, knock.initiator, outer.receipt, decision, now_ms)
-        changes.append(KnockRemembered(memo.answered(reply)))
+        changes.append(KnockRemembered(memo.answered(reply.envelope)))
         event: Event = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=decision.reason, reply=reply)
         received += records.knock_rejected(core, knock.initiator, reply, now_ms, _why(decision))
         return Step(tuple(changes), received, (event,), withdraw=memo.th)
     if isinstance(decision, Grant):
-        session, reply = undecided.accept(core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy)
-        changes += [KnockRemembered(memo.answered(reply)), *_accepting(core, session, content, now_ms)]
+        session, envelope = undecided.accept(
+            core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy
+        )
+        reply = Outgoing(envelope)
+        changes += [KnockRemembered(memo.answered(reply.envelope)), *_accepting(core, session, content, now_ms)]
         event = SessionEstablished(
             peer=knock.initiator,
             session_id=keys.session_id,
@@ -178,8 +184,8 @@ def _undecided(core: Core, session_id: SessionId, now_ms: int) -> Undecided:
     return held
 
 
-def accept_knock(core: Core, session_id: SessionId, conditions: Conditions, now_ms: int) -> Step:
-    """Accept a KNOCK that waits. The output is (the ACCEPT envelope, the early payload or None).
+def accept_knock(core: Core, session_id: SessionId, conditions: Conditions, now_ms: int) -> Step[Accepted]:
+    """Accept a KNOCK that waits.
 
     Raises:
         KnockNotPending: decided, expired or unknown.
@@ -187,16 +193,17 @@ def accept_knock(core: Core, session_id: SessionId, conditions: Conditions, now_
     """
     undecided = _undecided(core, session_id, now_ms)
     core.check_allowed(undecided.facts.peer)
-    session, reply = undecided.accept(core.state.identity, conditions, now_ms=now_ms, entropy=core.entropy)
+    session, envelope = undecided.accept(core.state.identity, conditions, now_ms=now_ms, entropy=core.entropy)
+    reply = Accepted(envelope=envelope, session_id=session_id, early_payload=undecided.content.early_payload)
     memo = core.state.knocks.get(undecided.facts.th)
-    changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply))]
+    changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply.envelope))]
     changes += _accepting(core, session, undecided.content, now_ms)
     trail = records.knock_accepted(core, undecided.facts, reply, now_ms, "application")
-    return Step(tuple(changes), trail, (reply, undecided.content.early_payload))
+    return Step(tuple(changes), trail, reply)
 
 
-def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -> Step:
-    """Reject a KNOCK that waits. The output is the REJECT envelope.
+def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -> Step[Outgoing]:
+    """Reject a KNOCK that waits.
 
     Raises:
         KnockNotPending: decided, expired or unknown.
@@ -205,8 +212,8 @@ def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -
     facts = undecided.facts
     reply = _reject_envelope(core, facts.peer, facts.knock_receipt, denial, now_ms)
     memo = core.state.knocks.get(facts.th)
-    changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply))]
-    changes.append(SessionEnded(ended(undecided, Phase.REJECTED, at_ms=now_ms, detail=str(denial.reason))))
+    changes: list[Change] = [] if memo is None else [KnockRemembered(memo.answered(reply.envelope))]
+    changes.append(SessionEnded(ended(undecided, Happening.REJECTED, at_ms=now_ms, detail=str(denial.reason))))
     return Step(tuple(changes), records.knock_rejected(core, facts.peer, reply, now_ms, _why(denial)), reply)
 
 
@@ -225,7 +232,7 @@ def _why(denial: Deny) -> str:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _reject_envelope(core: Core, initiator: IdentityKey, knock_receipt: Receipt, denial: Deny, now_ms: int) -> bytes:
+def _reject_envelope(core: Core, initiator: IdentityKey, knock_receipt: Receipt, denial: Deny, now_ms: int) -> Outgoing:
     state = core.state
     header = Header(
         kind=Kind.REJECT, mesh=state.mesh, sender=state.identity.did, recipient=initiator.did, time_ms=now_ms
@@ -238,4 +245,4 @@ def _reject_envelope(core: Core, initiator: IdentityKey, knock_receipt: Receipt,
         reason=denial.reason,
         retry_after_seconds=denial.retry_after_seconds,
     )
-    return build(header_bytes, body)
+    return Outgoing(build(header_bytes, body))

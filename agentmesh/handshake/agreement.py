@@ -45,12 +45,12 @@ class SessionKeys(Redacted):
 
     def __init__(self, th: TranscriptHash, shared: bytes) -> None:
         prk = _crypto.kdf(th, EXTRACT, shared, 64)
-        self.th = th
-        self.root = RootKey(_crypto.kdf(prk, FIRST_ROOT, b"", 32))
-        self.intent_key = IntentKey(_crypto.kdf(prk, KNOCK_KEY, b"", 32))
-        self.header_key_ba = HeaderKey(_crypto.kdf(prk, HEADER_BA, b"", 32))
-        self.header_key_ab = HeaderKey(_crypto.kdf(prk, HEADER_AB, b"", 32))
-        self.session_id = SessionId(_crypto.kdf(prk, SESSION_ID, b"", 16))
+        self.th: TranscriptHash = th
+        self.root: RootKey = RootKey(_crypto.kdf(prk, FIRST_ROOT, b"", 32))
+        self.intent_key: IntentKey = IntentKey(_crypto.kdf(prk, KNOCK_KEY, b"", 32))
+        self.header_key_ba: HeaderKey = HeaderKey(_crypto.kdf(prk, HEADER_BA, b"", 32))
+        self.header_key_ab: HeaderKey = HeaderKey(_crypto.kdf(prk, HEADER_AB, b"", 32))
+        self.session_id: SessionId = SessionId(_crypto.kdf(prk, SESSION_ID, b"", 16))
 
 
 def transcript_hash(
@@ -94,10 +94,10 @@ class Initiation(Redacted):
         kem_ciphertext: KemCiphertext,
         keys: SessionKeys,
     ) -> None:
-        self.ephemeral_secret = ephemeral_secret
-        self.ephemeral = ephemeral
-        self.kem_ciphertext = kem_ciphertext
-        self.keys = keys
+        self.ephemeral_secret: X25519Secret = ephemeral_secret
+        self.ephemeral: X25519PublicKey = ephemeral
+        self.kem_ciphertext: KemCiphertext = kem_ciphertext
+        self.keys: SessionKeys = keys
 
 
 @frameless

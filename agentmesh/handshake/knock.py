@@ -23,7 +23,7 @@ from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import INTENT, SIGN_KNOCK
 from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
-from agentmesh.primitives.arguments import bytes_argument, frameless, text_argument, texts_argument
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, text_argument, texts_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -66,7 +66,7 @@ class Intent:
         *,
         capabilities: Iterable[str] = (),
         description: str | None = None,
-        detail: bytes | None = None,
+        detail: BytesLike | None = None,
     ) -> None:
         """Make an intent. `description` is a text for `detail`; give one of them or neither.
 
@@ -217,10 +217,10 @@ class ParsedKnock(Redacted):
     def __init__(self, inner: bytes, signature: Signature, fields: list[Any]) -> None:
         self._inner = inner
         self._signature = signature
-        self.claimed_key = Ed25519PublicKey(fields[0])
-        self.bundle_ref = BundleRef(fields[1])
-        self.ephemeral = X25519PublicKey(fields[2])
-        self.kem_ciphertext = KemCiphertext(fields[3])
+        self.claimed_key: Ed25519PublicKey = Ed25519PublicKey(fields[0])
+        self.bundle_ref: BundleRef = BundleRef(fields[1])
+        self.ephemeral: X25519PublicKey = X25519PublicKey(fields[2])
+        self.kem_ciphertext: KemCiphertext = KemCiphertext(fields[3])
         self.expires_ms: int = fields[4]
         self.sealed: bytes = fields[5]
 

@@ -12,7 +12,7 @@ still serve, and the bare memory that it was published afterwards.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from attrs import field, frozen
 
@@ -29,7 +29,7 @@ from agentmesh.identity import Identity, IdentityKey, did_of, sign_statement, sp
 from agentmesh.limits import CLOCK_TOLERANCE_MS, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SIGN_BUNDLE
-from agentmesh.primitives.arguments import frameless, received_argument, uint_argument
+from agentmesh.primitives.arguments import BytesLike, frameless, received_argument, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -90,7 +90,7 @@ class Bundle:
     ref: BundleRef = field(repr=lambda ref: ref.hex())
 
 
-def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
+def verify_bundle(data: BytesLike, *, did: str, mesh: str, now_ms: int) -> Bundle:
     """Return the bundle that `data` holds, once everything about it has been verified. Section 3.
 
     Args:
@@ -154,8 +154,8 @@ class BundleSecrets(Redacted):
     __slots__ = ("_live_kem_key", "kem_seed", "prekey_secret")
 
     def __init__(self, prekey_secret: PrekeySecret, kem_seed: KemSeed, live_kem_key: _crypto.KemKey | None = None):
-        self.prekey_secret = prekey_secret
-        self.kem_seed = kem_seed
+        self.prekey_secret: PrekeySecret = prekey_secret
+        self.kem_seed: KemSeed = kem_seed
         self._live_kem_key = live_kem_key
 
     @property
@@ -170,7 +170,7 @@ class BundleSecrets(Redacted):
             return NotImplemented
         return (self.prekey_secret == other.prekey_secret) & (self.kem_seed == other.kem_seed)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 @frozen(kw_only=True)

@@ -141,7 +141,7 @@ def verify_accept_content(
 
 @frozen(kw_only=True)
 class Reject:
-    """A REJECT's body, parsed; `verify_reject` says whether it is genuine.
+    """A REJECT's body, parsed; `verify` says whether it is genuine.
 
     Attributes:
         knock_receipt: The KNOCK that it answers.

@@ -15,6 +15,7 @@ from attrs import Attribute
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, TooLarge
 from agentmesh.limits import UINT_MAX, Limits
 
+BytesLike = bytes | bytearray | memoryview
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -68,7 +69,7 @@ def text_argument(name: str, value: object, minimum: int, maximum: int) -> str:
     size = _text_size(text, maximum)
     if minimum <= size <= maximum:
         return str(text)
-    is_text, is_bytes = type(text) is str, isinstance(value, _BYTES_LIKE)
+    is_text, is_bytes = type(text) is str, isinstance(value, BytesLike)
     del text, value
     if size >= 0:
         raise _out_of_range(name, size, minimum, maximum)
@@ -77,13 +78,14 @@ def text_argument(name: str, value: object, minimum: int, maximum: int) -> str:
     raise ArgumentInvalid(name, "bytes, not text: decode it" if is_bytes else "not text")
 
 
+@frameless
 def texts_argument(name: str, values: object, minimum: int, maximum: int, *, most: int = TEXTS_MAX) -> tuple[str, ...]:
     """Return `values` as a tuple of plain `str`, if they are at most so many and each as `text_argument` takes it.
 
     Raises:
         ArgumentInvalid: one text instead of several, no iterable, too many, or a text that does not fit.
     """
-    if isinstance(values, str | bytes | bytearray | memoryview) or not isinstance(values, Iterable):
+    if isinstance(values, str | BytesLike) or not isinstance(values, Iterable):
         raise ArgumentInvalid(name, "not several texts")
     texts = tuple(text_argument(name, value, minimum, maximum) for value in islice(values, most + 1))
     if len(texts) > most:  # one more than may be, and no further: an iterator need not end
@@ -101,9 +103,6 @@ def _text_size(text: object, maximum: int) -> int:
         return len(text.encode())
     except UnicodeEncodeError:
         return -1
-
-
-_BYTES_LIKE: Final = (bytes, bytearray, memoryview)
 
 
 def bytes_argument(name: str, value: object, minimum: int = 0, maximum: int = UINT_MAX) -> bytes:
@@ -132,6 +131,8 @@ def received_argument(name: str, value: object, maximum: int) -> bytes:
         ArgumentInvalid: another type.
         TooLarge: more than `maximum` bytes; nothing was copied.
     """
+    if type(value) is bytes and len(value) <= maximum:
+        return value
     if (size := _bytes_size(value)) > maximum:
         raise TooLarge(size, maximum)
     return bytes_argument(name, value)
@@ -142,7 +143,7 @@ def _bytes_size(value: object) -> int:
     if type(value) is bytes:
         return len(value)
     try:
-        return memoryview(value).nbytes if isinstance(value, _BYTES_LIKE) else -1
+        return memoryview(value).nbytes if isinstance(value, BytesLike) else -1
     except ValueError:
         return -1
 

@@ -1,8 +1,8 @@
 """The self-test: whether the libraries of this machine are what section 1 of docs/protocol.md asks for.
 
 An old OpenSSL has no ML-KEM, an interpreter may be built without BLAKE2b, and a libsodium of before 2026 takes identity
-keys of mixed order (CVE-2025-69277). Found out in the midst of a handshake, each of them looks like a fault of the peer. So everything is
-asked once, against known answers, before an agent exists.
+keys of mixed order (CVE-2025-69277). Found out in the midst of a handshake, each of them looks like a fault of the
+peer. So everything is asked once, against known answers, before an agent exists.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _blake2b() -> bool:
 
 
 def _ed25519() -> bool:
-    # RFC 8032, section 7.1, test 1.
+    # RFC 8032's first test vector.
     public, signing = _crypto.ed25519_keypair(
         bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
     )
@@ -58,8 +58,8 @@ def _strict_signatures() -> bool:
 
 
 def _strict_identity_keys() -> bool:
-    # The key of RFC 8032's test 1 with the point of order 2 and with one of order 8 added to it, a point of order 4, one
-    # that is not on the curve, and y = p + 1 for the point of y = 1.
+    # The key of RFC 8032's test 1 with the point of order 2 and with one of order 8 added to it, a point of order 4,
+    # one that is not on the curve, and y = p + 1 for the point of y = 1.
     wrong = (
         "16a567fe7d4ef5482ab4012c369bf8c5f11e8d0c2559dcda50fde59708f8aee5",  # what a libsodium of before 2026 takes
         "9158312a9a8d6e3b34c891d6d61444f8b8211c5117ebad15bdb0bd68b07e0245",
@@ -83,7 +83,7 @@ def _x25519() -> bool:
 
 
 def _ml_kem_768() -> bool:
-    # FIPS 203: the key of a known seed, a round trip, and the implicit rejection of a forged ciphertext, section 7.3.
+    # FIPS 203: the key of a known seed, a round trip, and the implicit rejection of a forged ciphertext.
     key = _crypto.kem_key(_COUNTED)
     public = _crypto.kem_public(key)
     ciphertext, drawn = _crypto.kem_encapsulate(public)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NewType, NoReturn, final
 
 from agentmesh.primitives import _crypto
-from agentmesh.primitives.arguments import bytes_argument, frameless
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 
 # Public values, all bytes. Each names one thing.
 Ed25519PublicKey = NewType("Ed25519PublicKey", bytes)  # 32
@@ -64,7 +64,7 @@ class Secret(Redacted):
     size = 32
 
     @frameless
-    def __init__(self, value: bytes) -> None:
+    def __init__(self, value: BytesLike) -> None:
         """Wrap `value`, exactly `size` bytes; what is bytes-like is copied, and its owner may wipe it.
 
         Raises:

@@ -9,9 +9,9 @@ Plaintexts are `type || content`, padded: 0 data [action length (1) || action ||
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, Protocol, final
 
-from agentmesh.envelope import Kind, OuterEnvelope, build_behind, receipt_of
+from agentmesh.envelope import Kind, OuterEnvelope, build_behind
 from agentmesh.errors import (
     ArgumentInvalid,
     ClosedSession,
@@ -25,61 +25,32 @@ from agentmesh.errors import (
 )
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, Limits
+from agentmesh.outgoing import Sealed
 from agentmesh.primitives import _crypto
-from agentmesh.primitives.arguments import text_argument
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, text_argument
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import Disclosure, DisclosureKey, Receipt, Redacted
+from agentmesh.primitives.keys import Disclosure, DisclosureKey, Redacted
+from agentmesh.session.chains import OpenDelta, SendingChain, Turn
 from agentmesh.session.content import REASON_MAX_BYTES, ContentType, pad_close, pad_data, parse_close, parse_content
-from agentmesh.session.facts import SESSION_ID_BYTES, Facts, PeerClose, Phase
-from agentmesh.session.ratchet import OpenDelta, Opened, Ratchet, SendingChain, Turn
+from agentmesh.session.facts import SESSION_ID_BYTES, Facts, PeerClose
+from agentmesh.session.phases import Happening, Phase
+from agentmesh.session.ratchet import Opened, Ratchet
 
 
-@final
-class Sealed(Redacted):
-    """An envelope ready to leave.
+class Holder(Protocol):
+    """Where a change finds the session that it advances: an agent's state, or a draft of it."""
 
-    Attributes:
-        envelope: What a relay carries.
-        number: Its position in this direction.
-        disclosure: Discloses this one message; only where it was asked for.
-    """
-
-    __slots__ = ("_delta", "_receipt", "disclosure", "envelope", "number")
-
-    def __init__(self, envelope: bytes, number: int, delta: MessageSent | None, disclosure: Disclosure | None) -> None:
-        self.envelope = envelope
-        self.number = number
-        self._delta = delta
-        self.disclosure = disclosure
-        self._receipt: Receipt | None = None
-
-    @property
-    def delta(self) -> MessageSent:
-        """The change to apply before the envelope leaves: for whoever called the session itself."""
-        if self._delta is None:
-            raise AttributeError("delta")
-        return self._delta
-
-    def handed_out(self) -> Sealed:
-        """Return this without its delta, which holds the chain's next key: what an application may keep."""
-        return Sealed(self.envelope, self.number, None, self.disclosure)
-
-    @property
-    def disclosure_key(self) -> DisclosureKey | None:
-        """The message key of the disclosure, alone."""
-        return None if self.disclosure is None else self.disclosure.key
-
-    @property
-    def receipt(self) -> Receipt:
-        """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
-        if self._receipt is None:
-            self._receipt = receipt_of(self.envelope)
-        return self._receipt
+    def advancing(self, session: Session, /) -> Session:
+        """Return the session to change: this one, or a draft's copy of it."""
+        ...
 
 
 @final
 class MessageSent(Redacted):
-    """The change that sealing one message makes in a session. Apply it before the message leaves."""
+    """The change that sealing one message makes in a session. Apply it before the message leaves.
+
+    It says what is to hold afterwards, so that applying it again changes nothing.
+    """
 
     __slots__ = ("data_sent", "own_close_at_ms", "sending", "session")
 
@@ -89,18 +60,18 @@ class MessageSent(Redacted):
         self.data_sent = data_sent
         self.own_close_at_ms = own_close_at_ms
 
-    def apply(self, _state: object = None, /) -> None:
+    def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session
+        session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply_sealed(self.sending)
-        session.data_sent += self.data_sent
+        session.data_sent = self.data_sent
         if self.own_close_at_ms is not None:
             session.own_close_at_ms = self.own_close_at_ms
 
 
 @final
 class MessageTaken(Redacted):
-    """The change that opening one message makes in a session."""
+    """The change that opening one message makes in a session. Applying it again changes nothing."""
 
     __slots__ = ("data_opened", "opened", "peer_close", "session")
 
@@ -110,11 +81,11 @@ class MessageTaken(Redacted):
         self.data_opened = data_opened
         self.peer_close = peer_close
 
-    def apply(self, _state: object = None, /) -> None:
+    def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session
+        session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply(self.opened)
-        session.data_opened += self.data_opened
+        session.data_opened = self.data_opened
         session.confirmed = True
         if self.peer_close is not None:
             session.peer_close = self.peer_close
@@ -168,10 +139,11 @@ class Incoming(Redacted):
         self.peer_close = peer_close
         self.disclosure_key = disclosure_key
 
-    def delta(self, entropy: Entropy) -> MessageTaken:
+    def taken(self, entropy: Entropy) -> MessageTaken:
         """Return what accepting this message changes."""
-        data_opened = 1 if self.content_type is ContentType.DATA else 0
-        return MessageTaken(self._session, self._opened.delta(entropy), data_opened, self.peer_close)
+        session = self._session
+        data_opened = session.data_opened + 1 if self.content_type is ContentType.DATA else session.data_opened
+        return MessageTaken(session, self._opened.delta(entropy), data_opened, self.peer_close)
 
 
 # --- established -----------------------------------------------------------------------------------------------------
@@ -179,7 +151,7 @@ class Incoming(Redacted):
 
 @final
 class Session(Redacted):
-    """An established conversation. `seal` and `open` return what they would change, as a change to apply.
+    """An established conversation. `seal` and `open` change nothing: both give the change to apply.
 
     Attributes:
         facts: What is fixed.
@@ -194,6 +166,7 @@ class Session(Redacted):
         superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
     """
 
+    phase: ClassVar = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
         "conditions",
@@ -232,6 +205,21 @@ class Session(Redacted):
         self.peer_close = peer_close
         self.superseded_at_ms = superseded_at_ms
 
+    def copy(self) -> Session:
+        """Return a session of the same state that can be changed apart."""
+        return Session(
+            self.facts,
+            self.ratchet.copy(),
+            self.conditions,
+            accepted_at_ms=self.accepted_at_ms,
+            data_sent=self.data_sent,
+            data_opened=self.data_opened,
+            confirmed=self.confirmed,
+            own_close_at_ms=self.own_close_at_ms,
+            peer_close=self.peer_close,
+            superseded_at_ms=self.superseded_at_ms,
+        )
+
     # --- when it ends ----------------------------------------------------------------------------------------------
 
     @property
@@ -254,18 +242,18 @@ class Session(Redacted):
             times.append(self.superseded_at_ms + LATE_WINDOW_MS)
         return min(times, default=None)
 
-    def ending(self, now_ms: int) -> Phase | None:
-        """Return how it has ended by `now_ms`, or `None` while it lives."""
+    def ending(self, now_ms: int) -> Happening | None:
+        """Return what has ended it by `now_ms`, or `None` while it lives."""
         close = self.peer_close
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
         if not closing and self.conditions.ttl_seconds is None:
             return None
         if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
-            return Phase.CLOSED
+            return Happening.COMPLETED
         deadline_ms = self.deadline_ms
         if deadline_ms is None or now_ms <= deadline_ms:
             return None
-        return Phase.TRUNCATED if closing else Phase.EXPIRED
+        return Happening.CUT_OFF if closing else Happening.TIMED_OUT
 
     def may_send(self, now_ms: int) -> bool:
         """Say whether data can be sealed now, conditions aside."""
@@ -278,15 +266,15 @@ class Session(Redacted):
 
     def seal(
         self,
-        data: bytes,
+        data: BytesLike,
         *,
         action: str | None = None,
         now_ms: int,
         limits: Limits,
         entropy: Entropy,
         disclosable: bool = False,
-    ) -> Sealed:
-        """Return a data message, sealed. Nothing changes until its `delta` is applied; apply before it leaves.
+    ) -> tuple[Sealed, MessageSent]:
+        """Return (a data message, sealed; the change that it makes). Apply the change before the message leaves.
 
         Args:
             data: 0 to `limits.plaintext_max_bytes` bytes.
@@ -302,7 +290,9 @@ class Session(Redacted):
             ConditionNotMet: `max_messages` or `allowed_actions` forbids it.
             ChainExhausted: 2^32 - 1 messages without an answer.
         """
-        if not isinstance(data, bytes) or len(data) > limits.plaintext_max_bytes:
+        if type(data) is not bytes:
+            data = bytes_argument("data", data)
+        if len(data) > limits.plaintext_max_bytes:
             raise ArgumentInvalid("data")
         named = b""
         if action is not None and action != self.facts.action:
@@ -316,10 +306,12 @@ class Session(Redacted):
         if conditions.max_messages is not None and self.next_number > conditions.max_messages:
             raise ConditionNotMet("max_messages")
         padded = pad_data(named, data)
-        return self._seal(padded, now_ms, entropy, disclosable, 1, None)
+        return self._seal(padded, now_ms, entropy, disclosable, self.data_sent + 1, None)
 
-    def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> Sealed:
-        """Return this side's close, sealed: the last thing that it sends. Allowed whatever `max_messages` says.
+    def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> tuple[Sealed, MessageSent]:
+        """Return (this side's close, sealed; the change that it makes): the last thing that it sends.
+
+        Allowed whatever `max_messages` says.
 
         Raises:
             ArgumentInvalid: the reason is not 0 to 128 bytes of UTF-8.
@@ -330,12 +322,15 @@ class Session(Redacted):
         if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
             raise SessionNotOpen
         padded = pad_close(reason, self.data_sent, self.data_opened)
-        return self._seal(padded, now_ms, entropy, False, 0, now_ms)
+        return self._seal(padded, now_ms, entropy, False, self.data_sent, now_ms)
 
-    def answer_close(self, closing: MessageTaken, *, now_ms: int, entropy: Entropy) -> Sealed:
-        """Return this side's close in answer to the peer's, sealed over the state after `closing`. Apply that first."""
+    def answer_close(self, closing: MessageTaken, *, now_ms: int, entropy: Entropy) -> tuple[Sealed, MessageSent]:
+        """Return this side's close in answer to the peer's, as `seal_close`, over the state after `closing`.
+
+        Apply `closing` first.
+        """
         padded = pad_close("", self.data_sent, self.data_opened)
-        return self._seal(padded, now_ms, entropy, False, 0, now_ms, closing.opened.turn)
+        return self._seal(padded, now_ms, entropy, False, self.data_sent, now_ms, closing.opened.turn)
 
     @property
     def next_number(self) -> int:
@@ -358,15 +353,15 @@ class Session(Redacted):
         data_sent: int,
         own_close_at_ms: int | None,
         turn: Turn | None = None,
-    ) -> Sealed:
+    ) -> tuple[Sealed, MessageSent]:
         facts = self.facts
         head, context = facts.outgoing(now_ms)
         nonce = entropy.token(_crypto.NONCE_BYTES)
         message, message_key, sending = self.ratchet.seal(padded, context, nonce, turn)
         number = facts.number_out(sending.start + sending.n - 1)
-        delta = MessageSent(self, sending, data_sent, own_close_at_ms)
         envelope = build_behind(head, facts.session_id, *message)
-        return Sealed(envelope, number, delta, Disclosure(facts.th + message_key) if disclosable else None)
+        disclosure = Disclosure(facts.th + message_key) if disclosable else None
+        return Sealed(envelope, number, disclosure), MessageSent(self, sending, data_sent, own_close_at_ms)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
-"""What every phase of a session shares: its facts, its phases, and the memory of one that is over (section 7)."""
+"""What every phase of a session shares: its facts, and the memory of one that is over (docs/protocol.md, section 7)."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 from attrs import field, frozen
@@ -12,20 +11,9 @@ from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId, TranscriptHash
+from agentmesh.session.phases import Phase
 
 SESSION_ID_BYTES: Final = 16
-
-
-class Phase(StrEnum):
-    """Where a session stands."""
-
-    PENDING = "pending"
-    UNDECIDED = "undecided"
-    ESTABLISHED = "established"
-    REJECTED = "rejected"
-    CLOSED = "closed"
-    EXPIRED = "expired"
-    TRUNCATED = "truncated"
 
 
 @frozen(kw_only=True, weakref_slot=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 from agentmesh.envelope import Kind, OuterEnvelope, build
 from agentmesh.errors import (
@@ -23,7 +23,8 @@ from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, Redacted, RootKey, X25519PublicKey
 from agentmesh.session.content import ContentType, pad_accept, parse_content
 from agentmesh.session.established import Session, open_in_session
-from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Facts, Phase
+from agentmesh.session.facts import SESSION_ID_BYTES, Facts
+from agentmesh.session.phases import Happening, Phase
 from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.suite import SUITE
 
@@ -32,6 +33,7 @@ from agentmesh.session.suite import SUITE
 class Pending(Redacted):
     """A's side between KNOCK and verdict. It keeps EK in its ratchet, and the KNOCK's bytes to offer again."""
 
+    phase: ClassVar = Phase.PENDING
     __slots__ = ("expires_ms", "facts", "knock", "ratchet")
 
     def __init__(self, facts: Facts, ratchet: Ratchet, *, expires_ms: int, knock: bytes) -> None:
@@ -45,6 +47,10 @@ class Pending(Redacted):
         """When it ends without a verdict: a day after the KNOCK's expiry, since an ACCEPT may lie at a relay."""
         return self.expires_ms + PENDING_GRACE_MS
 
+    def ending(self, now_ms: int) -> Happening | None:
+        """Return what has ended it by `now_ms`, or `None` while it waits."""
+        return Happening.TIMED_OUT if now_ms > self.deadline_ms else None
+
     def open_accept(self, outer: OuterEnvelope, *, now_ms: int, limits: Limits) -> tuple[Conditions, Opened]:
         """Return the conditions of a genuine ACCEPT, and the opened message. Sections 5.2 and 6.1; changes nothing.
 
@@ -56,7 +62,7 @@ class Pending(Redacted):
             BadSignature: the acceptor's signature does not cover this very ACCEPT.
             PeerConditionBroken: its time to live is over already.
         """
-        if now_ms > self.deadline_ms:
+        if self.ending(now_ms) is not None:
             raise ClosedSession
         if outer.header.kind is not Kind.ACCEPT:
             is_early = self.ratchet.awaits(outer.envelope, start=outer.body_at + SESSION_ID_BYTES)
@@ -103,6 +109,7 @@ def _accept_conditions(content: bytes, facts: Facts, outer: OuterEnvelope, opene
 class Undecided(Redacted):
     """B's side between an opened KNOCK and the verdict: what is needed to accept it, and what it says."""
 
+    phase: ClassVar = Phase.UNDECIDED
     __slots__ = ("content", "ephemeral", "expires_ms", "facts", "header_key_ab", "header_key_ba", "root")
 
     def __init__(
@@ -128,6 +135,10 @@ class Undecided(Redacted):
     def deadline_ms(self) -> int:
         """When it ends without a decision."""
         return self.expires_ms
+
+    def ending(self, now_ms: int) -> Happening | None:
+        """Return what has ended it by `now_ms`, or `None` while it waits."""
+        return Happening.TIMED_OUT if now_ms > self.deadline_ms else None
 
     def accept(
         self, identity: Identity, conditions: Conditions, *, now_ms: int, entropy: Entropy
@@ -161,21 +172,3 @@ class Undecided(Redacted):
             data_opened=int(self.facts.early_payload),
         )
         return session, build(header_bytes, self.facts.session_id, *message)
-
-
-def ended(
-    held: Pending | Undecided | Session, phase: Phase, *, at_ms: int, detail: str = "", opened_now: int = 0
-) -> Ended:
-    """Return the memory of `held`, which ended as `phase` says; `opened_now` counts what its last step opened."""
-    session = held if isinstance(held, Session) else None
-    return Ended(
-        session_id=held.facts.session_id,
-        peer=held.facts.peer,
-        phase=phase,
-        detail=detail,
-        at_ms=at_ms,
-        bundle_class=held.facts.bundle_class,
-        initiated=held.facts.initiator,
-        data_sent=0 if session is None else session.data_sent,
-        data_opened=0 if session is None else session.data_opened + opened_now,
-    )

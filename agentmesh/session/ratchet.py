@@ -28,6 +28,7 @@ from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFail
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.chains import OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
 
 
 class RatchetHeader(NamedTuple):
@@ -67,121 +68,6 @@ class Suite:
     open_body: Callable[[MessageKey, Any, bytes], bytes]
     chain_name: Callable[[HeaderKey, X25519PublicKey], HeaderKey]
     past_first: bool = False
-
-
-# --- the pieces of a ratchet's state, each replaced whole, never changed ---------------------------------------------
-
-
-@final
-class SendingChain(Redacted):
-    """The chain that this side seals with. `start` is how many messages the chains before it had together."""
-
-    __slots__ = ("header_key", "key", "n", "previous_length", "start")
-
-    def __init__(self, key: ChainKey, header_key: HeaderKey, n: int, previous_length: int, start: int) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
-
-
-@final
-class ReceivingChain(Redacted):
-    """The chain that the peer seals with now: `n` is the number that is expected next."""
-
-    __slots__ = ("header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
-
-    def __init__(
-        self,
-        key: ChainKey,
-        header_key: HeaderKey,
-        peer_key: X25519PublicKey,
-        n: int,
-        previous_length: int,
-        start: int,
-        serial: int,
-    ) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.peer_key = peer_key
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
-        self.serial = serial
-
-
-@final
-class PastChain(Redacted):
-    """A receiving chain that the peer has left: its length is known, and late messages find their skipped keys."""
-
-    __slots__ = ("header_key", "length", "serial", "start")
-
-    def __init__(self, header_key: HeaderKey, length: int, start: int, serial: int) -> None:
-        self.header_key = header_key
-        self.length = length
-        self.start = start
-        self.serial = serial
-
-
-SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
-
-
-@final
-class Turn(Redacted):
-    """What a turn of the peer replaces beside the receiving chain."""
-
-    __slots__ = ("next_receiving", "next_sending", "past", "public", "root", "secret", "sending")
-
-    def __init__(
-        self,
-        root: RootKey,
-        secret: X25519Secret,
-        public: X25519PublicKey,
-        sending: SendingChain,
-        next_sending: HeaderKey,
-        next_receiving: HeaderKey,
-        past: tuple[PastChain, ...],
-    ) -> None:
-        self.root = root
-        self.secret = secret
-        self.public = public
-        self.sending = sending
-        self.next_sending = next_sending
-        self.next_receiving = next_receiving
-        self.past = past
-
-
-@final
-class OpenDelta(Redacted):
-    """What opening one message changes. Nothing has changed until `Ratchet.apply` is given it.
-
-    Attributes:
-        receiving: The new receiving chain, or `None` where a skipped key served.
-        turn: What a turn of the peer replaced, or `None`.
-        added: Skipped message keys to keep, oldest first.
-        taken: The skipped key that was used.
-        evicted: Skipped keys that age, number or the end of their chain removed: those messages are lost.
-        at_ms: When, for the age of what was added.
-    """
-
-    __slots__ = ("added", "at_ms", "evicted", "receiving", "taken", "turn")
-
-    def __init__(
-        self,
-        receiving: ReceivingChain | None,
-        turn: Turn | None,
-        added: Sequence[tuple[SkippedAt, MessageKey]],
-        taken: SkippedAt | None,
-        evicted: Sequence[SkippedAt],
-        at_ms: int,
-    ) -> None:
-        self.receiving = receiving
-        self.turn = turn
-        self.added = added
-        self.taken = taken
-        self.evicted = evicted
-        self.at_ms = at_ms
 
 
 @final
@@ -291,6 +177,21 @@ class Ratchet(Redacted):
         root, chain_key, next_sending = suite.kdf_root(root, suite.dh(secret, ephemeral))
         sending = SendingChain(chain_key, header_key_ba, 0, 0, 0)
         return cls(suite, root, secret, public, sending, None, next_sending, header_key_ab)
+
+    def copy(self) -> Ratchet:
+        """Return a ratchet of the same state that can be changed apart."""
+        return Ratchet(
+            self.suite,
+            self.root,
+            self.secret,
+            self.public,
+            self.sending,
+            self.receiving,
+            self.next_sending,
+            self.next_receiving,
+            self.past,
+            dict(self.skipped),
+        )
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -465,12 +366,12 @@ class Ratchet(Redacted):
         return OpenDelta(None, None, _NOTHING, None, evicted, now_ms) if evicted else None
 
     def apply(self, delta: OpenDelta) -> None:
-        """Commit what `Opened.delta` returned."""
+        """Commit what `Opened.delta` returned. Once more changes nothing."""
         skipped = self.skipped
         if delta.taken is not None:
-            del skipped[delta.taken]
+            skipped.pop(delta.taken, None)
         for at in delta.evicted:
-            del skipped[at]
+            skipped.pop(at, None)
         for at, message_key in delta.added:
             skipped[at] = (message_key, delta.at_ms)
         if delta.receiving is not None:

@@ -65,13 +65,13 @@ class Host:
         self._policy = policy
         self._limits = limits
         self._kem_keys = kem_keys
-        self.did = self._identity.did
+        self.did: str = self._identity.did
         self.errors = errors
         self.start()
 
     def start(self) -> None:
         """Start with the identity and nothing else."""
-        self.agent = Agent.create(
+        self.agent: Agent = Agent.create(
             MESH,
             identity=self._identity,
             clock=self._clock,

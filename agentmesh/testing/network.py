@@ -73,11 +73,11 @@ class Carried:
 
     def __init__(self, envelope: bytes, sequence: int) -> None:
         header, _, _ = split(envelope)
-        self.envelope = envelope
-        self.sender = header.sender
-        self.recipient = header.recipient
-        self.sequence = sequence
-        self.answers_before = 0
+        self.envelope: bytes = envelope
+        self.sender: str = header.sender
+        self.recipient: str = header.recipient
+        self.sequence: int = sequence
+        self.answers_before: int = 0
 
 
 @final

@@ -66,10 +66,12 @@ def establish(
 ) -> None:
     """Have one agent knock at the other on a fresh one-time bundle, and the other accept."""
     bundle = responder.publish_bundles(1, last_resort=False).one_time[0]
-    knock = initiator.knock(responder.did, bundle, intent or Intent("test"), early_payload=early_payload)
+    knock = initiator.knock(
+        responder.did, bundle, Intent("test") if intent is None else intent, early_payload=early_payload
+    )
     [event] = responder.receive(knock)
     if isinstance(event, KnockReceived):
-        initiator.receive(responder.accept(event, conditions).reply)
+        initiator.receive(responder.accept(event, conditions))
     elif event.reply is not None:
         initiator.receive(event.reply)
 

@@ -28,7 +28,6 @@ from agentmesh.agent import Agent
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, GapTooLarge, TryAgain
 from agentmesh.events import (
-    Accepted,
     Event,
     KnockReceived,
     MessageReceived,
@@ -43,9 +42,11 @@ from agentmesh.events import (
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import KEPT_CHAINS, Limits
+from agentmesh.outgoing import Accepted, Outgoing
 from agentmesh.policy import Policy
 from agentmesh.primitives.keys import SessionId
-from agentmesh.session.facts import SESSION_ID_BYTES, Phase
+from agentmesh.session.facts import SESSION_ID_BYTES
+from agentmesh.session.phases import Phase
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.deliveries import Ledger
 from agentmesh.testing.host import Host, KemKeys
@@ -118,9 +119,9 @@ class MeshSimulator:
         """
         if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
             raise ArgumentInvalid("agents")
-        self.names = tuple(agents)
-        self.clock = ManualClock()
-        self.shelf = BundleShelf()
+        self.names: tuple[str, ...] = tuple(agents)
+        self.clock: ManualClock = ManualClock()
+        self.shelf: BundleShelf = BundleShelf()
         self.errors: Counter[type[AgentMeshError]] = Counter()
         self.events: Counter[type[Event]] = Counter()
         self.endings: Counter[Phase] = Counter()
@@ -216,7 +217,7 @@ class MeshSimulator:
         self, sender: str, recipient: str, intent: Intent | None = None, *, early_payload: bytes | None = None
     ) -> bool:
         """Have one agent knock at another. Return False, and count the error, where it is refused to."""
-        bundle, meant = self.shelf.take(self.did(recipient)), intent or Intent("test")
+        bundle, meant = self.shelf.take(self.did(recipient)), Intent("test") if intent is None else intent
         knock = self._hosts[sender].attempt(
             lambda agent: agent.knock(self.did(recipient), bundle, meant, early_payload=early_payload)
         )
@@ -224,25 +225,25 @@ class MeshSimulator:
             return False
         if early_payload is not None and not knock.early_payload_withheld:
             self._ledgers[sender, recipient].send_early(knock.session_id, early_payload)
-        self._hand_over(bytes(knock))
+        self._hand_over(knock)
         return True
 
     def send(self, sender: str, recipient: str, data: bytes, *, action: str | None = None) -> bool:
         """Have one agent send to another. Return False, and count the error, where there is no session for it."""
-        envelope = self._hosts[sender].attempt(lambda agent: agent.send(self.did(recipient), data, action=action))
-        if envelope is None:
+        sealed = self._hosts[sender].attempt(lambda agent: agent.send(self.did(recipient), data, action=action))
+        if sealed is None:
             return False
-        session_id = SessionId(split(envelope)[2][:SESSION_ID_BYTES])
-        self._ledgers[sender, recipient].send(receipt_of(envelope), session_id, data)
-        self._hand_over(envelope)
+        session_id = SessionId(split(sealed.envelope)[2][:SESSION_ID_BYTES])
+        self._ledgers[sender, recipient].send(sealed.receipt, session_id, data)
+        self._hand_over(sealed)
         return True
 
     def close(self, sender: str, recipient: str, reason: str = "") -> bool:
         """Have one agent close its session with another. Return False, and count the error, where there is none."""
-        envelope = self._hosts[sender].attempt(lambda agent: agent.close(self.did(recipient), reason))
-        if envelope is not None:
-            self._hand_over(envelope)
-        return envelope is not None
+        closing = self._hosts[sender].attempt(lambda agent: agent.close(self.did(recipient), reason))
+        if closing is not None:
+            self._hand_over(closing)
+        return closing is not None
 
     def decide(self, name: str, *, accept: bool = True) -> bool:
         """Have an agent decide on the oldest KNOCK that waits for it. Return False where none waits."""
@@ -278,7 +279,7 @@ class MeshSimulator:
         """Deliver an envelope under way, and leave a copy under way."""
         self.faults["duplicate"] += 1
         carried = self._network.queue[index]
-        self._hand_over(carried.envelope)
+        self._hand_over(Outgoing(carried.envelope))
         self._network.queue.remove(carried)
         self._deliver(carried)
 
@@ -394,8 +395,8 @@ class MeshSimulator:
     def _happens(self, percent: int) -> bool:
         return self._random.randrange(100) < percent
 
-    def _hand_over(self, envelope: bytes) -> None:
-        crowded_out = self._network.hand_over(envelope)
+    def _hand_over(self, outgoing: Outgoing) -> None:
+        crowded_out = self._network.hand_over(outgoing.envelope)
         if crowded_out is not None:
             self._deliver(crowded_out)
 
@@ -487,7 +488,7 @@ class MeshSimulator:
         if accepted.early_payload is not None:
             incoming = self._ledgers[self._name_of[knock.did], name]
             incoming.deliver_early(accepted.session_id, accepted.early_payload)
-        self._hand_over(accepted.reply)
+        self._hand_over(accepted)
 
 
 def _skewed(clock: ManualClock, skew_ms: int) -> Callable[[], int]:

@@ -24,6 +24,7 @@ from agentmesh.handshake.prekeys import Bundle, BundleClass, PublishedBundle, is
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import DID_PREFIX, Identity
 from agentmesh.limits import ACTION_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
+from agentmesh.outgoing import Outgoing
 from agentmesh.policy import ASK, Decision, Deny, Grant
 from agentmesh.primitives.base58 import base58_encode
 from agentmesh.primitives.keys import Receipt, SessionId
@@ -277,17 +278,16 @@ def _conversation(seed: int) -> tuple[Delivery, ...]:
     alice, bob, clock = pair.alice, pair.bob, pair.clock
     seen: list[Delivery] = []
 
-    def deliver(recipient: Agent, kind: Kind, envelope: bytes) -> None:
-        seen.append(
-            Delivery(kind=kind, envelope=bytes(envelope), exported=recipient.export_state(), now_ms=clock.advance(ms=7))
-        )
-        recipient.receive(envelope)
+    def deliver(recipient: Agent, kind: Kind, outgoing: Outgoing) -> None:
+        now_ms, exported = clock.advance(ms=7), recipient.export_state()
+        seen.append(Delivery(kind=kind, envelope=outgoing.envelope, exported=exported, now_ms=now_ms))
+        recipient.receive(outgoing)
 
     shelf = bob.publish_bundles(2)
     bundle = shelf.one_time[0] if seed % 2 or shelf.last_resort is None else shelf.last_resort
     early_payload = b"early" if seed % 4 == 1 else None
     deliver(bob, Kind.KNOCK, alice.knock(bob.did, bundle, Intent("test"), early_payload=early_payload))
-    deliver(alice, Kind.ACCEPT, bob.accept(bob.pending_knocks()[0]).reply)
+    deliver(alice, Kind.ACCEPT, bob.accept(bob.pending_knocks()[0]))
     deliver(bob, Kind.KNOCK, alice.knock(bob.did, shelf.one_time[1], Intent("another")))
     deliver(alice, Kind.REJECT, bob.reject(bob.pending_knocks()[0], Reason.BUSY, retry_after_seconds=60))
     for turn in range(3):

@@ -16,12 +16,14 @@ import agentmesh
 from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envelope, errors, limits
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
-from agentmesh.engine.export import export_agent, export_session
+from agentmesh.cli.text import EXITS
+from agentmesh.engine.export import export_agent
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
 from agentmesh.primitives.padding import pad
 from agentmesh.session import content, suite
+from agentmesh.session.at_rest import export_session
 from agentmesh.testing import ManualClock, established_pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -258,20 +260,20 @@ def measured_sizes() -> dict[str, int]:
     assert len(mesh) == 12
     alice, bob = (Agent.create(mesh, identity=_identity_with_a_long_did(), clock=clock) for _ in range(2))
     shelf = bob.publish_bundles(2)
-    rejected = alice.knock(bob.did, shelf.one_time[0], Intent("x"))
+    rejected = alice.knock(bob.did, shelf.one_time[0], Intent("x")).envelope
     [event] = bob.receive(rejected)
-    reject = bob.reject(event, Reason.POLICY)
+    reject = bob.reject(event, Reason.POLICY).envelope
     [event] = bob.receive(alice.knock(bob.did, shelf.one_time[1], Intent("x")))
-    accept = bob.accept(event, Conditions()).reply
+    accept = bob.accept(event, Conditions()).envelope
     alice.receive(accept)
-    sizes = {size: len(alice.send(bob.did, bytes(size))) for size in (0, 256, 65_536, 1_048_576)}
+    sizes = {size: len(alice.send(bob.did, bytes(size)).envelope) for size in (0, 256, 65_536, 1_048_576)}
     return {
         "bundle": len(shelf.one_time[0]),
         "smallest KNOCK": len(rejected),
         "ACCEPT without conditions": len(accept),
         "REJECT, reason `policy`": len(reject),
         "smallest message": sizes[0],
-        "smallest close": len(alice.close(bob.did)),
+        "smallest close": len(alice.close(bob.did).envelope),
         "message, beside its padded plaintext, body under 256 bytes": sizes[0] - 64,
         "message, beside its padded plaintext, body under 65,536 bytes": sizes[256] - 272,
         "message, beside its padded plaintext, larger": sizes[1_048_576] - 1_081_344,
@@ -333,6 +335,20 @@ THREATS = (
     "Denial of service",
     "Elevation of privilege",
 )
+
+
+def test_the_exit_statuses_are_those_of_the_command_line() -> None:
+    stated = table(DOCS / "how-to" / "command-line.md", "| exit status | means |")
+    assert stated == {str(int(status)): [meaning] for status, meaning in EXITS.items()}
+
+
+def test_the_readme_says_how_many_tests_there_are(request: pytest.FixtureRequest) -> None:
+    match = re.search(r"runs the tests, more than ([0-9,]+) of them", text_of(ROOT / "README.md"))
+    assert match is not None
+    stated = int(match[1].replace(",", ""))
+    if request.session.testscollected < 1000:
+        pytest.skip("only a run of the whole suite can tell")
+    assert stated <= request.session.testscollected < stated + 2000
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "security.md"], ids=lambda page: page.name)

@@ -27,6 +27,7 @@ from nacl.exceptions import CryptoError
 from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog, MemorySink
+from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import padded_length
 from agentmesh.testing import ManualClock
@@ -390,8 +391,9 @@ class Textual:
 
     # --- as B ----------------------------------------------------------------------------------------------------
 
-    def take_knock(self, envelope: bytes) -> tuple[list[Any], bytes | None, int]:
+    def take_knock(self, outgoing: Outgoing) -> tuple[list[Any], bytes | None, int]:
         """Return (intent, early payload, fresh) of a KNOCK, having verified and reproduced all of its bytes."""
+        envelope = bytes(outgoing)
         header, body = unpack(envelope)
         _, kind, mesh, sender, recipient, _ = unpack(header)
         assert (kind, mesh, recipient) == (1, MESH, self.me.did)
@@ -537,7 +539,8 @@ class Textual:
         counts = {"data_sent": data_sent, "data_opened": data_opened}
         return self.envelope(self.header(4, self.peer), evaluate("6", "close_plaintext", reason=reason, **counts))
 
-    def receive(self, envelope: bytes) -> bytes:
+    def receive(self, envelope: bytes | Outgoing) -> bytes:
+        envelope = bytes(envelope)
         header, body = unpack(envelope)
         assert unpack(header)[1] == 4
         return self.ratchet.open(self.session, header, body)[1]
@@ -583,7 +586,7 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
 
     accepted = bob.accept(event, Conditions(max_messages=9))
     assert (accepted.early_payload, accepted.session_id) == (b"early", alice.session.session_id)
-    assert alice.take_accept(accepted.reply) == [9, None, None]
+    assert alice.take_accept(accepted.envelope) == [9, None, None]
     [event] = bob.receive(alice.send(b"hello", b"greet"))
     assert (event.plaintext, event.action, event.number) == (b"hello", "greet", 2)
     assert alice.receive(bob.send(alice.me.did, bytes(5000))) == bytes(2 + 5000)
@@ -598,20 +601,20 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
 def test_rejects_go_both_ways() -> None:
     clock = ManualClock()
     library, textual = Agent.create(MESH, clock=clock), Textual(clock)
-    textual.take_knock(library.knock(textual.me.did, textual.publish(), Intent("x")))
+    textual.take_knock(library.knock(textual.me.did, textual.publish(), Intent("x")).envelope)
     [event] = library.receive(textual.reject("policy"))
     assert (event.reason, event.retry_after_seconds) == (Reason.POLICY, 7)
 
     textual.take_bundle(library.publish_bundles(1).one_time[0])
     [event] = library.receive(textual.knock("x", [], b"", None))
-    rejected = library.reject(event, Reason.BUSY, retry_after_seconds=60)
+    rejected = library.reject(event, Reason.BUSY, retry_after_seconds=60).envelope
     assert textual.take_reject(rejected) == [textual.receipt, "busy", 60]
 
 
 def test_what_was_altered_is_refused_by_the_page_too() -> None:
     clock = ManualClock()
     alice, bob = Agent.create(MESH, clock=clock), Textual(clock)
-    knock = bytes(alice.knock(bob.me.did, bob.publish(), Intent("x")))
+    knock = bytes(alice.knock(bob.me.did, bob.publish(), Intent("x")).envelope)
     altered = knock[:-1] + bytes([knock[-1] ^ 1])
     with pytest.raises(Exception, match=r"forged|corrupt"):
         bob.take_knock(altered)
@@ -660,7 +663,7 @@ def test_entries_and_checkpoints_are_what_section_8_says() -> None:
     knock = alice.knock(bob.me.did, bob.publish(), Intent("x"))
     bob.take_knock(knock)
     alice.receive(bob.accept(None, None, None))
-    sealed = alice.seal(bob.me.did, b"hello")
+    sealed = alice.send(bob.me.did, b"hello", disclosable=True)
 
     names = "sequence previous at event mesh sender recipient envelope_time receipt session_id number size class_"
     previous, leaves, fields = bytes(32), [], []
@@ -694,12 +697,12 @@ def test_entries_and_checkpoints_are_what_section_8_says() -> None:
 def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     clock = ManualClock()
     alice, bob = Agent.create(MESH, clock=clock), Textual(clock)
-    bob.take_knock(alice.knock(bob.me.did, bob.publish(), Intent("x")))
+    bob.take_knock(alice.knock(bob.me.did, bob.publish(), Intent("x")).envelope)
     alice.receive(bob.accept(None, None, None))
-    sealed = alice.seal(bob.me.did, b"hello")
+    sealed = alice.send(bob.me.did, b"hello", disclosable=True)
     header, body = unpack(sealed.envelope)
     scope = {"nonce": body[16:40], "sealed_header": body[40:96], "header": header, **vars(bob.session)}
-    bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure_key.reveal(), **scope)
+    bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure.key.reveal(), **scope)
     assert kc == body[96:128]
     assert unpad(bindings.crypto_secretbox_open_easy(body[128:], body[16:40], bk)) == b"\x00\x00hello"
 

@@ -179,7 +179,7 @@ def converse(initiator: Agent, responder: Agent) -> None:
     bundle = responder.publish_bundles(1, last_resort=False).one_time[0]
     knock = initiator.knock(responder.did, bundle, Intent("after"))
     [event] = responder.receive(knock)
-    reply = responder.accept(event).reply if isinstance(event, KnockReceived) else event.reply
+    reply = responder.accept(event).envelope if isinstance(event, KnockReceived) else event.reply
     initiator.receive(reply)
     chat(initiator, responder, knock.session_id)
 
@@ -440,7 +440,7 @@ def craft_knock(
 
 def parts_of(envelope: bytes) -> Crafted:
     """A KNOCK taken apart."""
-    header, body = msgpack.unpackb(envelope)
+    header, body = msgpack.unpackb(bytes(envelope))
     inner, signature = msgpack.unpackb(body)
     return Crafted(header, tuple(msgpack.unpackb(inner)), signature, None)
 
@@ -552,7 +552,7 @@ def retyped(envelope: bytes, kind: int) -> bytes:
 
 def with_header(envelope: bytes, **changes: Any) -> bytes:
     """The same body under a changed header: version, kind, mesh, sender, recipient, time_ms."""
-    header, body = msgpack.unpackb(envelope)
+    header, body = msgpack.unpackb(bytes(envelope))
     names = ("version", "kind", "mesh", "sender", "recipient", "time_ms")
     fields = dict(zip(names, msgpack.unpackb(header), strict=True))
     assert set(changes) <= set(names)

@@ -220,9 +220,11 @@ class Scenario:
 
     def knock(self, bundle: bytes, **fields: Any) -> Any:
         self.clock.advance(ms=1)
-        return self.see(
-            self.alice.agent.knock(self.bob.did, bundle, self.intent(), early_payload=self.canaries["early"], **fields)
+        knock = self.alice.agent.knock(
+            self.bob.did, bundle, self.intent(), early_payload=self.canaries["early"], **fields
         )
+        self.see(knock.envelope)
+        return knock
 
     def accept(self, conditions: Conditions = UNLIMITED, **fields: Any) -> bytes:
         """Let Bob accept a new session of Alice's; return its id."""
@@ -233,7 +235,7 @@ class Scenario:
         self.heard(event)
         accepted = self.bob.agent.accept(event, conditions)
         assert accepted.early_payload == self.canaries["early"]
-        self.heard(accepted, *self.alice.agent.receive(self.see(accepted.reply)))
+        self.heard(accepted, *self.alice.agent.receive(self.see(accepted.envelope)))
         return knock.session_id
 
     def run(self) -> None:
@@ -251,13 +253,16 @@ class Scenario:
         bob, rules = self.bob.agent, self.bob.rules
         shelf = bob.publish_bundles(8)
         self.heard(shelf)
-        knock = self.knock(shelf.one_time[0])
+        knock = self.knock(shelf.one_time[0]).envelope
         self.refuse_all(bob, self.tampered(knock))
         self.refuse_all(self.alice.agent, [knock])
         self.heard(self.elsewhere.agent.publish_bundles(1))
         self.refuse_all(self.elsewhere.agent, [knock, with_header(knock, recipient=self.elsewhere.did)])
         self.refuse_all(self.carol.agent, [knock, with_header(knock, recipient=self.carol.did)])
-        self.refuse_all(bob, [with_header(knock, sender=self.carol.did), with_header(knock, mesh="example/elsewhere")])
+        self.refuse_all(
+            bob,
+            [with_header(knock, sender=self.carol.did), with_header(knock, mesh="example/elsewhere")],
+        )
         self.refuse_all(bob, [with_header(knock, sender=bob.did)])
         rules.admits = False
         self.refuse_all(bob, [knock])
@@ -281,12 +286,12 @@ class Scenario:
             assert isinstance(again, AnswerRepeated)
         self.refuse_all(bob, [knock])
         self.refuse(lambda: bob.accept(event))
-        self.refuse(lambda: bob.reject(event))
+        self.refuse(lambda: bob.reject(event).envelope)
         # On a used bundle, then by the policy, then by the application.
         other = self.knock(shelf.last_resort)
         [event] = bob.receive(other)
         assert isinstance(event, KnockReceived)
-        for reply in (bob.reject(event, Reason.BUSY), accepted.reply):
+        for reply in (bob.reject(event, Reason.BUSY).envelope, accepted.envelope):
             self.refuse_all(self.alice.agent, self.tampered(reply))
             self.see(reply)
             self.heard(*self.alice.agent.receive(reply))
@@ -296,7 +301,7 @@ class Scenario:
         self.refuse_all(bob, [other])
         rules.decision = Deny(Reason.POLICY, 30)
         [event] = bob.receive(self.knock(shelf.one_time[2]))
-        self.heard(event, *self.alice.agent.receive(self.see(event.reply or b"")))
+        self.heard(event, *self.alice.agent.receive(self.see(event.reply.envelope or b"")))
         rules.decision = ASK
         for _ in range(6):
             self.knock_and_drop(shelf.one_time[3])
@@ -316,16 +321,16 @@ class Scenario:
         assert isinstance(event, KnockReceived)
         accepted = self.bob.agent.accept(event)
         # Bob speaks before Alice has his ACCEPT.
-        early = self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=event.session_id)
+        early = self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=event.session_id).envelope
         self.refuse_all(self.alice.agent, [early])
-        self.refuse(lambda: self.alice.agent.send(self.bob.did, b"x", session_id=knock.session_id))
-        self.refuse_all(self.carol.agent, [with_header(accepted.reply, recipient=self.carol.did)])
-        self.heard(*self.alice.agent.receive(accepted.reply), *self.alice.agent.receive(early))
+        self.refuse(lambda: self.alice.agent.send(self.bob.did, b"x", session_id=knock.session_id).envelope)
+        self.refuse_all(self.carol.agent, [with_header(accepted.envelope, recipient=self.carol.did)])
+        self.heard(*self.alice.agent.receive(accepted.envelope), *self.alice.agent.receive(early))
 
     def messages(self) -> None:
         alice, bob = self.alice.agent, self.bob.agent
         for sender, receiver in ((alice, bob), (bob, alice)) * 2:
-            envelope = self.see(sender.send(receiver.did, self.canaries["plain"], action=self.text("action")))
+            envelope = self.see(sender.send(receiver.did, self.canaries["plain"], action=self.text("action")).envelope)
             self.refuse_all(receiver, self.tampered(envelope))
             [event] = receiver.receive(envelope)
             assert isinstance(event, MessageReceived)
@@ -335,24 +340,24 @@ class Scenario:
             self.refuse_all(sender, [envelope])
             self.refuse_all(self.carol.agent, [envelope, with_header(envelope, recipient=self.carol.did)])
             self.refuse_all(receiver, [with_header(envelope, sender=self.carol.did), with_body(envelope, b"short")])
-        sealed = alice.seal(self.bob.did, self.canaries["plain"])
+        sealed = alice.send(self.bob.did, self.canaries["plain"], disclosable=True)
         assert sealed.disclosure is not None
         self.search.add("disclosed message key", sealed.disclosure.key.reveal())
         [event] = bob.receive(sealed.envelope, disclosable=True)
         assert isinstance(event, MessageReceived)
         self.heard(sealed, event, event.disclosure)
         self.bob.rules.allows = False
-        self.refuse_all(bob, [alice.send(self.bob.did, self.canaries["plain"])])
-        self.refuse(lambda: bob.send(self.alice.did, self.canaries["plain"]))
+        self.refuse_all(bob, [alice.send(self.bob.did, self.canaries["plain"]).envelope])
+        self.refuse(lambda: bob.send(self.alice.did, self.canaries["plain"]).envelope)
         self.bob.rules.allows = True
-        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"] * 100))
-        self.refuse(lambda: alice.send(self.carol.did, self.canaries["plain"]))
-        self.refuse(lambda: alice.send(self.text("plain"), b""))
-        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"], action=self.text("action") * 3))
+        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"] * 100).envelope)
+        self.refuse(lambda: alice.send(self.carol.did, self.canaries["plain"]).envelope)
+        self.refuse(lambda: alice.send(self.text("plain"), b"").envelope)
+        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"], action=self.text("action") * 3).envelope)
         self.refuse_all(bob, [bytes((2 << 20) + 1), self.canaries["plain"]])
         self.refuse_all(bob, [self.latest])
         # Late ones: 6 are skipped where 5 may be.
-        late = [alice.send(self.bob.did, self.canaries["plain"]) for _ in range(8)]
+        late = [alice.send(self.bob.did, self.canaries["plain"]).envelope for _ in range(8)]
         self.refuse_all(bob, late[-1:])
         for envelope in late:
             bob.receive(envelope)
@@ -365,7 +370,7 @@ class Scenario:
         assert isinstance(session, Session)
 
         def send(**fields: Any) -> bytes:
-            return self.alice.agent.send(self.bob.did, self.canaries["plain"], session_id=session_id, **fields)
+            return self.alice.agent.send(self.bob.did, self.canaries["plain"], session_id=session_id, **fields).envelope
 
         self.refuse(lambda: send(action="something else"))
         session.conditions = UNLIMITED
@@ -374,7 +379,7 @@ class Scenario:
         self.refuse_all(self.bob.agent, [wrong[0], wrong[2], wrong[3]])
         self.clock.advance(seconds=61)
         self.refuse_all(self.bob.agent, [send()])
-        self.refuse(lambda: self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=session_id))
+        self.refuse(lambda: self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=session_id).envelope)
         self.clock.advance(seconds=600)
         self.heard(*self.bob.agent.poll())
         self.refuse_all(self.bob.agent, [send()])
@@ -382,30 +387,30 @@ class Scenario:
     def closes(self) -> None:
         session_id = self.accept()
         alice, bob = self.alice.agent, self.bob.agent
-        late = alice.send(self.bob.did, self.canaries["plain"], session_id=session_id)
-        close = self.see(alice.close(self.bob.did, self.text("reason"), session_id=session_id))
+        late = alice.send(self.bob.did, self.canaries["plain"], session_id=session_id).envelope
+        close = self.see(alice.close(self.bob.did, self.text("reason"), session_id=session_id).envelope)
         self.refuse_all(bob, self.tampered(close))
         [event] = bob.receive(close)
         assert isinstance(event, PeerClosed)
         assert event.reason == self.text("reason")
         self.heard(event)
-        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"], session_id=session_id))
-        self.refuse_all(alice, self.tampered(event.reply or b""))
-        self.heard(*alice.receive(self.see(event.reply or b"")), *bob.receive(late))
+        self.refuse(lambda: alice.send(self.bob.did, self.canaries["plain"], session_id=session_id).envelope)
+        self.refuse_all(alice, self.tampered(event.reply.envelope or b""))
+        self.heard(*alice.receive(self.see(event.reply.envelope or b"")), *bob.receive(late))
         self.refuse_all(bob, [late, close])
-        self.refuse(lambda: alice.close(self.bob.did, self.text("reason") * 3))
+        self.refuse(lambda: alice.close(self.bob.did, self.text("reason") * 3).envelope)
         self.heard(*(view for agent in (alice, bob) for view in agent.sessions(self.bob.did)))
 
     def sinks(self) -> None:
         """The log refuses, and so does the agent."""
         session_id = self.accept()
-        envelope = self.alice.agent.send(self.bob.did, self.canaries["plain"], session_id=session_id)
+        envelope = self.alice.agent.send(self.bob.did, self.canaries["plain"], session_id=session_id).envelope
         broken = _Broken(self.bob.sink)
         self.bob.log._sink = broken
         for call in (
             lambda: self.bob.agent.receive(envelope),
-            lambda: self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=session_id),
-            lambda: self.bob.agent.close(self.alice.did, self.text("reason"), session_id=session_id),
+            lambda: self.bob.agent.send(self.alice.did, self.canaries["plain"], session_id=session_id).envelope,
+            lambda: self.bob.agent.close(self.alice.did, self.text("reason"), session_id=session_id).envelope,
             lambda: self.bob.agent.knock(
                 self.carol.did, self.carol.agent.publish_bundles(1).one_time[0], self.intent()
             ),

@@ -326,7 +326,7 @@ def test_a_peer_that_the_policy_does_not_allow_is_not_knocked_at(scene: Any, for
         with forge.refused(scene.bob, PeerNotAllowed):
             scene.bob.knock(scene.alice.did, bundle, Intent("knock"))
     scene.rules.allows = True
-    assert scene.bob.knock(scene.alice.did, bundle, Intent("knock"))
+    assert scene.bob.knock(scene.alice.did, bundle, Intent("knock")).envelope
 
 
 # --- one use, one ref -------------------------------------------------------------------------------------------------
@@ -376,10 +376,12 @@ def test_nothing_that_is_published_or_sent_holds_a_private_half(scene: Any, forg
     published: list[bytes] = [*bundles]
     for bundle in (shelf.one_time[0], shelf.last_resort):
         [event] = scene.bob.receive(knock(scene, bundle))
-        published.append(scene.bob.accept(event).reply)
+        published.append(scene.bob.accept(event).envelope)
     [event] = scene.bob.receive(knock(scene, shelf.one_time[1]))
-    published.append(scene.bob.reject(event))
-    published.append(bytes(scene.bob.knock(scene.alice.did, scene.alice.publish_bundles(1).one_time[0], Intent("me"))))
+    published.append(scene.bob.reject(event).envelope)
+    published.append(
+        bytes(scene.bob.knock(scene.alice.did, scene.alice.publish_bundles(1).one_time[0], Intent("me")).envelope)
+    )
     texts = [*published, repr(shelf).encode(), repr(scene.bob).encode(), str(scene.bob.poll()).encode()]
     for secret in secrets:
         forms = [secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="), secret[::-1], secret[:16]]
@@ -421,7 +423,7 @@ def test_older_last_resort_bundles_serve_until_their_end_and_then_their_secrets_
     assert all(secret in scene.bob.export_state() for secret in secrets)
     [event] = scene.bob.receive(in_flight)
     assert isinstance(event, KnockReceived)
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob)
     # At the very end of the tolerance the secrets are still there; one past it they are gone.
     scene.clock.now_ms = begin_ms + 21 * DAY + TOLERANCE

@@ -387,9 +387,9 @@ def test_a_knock_that_is_told_can_be_answered(scene: Any) -> None:
     knock = scene.craft(bundle, time_ms=now_ms - DAY, expires_ms=now_ms - TOLERANCE)
     [event] = scene.bob.receive(knock.envelope)
     if isinstance(event, KnockReceived):
-        assert scene.bob.reject(event)
+        assert scene.bob.reject(event).envelope
     else:
-        assert event.reply
+        assert event.reply.envelope
 
 
 # --- step 2: admission ------------------------------------------------------------------------------------------------
@@ -855,14 +855,14 @@ def test_a_policy_that_calls_back_is_denied_and_never_hangs(
     [event] = scene.bob.receive(waiting.envelope)
     bundle = scene.alice.publish_bundles(1).one_time[0]
     calls: dict[str, Callable[[], Any]] = {
-        "send": lambda: scene.bob.send(scene.alice.did, b""),
+        "send": lambda: scene.bob.send(scene.alice.did, b"").envelope,
         "knock": lambda: scene.bob.knock(scene.alice.did, bundle, Intent("back")),
         "publish": lambda: scene.bob.publish_bundles(1),
         "poll": lambda: scene.bob.poll(),
         "receive": lambda: scene.bob.receive(knock.envelope),
         "accept": lambda: scene.bob.accept(event),
-        "reject": lambda: scene.bob.reject(event),
-        "close": lambda: scene.bob.close(scene.alice.did),
+        "reject": lambda: scene.bob.reject(event).envelope,
+        "close": lambda: scene.bob.close(scene.alice.did).envelope,
     }
     raised: list[BaseException] = []
 
@@ -941,13 +941,13 @@ def test_the_early_payload_is_released_on_acceptance_only(by_policy: bool, paylo
         scene.rules.decides = Grant(Conditions(max_messages=3))
         [event] = scene.bob.receive(knock)
         assert isinstance(event, SessionEstablished)
-        released, reply = event.early_payload, event.reply
+        released, reply = event.early_payload, event.reply.envelope
     else:
         [event] = scene.bob.receive(knock)
         assert event.has_early_payload
         assert not hasattr(event, "early_payload")
         accepted = scene.bob.accept(event, Conditions(max_messages=3))
-        released, reply = accepted.early_payload, accepted.reply
+        released, reply = accepted.early_payload, accepted.envelope
     assert released == payload
     scene.alice.receive(reply)
     [event] = scene.bob.receive(scene.alice.send(scene.bob.did, b"second"))
@@ -959,7 +959,7 @@ def test_the_early_payload_is_message_one_on_both_sides(early: int, scene: Any, 
     payload = b"early" if early else None
     knock = scene.alice.knock(scene.bob.did, scene.one_time()[0], Intent("early"), early_payload=payload)
     [event] = scene.bob.receive(knock)
-    scene.alice.receive(scene.bob.accept(event, Conditions(max_messages=3)).reply)
+    scene.alice.receive(scene.bob.accept(event, Conditions(max_messages=3)).envelope)
 
     def positions(agent: Agent, other: Agent) -> tuple[Any, ...]:
         status = agent.session(other.did).status
@@ -1013,7 +1013,7 @@ def test_on_a_last_resort_bundle_the_early_payload_goes_only_if_asked_for(asked_
     assert event.has_early_payload is asked_for
     accepted = scene.bob.accept(event)
     assert accepted.early_payload == (b"early" if asked_for else None)
-    scene.alice.receive(accepted.reply)
+    scene.alice.receive(accepted.envelope)
     [event] = scene.bob.receive(scene.alice.send(scene.bob.did, b"first message"))
     assert event.number == 1 + asked_for
 
@@ -1025,7 +1025,7 @@ def test_a_sixth_session_is_busy_at_the_peer_and_refused_at_home(scene: Any, for
     bundles = scene.one_time(8)
     knocks = []
     for number in range(5):
-        knocks.append(scene.alice.knock(scene.bob.did, bundles[number], Intent("open")))
+        knocks.append(scene.alice.knock(scene.bob.did, bundles[number], Intent("open")).envelope)
         assert isinstance(outcome(scene.bob, knocks[-1]), KnockReceived)
     with forge.refused(scene.alice, TooManySessions):
         scene.alice.knock(scene.bob.did, bundles[5], Intent("open"))
@@ -1058,7 +1058,7 @@ def test_a_fresh_knock_has_the_room_of_the_sessions_that_it_replaces(scene: Any,
     for bundle in scene.one_time(5):
         knock = scene.alice.knock(scene.bob.did, bundle, Intent("open"))
         [event] = scene.bob.receive(knock)
-        scene.alice.receive(scene.bob.accept(event).reply)
+        scene.alice.receive(scene.bob.accept(event).envelope)
     scene.clock.advance(seconds=2)
     [bundle, other] = scene.one_time(2)
     assert outcome(scene.bob, scene.craft(bundle, fresh=False).envelope) == Reason.BUSY
@@ -1123,7 +1123,7 @@ def test_conditions_at_their_limits_travel(scene: Any, forge: ModuleType) -> Non
     )
     knock = scene.alice.knock(scene.bob.did, scene.one_time()[0], Intent("0" * 127 + "1"))
     [event] = scene.bob.receive(knock)
-    [established] = scene.alice.receive(scene.bob.accept(event, most).reply)
+    [established] = scene.alice.receive(scene.bob.accept(event, most).envelope)
     assert established.conditions == most
     forge.chat(scene.alice, scene.bob)
     for agent in (scene.alice, scene.bob):
@@ -1147,18 +1147,18 @@ def test_a_clock_that_shows_no_milliseconds_is_refused_everywhere(shown: Any, sc
     knock = scene.craft(bundle).envelope
     [event] = scene.bob.receive(scene.craft(scene.one_time()[0], sender=scene.mallory).envelope)
     forge.converse(scene.alice, scene.bob)
-    message = scene.alice.send(scene.bob.did, b"later")
+    message = scene.alice.send(scene.bob.did, b"later").envelope
     now_ms = scene.clock.now_ms
     scene.clock.now_ms = shown
     calls: list[Callable[[], Any]] = [
         lambda: scene.bob.receive(knock),
         lambda: scene.bob.receive(message),
         lambda: scene.bob.accept(event),
-        lambda: scene.bob.reject(event),
+        lambda: scene.bob.reject(event).envelope,
         lambda: scene.bob.publish_bundles(1),
         lambda: scene.bob.poll(),
-        lambda: scene.bob.send(scene.alice.did, b""),
-        lambda: scene.bob.close(scene.alice.did),
+        lambda: scene.bob.send(scene.alice.did, b"").envelope,
+        lambda: scene.bob.close(scene.alice.did).envelope,
         lambda: scene.bob.pending_knocks(),
         lambda: scene.bob.sessions(scene.alice.did),
     ]

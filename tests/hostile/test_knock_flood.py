@@ -38,7 +38,7 @@ def forged(scene: Any, forge: ModuleType, bundle: bytes, number: int) -> bytes:
 def honest(scene: Any, forge: ModuleType, bundles: list[bytes]) -> list[bytes]:
     """One KNOCK of another stranger on each bundle."""
     return [
-        bytes(forge.another_agent(scene, number).knock(scene.bob.did, bundle, Intent("honest")))
+        bytes(forge.another_agent(scene, number).knock(scene.bob.did, bundle, Intent("honest")).envelope)
         for number, bundle in enumerate(bundles)
     ]
 
@@ -66,7 +66,7 @@ def test_a_thousand_forgeries_on_every_bundle_consume_nothing_and_a_hundred_hone
     assert tally(scene.bob, knocks) == {KnockReceived: 100}
     assert scene.bob._core.state.unused_one_time() == 0
     for event in scene.bob.pending_knocks():
-        assert scene.bob.accept(event).reply
+        assert scene.bob.accept(event).envelope
 
 
 def test_forgeries_between_honest_knocks_stop_none_of_them(forge: ModuleType) -> None:
@@ -285,7 +285,7 @@ def test_a_full_memory_still_knows_what_it_holds(forge: ModuleType) -> None:
     [established] = scene.bob.receive(knock)
     assert tally(scene.bob, [scene.craft(second, sender=scene.mallory).envelope]) == {Busy: 1}
     [again] = scene.bob.receive(knock)
-    assert again.reply == established.reply
+    assert again.reply.envelope == established.reply.envelope
 
 
 def test_the_number_of_peers_is_bounded_and_those_that_are_known_still_pass(forge: ModuleType) -> None:

@@ -26,6 +26,7 @@ from agentmesh.errors import (
     WrongMesh,
     WrongRecipient,
 )
+from agentmesh.outgoing import Outgoing
 from agentmesh.policy import ASK
 
 DAY = 86_400_000
@@ -64,7 +65,7 @@ def test_a_waiting_knock_is_not_taken_twice(last_resort: bool, restart: bool, sc
         with forge.refused(scene.bob, KnockReplayed):
             scene.bob.receive(knock)
     assert scene.bob.pending_knocks() == (event,)
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob)
 
 
@@ -86,19 +87,19 @@ def test_an_equal_knock_gets_the_same_answer_until_the_first_message(
     [event] = scene.bob.receive(knock)
     released = [getattr(event, "early_payload", None)]
     if decided_by == "policy":
-        answer = event.reply
+        answer = event.reply.envelope
     elif verdict == "accept":
         accepted = scene.bob.accept(event)
-        answer, released = accepted.reply, [accepted.early_payload]
+        answer, released = accepted.envelope, [accepted.early_payload]
     else:
-        answer = scene.bob.reject(event)
+        answer = scene.bob.reject(event).envelope
     if restart:
         scene.restart_bob()
     before = scene.bob.export_state()
     for _ in range(3):
         scene.clock.advance(seconds=1)
         [again] = scene.bob.receive(knock)
-        assert again == AnswerRepeated(peer=scene.alice.key, receipt=knock.receipt, reply=answer)
+        assert again == AnswerRepeated(peer=scene.alice.key, receipt=knock.receipt, reply=Outgoing(answer))
         assert scene.bob.export_state() == before
     assert released == ([b"pay"] if verdict == "accept" else [None])
     assert scene.rules.asked.count("decide") == 1
@@ -118,10 +119,10 @@ def test_an_equal_knock_gets_the_same_answer_until_the_first_message(
 def test_an_answer_is_repeated_until_the_knock_expires_and_not_after(scene: Any, forge: ModuleType) -> None:
     knock = scene.alice.knock(scene.bob.did, a_bundle(scene, True), Intent("once"), expires_in_seconds=1000)
     [event] = scene.bob.receive(knock)
-    answer = scene.bob.reject(event)
+    answer = scene.bob.reject(event).envelope
     scene.clock.now_ms = event.expires_ms
     [again] = scene.bob.receive(knock)
-    assert again.reply == answer
+    assert again.reply.envelope == answer
     scene.clock.advance(ms=1)
     with forge.refused(scene.bob, KnockReplayed):
         scene.bob.receive(knock)
@@ -137,19 +138,19 @@ def test_answers_are_repeated_at_a_rate_of_their_own(forge: ModuleType) -> None:
     scene = forge.new_scene(Limits())
     first, second = scene.one_time(2)
     knocks = [scene.alice.knock(scene.bob.did, bundle, Intent("once")) for bundle in (first, second)]
-    answers = [scene.bob.accept(*scene.bob.receive(knock)).reply for knock in knocks]
+    answers = [scene.bob.accept(*scene.bob.receive(knock)).envelope for knock in knocks]
     for _ in range(5):
-        assert scene.bob.receive(knocks[0])[0].reply == answers[0]
+        assert scene.bob.receive(knocks[0])[0].reply.envelope == answers[0]
     for _ in range(3):
         with forge.refused(scene.bob, AnswerOverdue):
             scene.bob.receive(knocks[0])
     # It is kept by KNOCK, not by sender.
-    assert scene.bob.receive(knocks[1])[0].reply == answers[1]
+    assert scene.bob.receive(knocks[1])[0].reply.envelope == answers[1]
     scene.clock.advance(ms=59_999)
     with forge.refused(scene.bob, AnswerOverdue):
         scene.bob.receive(knocks[0])
     scene.clock.advance(ms=1)
-    assert scene.bob.receive(knocks[0])[0].reply == answers[0]
+    assert scene.bob.receive(knocks[0])[0].reply.envelope == answers[0]
     scene.alice.receive(answers[0])
     forge.chat(scene.alice, scene.bob, knocks[0].session_id)
 
@@ -179,7 +180,7 @@ def test_a_rejection_for_lack_of_budget_is_repeated_too(forge: ModuleType) -> No
     assert (event.reason, knocks_charged(scene.bob, scene)) == (Reason.BUSY, 0)
     scene.clock.advance(seconds=30)
     [again] = scene.bob.receive(busy.envelope)
-    assert again.reply == event.reply
+    assert again.reply.envelope == event.reply.envelope
     assert knocks_charged(scene.bob, scene) == 1
 
 
@@ -316,7 +317,7 @@ def test_a_knock_is_for_one_recipient_only(scene: Any, forge: ModuleType) -> Non
     with forge.refused(elsewhere, WrongMesh):
         elsewhere.receive(knock)
     [event] = scene.bob.receive(knock)
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob)
 
 
@@ -429,12 +430,12 @@ def test_two_knocks_for_one_bundle_the_second_gets_a_rejection(restart: bool, sc
     assert (refused.reason, refused.peer) == (Reason.BUNDLE, scene.mallory.key)
     assert scene.bob.export_state() == before
     [again] = scene.bob.receive(second)
-    assert again.reply == refused.reply
+    assert again.reply.envelope == refused.reply.envelope
     with forge.refused(scene.alice, WrongRecipient):
         scene.alice.receive(refused.reply)
     scene.mallory.receive(refused.reply)
     assert scene.mallory.session(scene.bob.did).status.phase is Phase.REJECTED
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob)
     forge.converse(scene.mallory, scene.bob)
 
@@ -445,10 +446,10 @@ def test_two_knocks_for_one_bundle_the_second_gets_a_rejection(restart: bool, sc
 def test_old_answers_do_nothing_to_a_new_knock(scene: Any, forge: ModuleType) -> None:
     scene.rules.decides = Deny()
     first = scene.alice.knock(scene.bob.did, scene.one_time()[0], Intent("first"))
-    rejected = scene.bob.receive(first)[0].reply
+    rejected = scene.bob.receive(first)[0].reply.envelope
     scene.rules.decides = Grant()
     second = scene.alice.knock(scene.bob.did, scene.one_time()[0], Intent("second"))
-    accepted = scene.bob.receive(second)[0].reply
+    accepted = scene.bob.receive(second)[0].reply.envelope
     scene.alice.receive(rejected)
     for _ in range(2):
         with forge.refused(scene.alice, VerdictUnmatched):

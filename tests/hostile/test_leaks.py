@@ -240,23 +240,25 @@ class Story:
     def knock(self) -> Any:
         shelf = self.note(self.bob.publish_bundles(2))
         return self.note(
-            self.alice.knock(self.bob.did, shelf.one_time[0], self.intent(), early_payload=self.watch.canaries["early"])
+            self.alice.knock(
+                self.bob.did, shelf.one_time[0], self.intent(), early_payload=self.watch.canaries["early"]
+            ).envelope
         )
 
     def establish(self) -> None:
         event = self.note(self.bob.receive(self.knock()))[0]
         accepted = self.note(self.bob.accept(event))
-        self.note(self.alice.receive(accepted.reply))
+        self.note(self.alice.receive(accepted.envelope))
 
     def converse(self) -> list[bytes]:
         """Return envelopes that were held back."""
         said, answer = self.watch.canaries["plaintext"], self.watch.canaries["answer"]
         held = []
         for _ in range(3):
-            held.append(self.note(self.alice.send(self.bob.did, said)))
-            sealed = self.note(self.alice.seal(self.bob.did, said, action=self.watch.action))
+            held.append(self.note(self.alice.send(self.bob.did, said).envelope))
+            sealed = self.note(self.alice.send(self.bob.did, said, action=self.watch.action, disclosable=True))
             self.note(self.bob.receive(sealed.envelope, disclosable=True))
-            self.note(self.alice.receive(self.note(self.bob.send(self.alice.did, answer))))
+            self.note(self.alice.receive(self.note(self.bob.send(self.alice.did, answer).envelope)))
         return held
 
     def look_at_everything(self) -> None:
@@ -286,7 +288,7 @@ def test_a_conversation_that_goes_well_shows_nothing(story: Story, capfd: pytest
     held = story.converse()
     story.look_at_everything()
     story.note(story.bob.receive(held[0]))
-    [closed] = story.note(story.bob.receive(story.note(story.alice.close(story.bob.did, story.watch.action))))
+    [closed] = story.note(story.bob.receive(story.note(story.alice.close(story.bob.did, story.watch.action).envelope)))
     assert isinstance(closed, PeerClosed)
     story.note(story.alice.receive(closed.reply))
     story.look_at_everything()
@@ -370,9 +372,9 @@ def test_every_failure_of_a_caller_shows_nothing(story: Story) -> None:
     alice, bob, canaries = story.alice, story.bob, story.watch.canaries
     stranger = Identity.generate()
     too_much = canaries["plaintext"] * (1 << 15)
-    fails(story, lambda: alice.send(bob.did, canaries["plaintext"]))
-    fails(story, lambda: alice.send(stranger.did, canaries["plaintext"]))
-    fails(story, lambda: alice.send("not a did", canaries["plaintext"]))
+    fails(story, lambda: alice.send(bob.did, canaries["plaintext"]).envelope)
+    fails(story, lambda: alice.send(stranger.did, canaries["plaintext"]).envelope)
+    fails(story, lambda: alice.send("not a did", canaries["plaintext"]).envelope)
     fails(story, lambda: Agent.create(canaries["plaintext"]))  # type: ignore[arg-type]
     fails(story, lambda: Agent.restore(alice.export_state()[:-1]))
     shelf = story.note(bob.publish_bundles(1))
@@ -390,14 +392,14 @@ def test_every_failure_of_a_caller_shows_nothing(story: Story) -> None:
     story.establish()
     story.converse()
     for action in ("", story.watch.action * 10, 5):
-        fails(story, lambda action=action: alice.send(bob.did, canaries["plaintext"], action=action))
-    for data in (too_much, bytearray(canaries["plaintext"]), canaries["plaintext"].hex()):
-        fails(story, lambda data=data: alice.send(bob.did, data))
-    fails(story, lambda: alice.close(bob.did, story.watch.action * 10))
+        fails(story, lambda action=action: alice.send(bob.did, canaries["plaintext"], action=action).envelope)
+    for data in (too_much, bytearray(too_much), canaries["plaintext"].hex()):
+        fails(story, lambda data=data: alice.send(bob.did, data).envelope)
+    fails(story, lambda: alice.close(bob.did, story.watch.action * 10).envelope)
     fails(story, lambda: alice.accept(canaries["plaintext"]))  # type: ignore[arg-type]
     alice.close(bob.did)
-    fails(story, lambda: alice.send(bob.did, canaries["plaintext"]))
-    fails(story, lambda: alice.seal(bob.did, canaries["plaintext"]))
+    fails(story, lambda: alice.send(bob.did, canaries["plaintext"]).envelope)
+    fails(story, lambda: alice.send(bob.did, canaries["plaintext"], disclosable=True))
 
 
 def test_every_refusal_of_bytes_shows_nothing(story: Story) -> None:
@@ -421,20 +423,20 @@ def test_every_refusal_of_bytes_shows_nothing(story: Story) -> None:
         fails(story, lambda envelope=envelope: bob.receive(envelope))
     event = story.note(bob.receive(knock))[0]
     fails(story, lambda: bob.receive(knock))
-    accept = story.note(bob.accept(event)).reply
+    accept = story.note(bob.accept(event)).envelope
     for envelope in altered(accept):
         fails(story, lambda envelope=envelope: alice.receive(envelope))
-    early = bob.send(alice.did, story.watch.canaries["answer"])
+    early = bob.send(alice.did, story.watch.canaries["answer"]).envelope
     fails(story, lambda: alice.receive(early))
     story.note(alice.receive(accept))
     for _ in range(2):
-        message = story.note(alice.send(bob.did, story.watch.canaries["plaintext"]))
+        message = story.note(alice.send(bob.did, story.watch.canaries["plaintext"]).envelope)
         for envelope in altered(message):
             fails(story, lambda envelope=envelope: bob.receive(envelope))
         story.note(bob.receive(message))
         fails(story, lambda message=message: bob.receive(message))
     for _ in range(6):
-        ahead = alice.send(bob.did, story.watch.canaries["plaintext"])
+        ahead = alice.send(bob.did, story.watch.canaries["plaintext"]).envelope
     fails(story, lambda: bob.receive(alice.send(bob.did, story.watch.canaries["plaintext"])))
     story.note(bob.receive(ahead))
     session = next(held for held in alice._core.state.sessions.values() if isinstance(held, Session))
@@ -448,15 +450,15 @@ def test_every_refusal_of_bytes_shows_nothing(story: Story) -> None:
 def test_a_failing_journal_shows_nothing(story: Story) -> None:
     alice, bob = story.alice, story.bob
     story.establish()
-    message = story.note(alice.send(bob.did, story.watch.canaries["plaintext"]))
+    message = story.note(alice.send(bob.did, story.watch.canaries["plaintext"]).envelope)
     for journal in story.journals:
         journal.failing = True
     calls = (
-        lambda: alice.send(bob.did, story.watch.canaries["plaintext"]),
-        lambda: alice.seal(bob.did, story.watch.canaries["plaintext"]),
+        lambda: alice.send(bob.did, story.watch.canaries["plaintext"]).envelope,
+        lambda: alice.send(bob.did, story.watch.canaries["plaintext"], disclosable=True),
         lambda: bob.receive(message),
         lambda: bob.receive(message, disclosable=True),
-        lambda: alice.close(bob.did, story.watch.action),
+        lambda: alice.close(bob.did, story.watch.action).envelope,
         lambda: bob.publish_bundles(1),
     )
     for call in calls:
@@ -505,13 +507,13 @@ def test_a_hook_that_raises_shows_nothing(which: str) -> None:
     shelf = story.bob.publish_bundles(2)
     story.establish()
     story.converse()
-    answer = story.bob.send(story.alice.did, story.watch.canaries["answer"])
+    answer = story.bob.send(story.alice.did, story.watch.canaries["answer"]).envelope
     hook.broken = True
     before = story.alice.export_state()
     for call in (
-        lambda: story.alice.send(story.bob.did, story.watch.canaries["plaintext"]),
+        lambda: story.alice.send(story.bob.did, story.watch.canaries["plaintext"]).envelope,
         lambda: story.alice.receive(answer),
-        lambda: story.alice.close(story.bob.did, story.watch.action),
+        lambda: story.alice.close(story.bob.did, story.watch.action).envelope,
         lambda: story.alice.knock(story.bob.did, shelf.one_time[0], story.intent()),
     ):
         try:
@@ -705,7 +707,7 @@ def test_what_the_handshake_derived_is_gone_once_it_has_served(story: Story, mon
     assert gone is not None
     assert not {gone.prekey_secret.reveal(), gone.kem_seed.reveal()} & bytes_in(story.bob)
     roots = {held.root for held in story.bob._core.state.sessions.values() if isinstance(held, Undecided)}
-    story.note(story.alice.receive(story.note(story.bob.accept(event)).reply))
+    story.note(story.alice.receive(story.note(story.bob.accept(event)).envelope))
     for agent in (story.alice, story.bob):
         assert not (passing | roots | {ephemeral_secret}) & bytes_in(agent)
 

@@ -93,7 +93,7 @@ def converses(alice: Agent, bob: Agent) -> None:
     """Check that the session lives, in both directions."""
     for sender, receiver in ((alice, bob), (bob, alice)):
         plaintext = os.urandom(8)
-        assert delivered(receiver, sender.send(receiver.did, plaintext)) == plaintext
+        assert delivered(receiver, sender.send(receiver.did, plaintext).envelope) == plaintext
 
 
 def session_of(agent: Agent, peer: Agent) -> Session:
@@ -169,7 +169,7 @@ HEADER_FAULTS = {
 
 def test_every_flipped_bit_of_a_message_is_refused() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"genuine")
+    envelope = pair.alice.send(pair.bob.did, b"genuine").envelope
     body_at = len(envelope) - len(OuterEnvelope.parse(envelope).body)
     before = pair.bob.export_state()
     for bit in range(8 * len(envelope)):
@@ -209,7 +209,7 @@ def test_every_flipped_bit_of_an_accept_is_refused() -> None:
 
 def test_every_prefix_and_every_appended_byte_is_refused() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"genuine")
+    envelope = pair.alice.send(pair.bob.did, b"genuine").envelope
     outer = OuterEnvelope.parse(envelope)
     before = pair.bob.export_state()
     for length in range(len(envelope)):
@@ -232,12 +232,12 @@ CUTS = (0, 16, 40, 96, 128, 144)
 @pytest.mark.parametrize("turn_between", [False, True], ids=["one chain", "two chains"])
 def test_parts_of_two_messages_cannot_be_spliced(turn_between: bool) -> None:
     pair = established_pair()
-    first = pair.alice.send(pair.bob.did, b"first message")
+    first = pair.alice.send(pair.bob.did, b"first message").envelope
     if turn_between:
-        delivered(pair.bob, pair.alice.send(pair.bob.did, b"between"))
-        delivered(pair.alice, pair.bob.send(pair.alice.did, b"turn"))
+        delivered(pair.bob, pair.alice.send(pair.bob.did, b"between").envelope)
+        delivered(pair.alice, pair.bob.send(pair.alice.did, b"turn").envelope)
     pair.clock.advance(ms=1)
-    second = pair.alice.send(pair.bob.did, b"second messag")
+    second = pair.alice.send(pair.bob.did, b"second messag").envelope
     one, two = OuterEnvelope.parse(first), OuterEnvelope.parse(second)
     assert one.header_bytes != two.header_bytes
     assert len(one.body) == len(two.body)
@@ -256,7 +256,7 @@ def test_session_ids_of_two_sessions_cannot_be_swapped() -> None:
     pair = established_pair()
     establish(pair.alice, pair.bob)
     ids = [view.session_id for view in pair.alice.sessions(pair.bob.did)]
-    envelopes = [pair.alice.send(pair.bob.did, b"to session", session_id=session_id) for session_id in ids]
+    envelopes = [pair.alice.send(pair.bob.did, b"to session", session_id=session_id).envelope for session_id in ids]
     for envelope, other in zip(envelopes, reversed(ids), strict=True):
         outer = OuterEnvelope.parse(envelope)
         refuse(pair.bob, build(outer.header_bytes, other, outer.body[16:]), DecryptionFailed)
@@ -270,14 +270,14 @@ def test_session_ids_of_two_sessions_cannot_be_swapped() -> None:
 )
 def test_the_kind_is_authenticated(kind: Kind, error: type[AgentMeshError]) -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"genuine")
+    envelope = pair.alice.send(pair.bob.did, b"genuine").envelope
     refuse(pair.bob, with_header(envelope, kind=kind), error)
     assert delivered(pair.bob, envelope) == b"genuine"
 
 
 def test_the_time_is_authenticated() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"genuine")
+    envelope = pair.alice.send(pair.bob.did, b"genuine").envelope
     for time_ms in (0, pair.clock.now_ms - 1, pair.clock.now_ms + 1, 2**53 - 1):
         refuse(pair.bob, with_header(envelope, time_ms=time_ms), DecryptionFailed)
     assert delivered(pair.bob, envelope) == b"genuine"
@@ -285,7 +285,7 @@ def test_the_time_is_authenticated() -> None:
 
 def test_reflections() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"genuine")
+    envelope = pair.alice.send(pair.bob.did, b"genuine").envelope
     refuse(pair.alice, envelope, WrongRecipient)
     refuse(pair.alice, with_header(envelope, recipient=pair.alice.did), EnvelopeReflected)
     refuse(pair.alice, with_header(envelope, sender=pair.bob.did, recipient=pair.alice.did), DecryptionFailed)
@@ -325,7 +325,7 @@ def test_a_peers_session_does_not_carry_another_peers_keys() -> None:
     pair = established_pair()
     carol = stranger(pair)
     establish(carol, pair.bob)
-    theirs = OuterEnvelope.parse(carol.send(pair.bob.did, b"mine"))
+    theirs = OuterEnvelope.parse(carol.send(pair.bob.did, b"mine").envelope)
     alices_id = session_of(pair.alice, pair.bob).facts.session_id
     refuse(pair.bob, build(theirs.header_bytes, alices_id, theirs.body[16:]), SenderMismatch)
     as_alice = Header(
@@ -355,11 +355,11 @@ def test_an_accept_under_another_name_or_mesh_is_refused() -> None:
 def test_what_does_not_open_gives_one_error_and_one_text() -> None:
     pair = established_pair()
     alice, bob = pair.alice, pair.bob
-    genuine = alice.send(bob.did, b"genuine")
+    genuine = alice.send(bob.did, b"genuine").envelope
     outer = OuterEnvelope.parse(genuine)
     establish(alice, bob)
     other_id = alice.sessions(bob.did)[-1].session_id
-    other = OuterEnvelope.parse(alice.send(bob.did, b"genuine", session_id=other_id))
+    other = OuterEnvelope.parse(alice.send(bob.did, b"genuine", session_id=other_id).envelope)
     first_id = outer.body[:16]
 
     def unpadded(plaintext: bytes) -> bytes:
@@ -451,10 +451,10 @@ def test_authentic_content_that_may_not_stand_there_is_refused_and_skipped(name:
     pair = established_pair()
     refuse(pair.bob, sealed_by(pair.alice, pair.bob, MALFORMED[name]), MessageRefused)
     refuse(pair.bob, sealed_by(pair.alice, pair.bob, MALFORMED[name]), MessageRefused)
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"later messages skip over it")) == (
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"later messages skip over it").envelope) == (
         b"later messages skip over it"
     )
-    delivered(pair.alice, pair.bob.send(pair.alice.did, b"and the other way"))
+    delivered(pair.alice, pair.bob.send(pair.alice.did, b"and the other way").envelope)
     [view] = pair.bob.sessions(pair.alice.did)
     assert (view.status.missing, view.status.data_opened) == (2, 1)
 
@@ -482,7 +482,7 @@ def test_authentic_ratchet_headers_that_lie() -> None:
     chain = session_of(pair.alice, pair.bob).ratchet.sending
     assert chain is not None
     alice, bob = pair.alice, pair.bob
-    delivered(bob, alice.send(bob.did, b"a turn is taken"))
+    delivered(bob, alice.send(bob.did, b"a turn is taken").envelope)
     for fields in (
         {"previous_length": 99},
         {"previous_length": 0},
@@ -514,14 +514,14 @@ def test_max_messages_is_counted_by_position_at_both_ends(limit: int, early: boo
     )  # fmt: skip
     sender, receiver = (pair.alice, pair.bob) if from_alice else (pair.bob, pair.alice)
     allowed = max(0, limit - (early and from_alice))
-    within = [sender.send(receiver.did, b"within") for _ in range(allowed)]
+    within = [sender.send(receiver.did, b"within").envelope for _ in range(allowed)]
     before = sender.export_state()
     with pytest.raises(ConditionNotMet) as caught:
         sender.send(receiver.did, b"beyond")
     assert caught.value.condition == "max_messages"
     assert sender.export_state() == before
     careless(sender, receiver)
-    beyond = [sender.send(receiver.did, b"beyond") for _ in range(2)]
+    beyond = [sender.send(receiver.did, b"beyond").envelope for _ in range(2)]
     # Nothing has arrived yet: it is the position that counts, whatever was dropped or comes in which order.
     for envelope in beyond:
         assert refuse(receiver, envelope, PeerConditionBroken).condition == "max_messages"
@@ -535,10 +535,10 @@ def test_max_messages_is_counted_by_position_at_both_ends(limit: int, early: boo
 
 def test_dropped_messages_count_as_much_as_those_that_came() -> None:
     pair = established_pair(conditions=Conditions(max_messages=3))
-    sent = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(3)]
+    sent = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(3)]
     assert delivered(pair.bob, sent[2]) == b"2"
     careless(pair.alice, pair.bob)
-    fourth = pair.alice.send(pair.bob.did, b"the fourth, though one came")
+    fourth = pair.alice.send(pair.bob.did, b"the fourth, though one came").envelope
     refuse(pair.bob, fourth, PeerConditionBroken)
     assert pair.bob.session(pair.alice.did).status.messages_left_in == 0
 
@@ -564,14 +564,14 @@ def test_the_time_to_live_at_the_receiver() -> None:
 @pytest.mark.parametrize("action", [None, "write", "Read", "read\x00"])
 def test_allowed_actions_at_the_receiver(action: str | None) -> None:
     pair = established_pair(conditions=Conditions(allowed_actions=["read", "list"]))
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"x", action="read")) == b"x"
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"x", action="read").envelope) == b"x"
     for sender, receiver in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
         session = session_of(sender, receiver)
         careful, session.conditions = session.conditions, UNLIMITED
-        envelope = sender.send(receiver.did, b"x", action=action)
+        envelope = sender.send(receiver.did, b"x", action=action).envelope
         session.conditions = careful
         assert refuse(receiver, envelope, PeerConditionBroken).condition == "allowed_actions"
-        assert delivered(receiver, sender.send(receiver.did, b"y", action="list")) == b"y"
+        assert delivered(receiver, sender.send(receiver.did, b"y", action="list").envelope) == b"y"
 
 
 def test_content_comes_before_conditions() -> None:
@@ -585,10 +585,12 @@ def test_content_comes_before_conditions() -> None:
 
 def test_a_gap_over_the_limit_names_the_session_and_ends_nothing() -> None:
     pair = established_pair(limits=Limits(skipped_keys_per_step=20, skipped_keys_per_session=50))
-    held = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(22)]
+    held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(22)]
     error = refuse(pair.bob, held[21], GapTooLarge)
     assert error.session_id == session_of(pair.bob, pair.alice).facts.session_id
-    assert delivered(pair.alice, pair.bob.send(pair.alice.did, b"the other way works")) == b"the other way works"
+    assert (
+        delivered(pair.alice, pair.bob.send(pair.alice.did, b"the other way works").envelope) == b"the other way works"
+    )
     assert delivered(pair.bob, held[20]) == b"20"
     assert delivered(pair.bob, held[21]) == b"21"
     assert [delivered(pair.bob, envelope) for envelope in held[:20]] == [b"%d" % number for number in range(20)]
@@ -596,14 +598,17 @@ def test_a_gap_over_the_limit_names_the_session_and_ends_nothing() -> None:
 
 def test_a_chain_ends_with_an_error_and_a_turn_begins_another() -> None:
     pair = established_pair()
-    delivered(pair.bob, pair.alice.send(pair.bob.did, b"both know the chain"))
+    delivered(pair.bob, pair.alice.send(pair.bob.did, b"both know the chain").envelope)
     for sender, receiver, chain_of in ((pair.alice, pair.bob, "sending"), (pair.bob, pair.alice, "receiving")):
         ratchet = session_of(sender, receiver).ratchet
         chain = getattr(ratchet, chain_of)
         chain.n = COUNTER_MAX - 1
-    last = pair.alice.send(pair.bob.did, b"the last")
+    last = pair.alice.send(pair.bob.did, b"the last").envelope
     before = pair.alice.export_state()
-    for call in (lambda: pair.alice.send(pair.bob.did, b"one too many"), lambda: pair.alice.close(pair.bob.did)):
+    for call in (
+        lambda: pair.alice.send(pair.bob.did, b"one too many").envelope,
+        lambda: pair.alice.close(pair.bob.did).envelope,
+    ):
         with pytest.raises(ChainExhausted):
             call()
     assert pair.alice.export_state() == before
@@ -616,9 +621,9 @@ def test_a_chain_ends_with_an_error_and_a_turn_begins_another() -> None:
 
 def test_an_evicted_key_is_told_with_the_message_that_took_its_place() -> None:
     pair = established_pair(limits=Limits(skipped_keys_per_step=2, skipped_keys_per_session=3))
-    lost = [pair.alice.send(pair.bob.did, b"lost") for _ in range(2)]
+    lost = [pair.alice.send(pair.bob.did, b"lost").envelope for _ in range(2)]
     [first] = pair.bob.receive(pair.alice.send(pair.bob.did, b"first gap"))
-    lost += [pair.alice.send(pair.bob.did, b"lost") for _ in range(2)]
+    lost += [pair.alice.send(pair.bob.did, b"lost").envelope for _ in range(2)]
     [second] = pair.bob.receive(pair.alice.send(pair.bob.did, b"second gap"))
     assert isinstance(first, MessageReceived)
     assert isinstance(second, MessageReceived)
@@ -637,7 +642,7 @@ def test_everything_delivered_three_times_in_shuffled_windows_arrives_once(seed:
         sent: list[tuple[int, bytes]] = []
         for sender in rng.choices((0, 1), k=rng.randrange(1, 9)):
             plaintext = b"%d from %d in %d" % (len(sent), sender, window)
-            sent.append((1 - sender, agents[sender].send(agents[1 - sender].did, plaintext)))
+            sent.append((1 - sender, agents[sender].send(agents[1 - sender].did, plaintext).envelope))
             inbox[1 - sender].append(plaintext)
         copies = sent * 3
         rng.shuffle(copies)
@@ -660,7 +665,7 @@ def test_three_hundred_messages_arrive_through_twenty_forgeries_each() -> None:
     for number in range(300):
         sender, receiver = rng.sample(agents, 2)
         plaintext = b"genuine %d" % number
-        envelope = sender.send(receiver.did, plaintext)
+        envelope = sender.send(receiver.did, plaintext).envelope
         before = receiver.export_state()
         for attempt in range(20):
             forged = bytearray(envelope)
@@ -674,8 +679,8 @@ def test_three_hundred_messages_arrive_through_twenty_forgeries_each() -> None:
 
 def test_late_messages_survive_forgeries_of_each_of_their_headers() -> None:
     pair = established_pair()
-    late = [pair.alice.send(pair.bob.did, b"late %d" % number) for number in range(30)]
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"overtook them all")) == b"overtook them all"
+    late = [pair.alice.send(pair.bob.did, b"late %d" % number).envelope for number in range(30)]
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"overtook them all").envelope) == b"overtook them all"
     for envelope in late:
         outer = OuterEnvelope.parse(envelope)
         for end in (96, 128, len(outer.body) - 1):  # from the commitment, the tag or the last byte on, other bytes
@@ -686,7 +691,7 @@ def test_late_messages_survive_forgeries_of_each_of_their_headers() -> None:
 
 def test_ten_thousand_forgeries_leave_memory_flat() -> None:
     pair = established_pair()
-    held = [pair.alice.send(pair.bob.did, b"held back %d" % number) for number in range(200)]
+    held = [pair.alice.send(pair.bob.did, b"held back %d" % number).envelope for number in range(200)]
     outer = OuterEnvelope.parse(held[-1])
     rng = random.Random(5)
 
@@ -723,12 +728,12 @@ def knocked_and_accepted(seed: int = 0, conditions: Conditions = UNLIMITED) -> t
     pair = agent_pair(seed)
     bundle = pair.bob.publish_bundles(1).one_time[0]
     [event] = pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("test")))
-    return pair, pair.bob.accept(event, conditions).reply  # type: ignore[arg-type]
+    return pair, pair.bob.accept(event, conditions).envelope  # type: ignore[arg-type]
 
 
 def test_a_message_that_overtakes_the_accept_waits_outside() -> None:
     pair, accept = knocked_and_accepted()
-    early = [pair.bob.send(pair.alice.did, b"%d" % number) for number in range(3)]
+    early = [pair.bob.send(pair.alice.did, b"%d" % number).envelope for number in range(3)]
     for envelope in reversed(early):
         refuse(pair.alice, envelope, NotYet)
         refuse(pair.alice, envelope, NotYet)
@@ -769,7 +774,7 @@ def test_an_authentic_first_message_that_is_no_accept(plaintext: bytes) -> None:
             os.urandom(24),
         )
         refuse(pair.alice, build(header, session.facts.session_id, *parts), MessageRefused)
-    pair.alice.receive(pair.bob.accept(event).reply)
+    pair.alice.receive(pair.bob.accept(event).envelope)
     converses(pair.alice, pair.bob)
 
 
@@ -796,7 +801,7 @@ def test_a_genuine_accept_in_another_place_is_refused(n: int) -> None:
         ratchet.apply_sealed(ratchet.seal(b"", b"", os.urandom(24))[2])
     parts, _, _ = ratchet.seal(pad(b"\x01", content), facts.context(header), os.urandom(24))
     refuse(pair.alice, build(header, facts.session_id, *parts), MessageRefused)
-    pair.alice.receive(pair.bob.accept(event).reply)
+    pair.alice.receive(pair.bob.accept(event).envelope)
     converses(pair.alice, pair.bob)
 
 
@@ -867,7 +872,7 @@ def test_a_peer_that_is_not_allowed_any_more_is_neither_heard_nor_sent_to(answer
     policy = Fickle()
     pair = agent_pair(bob_policy=policy)
     establish(pair.alice, pair.bob)
-    envelope = pair.alice.send(pair.bob.did, b"in flight")
+    envelope = pair.alice.send(pair.bob.did, b"in flight").envelope
     policy.answer = answer
     refuse(pair.bob, envelope, PeerNotAllowed)
     before = pair.bob.export_state()
@@ -888,10 +893,10 @@ def test_a_receiver_with_smaller_limits_refuses_by_size() -> None:
     alice = Agent.create("example/test", clock=clock, entropy=SeededEntropy("a"))
     bob = Agent.create("example/test", clock=clock, entropy=SeededEntropy("b"), limits=small)
     establish(alice, bob)
-    assert len(delivered(bob, alice.send(bob.did, b"x" * 2000))) == 2000
-    refuse(bob, alice.send(bob.did, b"x" * 20_000), TooLarge)
-    refuse(bob, alice.send(bob.did, b"x" * 2001), TooLarge)
-    assert delivered(bob, alice.send(bob.did, b"on it goes")) == b"on it goes"
+    assert len(delivered(bob, alice.send(bob.did, b"x" * 2000).envelope)) == 2000
+    refuse(bob, alice.send(bob.did, b"x" * 20_000).envelope, TooLarge)
+    refuse(bob, alice.send(bob.did, b"x" * 2001).envelope, TooLarge)
+    assert delivered(bob, alice.send(bob.did, b"on it goes").envelope) == b"on it goes"
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.binary(min_size=1, max_size=40)), min_size=1, max_size=6))
@@ -909,15 +914,15 @@ def test_any_rewriting_of_the_body_is_refused(edits: list[tuple[int, bytes]]) ->
 
 
 WELL_KNOWN = established_pair(77)
-GENUINE = WELL_KNOWN.alice.send(WELL_KNOWN.bob.did, b"genuine")
+GENUINE = WELL_KNOWN.alice.send(WELL_KNOWN.bob.did, b"genuine").envelope
 
 
 def test_messages_after_a_close_that_still_waits_are_refused() -> None:
     pair = established_pair()
     alice, bob = pair.alice, pair.bob
-    held = [alice.send(bob.did, b"held back") for _ in range(3)]
+    held = [alice.send(bob.did, b"held back").envelope for _ in range(3)]
     skipped_close = sealed_by(alice, bob, close_content("a close out of its place", 3, 0))
-    announced = alice.send(bob.did, b"the fourth")
+    announced = alice.send(bob.did, b"the fourth").envelope
     closing = sealed_by(alice, bob, close_content("", 4, 0))
     contents = (b"\x00\x00after", close_content("", 5, 0), b"\x00\x01\xff", b"\x07of no type", b"\x02no close")
     after = [sealed_by(alice, bob, content) for content in contents]

@@ -20,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Header, Intent, Limits, OuterEnvelope
-from agentmesh.engine.export import export_session, restore_agent, restore_session
+from agentmesh.engine.export import restore_agent
 from agentmesh.envelope import Kind, build
 from agentmesh.errors import AgentMeshError, DecryptionFailed, RemoteError, StoreError, TooLarge
 from agentmesh.handshake.knock import KnockContent, decode_content, encode_content, parse_knock_body
 from agentmesh.handshake.prekeys import verify_bundle
 from agentmesh.handshake.verdict import parse_reject_body, verify_accept_content
 from agentmesh.primitives import _crypto
+from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.content import parse_close, parse_content
 from agentmesh.session.established import Session
 from agentmesh.testing import ManualClock, SeededEntropy
@@ -61,14 +62,14 @@ def genuine() -> Genuine:
     bundles = bob.publish_bundles(2).one_time
     idle = bob.export_state()
     intent = Intent("action", capabilities=["one", "two"], detail=b"detail")
-    knock = alice.knock(bob.did, bundles[0], intent, early_payload=b"early")
+    knock = alice.knock(bob.did, bundles[0], intent, early_payload=b"early").envelope
     pending = alice.export_state()
-    other = alice.knock(bob.did, bundles[1], intent)
+    other = alice.knock(bob.did, bundles[1], intent).envelope
     [event] = bob.receive(knock)
     [second] = bob.receive(other)
-    reject = bob.reject(second)  # type: ignore[arg-type]
+    reject = bob.reject(second).envelope  # type: ignore[arg-type]
     conditions = Conditions(max_messages=100, ttl_seconds=3600, allowed_actions=["action", "other"])
-    accept = bob.accept(event, conditions).reply  # type: ignore[arg-type]
+    accept = bob.accept(event, conditions).envelope  # type: ignore[arg-type]
     session = next(held for held in bob._core.state.sessions.values() if isinstance(held, Session))
     waiting = Agent.restore(pending, clock=clock, entropy=SeededEntropy("waiting"))
     opened = next(iter(waiting._core.state.sessions.values())).ratchet.open(  # type: ignore[union-attr]
@@ -80,9 +81,9 @@ def genuine() -> Genuine:
     )
     _, _, accept_content = parse_content(opened.plaintext)
     alice.receive(accept)
-    late = alice.send(bob.did, b"late")
+    late = alice.send(bob.did, b"late").envelope
     bob.receive(alice.send(bob.did, b"data", action="other"))
-    message = alice.send(bob.did, b"next")
+    message = alice.send(bob.did, b"next").envelope
     closing_alice = Agent.restore(alice.export_state(), clock=clock, entropy=SeededEntropy("closing"))
     structures = {
         "bundle": bundles[0],
@@ -91,7 +92,7 @@ def genuine() -> Genuine:
         "reject": reject,
         "message": message,
         "late message": late,
-        "close": closing_alice.close(bob.did, "reason"),
+        "close": closing_alice.close(bob.did, "reason").envelope,
         "header": OuterEnvelope.parse(message).header_bytes,
         "knock body": OuterEnvelope.parse(knock).body,
         "reject body": OuterEnvelope.parse(reject).body,
@@ -204,7 +205,9 @@ def test_every_truncation_and_some_tails(name: str) -> None:
     for structure in DECODERS[name][1]:
         data = genuine().structures[structure]
         for length in range(0, len(data), 1 if len(data) < 1000 else 7):
-            assert not refused_or_taken(name, data[:length]), length
+            # One byte in 256 is the marker of the padding, and a cut behind it is well padded.
+            ends_as_padded = name == "parse_content" and data[:length].rstrip(b"\x00").endswith(b"\x80")
+            assert not refused_or_taken(name, data[:length]) or ends_as_padded, length
         for tail in (b"\x00", b"\xc0", b"\x80", data[:1], data, bytes(200)):
             assert not refused_or_taken(name, data + tail) or name == "parse_content"
 
@@ -437,7 +440,7 @@ def test_a_random_header_costs_seven_openings_and_derives_nothing(monkeypatch: p
     for _ in range(8):  # as many past chains as there ever are
         bob.receive(alice.send(bob.did, b"x"))
         alice.receive(bob.send(alice.did, b"x"))
-    outer = OuterEnvelope.parse(alice.send(bob.did, b"x"))
+    outer = OuterEnvelope.parse(alice.send(bob.did, b"x").envelope)
     rng = random.Random(1)
     counts = counting(monkeypatch)
     for size in (128, 200, 5000, 1_000_000):
@@ -459,7 +462,7 @@ def test_a_copied_header_costs_one_dh_and_the_step_limit(monkeypatch: pytest.Mon
         alice.receive(bob.send(alice.did, b"x"))
     for _ in range(gap):
         alice.send(bob.did, b"lost")
-    envelope = alice.send(bob.did, b"genuine")
+    envelope = alice.send(bob.did, b"genuine").envelope
     before = bob.export_state()
     counts = counting(monkeypatch)
     error = refused(bob, envelope[:-1] + bytes([envelope[-1] ^ 1]))
@@ -472,7 +475,7 @@ def test_a_copied_header_costs_one_dh_and_the_step_limit(monkeypatch: pytest.Mon
     assert counts == {}
     for _ in range(gap):
         alice.send(bob.did, b"lost too")
-    beyond = alice.send(bob.did, b"beyond the limit")
+    beyond = alice.send(bob.did, b"beyond the limit").envelope
     counts.clear()
     if gap:
         assert refused(bob, beyond).code == "message.gap"
@@ -484,7 +487,7 @@ def test_a_copied_header_costs_one_dh_and_the_step_limit(monkeypatch: pytest.Mon
 def establish(alice: Agent, bob: Agent) -> None:
     bundle = bob.publish_bundles(1).one_time[0]
     [event] = bob.receive(alice.knock(bob.did, bundle, Intent("action")))
-    alice.receive(bob.accept(event).reply)  # type: ignore[arg-type]
+    alice.receive(bob.accept(event).envelope)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("state", ["bob_idle", "alice_pending", "bob"])
@@ -520,7 +523,7 @@ def test_work_does_not_grow_with_what_is_held() -> None:
     alices = [Agent.create(MESH, clock=clock) for _ in range(20)]
     for alice in alices:
         establish(alice, bob)
-    envelope = alices[0].send(bob.did, b"x")
+    envelope = alices[0].send(bob.did, b"x").envelope
     with pytest.MonkeyPatch.context() as patch:
         counts = counting(patch)
         refused(bob, envelope[:-1] + bytes([envelope[-1] ^ 1]))

@@ -90,7 +90,7 @@ def knock(pair: Pair, *, swapped: bool = False, **more: object) -> tuple[bytes, 
     """Have Alice knock at Bob, or the other way round."""
     sender, receiver = (pair.bob, pair.alice) if swapped else (pair.alice, pair.bob)
     bundle = receiver.publish_bundles(1, last_resort=False).one_time[0]
-    envelope = sender.knock(receiver.did, bundle, Intent("test"), **more)  # type: ignore[arg-type]
+    envelope = sender.knock(receiver.did, bundle, Intent("test"), **more).envelope  # type: ignore[arg-type]
     return envelope, one(KnockReceived, receiver.receive(envelope))
 
 
@@ -102,8 +102,8 @@ def test_a_close_is_answered_and_both_are_closed(alice_closes: bool) -> None:
     pair = established_pair(early_payload=b"early")
     closer, other = (pair.alice, pair.bob) if alice_closes else (pair.bob, pair.alice)
     for _ in range(3):
-        delivered(other, closer.send(other.did, b"data"))
-        delivered(closer, other.send(closer.did, b"data"))
+        delivered(other, closer.send(other.did, b"data").envelope)
+        delivered(closer, other.send(closer.did, b"data").envelope)
     closed, over = other.receive(closer.close(other.did, "all said"))
     assert isinstance(closed, PeerClosed)
     assert isinstance(over, SessionOver)
@@ -116,15 +116,15 @@ def test_a_close_is_answered_and_both_are_closed(alice_closes: bool) -> None:
     assert (answered.missing, answered.peer_opened, answered.reply) == (0, 3 + alice_closes, None)
     for agent, peer in ((closer, other), (other, closer)):
         assert phase(agent, peer) is Phase.CLOSED
-        will_not(agent, NoSession, lambda agent=agent, peer=peer: agent.send(peer.did, b"more"))  # type: ignore[misc]
-        will_not(agent, NoSession, lambda agent=agent, peer=peer: agent.close(peer.did))  # type: ignore[misc]
+        will_not(agent, NoSession, lambda agent=agent, peer=peer: agent.send(peer.did, b"more").envelope)  # type: ignore[misc]
+        will_not(agent, NoSession, lambda agent=agent, peer=peer: agent.close(peer.did).envelope)  # type: ignore[misc]
         assert not any(isinstance(event, SessionOver) for event in agent.poll())
 
 
 def test_both_close_at_once() -> None:
     pair = established_pair()
-    late = [pair.alice.send(pair.bob.did, b"late"), pair.bob.send(pair.alice.did, b"late")]
-    closes = [pair.alice.close(pair.bob.did), pair.bob.close(pair.alice.did)]
+    late = [pair.alice.send(pair.bob.did, b"late").envelope, pair.bob.send(pair.alice.did, b"late").envelope]
+    closes = [pair.alice.close(pair.bob.did).envelope, pair.bob.close(pair.alice.did).envelope]
     for receiver, close, data in ((pair.bob, closes[0], late[0]), (pair.alice, closes[1], late[1])):
         event = one(PeerClosed, receiver.receive(close))
         assert (event.reply, event.missing) == (None, 1)
@@ -137,9 +137,9 @@ def test_both_close_at_once() -> None:
 
 def test_a_close_waits_for_the_announced_count_and_for_nothing_more() -> None:
     pair = established_pair()
-    held = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(4)]
+    held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(4)]
     assert delivered(pair.bob, held[1]) == b"1"
-    closing = pair.alice.close(pair.bob.did)
+    closing = pair.alice.close(pair.bob.did).envelope
     event = one(PeerClosed, pair.bob.receive(closing))
     assert event.missing == 3
     assert event.reply is not None
@@ -161,8 +161,8 @@ def test_a_close_waits_for_the_announced_count_and_for_nothing_more() -> None:
 
 def test_the_answer_travels_on_the_turn_that_came_with_the_close() -> None:
     pair = established_pair()
-    delivered(pair.bob, pair.alice.send(pair.bob.did, b"question"))
-    delivered(pair.alice, pair.bob.send(pair.alice.did, b"answer"))
+    delivered(pair.bob, pair.alice.send(pair.bob.did, b"question").envelope)
+    delivered(pair.alice, pair.bob.send(pair.alice.did, b"answer").envelope)
     event = one(PeerClosed, pair.bob.receive(pair.alice.close(pair.bob.did)))  # Alice's turn, with nothing before it
     assert event.reply is not None
     assert one(SessionOver, pair.alice.receive(event.reply)).phase is Phase.CLOSED
@@ -172,8 +172,8 @@ def test_a_close_without_an_answer_is_truncated_after_the_window() -> None:
     pair = established_pair()
     pair.alice.close(pair.bob.did)
     assert pair.alice.next_deadline_ms == pair.clock.now_ms + LATE_WINDOW_MS + 1
-    late = pair.bob.send(pair.alice.did, b"in the last instant")
-    spare = pair.bob.send(pair.alice.did, b"one instant later")
+    late = pair.bob.send(pair.alice.did, b"in the last instant").envelope
+    spare = pair.bob.send(pair.alice.did, b"one instant later").envelope
     pair.clock.advance(ms=LATE_WINDOW_MS)
     assert not any(isinstance(event, SessionOver) for event in pair.alice.poll())
     assert delivered(pair.alice, late) == b"in the last instant"
@@ -187,7 +187,7 @@ def test_a_close_without_an_answer_is_truncated_after_the_window() -> None:
 
 def test_counts_that_are_not_reached_within_the_window_are_truncated() -> None:
     pair = established_pair()
-    held = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(2)]
+    held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(2)]
     event = one(PeerClosed, pair.bob.receive(pair.alice.close(pair.bob.did)))
     assert event.missing == 2
     pair.clock.advance(ms=LATE_WINDOW_MS)
@@ -199,7 +199,7 @@ def test_counts_that_are_not_reached_within_the_window_are_truncated() -> None:
     assert (status.phase, status.data_opened) == (Phase.TRUNCATED, 1)
     # Alice's side had its answer: what she announced was hers to announce, and nothing of Bob's is missing.
     assert event.reply is not None
-    refuse(pair.alice, event.reply, ClosedSession)
+    refuse(pair.alice, event.reply.envelope, ClosedSession)
     assert one(SessionOver, pair.alice.poll()).phase is Phase.TRUNCATED
 
 
@@ -216,11 +216,11 @@ def test_closing_twice_and_sending_after_a_close() -> None:
     session_id = pair.alice.session(pair.bob.did).session_id
     pair.alice.close(pair.bob.did)
     for call in (
-        lambda: pair.alice.send(pair.bob.did, b"more", session_id=session_id),
-        lambda: pair.alice.close(pair.bob.did, session_id=session_id),
+        lambda: pair.alice.send(pair.bob.did, b"more", session_id=session_id).envelope,
+        lambda: pair.alice.close(pair.bob.did, session_id=session_id).envelope,
     ):
         will_not(pair.alice, SessionNotOpen, call)
-    will_not(pair.alice, NoSession, lambda: pair.alice.send(pair.bob.did, b"more"))
+    will_not(pair.alice, NoSession, lambda: pair.alice.send(pair.bob.did, b"more").envelope)
 
 
 def sealed_close(sender: Agent, receiver: Agent, data_sent: int, data_opened: int) -> bytes:
@@ -241,7 +241,7 @@ def sealed_close(sender: Agent, receiver: Agent, data_sent: int, data_opened: in
 def test_counts_that_lie_hurt_the_liar_alone(data_sent: int, data_opened: int) -> None:
     pair = established_pair()
     for _ in range(2):
-        delivered(pair.bob, pair.alice.send(pair.bob.did, b"data"))
+        delivered(pair.bob, pair.alice.send(pair.bob.did, b"data").envelope)
     event = one(PeerClosed, pair.bob.receive(sealed_close(pair.alice, pair.bob, data_sent, data_opened)))
     assert (event.missing, event.peer_opened) == (max(0, data_sent - 2), data_opened)
     assert phase(pair.bob, pair.alice) is (Phase.CLOSED if data_sent <= 2 else Phase.ESTABLISHED)
@@ -249,7 +249,7 @@ def test_counts_that_lie_hurt_the_liar_alone(data_sent: int, data_opened: int) -
     overs = [over.phase for over in pair.bob.poll() if isinstance(over, SessionOver)]
     assert overs == ([] if data_sent <= 2 else [Phase.TRUNCATED])
     establish(pair.alice, pair.bob)
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"a new session")) == b"a new session"
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"a new session").envelope) == b"a new session"
 
 
 @given(st.integers(0, 2**32))
@@ -270,7 +270,7 @@ def test_however_a_conversation_is_shuffled_and_closed_all_of_it_arrives(seed: i
             elif isinstance(event, SessionOver):
                 overs.append(event.phase)
             if event.reply is not None:
-                wires[1 - receiver].append(event.reply)
+                wires[1 - receiver].append(event.reply.envelope)
 
     def may_send(sender: int) -> bool:
         return agents[sender].session(agents[1 - sender].did).status.sends
@@ -281,12 +281,12 @@ def test_however_a_conversation_is_shuffled_and_closed_all_of_it_arrives(seed: i
             take(side, wires[side].pop(rng.randrange(len(wires[side]))))
         elif may_send(side):
             plaintext = b"%d" % len(sent[1 - side])
-            wires[1 - side].append(agents[side].send(agents[1 - side].did, plaintext))
+            wires[1 - side].append(agents[side].send(agents[1 - side].did, plaintext).envelope)
             sent[1 - side].append(plaintext)
         if rng.random() < 0.05 and may_send(side):
-            wires[1 - side].append(agents[side].close(agents[1 - side].did))
+            wires[1 - side].append(agents[side].close(agents[1 - side].did).envelope)
     if may_send(0) and may_send(1):
-        wires[1].append(agents[0].close(agents[1].did))
+        wires[1].append(agents[0].close(agents[1].did).envelope)
     lost = rng.random() < 0.3 and any(wires)
     if lost:
         victim = rng.choice([wire for wire in wires if wire])
@@ -312,7 +312,7 @@ def test_however_a_conversation_is_shuffled_and_closed_all_of_it_arrives(seed: i
 def test_a_pending_knock_ends_a_day_after_its_expiry() -> None:
     pair = agent_pair()
     _, event = knock(pair, expires_in_seconds=3600)
-    accept = pair.bob.accept(event).reply
+    accept = pair.bob.accept(event).envelope
     end_ms = pair.clock.now_ms + 3_600_000 + PENDING_GRACE_MS
     view = pair.alice.session(pair.bob.did)
     assert (view.status.phase, view.status.ends_at_ms) == (Phase.PENDING, end_ms)
@@ -329,11 +329,11 @@ def test_a_pending_knock_ends_a_day_after_its_expiry() -> None:
 def test_an_accept_in_the_last_instant() -> None:
     pair = agent_pair()
     _, event = knock(pair, expires_in_seconds=3600)
-    accept = pair.bob.accept(event).reply
+    accept = pair.bob.accept(event).envelope
     pair.clock.advance(ms=3_600_000 + PENDING_GRACE_MS)
     assert not any(isinstance(event, SessionOver) for event in pair.alice.poll())
     one(SessionEstablished, pair.alice.receive(accept))
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"late, and well")) == b"late, and well"
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"late, and well").envelope) == b"late, and well"
 
 
 def test_an_undecided_knock_ends_with_its_expiry() -> None:
@@ -344,7 +344,7 @@ def test_an_undecided_knock_ends_with_its_expiry() -> None:
     pair.clock.advance(ms=1)
     assert pair.bob.pending_knocks() == ()
     will_not(pair.bob, KnockNotPending, lambda: pair.bob.accept(event))
-    will_not(pair.bob, KnockNotPending, lambda: pair.bob.reject(event))
+    will_not(pair.bob, KnockNotPending, lambda: pair.bob.reject(event).envelope)
     over = one(SessionOver, pair.bob.poll())
     assert over.phase is Phase.EXPIRED
     will_not(pair.bob, KnockNotPending, lambda: pair.bob.accept(event))
@@ -356,10 +356,10 @@ def test_a_dropped_knock_stays_dropped() -> None:
     session_id = pair.alice.session(pair.bob.did).session_id
     pair.alice.drop(pair.bob.did, session_id)
     assert pair.alice.session(pair.bob.did).status.phase is Phase.EXPIRED
-    refuse(pair.alice, pair.bob.accept(event).reply, ClosedSession)
+    refuse(pair.alice, pair.bob.accept(event).envelope, ClosedSession)
     will_not(pair.alice, NoSession, lambda: pair.alice.drop(pair.bob.did, session_id))
     establish(pair.alice, pair.bob)
-    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"anew")) == b"anew"
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"anew").envelope) == b"anew"
 
 
 # --- every phase, every call -----------------------------------------------------------------------------------------
@@ -386,19 +386,19 @@ def staged(name: str) -> Stage:
     pair = agent_pair()
     conditions = Conditions(ttl_seconds=60) if name == "expired" else UNLIMITED
     _, event = knock(pair)
-    accept = pair.bob.accept(event, conditions).reply
+    accept = pair.bob.accept(event, conditions).envelope
     pair.alice.receive(accept)
-    late, spare = (pair.bob.send(pair.alice.did, b"late") for _ in range(2))
+    late, spare = (pair.bob.send(pair.alice.did, b"late").envelope for _ in range(2))
     stage = Stage(pair, pair.alice, pair.bob, event.session_id, late, accept, event)
     if name == "superseded":
-        from_alice = pair.alice.send(pair.bob.did, b"late")
+        from_alice = pair.alice.send(pair.bob.did, b"late").envelope
         forgetful = Agent.create(pair.alice.mesh, identity=pair.alice._core.state.identity, clock=pair.clock)
         pair.clock.advance(ms=1)
         establish(forgetful, pair.bob)
         return Stage(Pair(forgetful, pair.bob, pair.clock), pair.bob, forgetful, event.session_id, from_alice)
     if name in ("closing", "closed", "truncated"):
-        close = pair.alice.close(pair.bob.did)
-        reply = one(PeerClosed, pair.bob.receive(close)).reply
+        close = pair.alice.close(pair.bob.did).envelope
+        reply = one(PeerClosed, pair.bob.receive(close)).reply.envelope
         assert reply is not None
         if name == "closed":
             delivered(pair.alice, spare)
@@ -430,12 +430,12 @@ def staged_before_verdict(name: str) -> Stage:
             pair.bob.poll()
         return Stage(pair, pair.bob, pair.alice, event.session_id, late, None, event)
     if name == "rejected":
-        reject = pair.bob.reject(event)
+        reject = pair.bob.reject(event).envelope
         pair.alice.receive(reject)
         late = naming(event.session_id, pair.bob, pair.alice)
         return Stage(pair, pair.alice, pair.bob, event.session_id, late, None, event, reject)
-    accept = pair.bob.accept(event).reply
-    late = pair.bob.send(pair.alice.did, b"late")
+    accept = pair.bob.accept(event).envelope
+    late = pair.bob.send(pair.alice.did, b"late").envelope
     if name == "pending, expired":
         pair.clock.advance(ms=3_600_001 + PENDING_GRACE_MS)
         pair.alice.poll()
@@ -453,13 +453,13 @@ def naming(session_id: SessionId, sender: Agent, recipient: Agent) -> bytes:
 
 
 CALLS: dict[str, Callable[[Stage], object]] = {
-    "send": lambda stage: stage.agent.send(stage.peer.did, b"data", session_id=stage.session_id),
-    "send to the peer": lambda stage: stage.agent.send(stage.peer.did, b"data"),
-    "seal": lambda stage: stage.agent.seal(stage.peer.did, b"data", session_id=stage.session_id),
-    "close": lambda stage: stage.agent.close(stage.peer.did, session_id=stage.session_id),
+    "send": lambda stage: stage.agent.send(stage.peer.did, b"data", session_id=stage.session_id).envelope,
+    "send to the peer": lambda stage: stage.agent.send(stage.peer.did, b"data").envelope,
+    "seal": lambda stage: stage.agent.send(stage.peer.did, b"data", session_id=stage.session_id, disclosable=True),
+    "close": lambda stage: stage.agent.close(stage.peer.did, session_id=stage.session_id).envelope,
     "drop": lambda stage: stage.agent.drop(stage.peer.did, stage.session_id),
     "accept": lambda stage: stage.agent.accept(stage.event),  # type: ignore[arg-type]
-    "reject": lambda stage: stage.agent.reject(stage.event),  # type: ignore[arg-type]
+    "reject": lambda stage: stage.agent.reject(stage.event).envelope,  # type: ignore[arg-type]
     "late data": lambda stage: stage.agent.receive(stage.late),
     "the ACCEPT": lambda stage: stage.agent.receive(stage.accept),  # type: ignore[arg-type]
     "a verdict too late": lambda stage: stage.agent.receive(too_late(stage)),
@@ -553,16 +553,16 @@ def test_every_call_in_every_phase(name: str, call: str) -> None:
     # Whatever was refused, the agent can still be knocked at and conversed with.
     stage.pair.clock.advance(ms=1)
     establish(stage.peer, stage.agent)
-    assert delivered(stage.agent, stage.peer.send(stage.agent.did, b"on")) == b"on"
-    assert delivered(stage.peer, stage.agent.send(stage.peer.did, b"and on")) == b"and on"
+    assert delivered(stage.agent, stage.peer.send(stage.agent.did, b"on").envelope) == b"on"
+    assert delivered(stage.peer, stage.agent.send(stage.peer.did, b"and on").envelope) == b"and on"
 
 
 def test_a_session_that_nobody_has() -> None:
     pair = established_pair()
     unknown = SessionId(bytes(16))
     for call in (
-        lambda: pair.alice.send(pair.bob.did, b"x", session_id=unknown),
-        lambda: pair.alice.close(pair.bob.did, session_id=unknown),
+        lambda: pair.alice.send(pair.bob.did, b"x", session_id=unknown).envelope,
+        lambda: pair.alice.close(pair.bob.did, session_id=unknown).envelope,
         lambda: pair.alice.drop(pair.bob.did, unknown),
         lambda: pair.alice.session(pair.bob.did, unknown),
     ):
@@ -575,7 +575,7 @@ def test_a_session_that_nobody_has() -> None:
 def test_the_session_of_the_latest_knock_sends_and_all_receive() -> None:
     pair = established_pair()
     first = pair.alice.session(pair.bob.did).session_id
-    spare = pair.alice.send(pair.bob.did, b"on the first")
+    spare = pair.alice.send(pair.bob.did, b"on the first").envelope
     pair.clock.advance(ms=10)
     establish(pair.bob, pair.alice)
     second = pair.alice.session(pair.bob.did).session_id
@@ -600,11 +600,11 @@ def test_both_knock_at_once_and_agree_which_session_sends(seed: int) -> None:
     pair = agent_pair(seed)
     for_alice = pair.alice.publish_bundles(1).one_time[0]
     for_bob = pair.bob.publish_bundles(1).one_time[0]
-    at_bob = pair.alice.knock(pair.bob.did, for_bob, Intent("both"))
-    at_alice = pair.bob.knock(pair.alice.did, for_alice, Intent("both"))
+    at_bob = pair.alice.knock(pair.bob.did, for_bob, Intent("both")).envelope
+    at_alice = pair.bob.knock(pair.alice.did, for_alice, Intent("both")).envelope
     accepts = [
-        pair.bob.accept(one(KnockReceived, pair.bob.receive(at_bob))).reply,
-        pair.alice.accept(one(KnockReceived, pair.alice.receive(at_alice))).reply,
+        pair.bob.accept(one(KnockReceived, pair.bob.receive(at_bob))).envelope,
+        pair.alice.accept(one(KnockReceived, pair.alice.receive(at_alice))).envelope,
     ]
     order = [(pair.alice, accepts[0]), (pair.bob, accepts[1])]
     for receiver, accept in order if seed % 2 else reversed(order):
@@ -617,7 +617,7 @@ def test_both_knock_at_once_and_agree_which_session_sends(seed: int) -> None:
     ths = {held.facts.th: held.facts.session_id for held in pair.alice._core.state.sessions.values()}  # type: ignore[union-attr]
     assert sending[0] == [ths[min(ths)]]
     for sender, receiver in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
-        assert delivered(receiver, sender.send(receiver.did, b"x")) == b"x"
+        assert delivered(receiver, sender.send(receiver.did, b"x").envelope) == b"x"
 
 
 def test_five_sessions_and_no_sixth() -> None:
@@ -648,7 +648,7 @@ def test_a_peer_that_lost_its_state_lets_its_older_sessions_end() -> None:
     pair = established_pair()
     establish(pair.bob, pair.alice)
     begun_by_alice, begun_by_bob = (view.session_id for view in pair.bob.sessions(pair.alice.did))
-    in_flight = [pair.alice.send(pair.bob.did, b"in flight", session_id=begun_by_alice) for _ in range(2)]
+    in_flight = [pair.alice.send(pair.bob.did, b"in flight", session_id=begun_by_alice).envelope for _ in range(2)]
     pair.clock.advance(ms=1)
     returned = lost_state(pair)
     establish(returned, pair.bob)
@@ -656,8 +656,8 @@ def test_a_peer_that_lost_its_state_lets_its_older_sessions_end() -> None:
     assert views[begun_by_alice].closing
     assert not views[begun_by_bob].closing  # Bob's own is not hers to end
     assert [status.sends for status in views.values()] == [False, False, True]
-    assert delivered(pair.bob, returned.send(pair.bob.did, b"new")) == b"new"
-    assert delivered(returned, pair.bob.send(returned.did, b"new too")) == b"new too"
+    assert delivered(pair.bob, returned.send(pair.bob.did, b"new").envelope) == b"new"
+    assert delivered(returned, pair.bob.send(returned.did, b"new too").envelope) == b"new too"
     pair.clock.advance(ms=LATE_WINDOW_MS)
     assert delivered(pair.bob, in_flight[0]) == b"in flight"
     pair.clock.advance(ms=1)
@@ -679,12 +679,12 @@ def test_superseded_sessions_do_not_count_towards_five() -> None:
         pair.clock.advance(ms=1)
         establish(returned, pair.bob)
     assert len(pair.bob.sessions(returned.did)) == 10
-    assert delivered(pair.bob, returned.send(pair.bob.did, b"x")) == b"x"
+    assert delivered(pair.bob, returned.send(pair.bob.did, b"x").envelope) == b"x"
 
 
 def test_the_memory_of_endings_is_short() -> None:
     pair = established_pair(limits=Limits(ended_session_seconds=60))
-    in_flight = pair.alice.send(pair.bob.did, b"in flight")
+    in_flight = pair.alice.send(pair.bob.did, b"in flight").envelope
     first = pair.bob.session(pair.alice.did).session_id
     pair.bob.drop(pair.alice.did, first)
     refuse(pair.bob, in_flight, ClosedSession)
@@ -741,11 +741,11 @@ def test_a_session_expires_with_its_time_to_live() -> None:
     session_id = pair.alice.session(pair.bob.did).session_id
     end_ms = pair.clock.now_ms + 60_000
     pair.clock.now_ms = end_ms
-    last = pair.alice.send(pair.bob.did, b"last")
+    last = pair.alice.send(pair.bob.did, b"last").envelope
     pair.clock.advance(ms=1)
-    will_not(pair.alice, NoSession, lambda: pair.alice.send(pair.bob.did, b"over"))
-    will_not(pair.alice, SessionNotOpen, lambda: pair.alice.send(pair.bob.did, b"over", session_id=session_id))
-    will_not(pair.alice, SessionNotOpen, lambda: pair.alice.close(pair.bob.did, session_id=session_id))
+    will_not(pair.alice, NoSession, lambda: pair.alice.send(pair.bob.did, b"over").envelope)
+    will_not(pair.alice, SessionNotOpen, lambda: pair.alice.send(pair.bob.did, b"over", session_id=session_id).envelope)
+    will_not(pair.alice, SessionNotOpen, lambda: pair.alice.close(pair.bob.did, session_id=session_id).envelope)
     pair.clock.now_ms = end_ms + 300_000
     assert not any(isinstance(event, SessionOver) for agent in (pair.alice, pair.bob) for event in agent.poll())
     assert delivered(pair.bob, last) == b"last"

@@ -107,7 +107,7 @@ def test_no_two_envelopes_share_a_ratchet_key_and_number() -> None:
         def work() -> None:
             for step in range(EACH):
                 plaintext = b"%d of %d" % (step, number)
-                envelope = agent.send(peer.did, plaintext)
+                envelope = agent.send(peer.did, plaintext).envelope
                 names.learn()
                 with lock:
                     sent[peer].append(plaintext)
@@ -142,7 +142,7 @@ def test_no_two_envelopes_share_a_ratchet_key_and_number() -> None:
 
 def test_each_envelope_is_opened_by_one_thread_alone() -> None:
     pair = established_pair()
-    envelopes = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(100)]
+    envelopes = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(100)]
     opened: list[bytes] = []
     refused: list[bytes] = []
 
@@ -192,13 +192,13 @@ def test_one_verdict_on_a_knock() -> None:
 
     def accept() -> None:
         try:
-            verdicts.append(pair.bob.accept(event).reply)
+            verdicts.append(pair.bob.accept(event).envelope)
         except KnockNotPending:
             return
 
     def reject() -> None:
         try:
-            verdicts.append(pair.bob.reject(event))
+            verdicts.append(pair.bob.reject(event).envelope)
         except KnockNotPending:
             return
 
@@ -210,7 +210,7 @@ def test_one_verdict_on_a_knock() -> None:
 def test_one_knock_in_many_threads_is_one_session() -> None:
     pair = agent_pair()
     bundle = pair.bob.publish_bundles(1).one_time[0]
-    knock = pair.alice.knock(pair.bob.did, bundle, Intent("race"))
+    knock = pair.alice.knock(pair.bob.did, bundle, Intent("race")).envelope
     events: list[object] = []
 
     def receive() -> None:
@@ -231,7 +231,7 @@ def test_knocks_of_many_threads_stay_within_five() -> None:
     def work() -> None:
         for _ in range(2):
             try:
-                knocks.append(pair.alice.knock(pair.bob.did, bundles.pop(), Intent("race")))
+                knocks.append(pair.alice.knock(pair.bob.did, bundles.pop(), Intent("race")).envelope)
             except TooManySessions:
                 continue
 
@@ -247,14 +247,14 @@ def test_closing_while_others_send_loses_nothing() -> None:
     def send() -> None:
         try:
             for _ in range(2000):
-                sent.append(pair.alice.send(pair.bob.did, b"data"))
+                sent.append(pair.alice.send(pair.bob.did, b"data").envelope)
         except (NoSession, SessionNotOpen):
             return
 
     def close() -> None:
         while len(sent) < 50:
             pass
-        closed.append(pair.alice.close(pair.bob.did))
+        closed.append(pair.alice.close(pair.bob.did).envelope)
 
     together(*[send] * (THREADS - 1), close)
     [event] = pair.bob.receive(closed[0])

@@ -381,9 +381,9 @@ def test_a_fallen_score_or_a_revocation_ends_what_it_had_opened() -> None:
     ann.receive(established.reply)  # type: ignore[arg-type]
 
     def is_refused() -> None:
-        message = ann.send(bob.did, b"still there?")
+        message = ann.send(bob.did, b"still there?").envelope
         before = bob.export_state()
-        for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"no")):
+        for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"no").envelope):
             with pytest.raises(PeerNotAllowed):
                 call()
         assert bob.export_state() == before

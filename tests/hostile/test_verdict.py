@@ -57,7 +57,8 @@ from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey, X25519Secret
 from agentmesh.primitives.padding import unpad
-from agentmesh.session.ratchet import Ratchet, SendingChain
+from agentmesh.session.chains import SendingChain
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 
 DAY = 86_400_000
@@ -93,7 +94,7 @@ class Asked:
 
     def ends_well(self) -> None:
         """Whatever was refused, the genuine ACCEPT is taken and the session carries data."""
-        [event] = self.alice.receive(self.bob.accept(self.event).reply)
+        [event] = self.alice.receive(self.bob.accept(self.event).envelope)
         assert isinstance(event, SessionEstablished)
         self.forge.chat(self.alice, self.bob, self.knock.session_id)
 
@@ -249,7 +250,7 @@ def opened_accept(asked: Asked, reply: bytes) -> bytes:
 
 def test_a_genuine_accept_sealed_again_under_another_ratchet_key_is_refused(asked: Asked) -> None:
     undecided = asked.undecided
-    genuine = asked.bob.accept(asked.event).reply
+    genuine = asked.bob.accept(asked.event).envelope
     content = opened_accept(asked, genuine)
     header = asked.forge.parse(genuine).header_bytes
     for seed in range(3):
@@ -293,7 +294,7 @@ def test_low_order_and_non_canonical_ratchet_keys_of_an_accept_are_refused(asked
 
 def test_an_accept_of_another_knock_is_refused(scene: Any, forge: ModuleType) -> None:
     one, other = Asked(scene, forge), Asked(scene, forge)
-    accepts = [asked.bob.accept(asked.event).reply for asked in (one, other)]
+    accepts = [asked.bob.accept(asked.event).envelope for asked in (one, other)]
     header, body = msgpack.unpackb(accepts[0])
     moved = msgpack.packb([header, other.knock.session_id + body[16:]])
     with forge.refused(scene.alice, DecryptionFailed):
@@ -321,7 +322,7 @@ HEADERS: dict[str, tuple[Callable[[Asked], dict[str, Any]], type[Exception]]] = 
 @pytest.mark.parametrize("name", HEADERS)
 def test_an_accept_under_another_header_is_refused(name: str, asked: Asked) -> None:
     changes, error = HEADERS[name]
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     with asked.forge.refused(asked.alice, error):
         asked.alice.receive(asked.forge.with_header(accepted, **changes(asked)))
     asked.alice.receive(accepted)
@@ -329,7 +330,7 @@ def test_an_accept_under_another_header_is_refused(name: str, asked: Asked) -> N
 
 
 def test_every_flipped_bit_of_an_accept_is_refused(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     before = asked.alice.export_state()
     for at in range(0, len(accepted) * 8, 3):
         forged = bytearray(accepted)
@@ -343,7 +344,7 @@ def test_every_flipped_bit_of_an_accept_is_refused(asked: Asked) -> None:
 
 
 def test_an_accept_goes_to_nobody_else(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     for receiver, error in ((asked.scene.mallory, WrongRecipient), (asked.bob, WrongRecipient)):
         with asked.forge.refused(receiver, error):
             receiver.receive(accepted)
@@ -430,7 +431,7 @@ def test_the_four_reasons_are_taken(reason: str, retry_after: int, asked: Asked)
 
 
 def test_every_flipped_bit_of_a_reject_is_refused(asked: Asked) -> None:
-    rejected = asked.bob.reject(asked.event, Reason.BUSY, retry_after_seconds=5)
+    rejected = asked.bob.reject(asked.event, Reason.BUSY, retry_after_seconds=5).envelope
     before = asked.alice.export_state()
     for at in range(len(rejected) * 8):
         forged = bytearray(rejected)
@@ -469,7 +470,7 @@ def test_rejecting_takes_seconds_that_travel(seconds: Any, asked: Asked) -> None
 
 
 def test_an_accept_that_arrives_twice_is_a_duplicate(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     asked.alice.receive(accepted)
     for _ in range(2):
         with asked.forge.refused(asked.alice, DuplicateMessage):
@@ -484,8 +485,8 @@ def test_an_accept_that_arrives_twice_is_a_duplicate(asked: Asked) -> None:
 def test_a_second_accept_of_bobs_own_is_refused(asked: Asked) -> None:
     # Bob accepts, and a Bob that was restored accepts again: two ACCEPTs with two ratchet keys, both genuine.
     before = Agent.restore(asked.bob.export_state(), clock=asked.scene.clock)
-    accepted = asked.bob.accept(asked.event).reply
-    second = before.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
+    second = before.accept(asked.event).envelope
     assert second != accepted
     asked.alice.receive(accepted)
     with asked.forge.refused(asked.alice, ContradictoryHeader):
@@ -495,7 +496,7 @@ def test_a_second_accept_of_bobs_own_is_refused(asked: Asked) -> None:
 
 def test_a_reject_after_the_accept_is_ignored(asked: Asked) -> None:
     rejected = asked.reject()
-    asked.alice.receive(asked.bob.accept(asked.event).reply)
+    asked.alice.receive(asked.bob.accept(asked.event).envelope)
     with asked.forge.refused(asked.alice, VerdictUnmatched):
         asked.alice.receive(rejected)
     asked.forge.chat(asked.alice, asked.bob)
@@ -503,7 +504,7 @@ def test_a_reject_after_the_accept_is_ignored(asked: Asked) -> None:
 
 def test_an_accept_after_the_reject_is_ignored(asked: Asked) -> None:
     accepted = asked.accept()
-    rejected = asked.bob.reject(asked.event)
+    rejected = asked.bob.reject(asked.event).envelope
     asked.alice.receive(rejected)
     with asked.forge.refused(asked.alice, ClosedSession):
         asked.alice.receive(accepted)
@@ -520,7 +521,7 @@ def test_a_knock_is_decided_once(asked: Asked) -> None:
         with asked.forge.refused(asked.bob, KnockNotPending):
             call(asked.event)
     assert asked.bob.pending_knocks() == ()
-    asked.alice.receive(accepted.reply)
+    asked.alice.receive(accepted.envelope)
     asked.forge.chat(asked.alice, asked.bob)
 
 
@@ -555,7 +556,7 @@ def test_a_peer_that_is_no_longer_allowed_cannot_be_accepted_but_can_be_rejected
 
 
 def test_a_pending_knock_takes_an_accept_until_a_day_after_its_expiry(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     deadline_ms = asked.event.expires_ms + DAY
     assert asked.alice.next_deadline_ms == deadline_ms + 1
     asked.scene.clock.now_ms = deadline_ms + 1
@@ -577,7 +578,7 @@ def test_a_pending_knock_ends_by_itself_and_its_keys_go(asked: Asked) -> None:
         pending.ratchet.next_sending,
     ]
     assert all(secret in asked.alice.export_state() for secret in secrets)
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     asked.scene.clock.now_ms = asked.event.expires_ms + DAY + 1
     [event] = asked.alice.poll()
     assert isinstance(event, SessionOver)
@@ -630,7 +631,7 @@ def test_the_time_to_live_at_its_edges(scene: Any, forge: ModuleType) -> None:
     for late_ms, taken in ((TOLERANCE, True), (TOLERANCE + 1, False)):
         scene.clock.now_ms = now_ms
         asked = Asked(scene, forge)
-        accepted = asked.bob.accept(asked.event, Conditions(ttl_seconds=60)).reply
+        accepted = asked.bob.accept(asked.event, Conditions(ttl_seconds=60)).envelope
         scene.clock.now_ms = now_ms + 60_000 + late_ms
         if taken:
             [event] = asked.alice.receive(accepted)
@@ -647,8 +648,8 @@ def test_the_time_to_live_at_its_edges(scene: Any, forge: ModuleType) -> None:
 
 
 def test_messages_that_overtake_the_accept_are_told_not_yet_and_delivered_later(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
-    early = [asked.bob.send(asked.alice.did, f"early {number}".encode()) for number in range(5)]
+    accepted = asked.bob.accept(asked.event).envelope
+    early = [asked.bob.send(asked.alice.did, f"early {number}".encode()).envelope for number in range(5)]
     for envelope in (*early, *early):
         with asked.forge.refused(asked.alice, NotYet):
             asked.alice.receive(envelope)
@@ -673,11 +674,12 @@ def test_messages_that_overtake_the_accept_are_told_not_yet_and_delivered_later(
 
 
 def test_a_lost_accept_is_recovered_by_offering_the_knock_again(asked: Asked) -> None:
-    lost = asked.bob.accept(asked.event).reply
+    lost = asked.bob.accept(asked.event).envelope
     asked.scene.clock.advance(seconds=3600)
-    assert asked.alice.pending_envelopes(asked.bob.did) == (asked.knock,)
+    [waiting] = asked.alice.pending_envelopes(asked.bob.did)
+    assert (waiting.envelope, waiting.receipt) == (asked.knock.envelope, asked.knock.receipt)
     [again] = asked.bob.receive(asked.alice.pending_envelopes(asked.bob.did)[0])
-    assert again.reply == lost
+    assert again.reply.envelope == lost
     asked.alice.receive(again.reply)
     assert asked.alice.pending_envelopes(asked.bob.did) == ()
     assert asked.bob.session(asked.alice.did).status.assurance is Assurance.SIGNED
@@ -688,7 +690,7 @@ def test_a_lost_accept_is_recovered_by_offering_the_knock_again(asked: Asked) ->
 
 
 def test_an_accept_for_a_knock_that_was_dropped_is_ignored(asked: Asked) -> None:
-    accepted = asked.bob.accept(asked.event).reply
+    accepted = asked.bob.accept(asked.event).envelope
     asked.alice.drop(asked.bob.did, asked.knock.session_id)
     with asked.forge.refused(asked.alice, ClosedSession):
         asked.alice.receive(accepted)
@@ -737,7 +739,7 @@ def crossing(forge: ModuleType, order: tuple[str, ...], lost: frozenset[str], la
             continue
         if what == "knock":
             [event] = other.receive(knocks[name])
-            answers[name] = other.accept(event).reply
+            answers[name] = other.accept(event).envelope
         elif name in answers:
             knocker.receive(answers[name])
     # Each side sends what it has, by the session that it thinks is the one.
@@ -745,14 +747,14 @@ def crossing(forge: ModuleType, order: tuple[str, ...], lost: frozenset[str], la
     for sender, receiver in ((alice, bob), (bob, alice)):
         try:
             data = f"from {sender.did}".encode()
-            waiting.append((receiver, sender.send(receiver.did, data), data))
+            waiting.append((receiver, sender.send(receiver.did, data).envelope, data))
         except NoSession:
             pass
     # Then each side offers its pending KNOCKs again, and the relay what was told to come later.
     for knocker, other in ((alice, bob), (bob, alice)):
         for knock in knocker.pending_envelopes(other.did):
             [event] = other.receive(knock)
-            knocker.receive(other.accept(event).reply if isinstance(event, KnockReceived) else event.reply)
+            knocker.receive(other.accept(event).envelope if isinstance(event, KnockReceived) else event.reply)
     for receiver, envelope, data in waiting:
         [event] = receiver.receive(envelope)
         assert event.plaintext == data
@@ -781,7 +783,9 @@ def test_a_peer_that_lost_its_state_knocks_fresh_and_its_older_sessions_end(scen
     scene.clock.advance(seconds=1)
     forge.converse(scene.bob, scene.alice)
     bobs = scene.bob.session(scene.alice.did).session_id
-    in_flight = [scene.alice.send(scene.bob.did, f"old {number}".encode(), session_id=old) for number in range(3)]
+    in_flight = [
+        scene.alice.send(scene.bob.did, f"old {number}".encode(), session_id=old).envelope for number in range(3)
+    ]
     scene.clock.advance(seconds=1)
     reborn = Agent.create(scene.alice.mesh, identity=scene.identity(scene.alice), clock=scene.clock)
     knock = reborn.knock(scene.bob.did, scene.one_time()[0], Intent("again"))
@@ -789,7 +793,7 @@ def test_a_peer_that_lost_its_state_knocks_fresh_and_its_older_sessions_end(scen
     assert event.fresh
     before = {view.session_id: view.status for view in scene.bob.sessions(scene.alice.did)}
     assert not before[old].closing  # asked, not yet accepted: nothing has ended
-    reborn.receive(scene.bob.accept(event).reply)
+    reborn.receive(scene.bob.accept(event).envelope)
     after = {view.session_id: view.status for view in scene.bob.sessions(scene.alice.did)}
     assert (after[old].closing, after[old].sends, after[old].phase) == (True, False, Phase.ESTABLISHED)
     assert (after[bobs].closing, after[bobs].sends) == (False, False)
@@ -865,23 +869,23 @@ def test_a_held_back_knock_is_stale_and_rolls_nothing_back(
     # It opened, so its bundle is used, and the answer stands.
     assert scene.bob._core.state.unused_one_time() == 0
     [again] = scene.bob.receive(held_back.envelope)
-    assert again.reply == refused.reply
+    assert again.reply.envelope == refused.reply.envelope
 
 
 def test_a_rejected_knock_makes_earlier_ones_stale_too(scene: Any, forge: ModuleType) -> None:
-    knocks = [scene.alice.knock(scene.bob.did, bundle, Intent("in order")) for bundle in scene.one_time(3)]
+    knocks = [scene.alice.knock(scene.bob.did, bundle, Intent("in order")).envelope for bundle in scene.one_time(3)]
     [event] = scene.bob.receive(knocks[1])
     scene.alice.receive(scene.bob.reject(event))
     [refused] = scene.bob.receive(knocks[0])
     assert refused.reason is Reason.STALE
     scene.alice.receive(refused.reply)
     [event] = scene.bob.receive(knocks[2])
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob)
 
 
 def test_two_knocks_within_a_millisecond_are_in_order(scene: Any) -> None:
-    knocks = [scene.alice.knock(scene.bob.did, bundle, Intent("fast")) for bundle in scene.one_time(4)]
+    knocks = [scene.alice.knock(scene.bob.did, bundle, Intent("fast")).envelope for bundle in scene.one_time(4)]
     events = [scene.bob.receive(knock)[0] for knock in knocks]
     assert all(isinstance(event, KnockReceived) for event in events)
     assert [event.time_ms for event in events] == [scene.clock.now_ms + number for number in range(4)]
@@ -893,13 +897,13 @@ def test_a_clock_that_was_ahead_does_not_keep_an_agent_from_knocking_when_it_is_
 ) -> None:
     first, second = scene.one_time(2)
     scene.clock.advance(seconds=20 * 86_400)
-    too_early = scene.alice.knock(scene.bob.did, first, Intent("ahead"))
+    too_early = scene.alice.knock(scene.bob.did, first, Intent("ahead")).envelope
     scene.clock.advance(seconds=-20 * 86_400)
     with forge.refused(scene.bob, KnockFromFuture):
         scene.bob.receive(too_early)
     knock = scene.alice.knock(scene.bob.did, second, Intent("in time"))
     [event] = scene.bob.receive(knock)
-    scene.alice.receive(scene.bob.accept(event).reply)
+    scene.alice.receive(scene.bob.accept(event).envelope)
     forge.chat(scene.alice, scene.bob, knock.session_id)
 
 

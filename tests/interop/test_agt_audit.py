@@ -34,7 +34,7 @@ def conversation() -> tuple[str, list[bytes]]:
     shelf = bob.publish_bundles(2)
     [event] = bob.receive(alice.knock(bob.did, shelf.one_time[0], Intent("test")))
     assert isinstance(event, KnockReceived)
-    alice.receive(bob.accept(event).reply)
+    alice.receive(bob.accept(event).envelope)
     for number in range(3):
         clock.advance(ms=number * 333)
         bob.receive(alice.send(bob.did, b"there"))

@@ -53,8 +53,8 @@ FAULTS = (
     Fault(
         "the commitment is not compared",
         "primitives/aead.py",
-        "if not _crypto.constant_time_equal(derived[32:], commitment):",
-        "if False:",
+        "if _crypto.constant_time_equal(derived[32:], commitment):",
+        "if True:",
         ("tests/unit/test_aead.py",),
     ),
     Fault(
@@ -75,7 +75,7 @@ FAULTS = (
     Fault(
         "a used skipped key stays",
         "session/ratchet.py",
-        "            del skipped[delta.taken]",
+        "            skipped.pop(delta.taken, None)",
         "            pass",
         RATCHET,
     ),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, Phase, Reason
-from agentmesh.engine.export import export_session, restore_session
 from agentmesh.errors import AgentMeshError, StateMalformed
+from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.testing import ManualClock, MeshSimulator, Mutation, SeededEntropy, agent_pair, established_pair
 from agentmesh.testing import strategies as am
 from agentmesh.testing.schedule import Action, perform
@@ -60,7 +60,7 @@ def test_a_conversation_goes_on_though_both_sides_restart_around_every_call() ->
     [asked] = call("bob", "receive", knock)
     accepted = call("bob", "accept", asked, Conditions(max_messages=100, ttl_seconds=86_400))
     assert accepted.early_payload == b"early"
-    call("alice", "receive", accepted.reply)
+    call("alice", "receive", accepted.envelope)
     late: list[tuple[bytes, bytes]] = []
     for turn in range(10):
         clock.advance(ms=5)
@@ -75,7 +75,7 @@ def test_a_conversation_goes_on_though_both_sides_restart_around_every_call() ->
     [(data, envelope)] = late
     [message, over] = call("bob", "receive", envelope)
     assert (message.plaintext, over.phase) == (data, Phase.CLOSED)
-    [_, over] = call("alice", "receive", closed.reply)
+    [_, over] = call("alice", "receive", closed.reply.envelope)
     assert over.phase is Phase.CLOSED
     call("alice", "poll")
     assert phases == {Phase.PENDING, Phase.UNDECIDED, Phase.REJECTED, Phase.ESTABLISHED, Phase.CLOSED}

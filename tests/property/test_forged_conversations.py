@@ -138,14 +138,14 @@ def test_every_genuine_message_arrives_among_twenty_forgeries_each() -> None:
     earlier: dict[Agent, list[bytes]] = {pair.alice: [], pair.bob: []}
     tried = dict.fromkeys((*FORGERIES, *REFLECTIONS), 0)
     for sender, recipient in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
-        earlier[sender].append(sender.send(recipient.did, b"first"))
+        earlier[sender].append(sender.send(recipient.did, b"first").envelope)
         assert opened(recipient, earlier[sender][0]).plaintext == b"first"
     while any(left.values()):
         sender = random.choice([agent for agent, count in left.items() if count])
         recipient = pair.bob if sender is pair.alice else pair.alice
         pair.clock.advance(ms=1)
         data = b"%d" % left[sender]
-        envelope = sender.send(recipient.did, data)
+        envelope = sender.send(recipient.did, data).envelope
         attack = Attack(random, envelope, earlier[sender], recipient, sender)
         for name in random.choices(list(tried), k=FORGERIES_BEFORE_EACH):
             make, expected = FORGERIES.get(name) or REFLECTIONS[name]
@@ -193,7 +193,7 @@ def test_of_three_deliveries_one_opens_and_two_are_duplicates(windows: list[tupl
             for _ in range(count):
                 data = b"%d" % len(expected)
                 expected.append(data)
-                envelope = sender.send(recipient.did, data)
+                envelope = sender.send(recipient.did, data).envelope
                 for _ in range(3):
                     later[window + random.randrange(WINDOWS_LATE)].append((recipient, envelope, data))
         arrive(window)

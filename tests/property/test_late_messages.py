@@ -73,8 +73,8 @@ def with_random_header(envelope: bytes, random: Random) -> bytes:
 
 def turn(pair: Pair) -> None:
     """Let both sides take a turn."""
-    data_of(pair.alice, pair.bob.send(pair.alice.did, b"turn"))
-    data_of(pair.bob, pair.alice.send(pair.bob.did, b"turn"))
+    data_of(pair.alice, pair.bob.send(pair.alice.did, b"turn").envelope)
+    data_of(pair.bob, pair.alice.send(pair.bob.did, b"turn").envelope)
 
 
 # --- late messages ---------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_late_messages_arrive_though_each_of_their_headers_was_forged_at_every_s
     late: list[tuple[bytes, bytes]] = []
     for chain in range(KEPT_CHAINS):
         held = [b"%d.%d" % (chain, number) for number in range(8)]
-        late += [(data, alice.send(bob.did, data)) for data in held]
+        late += [(data, alice.send(bob.did, data).envelope) for data in held]
         for _, envelope in late:  # the keys of the earlier chains are kept, those of this one not derived yet
             assert_refused(bob, with_copied_header(envelope, random), DecryptionFailed)
         turn(pair)
@@ -102,7 +102,7 @@ def test_late_messages_arrive_though_each_of_their_headers_was_forged_at_every_s
 def test_ten_thousand_far_ahead_forgeries_store_nothing_and_lose_nothing() -> None:
     pair, random = established_pair(), Random("far ahead")
     alice, bob = pair.alice, pair.bob
-    held = [alice.send(bob.did, b"%d" % number) for number in range(STEP_LIMIT + 2)]
+    held = [alice.send(bob.did, b"%d" % number).envelope for number in range(STEP_LIMIT + 2)]
     before = bob.export_state()
     # The deeper the gap, the more keys a refusal derives: many shallow ones, and some as deep as they may be.
     depths = [random.randrange(1, 40) for _ in range(FAR_AHEAD - 20)] + [STEP_LIMIT] * 20
@@ -130,7 +130,7 @@ def test_messages_of_all_kept_chains_arrive_in_any_order(chains: list[int], orde
     for chain, count in enumerate(chains):
         for number in range(count):
             data = b"%d.%d" % (chain, number)
-            late.append((data, pair.alice.send(pair.bob.did, data)))
+            late.append((data, pair.alice.send(pair.bob.did, data).envelope))
         turn(pair)
     assert pair.bob.session(pair.alice.did).status.missing == len(late)
     for place in order:
@@ -156,7 +156,7 @@ def busy_pair() -> Pair:
 def test_a_random_header_derives_nothing(busy_pair: Pair, calls: Counter[str]) -> None:
     random = Random("random headers")
     alice, bob = busy_pair.alice, busy_pair.bob
-    genuine = alice.send(bob.did, b"genuine")
+    genuine = alice.send(bob.did, b"genuine").envelope
     for _ in range(100):
         forged = with_random_header(genuine, random)
         calls.clear()
@@ -168,7 +168,7 @@ def test_a_random_header_derives_nothing(busy_pair: Pair, calls: Counter[str]) -
 def test_a_copied_header_costs_its_gap_and_stores_nothing(busy_pair: Pair, calls: Counter[str]) -> None:
     random = Random("copied headers")
     alice, bob = busy_pair.alice, busy_pair.bob
-    held = [alice.send(bob.did, b"%d" % number) for number in range(50)]
+    held = [alice.send(bob.did, b"%d" % number).envelope for number in range(50)]
     for gap, envelope in enumerate(held):
         forged = with_copied_header(envelope, random)
         calls.clear()
@@ -181,8 +181,8 @@ def test_a_copied_header_costs_its_gap_and_stores_nothing(busy_pair: Pair, calls
 def test_a_copied_header_of_a_turn_costs_one_agreement(busy_pair: Pair, calls: Counter[str]) -> None:
     random = Random("turns")
     alice, bob = busy_pair.alice, busy_pair.bob
-    data_of(alice, bob.send(alice.did, b"turn"))
-    held = [alice.send(bob.did, b"%d" % number) for number in range(5)]
+    data_of(alice, bob.send(alice.did, b"turn").envelope)
+    held = [alice.send(bob.did, b"%d" % number).envelope for number in range(5)]
     for gap, envelope in enumerate(held):
         forged = with_copied_header(envelope, random)
         calls.clear()
@@ -195,7 +195,7 @@ def test_a_copied_header_of_a_turn_costs_one_agreement(busy_pair: Pair, calls: C
 @pytest.mark.parametrize("opened", [0, 1], ids=["at a turn", "within a chain"])
 def test_a_gap_over_the_limit_derives_nothing(calls: Counter[str], opened: int) -> None:
     pair = established_pair(limits=Limits(skipped_keys_per_step=10))
-    held = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(opened + 12)]
+    held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(opened + 12)]
     for envelope in held[:opened]:
         data_of(pair.bob, envelope)
     calls.clear()
@@ -208,7 +208,7 @@ def test_a_gap_over_the_limit_derives_nothing(calls: Counter[str], opened: int) 
 def test_exactly_as_many_late_messages_open_as_a_session_keeps_keys() -> None:
     limits = Limits(skipped_keys_per_step=10, skipped_keys_per_session=20)
     pair = established_pair(limits=limits)
-    held = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(22)]
+    held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(22)]
     for ahead in (10, 21):
         [event] = pair.bob.receive(held[ahead])
         assert event.lost == 0

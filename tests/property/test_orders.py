@@ -22,7 +22,7 @@ def converse(from_alice: list[bool], order: list[int]) -> tuple[Counter[tuple[st
     sent: list[tuple[Agent, bytes]] = []
     for number, is_alice in enumerate(from_alice):
         sender, recipient = (pair.alice, pair.bob) if is_alice else (pair.bob, pair.alice)
-        sent.append((recipient, sender.send(recipient.did, b"%d" % number)))
+        sent.append((recipient, sender.send(recipient.did, b"%d" % number).envelope))
     delivered: Counter[tuple[str, bytes]] = Counter()
     for place in order:
         recipient, envelope = sent[place]

@@ -691,7 +691,7 @@ def test_every_decision_is_a_record_with_its_reason() -> None:
 
     def decide(bundle: bytes, action: str) -> tuple[Any, Record]:
         clock.advance(ms=1)
-        event = events(bob, ann.knock(bob.did, bundle, Intent(action)))
+        event = events(bob, ann.knock(bob.did, bundle, Intent(action)).envelope)
         return event, journal.records[-1]
 
     event, record = decide(shelf.one_time[0], "read")
@@ -704,29 +704,29 @@ def test_every_decision_is_a_record_with_its_reason() -> None:
     assert isinstance(event, SessionEstablished)
     assert (record.event, record.outcome, record.reason) == (AuditEvent.KNOCK_ACCEPTED, Outcome.ALLOW, "allow-list")
     # The word is in no envelope.
-    assert b"allow-list" not in event.reply
+    assert b"allow-list" not in event.reply.envelope
 
 
 def test_a_peer_that_is_dropped_or_revoked_is_neither_sent_to_nor_heard() -> None:
     revocations = RevocationList(MESH)
     policy = AdmissionPolicy(tiers=OPEN, allow=[PEER], revocations=revocations)
     ann, bob, _, _ = mesh_of(policy)
-    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     ann.receive(established.reply)
-    message = ann.send(bob.did, b"one")
+    message = ann.send(bob.did, b"one").envelope
     policy.disallow(PEER)
     before = bob.export_state()
-    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"two")):
+    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"two").envelope):
         with pytest.raises(PeerNotAllowed):
             call()
     assert bob.export_state() == before
     policy.allow(PEER)
     assert events(bob, message).plaintext == b"one"
-    message = ann.send(bob.did, b"three")
+    message = ann.send(bob.did, b"three").envelope
     revocations.apply(issue_revocation(ANN, PEER, mesh=MESH, sequence=0, time_ms=NOW))
-    again = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    again = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
     before = bob.export_state()
-    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"four")):
+    for call in (lambda: bob.receive(message), lambda: bob.send(ann.did, b"four").envelope):
         with pytest.raises(PeerNotAllowed):
             call()
     with pytest.raises(KnockNotAdmitted):
@@ -738,7 +738,7 @@ def test_a_revoked_peer_does_not_get_in_by_an_acceptance_that_waited() -> None:
     revocations = RevocationList(MESH)
     policy = AdmissionPolicy(ask_from=0, revocations=revocations)
     ann, bob, _, _ = mesh_of(policy)
-    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     assert isinstance(event, KnockReceived)
     revocations.apply(issue_revocation(ANN, PEER, mesh=MESH, sequence=0, time_ms=NOW))
     before = bob.export_state()
@@ -750,8 +750,8 @@ def test_a_revoked_peer_does_not_get_in_by_an_acceptance_that_waited() -> None:
 def test_a_peer_that_was_dropped_since_one_knocked_at_it_cannot_accept() -> None:
     policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
     ann, bob, _, _ = mesh_of(policy)
-    knock_out = bob.knock(ann.did, ann.publish_bundles(1).one_time[0], Intent("read"))
-    reply = ann.accept(events(ann, knock_out)).reply
+    knock_out = bob.knock(ann.did, ann.publish_bundles(1).one_time[0], Intent("read")).envelope
+    reply = ann.accept(events(ann, knock_out)).envelope
     policy.disallow(PEER)
     before = bob.export_state()
     with pytest.raises(PeerNotAllowed):
@@ -765,14 +765,14 @@ def test_a_bundle_of_a_class_that_may_not_be_used_is_rejected_and_kept() -> None
     policy = AdmissionPolicy(ask_from=0, one_time_per_hour=1)
     ann, bob, _, clock = mesh_of(policy)
     shelf = bob.publish_bundles(3)
-    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read"))), KnockReceived)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read")).envelope), KnockReceived)
     clock.advance(ms=1)
     before = bob.export_state()
-    refused = events(bob, ann.knock(bob.did, shelf.one_time[1], Intent("read")))
+    refused = events(bob, ann.knock(bob.did, shelf.one_time[1], Intent("read")).envelope)
     assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
     assert bob.export_state() == before
     clock.advance(ms=1)
-    assert isinstance(events(bob, ann.knock(bob.did, shelf.last_resort or b"", Intent("read"))), KnockReceived)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.last_resort or b"", Intent("read")).envelope), KnockReceived)
 
 
 @pytest.mark.parametrize("answer", [False, None, 1, "yes", raising(ValueError()), raising(TimeoutError())], ids=told)
@@ -780,7 +780,7 @@ def test_whatever_goes_wrong_about_a_bundle_rejects_it(answer: Any) -> None:
     policy = AdmissionPolicy(ask_from=0)
     ann, bob, _, _ = mesh_of(policy)
     policy.may_use = (lambda *_: answer(b"")) if callable(answer) else (lambda *_: answer)  # type: ignore[method-assign]
-    refused = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    refused = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
     assert bob._core.state.unused_one_time(bob._core.now_ms()) == 1
 
@@ -850,11 +850,15 @@ def test_a_policy_says_nothing_of_itself() -> None:
 def test_a_dropped_peer_is_not_sent_a_close_either_and_each_word_of_the_policy_is_counted() -> None:
     policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
     ann, bob, journal, clock = mesh_of(policy)
-    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    established = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     ann.receive(established.reply)
     policy.disallow(PEER)
     before, told = bob.export_state(), len(journal.records)
-    for call in (lambda: bob.close(ann.did), lambda: bob.send(ann.did, b"two"), lambda: bob.seal(ann.did, b"three")):
+    for call in (
+        lambda: bob.close(ann.did).envelope,
+        lambda: bob.send(ann.did, b"two").envelope,
+        lambda: bob.send(ann.did, b"three", disclosable=True),
+    ):
         with pytest.raises(PeerNotAllowed):
             call()
     with pytest.raises(PeerNotAllowed):
@@ -886,25 +890,25 @@ def test_unsent_envelopes_do_not_crowd_the_log() -> None:
 def test_an_acceptance_is_not_repeated_to_who_was_dropped_since() -> None:
     policy = AdmissionPolicy(tiers=OPEN, allow=[PEER])
     ann, bob, _, _ = mesh_of(policy)
-    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
     established = events(bob, knock)
-    assert events(bob, knock).reply == established.reply
+    assert events(bob, knock).reply.envelope == established.reply.envelope
     policy.disallow(PEER)
     before = bob.export_state()
     with pytest.raises(PeerNotAllowed):
         bob.receive(knock)
     assert bob.export_state() == before
     policy.allow(PEER)
-    assert events(bob, knock).reply == established.reply
+    assert events(bob, knock).reply.envelope == established.reply.envelope
 
 
 def test_a_rejection_is_repeated_to_anybody() -> None:
     policy = AdmissionPolicy(tiers=OPEN)
     ann, bob, _, _ = mesh_of(policy)
-    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
     rejected = events(bob, knock)
     assert isinstance(rejected, KnockRefused)
-    assert events(bob, knock).reply == rejected.reply
+    assert events(bob, knock).reply.envelope == rejected.reply.envelope
 
 
 def test_a_peer_that_lost_its_state_is_not_held_to_the_session_that_it_lost() -> None:
@@ -912,13 +916,13 @@ def test_a_peer_that_lost_its_state_is_not_held_to_the_session_that_it_lost() ->
     policy = AdmissionPolicy(tiers=tiers, allow=[PEER])
     ann, bob, _, clock = mesh_of(policy)
     shelf = bob.publish_bundles(3)
-    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read"))), SessionEstablished)
+    assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read")).envelope), SessionEstablished)
     clock.advance(ms=1)
     lost = Agent.create(MESH, identity=ANN, clock=clock)
-    assert isinstance(events(bob, lost.knock(bob.did, shelf.one_time[1], Intent("read"))), SessionEstablished)
+    assert isinstance(events(bob, lost.knock(bob.did, shelf.one_time[1], Intent("read")).envelope), SessionEstablished)
     clock.advance(ms=1)
     # One that holds its session all the same has as many as it may.
-    refused = events(bob, lost.knock(bob.did, shelf.one_time[2], Intent("read")))
+    refused = events(bob, lost.knock(bob.did, shelf.one_time[2], Intent("read")).envelope)
     assert isinstance(refused, KnockRefused)
     assert refused.reason is Reason.BUSY
 
@@ -926,7 +930,7 @@ def test_a_peer_that_lost_its_state_is_not_held_to_the_session_that_it_lost() ->
 def test_a_knock_that_is_left_to_the_application_says_so_in_the_trail() -> None:
     ann, bob, journal, _ = mesh_of(AdmissionPolicy())
     bob._core.policy = AskApplication()
-    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    event = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     assert [record.reason for record in journal.records if record.event is AuditEvent.KNOCK_RECEIVED] == ["asked"]
     bob.accept(event)
     assert (journal.records[-1].event, journal.records[-1].reason) == (AuditEvent.KNOCK_ACCEPTED, "application")
@@ -940,7 +944,7 @@ def test_a_policy_without_a_word_is_named_as_such() -> None:
             return Grant()
 
     bob._core.policy = Everybody()
-    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     received, accepted = journal.records[-2:]
     assert (received.reason, accepted.reason) == ("", "policy")
 
@@ -959,17 +963,17 @@ def test_a_policys_word_may_be_of_an_enumeration(decision: Grant | Deny) -> None
 
     log = AuditLog(MemorySink())
     bob = Agent.create(MESH, clock=clock, policy=Everybody(), journal=AuditJournal(log))
-    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
     *_, last = verified_records(log.entries())
     assert (last.reason, type(last.reason)) == ("listed", str)
 
 
 def test_an_acceptance_is_not_repeated_once_its_session_has_ended() -> None:
     ann, bob, _, clock = mesh_of(AdmissionPolicy(tiers=OPEN, allow=[PEER]))
-    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read"))
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
     established = events(bob, knock)
     bob.close(ann.did)
-    assert events(bob, knock).reply == established.reply  # it is awaited still, and may be answered
+    assert events(bob, knock).reply.envelope == established.reply.envelope  # it is awaited still, and may be answered
     clock.advance(seconds=601)
     for _ in range(2):  # whether or not the end was told
         before = bob.export_state()
@@ -984,7 +988,7 @@ def test_a_request_that_no_agent_made_accepts_nothing() -> None:
     made = dict.fromkeys(("peer", "receipt", "intent", "bundle_class"))
     numbers = dict.fromkeys(("time_ms", "expires_ms", "has_early_payload", "fresh", "open_sessions"), 0)
     request = KnockRequest(session_id=SessionId(bytes(16)), **made, **numbers)  # type: ignore[arg-type]
-    for call in (lambda: bob.accept(request), lambda: bob.reject(request)):
+    for call in (lambda: bob.accept(request), lambda: bob.reject(request).envelope):
         with pytest.raises(KnockNotPending):
             call()
     bob.record_refusals()

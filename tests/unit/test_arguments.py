@@ -290,17 +290,19 @@ REFUSALS: dict[str, Callable[[], object]] = {
     "a text as bytes": lambda: text_argument("x", CANARY, 0, 99),
     "bytes that are too long": lambda: bytes_argument("x", CANARY, 0, 5),
     "bytes as text": lambda: bytes_argument("x", LONG),
-    "from_seed of hex": lambda: Identity.from_seed(CANARY.hex()),  # type: ignore[arg-type]
+    "texts of which one is too long": lambda: texts_argument("x", ["a", LONG], 0, 5),
+    "texts that are one": lambda: texts_argument("x", LONG, 0, 5),
+    "from_seed of hex": lambda: Identity.from_seed(CANARY.hex()),
     "from_seed of more": lambda: Identity.from_seed(CANARY),
-    "Identity of bytes": lambda: Identity(KEY),  # type: ignore[arg-type]
+    "Identity of bytes": lambda: Identity(KEY),
     "Intent's action": lambda: Intent(LONG),
-    "Intent's action as bytes": lambda: Intent(CANARY),  # type: ignore[arg-type]
+    "Intent's action as bytes": lambda: Intent(CANARY),
     "Intent's capabilities": lambda: Intent("a", capabilities=[CANARY.decode(), LONG]),
     "Intent's capabilities as one": lambda: Intent("a", capabilities=LONG),
-    "Intent's description": lambda: Intent("a", description=CANARY),  # type: ignore[arg-type]
+    "Intent's description": lambda: Intent("a", description=CANARY),
     "Intent's surrogate": lambda: Intent("a", description=LONG + "\ud800"),
     "Intent's two details": lambda: Intent("a", description=LONG, detail=CANARY),
-    "Intent's detail as text": lambda: Intent("a", detail=LONG),  # type: ignore[arg-type]
+    "Intent's detail as text": lambda: Intent("a", detail=LONG),
     "Conditions' actions": lambda: Conditions(allowed_actions=[CANARY.decode(), LONG]),
     "Conditions' actions as one": lambda: Conditions(allowed_actions=LONG),
     "Conditions' number": lambda: Conditions(max_messages=-1, allowed_actions=[CANARY.decode()]),

@@ -39,7 +39,7 @@ class Scene:
         self.agent = Agent.create(MESH, clock=self.clock, journal=AuditJournal(self.log))
         stranger, other = Agent.create(MESH, clock=self.clock), Agent.create(MESH, clock=self.clock)
         bundle = other.publish_bundles(1, last_resort=False).one_time[0]
-        self.not_ours = bytes(stranger.knock(other.did, bundle, Intent("x")))
+        self.not_ours = bytes(stranger.knock(other.did, bundle, Intent("x")).envelope)
 
     def refuse(self, times: int = 1) -> None:
         for _ in range(times):

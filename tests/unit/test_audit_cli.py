@@ -124,6 +124,7 @@ def test_verify_against_a_checkpoint(issuer: str, mesh: list[str], log: Path, ru
         (["--issuer", "zz"], "neither a DID nor a key"),
         (["--issuer", "01" + "00" * 31], "identity.key"),
         (["--issuer", OWNER.did, "--mesh", "another"], "audit.proof"),
+        (["--issuer", OWNER.did, "--mesh", ""], "audit.proof"),  # a variable of a script that was not set
     ],
 )
 def test_verify_against_somebody_elses_checkpoint(arguments: list[str], said: str, log: Path, run: Run) -> None:
@@ -160,7 +161,7 @@ def test_verify_names_what_is_wrong(log: Path, run: Run) -> None:
     other = record(9).encode(2, leaf_hash(entries[1]))
     path = log.with_name("other")
     for wrong, said in (
-        ([*entries[:3], b"rubbish", *entries[3:]], "entry 3 is none"),
+        ([*entries[:3], b"rubbish", *entries[3:]], "entry 3 is not an entry of a log"),
         ([*entries[:2], *entries[3:]], "entry 2 has another number"),
         ([*entries[:2], other, *entries[3:]], "entry 3 does not follow the one before it"),
         ([entries[1], entries[0]], "entry 0 has another number"),
@@ -195,8 +196,8 @@ def test_what_cannot_be_read(command: str, tmp_path: Path, run: Run) -> None:
         (tmp_path, "cannot read"),
         (tmp_path / "fifo", "cannot read"),
         ("nul\x00name", "nul\\x00name"),
-        (tmp_path / "empty", "entry 0 is none"),
-        (__file__, "entry 0 is none"),
+        (tmp_path / "empty", "entry 0 is not an entry of a log"),
+        (__file__, "entry 0 is not an entry of a log"),
     ):
         status, out, err = run(command, path)
         assert status == 1
@@ -305,9 +306,9 @@ class Sides:
             for name in ("alice", "bob")
         )
         bundle = self.bob.publish_bundles(1).one_time[0]
-        [event] = self.bob.receive(self.see(self.alice.knock(self.bob.did, bundle, Intent("test"))))
+        [event] = self.bob.receive(self.see(self.alice.knock(self.bob.did, bundle, Intent("test")).envelope))
         assert isinstance(event, KnockReceived)
-        self.alice.receive(self.see(self.bob.accept(event).reply))
+        self.alice.receive(self.see(self.bob.accept(event).envelope))
 
     def see(self, envelope: bytes) -> bytes:
         self.relay.append([relay_record(OuterEnvelope.parse(envelope), at_ms=self.clock())])
@@ -322,7 +323,7 @@ class Sides:
 def test_compare_two_honest_logs(tmp_path: Path, run: Run) -> None:
     sides = Sides(tmp_path)
     for number in range(3):
-        sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"%d" % number)))
+        sides.bob.receive(sides.see(sides.alice.send(sides.bob.did, b"%d" % number).envelope))
     first, second = sides.paths()
     for arguments in ([first, second], [second, first], [first, second, "--relay", tmp_path / "relay"]):
         status, out, err = run("compare", *arguments)
@@ -335,7 +336,7 @@ def test_compare_two_honest_logs(tmp_path: Path, run: Run) -> None:
 
 def test_compare_tells_what_was_lost_replayed_and_reordered(tmp_path: Path, run: Run) -> None:
     sides = Sides(tmp_path)
-    sent = [sides.alice.send(sides.bob.did, b"%d" % number) for number in range(4)]
+    sent = [sides.alice.send(sides.bob.did, b"%d" % number).envelope for number in range(4)]
     for envelope in (sent[1], sent[0], sent[2]):
         sides.see(envelope)
     for envelope in (sent[1], sent[0]):
@@ -428,7 +429,7 @@ def test_text_in_a_log_cannot_act(text: str, tmp_path: Path, run: Run) -> None:
             for arguments in (("verify", path), ("show", path), ("compare", path, path)):
                 status, _, err = run(*arguments)
                 assert status == 1
-                assert "entry 0 is none" in err
+                assert "entry 0 is not an entry of a log" in err
 
 
 @pytest.mark.parametrize("name", [text for text in HOSTILE if "\x00" not in text], ids=ascii)

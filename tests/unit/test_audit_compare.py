@@ -60,11 +60,11 @@ class Mail:
     def __attrs_post_init__(self) -> None:
         self.alice, self.bob = Party("alice", self.clock), Party("bob", self.clock)
         alice, bob = self.alice.agent, self.bob.agent
-        knock = alice.knock(bob.did, bob.publish_bundles(2, last_resort=False).one_time[0], Intent("test"))
+        knock = alice.knock(bob.did, bob.publish_bundles(2, last_resort=False).one_time[0], Intent("test")).envelope
         self.see(knock)
         [event] = bob.receive(knock)
         assert isinstance(event, KnockReceived)
-        reply = bob.accept(event).reply
+        reply = bob.accept(event).envelope
         self.see(reply)
         alice.receive(reply)
 
@@ -75,7 +75,7 @@ class Mail:
         sent = []
         for number in range(count):
             self.clock.advance(ms=3)
-            sent.append(self.alice.agent.send(self.bob.agent.did, b"%d" % number))
+            sent.append(self.alice.agent.send(self.bob.agent.did, b"%d" % number).envelope)
         return sent
 
     def deliver(self, envelope: bytes) -> None:
@@ -291,7 +291,7 @@ def test_a_reject_is_one_envelope_to_both_sides_whatever_they_record_as_its_reas
     mail.clock.advance(ms=1)
     [event] = bob.receive(alice.knock(bob.did, bob.publish_bundles(2).one_time[0], Intent("test")))
     assert isinstance(event, KnockReceived)
-    reply = bob.reject(event)
+    reply = bob.reject(event).envelope
     alice.receive(reply)
     ours, theirs = mail.bob.records(), mail.alice.records()
     assert compare(bob.did, ours, alice.did, theirs).found == ()
@@ -326,7 +326,7 @@ def test_other_peers_in_the_logs_are_left_out() -> None:
     mail = Mail()
     carol = Party("carol", mail.clock)
     bundle = carol.agent.publish_bundles(1).one_time[0]
-    envelope = mail.alice.agent.knock(carol.agent.did, bundle, Intent("other"))
+    envelope = mail.alice.agent.knock(carol.agent.did, bundle, Intent("other")).envelope
     mail.see(envelope)
     carol.agent.receive(envelope)
     assert mail.compare().found == ()

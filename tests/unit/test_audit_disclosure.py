@@ -63,7 +63,7 @@ def session(alice: Party, bob: Party) -> None:
     bundle = bob.agent.publish_bundles(1, last_resort=False).one_time[0]
     [event] = bob.agent.receive(alice.agent.knock(bob.agent.did, bundle, Intent("test")))
     assert isinstance(event, KnockReceived)
-    alice.agent.receive(bob.agent.accept(event).reply)
+    alice.agent.receive(bob.agent.accept(event).envelope)
 
 
 @frozen
@@ -85,7 +85,11 @@ def new_case() -> Case:
         clock.advance(ms=10)
         if number == 3:
             session(alice, bob)
-        sealed.append(alice.agent.seal(bob.agent.did, b"content %d" % number, action="other" if number == 1 else None))
+        sealed.append(
+            alice.agent.send(
+                bob.agent.did, b"content %d" % number, action="other" if number == 1 else None, disclosable=True
+            )
+        )
     disclosures = []
     for one in sealed:
         [event] = bob.agent.receive(one.envelope, disclosable=True)
@@ -143,13 +147,13 @@ def test_without_asking_there_is_nothing_to_disclose() -> None:
     clock = ManualClock()
     alice, bob = Party("alice", clock), Party("bob", clock)
     session(alice, bob)
-    envelope = alice.agent.send(bob.agent.did, b"x")
+    envelope = alice.agent.send(bob.agent.did, b"x").envelope
     assert type(envelope) is bytes
     [event] = bob.agent.receive(envelope)
     assert isinstance(event, MessageReceived)
     assert event.disclosure is None
     # Asked for at one end alone, and for one message alone.
-    sealed = alice.agent.seal(bob.agent.did, b"y")
+    sealed = alice.agent.send(bob.agent.did, b"y", disclosable=True)
     [event] = bob.agent.receive(sealed.envelope)
     assert isinstance(event, MessageReceived)
     assert (event.disclosure, sealed.disclosure is None) == (None, False)
@@ -259,18 +263,20 @@ def test_rubbish_is_refused_and_mistakes_are_told() -> None:
     mistakes: list[tuple[Any, Any, Any]] = [
         (ENVELOPE, DISCLOSURE.reveal(), RECORD), (ENVELOPE, DISCLOSURE.key, RECORD), (ENVELOPE, None, RECORD),
         (ENVELOPE, DISCLOSURE, None), (ENVELOPE, DISCLOSURE, RECORD.encode(0, bytes(32))),
-        (None, DISCLOSURE, RECORD), (bytearray(ENVELOPE), DISCLOSURE, RECORD), ("x", DISCLOSURE, RECORD),
+        (None, DISCLOSURE, RECORD), ([ENVELOPE], DISCLOSURE, RECORD), ("x", DISCLOSURE, RECORD),
     ]  # fmt: skip
     for mistake in mistakes:
         with pytest.raises(ArgumentInvalid):
             verify_disclosure(*mistake)
+    in_a_buffer: Any = bytearray(ENVELOPE)
+    assert verify_disclosure(in_a_buffer, DISCLOSURE, RECORD) == verify_disclosure(ENVELOPE, DISCLOSURE, RECORD)
 
 
 def test_an_envelope_over_the_limit_is_refused_unread() -> None:
     clock = ManualClock()
     alice, bob = Party("alice", clock), Party("bob", clock)
     session(alice, bob)
-    sealed = alice.agent.seal(bob.agent.did, bytes(8_000))
+    sealed = alice.agent.send(bob.agent.did, bytes(8_000), disclosable=True)
     record = alice.record_of(sealed.envelope)
     assert sealed.disclosure is not None
     small = Limits(envelope_max_bytes=5_000, plaintext_max_bytes=1, intent_detail_max_bytes=1, capabilities_max=1)
@@ -414,7 +420,8 @@ def test_a_disclosure_is_kept_like_a_secret() -> None:
         with pytest.raises(ArgumentInvalid):
             Disclosure(bytes(size))
     with pytest.raises(ArgumentInvalid):
-        Disclosure(bytearray(96))  # type: ignore[arg-type]
+        Disclosure(bytearray(95))  # type: ignore[arg-type]
+    assert Disclosure(bytearray(raw)) == DISCLOSURE  # type: ignore[arg-type]
 
 
 def test_what_was_disclosed_does_not_print_itself() -> None:

@@ -127,7 +127,7 @@ class World:
         bundle = self.bob.agent.publish_bundles(1, last_resort=False).one_time[0]
         [event] = self.bob.agent.receive(self.alice.agent.knock(self.bob.agent.did, bundle, Intent("test")))
         assert isinstance(event, KnockReceived)
-        self.alice.agent.receive(self.bob.agent.accept(event).reply)
+        self.alice.agent.receive(self.bob.agent.accept(event).envelope)
 
 
 @pytest.fixture
@@ -159,27 +159,27 @@ def test_a_whole_conversation(world: World) -> None:
     sent: dict[str, list[bytes]] = {"alice": [], "bob": []}
 
     shelf = bob.publish_bundles(2)
-    knock = alice.knock(bob.did, shelf.one_time[0], Intent("test"), early_payload=b"early")
+    knock = alice.knock(bob.did, shelf.one_time[0], Intent("test"), early_payload=b"early").envelope
     sent["alice"].append(knock)
     clock.advance(ms=1)
     [event] = bob.receive(knock)
     clock.advance(ms=1)
     assert isinstance(event, KnockReceived)
-    reply = bob.accept(event).reply
+    reply = bob.accept(event).envelope
     sent["bob"].append(reply)
     alice.receive(reply)
     for number in range(3):
         clock.advance(ms=7)
-        sent["alice"].append(alice.send(bob.did, b"there %d" % number))
+        sent["alice"].append(alice.send(bob.did, b"there %d" % number).envelope)
         clock.advance(ms=7)
         bob.receive(sent["alice"][-1])
-        sent["bob"].append(bob.send(alice.did, b"back %d" % number))
+        sent["bob"].append(bob.send(alice.did, b"back %d" % number).envelope)
         alice.receive(sent["bob"][-1])
-    sent["alice"].append(alice.close(bob.did, "done"))
+    sent["alice"].append(alice.close(bob.did, "done").envelope)
     [closed, over] = bob.receive(sent["alice"][-1])
     assert isinstance(over, SessionOver)
     assert closed.reply is not None
-    sent["bob"].append(closed.reply)
+    sent["bob"].append(closed.reply.envelope)
     alice.receive(closed.reply)
 
     assert world.alice.events() == [
@@ -244,12 +244,12 @@ def test_a_rejection_is_recorded_on_both_sides(by_policy: bool, world: World) ->
         world.bob.policy.decision = Deny(Reason.POLICY)
     bundle = bob.publish_bundles(2, last_resort=False).one_time[0]
     [event] = bob.receive(alice.knock(bob.did, bundle, Intent("test")))
-    reply = event.reply or bob.reject(event)  # type: ignore[arg-type]
+    reply = bob.reject(event) if event.reply is None else event.reply  # type: ignore[arg-type]
     alice.receive(reply)
     assert world.bob.events()[2:] == ["knock.received", "knock.rejected"]
     assert world.alice.events() == ["knock.sent", "knock.rejected"]
     for record in (world.bob.records[-1], world.alice.records[-1]):
-        assert envelope_of(record) == as_seen(reply)
+        assert envelope_of(record) == as_seen(reply.envelope)
         assert (record.reason, record.outcome) == ("policy", Outcome.DENY)
 
 
@@ -273,7 +273,7 @@ def test_endings_by_time_and_by_hand_are_recorded(world: World) -> None:
     world.clock.advance(ms=1)
     [event] = bob.receive(alice.knock(bob.did, bundles[1], Intent("test"), expires_in_seconds=60))
     assert isinstance(event, KnockReceived)
-    alice.receive(bob.accept(event, Conditions(ttl_seconds=60)).reply)
+    alice.receive(bob.accept(event, Conditions(ttl_seconds=60)).envelope)
     bob.receive(alice.knock(bob.did, bundles[2], Intent("test"), expires_in_seconds=60))
     world.clock.advance(seconds=2 * 86_400)
     for side in (world.alice, world.bob):
@@ -291,13 +291,13 @@ def test_endings_by_time_and_by_hand_are_recorded(world: World) -> None:
 def test_a_repeated_answer_is_no_new_record(world: World) -> None:
     alice, bob = world.alice.agent, world.bob.agent
     bundle = bob.publish_bundles(2, last_resort=False).one_time[0]
-    knock = alice.knock(bob.did, bundle, Intent("test"))
+    knock = alice.knock(bob.did, bundle, Intent("test")).envelope
     [event] = bob.receive(knock)
     assert isinstance(event, KnockReceived)
-    reply = bob.accept(event).reply
+    reply = bob.accept(event).envelope
     before = len(world.bob.records)
     [again] = bob.receive(knock)
-    assert again.reply == reply
+    assert again.reply.envelope == reply
     assert len(world.bob.records) == before
 
 
@@ -335,7 +335,7 @@ def test_one_record_a_reason_a_peer_and_a_minute(world: World) -> None:
     alice, bob, clock = world.alice.agent, world.bob.agent, world.clock
     clock.now_ms = clock.now_ms // MINUTE_MS * MINUTE_MS + 10
     started_ms = clock.now_ms
-    good = [alice.send(bob.did, b"%d" % number) for number in range(3)]
+    good = [alice.send(bob.did, b"%d" % number).envelope for number in range(3)]
     bad = [envelope[:-1] + bytes([envelope[-1] ^ 1]) for envelope in good]
     for envelope in bad:
         refused(bob, envelope, DecryptionFailed)
@@ -396,7 +396,7 @@ def test_a_flood_from_ten_thousand_names_leaves_a_bounded_number_of_records(monk
     World(alice, bob, clock).establish()
     before = len(bob.records)
     clock.now_ms = clock.now_ms // MINUTE_MS * MINUTE_MS
-    template = alice.agent.send(bob.agent.did, b"genuine")
+    template = alice.agent.send(bob.agent.did, b"genuine").envelope
     names = [did_of(number.to_bytes(32, "big")) for number in range(10_000)]
     for number, name in enumerate(names):
         envelope = with_header(template, sender=name)
@@ -431,19 +431,19 @@ def conversation(world: World) -> list[tuple[Side, Callable[[], Any]]]:
         (world.alice, lambda: keep("knock", alice.knock(bob.did, at["shelf"].one_time[0], Intent("test")))),
         (world.bob, lambda: keep("received", bob.receive(at["knock"]))),
         (world.bob, lambda: keep("accepted", bob.accept(at["received"][0]))),
-        (world.alice, lambda: alice.receive(at["accepted"].reply)),
-        (world.alice, lambda: keep("sent", alice.send(bob.did, b"plaintext"))),
+        (world.alice, lambda: alice.receive(at["accepted"].envelope)),
+        (world.alice, lambda: keep("sent", alice.send(bob.did, b"plaintext").envelope)),
         (world.bob, lambda: keep("opened", bob.receive(at["sent"]))),
-        (world.alice, lambda: keep("sealed", alice.seal(bob.did, b"plaintext"))),
+        (world.alice, lambda: keep("sealed", alice.send(bob.did, b"plaintext", disclosable=True))),
         (world.bob, lambda: keep("opened", bob.receive(at["sealed"].envelope, disclosable=True))),
         (world.alice, lambda: keep("second", alice.knock(bob.did, at["shelf"].one_time[1], Intent("test")))),
         (world.bob, lambda: keep("received", bob.receive(at["second"]))),
-        (world.bob, lambda: keep("rejected", bob.reject(at["received"][0]))),
+        (world.bob, lambda: keep("rejected", bob.reject(at["received"][0]).envelope)),
         (world.alice, lambda: alice.receive(at["rejected"])),
         (world.alice, lambda: keep("third", alice.knock(bob.did, at["shelf"].one_time[2], Intent("test")))),
         (world.alice, lambda: alice.drop(bob.did, at["third"].session_id)),
         (world.bob, lambda: keep("received", bob.receive(at["third"]))),
-        (world.alice, lambda: keep("close", alice.close(bob.did, "done"))),
+        (world.alice, lambda: keep("close", alice.close(bob.did, "done").envelope)),
         (world.bob, lambda: keep("closed", bob.receive(at["close"]))),
         (world.alice, lambda: alice.receive(at["closed"][0].reply)),
         (world.bob, lambda: world.clock.advance(seconds=2 * 86_400) and bob.poll()),
@@ -496,7 +496,7 @@ def test_counted_refusals_wait_for_the_sink(world: World) -> None:
     refused(world.bob.agent, b"rubbish", AgentMeshError)
     world.clock.advance(ms=MINUTE_MS)
     world.bob.sink.failure = StoreFailed()
-    envelope = world.alice.agent.send(world.bob.agent.did, b"x")
+    envelope = world.alice.agent.send(world.bob.agent.did, b"x").envelope
     for _ in range(3):
         with pytest.raises(StoreFailed):
             world.bob.agent.receive(envelope)

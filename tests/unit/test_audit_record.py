@@ -20,7 +20,7 @@ from agentmesh.handshake.verdict import Reason
 from agentmesh.limits import DID_MAX_BYTES, UINT_MAX
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.relay import relay_record
-from agentmesh.session.facts import Phase
+from agentmesh.session.phases import Phase
 from agentmesh.testing import established_pair
 
 ALICE = "did:agentmesh:2CiZ88hVF4JuQim8nnSuyeiV2HF2"
@@ -191,7 +191,7 @@ def test_what_a_peer_claims_cannot_act_on_a_terminal() -> None:
 
 def test_a_relay_records_what_it_sees_and_needs_no_key() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"secret")
+    envelope = pair.alice.send(pair.bob.did, b"secret").envelope
     outer = OuterEnvelope.parse(envelope)
     record = relay_record(outer, at_ms=5)
     assert record == Record(

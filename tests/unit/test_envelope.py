@@ -348,6 +348,13 @@ class Names(StrEnum):
     ALICE = ALICE
 
 
+@pytest.mark.parametrize("mesh", ["..", "../..", "/etc", "a//b", ".", "-rf"])
+def test_a_mesh_name_is_no_path(mesh: str) -> None:
+    # The protocol's grammar stays as it is: section 4 says what must not be made of a name.
+    assert is_mesh_name(mesh)
+    assert "must never become a path" in (is_mesh_name.__doc__ or "")
+
+
 def test_a_header_takes_an_enum_s_text_and_keeps_plain_text() -> None:
     header = attrs.evolve(HEADER, mesh=Names.MESH, sender=Names.ALICE)
     assert {type(value) for value in (header.mesh, header.sender, header.recipient)} == {str}

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, MessageReceived, Phase
-from agentmesh.engine.export import export_session, restore_session
 from agentmesh.errors import AgentMeshError, StateMalformed, StateVersionUnknown, StoreError
+from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
@@ -72,37 +72,37 @@ def rich() -> Rich:
     # Established, with turns, late messages in two chains, and conditions.
     event = knock(first, bob, early_payload=b"early")
     granted = Conditions(max_messages=1000, ttl_seconds=86_400, allowed_actions=["action", "other"])
-    first.receive(bob.accept(event, granted).reply)
+    first.receive(bob.accept(event, granted).envelope)
     for turn in range(8):
-        late = first.send(bob.did, b"late %d" % turn)
+        late = first.send(bob.did, b"late %d" % turn).envelope
         bob.receive(first.send(bob.did, b"in time"))
         first.receive(bob.send(first.did, b"answer"))
         incoming.append(late)
-    incoming.append(first.send(bob.did, b"next"))
+    incoming.append(first.send(bob.did, b"next").envelope)
     # Another with the same peer, that the peer has closed and whose data is missing.
     clock.advance(ms=1)
     establish(first, bob)
-    incoming.append(first.send(bob.did, b"announced"))
+    incoming.append(first.send(bob.did, b"announced").envelope)
     bob.receive(first.close(bob.did, "closed"))
     # Undecided, pending, just accepted, rejected, and over.
     knock(second, bob, early_payload=b"early")
     knock(bob, second)
     clock.advance(ms=1)
     pending = knock(bob, third)
-    incoming.append(third.accept(pending).reply)
+    incoming.append(third.accept(pending).envelope)
     establish(third, bob)
     bob.close(third.did)
     bob.reject(knock(fourth, bob))
     clock.advance(ms=1)
     knock(fourth, bob)
     accepted = knock(bob, fourth)
-    bob.receive(fourth.accept(accepted).reply)
+    bob.receive(fourth.accept(accepted).envelope)
     # One that a returned peer has let go.
     establish(third, bob)
     returned = Agent.create(MESH, identity=third._core.state.identity, clock=clock, entropy=SeededEntropy("returned"))
     clock.advance(ms=1)
     establish(returned, bob)
-    incoming.append(returned.send(bob.did, b"from the returned"))
+    incoming.append(returned.send(bob.did, b"from the returned").envelope)
     bob.publish_bundles(1)
     held = bob._core.state.sessions.values()
     assert {type(one) for one in held} == {Pending, Undecided, Session, Ended}
@@ -130,7 +130,7 @@ def exercise(agent: Agent) -> None:
     for peer in list(agent._core.state.peers.values()):
         did = peer.key.did
         for view in agent.sessions(did):
-            attempt(lambda did=did, view=view: agent.send(did, b"x", session_id=view.session_id))
+            attempt(lambda did=did, view=view: agent.send(did, b"x", session_id=view.session_id).envelope)
         attempt(lambda did=did: agent.pending_envelopes(did))
     for event in agent.pending_knocks():
         attempt(lambda event=event: agent.accept(event))
@@ -485,9 +485,9 @@ def test_a_restored_agent_behaves_like_the_one_it_was(seed: int) -> None:
                 if arrived is not None:
                     outcomes.append(repr(agent.receive(arrived)))
                 elif 0.9 < action <= 0.91:
-                    outcomes.append(agent.close(peer.did).hex())
+                    outcomes.append(agent.close(peer.did).envelope.hex())
                 else:
-                    outcomes.append(agent.send(peer.did, b"%f" % action).hex())
+                    outcomes.append(agent.send(peer.did, b"%f" % action).envelope.hex())
             except AgentMeshError as error:
                 outcomes.append(error.code)
         assert outcomes[0] == outcomes[1]
@@ -506,7 +506,7 @@ def test_a_restart_in_every_phase_loses_nothing() -> None:
     alice, bob = again(pair.alice), again(pair.bob)
     bundle = bob.publish_bundles(1).one_time[0]
     bob = again(bob)
-    envelope = alice.knock(bob.did, bundle, Intent("action"), early_payload=b"early")
+    envelope = alice.knock(bob.did, bundle, Intent("action"), early_payload=b"early").envelope
     alice = again(alice)
     bob.receive(envelope)
     bob = again(bob)
@@ -514,11 +514,11 @@ def test_a_restart_in_every_phase_loses_nothing() -> None:
     accepted = bob.accept(event, Conditions(max_messages=9))
     assert accepted.early_payload == b"early"
     bob = again(bob)
-    assert again(bob).receive(envelope)[0].reply == accepted.reply  # a lost ACCEPT is not final
-    assert alice.pending_envelopes(bob.did) == (bytes(envelope),)
-    alice.receive(accepted.reply)
+    assert again(bob).receive(envelope)[0].reply.envelope == accepted.envelope  # a lost ACCEPT is not final
+    assert [waiting.envelope for waiting in alice.pending_envelopes(bob.did)] == [envelope]
+    alice.receive(accepted.envelope)
     alice = again(alice)
-    late = alice.send(bob.did, b"late")
+    late = alice.send(bob.did, b"late").envelope
     for number in range(3):
         alice, bob = again(alice), again(bob)
         [message] = bob.receive(alice.send(bob.did, b"%d" % number))
@@ -526,7 +526,7 @@ def test_a_restart_in_every_phase_loses_nothing() -> None:
         assert message.plaintext == b"%d" % number
         alice, bob = again(alice), again(bob)
         alice.receive(bob.send(alice.did, b"answer"))
-    closing = alice.close(bob.did)
+    closing = alice.close(bob.did).envelope
     alice, bob = again(alice), again(bob)
     [closed] = bob.receive(closing)
     bob = again(bob)

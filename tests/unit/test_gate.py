@@ -29,7 +29,7 @@ from agentmesh import (
 )
 from agentmesh.audit.record import AuditEvent
 from agentmesh.engine import gate
-from agentmesh.engine.changes import PeerKnocked, SessionEnded, SessionPut
+from agentmesh.engine.changes import SessionEnded, SessionPut, TheirKnockTime
 from agentmesh.envelope import OuterEnvelope, build
 from agentmesh.errors import (
     AgentMeshError,
@@ -48,7 +48,7 @@ from agentmesh.errors import (
     RandomnessFailed,
     SenderMismatch,
 )
-from agentmesh.events import Accepted
+from agentmesh.outgoing import Accepted, Knock
 from agentmesh.policy import ASK, AskApplication, KnockRequest
 from agentmesh.testing import ManualClock, SeededEntropy
 
@@ -126,8 +126,8 @@ class Room:
         bundle = bundle or self.bob.publish_bundles(1, last_resort=False).one_time[0]
         return self.alice.knock(self.bob.did, bundle, Intent("act", detail=b"the detail"), **options)
 
-    def outer(self, envelope: bytes) -> OuterEnvelope:
-        return OuterEnvelope.parse(envelope)
+    def outer(self, envelope: bytes | Knock) -> OuterEnvelope:
+        return OuterEnvelope.parse(bytes(envelope))
 
     def parsed(self, envelope: bytes) -> Any:
         return gate.check_envelope(self.core, self.outer(envelope), self.clock.now_ms)
@@ -315,7 +315,7 @@ def test_what_opened_is_one_commit_whatever_is_decided(name: str, room: Room) ->
     [(changes, _)] = room.journal.commits
     assert room.journal.events() == records
     names = [type(change).__name__ for change in changes]
-    assert names.count("BundleUsed") == names.count("KnockRemembered") == names.count("PeerKnocked") == 1
+    assert names.count("BundleUsed") == names.count("KnockRemembered") == names.count("TheirKnockTime") == 1
     assert ("SessionPut" in names) is (name != "deny")
     for record in room.journal.commits[0][1]:
         shown = [str(getattr(record, slot)).encode() for slot in record.__slots__] + [repr(record).encode()]
@@ -323,7 +323,7 @@ def test_what_opened_is_one_commit_whatever_is_decided(name: str, room: Room) ->
         assert record.mesh == MESH
     received = room.journal.commits[0][1][0]
     assert (received.sender, received.recipient) == (room.alice.did, room.bob.did)
-    assert (received.receipt, received.size_bytes) == (knock.receipt, len(knock))
+    assert (received.receipt, received.size_bytes) == (knock.receipt, len(knock.envelope))
 
 
 def test_a_verdict_of_the_application_is_one_commit(room: Room) -> None:
@@ -337,11 +337,11 @@ def test_a_verdict_of_the_application_is_one_commit(room: Room) -> None:
         [(changes, _)] = room.journal.commits
         assert room.journal.events() == [event]
         assert sum(isinstance(each, change) for each in changes) == 1
-        assert not any(isinstance(each, PeerKnocked) for each in changes)
+        assert not any(isinstance(each, TheirKnockTime) for each in changes)
 
 
 def test_what_did_not_open_is_no_commit_of_changes(room: Room) -> None:
-    knock = room.knock()
+    knock = room.knock().envelope
     room.journal.commits.clear()
     for at in range(len(knock)):
         with pytest.raises(AgentMeshError):
@@ -365,7 +365,7 @@ def test_a_second_knock_on_a_bundle_commits_no_change(room: Room) -> None:
     room.journal.commits.clear()
     [refused] = room.bob.receive(second)
     assert refused.reason is Reason.BUNDLE
-    assert [changes for changes, _ in room.journal.commits] == [()]
+    assert [tuple(changes) for changes, _ in room.journal.commits] == [()]
     assert room.journal.events() == [AuditEvent.KNOCK_REJECTED]
 
 
@@ -413,7 +413,7 @@ def test_a_knock_that_the_journal_refused_is_taken_when_it_is_offered_again(
         assert room.bob.pending_knocks() == (event,)
         accepted = room.bob.accept(event)
         assert isinstance(accepted, Accepted)
-        room.alice.receive(accepted.reply)
+        room.alice.receive(accepted.envelope)
         room.talk()
     elif isinstance(event, SessionEstablished):
         room.alice.receive(event.reply)
@@ -425,7 +425,7 @@ def test_a_knock_that_the_journal_refused_is_taken_when_it_is_offered_again(
 
 def test_a_rejection_that_the_journal_refused_is_made_when_it_is_asked_for_again(room: Room) -> None:
     [event] = room.bob.receive(room.knock())
-    fails(room, lambda: room.bob.reject(event, Reason.BUSY))
+    fails(room, lambda: room.bob.reject(event, Reason.BUSY).envelope)
     assert room.bob.pending_knocks() == (event,)
     [rejected] = room.alice.receive(room.bob.reject(event, Reason.BUSY))
     assert rejected.reason is Reason.BUSY
@@ -474,16 +474,16 @@ def test_knocking_and_verdicts_that_the_journal_refused(room: Room) -> None:
         fails(room, lambda bundle=bundle: room.bob.knock(room.alice.did, bundle, Intent("out")))
         knock = room.bob.knock(room.alice.did, bundle, Intent("out"))
         [event] = room.alice.receive(knock)
-        reply = room.alice.accept(event).reply if verdict == "accept" else room.alice.reject(event)
+        reply = room.alice.accept(event).envelope if verdict == "accept" else room.alice.reject(event).envelope
         fails(room, lambda reply=reply: room.bob.receive(reply))
         assert room.bob.session(room.alice.did, knock.session_id).status.phase is Phase.PENDING
         room.bob.receive(reply)
     room.talk()
-    fails(room, lambda: room.bob.send(room.alice.did, b"data"))
-    message = room.alice.send(room.bob.did, b"data")
+    fails(room, lambda: room.bob.send(room.alice.did, b"data").envelope)
+    message = room.alice.send(room.bob.did, b"data").envelope
     fails(room, lambda: room.bob.receive(message))
     assert room.bob.receive(message)[0].plaintext == b"data"
-    fails(room, lambda: room.bob.close(room.alice.did))
+    fails(room, lambda: room.bob.close(room.alice.did).envelope)
     room.talk()
 
 
@@ -533,7 +533,7 @@ def test_a_knock_during_which_the_process_was_interrupted_is_taken_when_it_is_of
     assert room.volatile() == volatile
     room.policy.hook = lambda: None
     [event] = room.bob.receive(knock)
-    room.alice.receive(room.bob.accept(event).reply)
+    room.alice.receive(room.bob.accept(event).envelope)
     room.talk()
 
 
@@ -545,7 +545,7 @@ def test_an_acceptance_during_which_randomness_failed_can_be_made_again(room: Ro
         room.bob.accept(event)
     assert room.bob.export_state() == before
     room.entropy.failing = None
-    room.alice.receive(room.bob.accept(event).reply)
+    room.alice.receive(room.bob.accept(event).envelope)
     room.talk()
 
 
@@ -558,7 +558,7 @@ def test_whatever_is_granted_is_what_the_other_side_sees(max_messages: int | Non
     conditions = Conditions(max_messages=max_messages, ttl_seconds=ttl, allowed_actions=("act", "other"))
     [event] = room.bob.receive(room.knock())
     accepted = room.bob.accept(event, conditions)
-    [established] = room.alice.receive(accepted.reply)
+    [established] = room.alice.receive(accepted.envelope)
     assert established.conditions == conditions
     for agent, other in ((room.alice, room.bob), (room.bob, room.alice)):
         status = agent.session(other.did).status

@@ -19,8 +19,8 @@ from agentmesh.limits import COUNTER_MAX, Limits
 from agentmesh.primitives import _crypto, aead
 from agentmesh.primitives._labels import INTENT
 from agentmesh.primitives.entropy import CheckedEntropy
+from agentmesh.session.chains import SendingChain
 from agentmesh.session.established import Session
-from agentmesh.session.ratchet import SendingChain
 from agentmesh.testing import SeededEntropy, agent_pair, established_pair
 from agentmesh.testing.strategies import intents
 
@@ -181,8 +181,8 @@ def test_a_close_past_the_time_to_live_gets_no_answer() -> None:
     pair = agent_pair()
     bundle = pair.bob.publish_bundles(1).one_time[0]
     [knock] = pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("act")))
-    pair.alice.receive(pair.bob.accept(knock, Conditions(ttl_seconds=10)).reply)
-    close = pair.alice.close(pair.bob.did)
+    pair.alice.receive(pair.bob.accept(knock, Conditions(ttl_seconds=10)).envelope)
+    close = pair.alice.close(pair.bob.did).envelope
     pair.clock.advance(seconds=11)
     events = pair.bob.receive(close)
     assert events[0].reply is None

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import OuterEnvelope
-from agentmesh.engine.export import export_session, restore_session
 from agentmesh.envelope import Header, Kind, build, receipt_of
 from agentmesh.errors import (
     AgentMeshError,
@@ -32,10 +31,12 @@ from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Receipt, RootKey, SessionId, TranscriptHash
 from agentmesh.primitives.padding import padded_length
+from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.content import ContentType
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Facts, PeerClose, Phase
+from agentmesh.session.facts import Facts, PeerClose
 from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.phases import Happening
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
@@ -90,20 +91,20 @@ def two_sessions(conditions: Conditions = UNLIMITED, *, early: bool = False) -> 
 
 def seal(session: Session, data: bytes = b"data", now_ms: int = NOW_MS, **more: Any) -> bytes:
     arguments = {"now_ms": now_ms, "limits": LIMITS, "entropy": ENTROPY} | more
-    sealed = session.seal(data, **arguments)
-    sealed.delta.apply()
+    sealed, sent = session.seal(data, **arguments)
+    sent.apply()
     return sealed.envelope
 
 
 def close(session: Session, reason: str = "", now_ms: int = NOW_MS) -> bytes:
-    sealed = session.seal_close(reason, now_ms=now_ms, entropy=ENTROPY)
-    sealed.delta.apply()
+    sealed, sent = session.seal_close(reason, now_ms=now_ms, entropy=ENTROPY)
+    sent.apply()
     return sealed.envelope
 
 
 def take(session: Session, envelope: bytes, now_ms: int = NOW_MS, limits: Limits = LIMITS) -> tuple[str, bytes, int]:
     incoming = session.open(OuterEnvelope.parse(envelope), now_ms=now_ms, limits=limits)
-    incoming.delta(ENTROPY).apply()
+    incoming.taken(ENTROPY).apply()
     return incoming.action, incoming.data, incoming.number
 
 
@@ -173,13 +174,16 @@ def test_the_knocks_own_action_is_not_sent_twice() -> None:
 def test_sealing_and_opening_change_nothing_until_applied() -> None:
     a, b = two_sessions()
     before = [export_session(side) for side in (a, b)]
-    sealed = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY)
-    closing = a.seal_close("done", now_ms=NOW_MS, entropy=ENTROPY)
+    sealed, sent = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY)
+    closing, _ = a.seal_close("done", now_ms=NOW_MS, entropy=ENTROPY)
     for envelope in (sealed.envelope, closing.envelope):
-        b.open(OuterEnvelope.parse(envelope), now_ms=NOW_MS, limits=LIMITS).delta(ENTROPY)
+        b.open(OuterEnvelope.parse(envelope), now_ms=NOW_MS, limits=LIMITS).taken(ENTROPY)
     assert [export_session(side) for side in (a, b)] == before
-    sealed.delta.apply()
+    sent.apply()
     assert export_session(a) != before[0]
+    after = export_session(a)
+    sent.apply()
+    assert export_session(a) == after
 
 
 @given(st.binary(min_size=32, max_size=64), st.binary(min_size=32, max_size=64))
@@ -221,7 +225,16 @@ def test_a_size_tells_the_padded_length_and_no_more(size: int) -> None:
     assert padded_length(size + 3) <= max(64, (size + 3) * 1.12 + 1)
 
 
-@pytest.mark.parametrize("data", [bytearray(b"x"), "x", None, 1, memoryview(b"x"), b"x" * 1025])
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_data_that_can_change_is_copied_when_it_is_sealed(kind: Any) -> None:
+    a, b = two_sessions()
+    buffer = bytearray(b"as it was")
+    envelope = seal(a, kind(buffer))
+    buffer[:] = b"changed!!"
+    assert take(b, envelope)[1] == b"as it was"
+
+
+@pytest.mark.parametrize("data", ["x", None, 1, [b"x"], b"x" * 1025, bytearray(1025)])
 def test_data_of_another_type_or_over_the_limit_is_the_callers_mistake(data: Any) -> None:
     a, b = two_sessions()
     small = Limits(plaintext_max_bytes=1024)
@@ -264,18 +277,17 @@ def test_a_disclosure_key_opens_its_own_message_and_no_other() -> None:
     a, b = two_sessions()
     sealed = []
     for number in range(4):
-        sealed.append(
-            a.seal(b"m%d" % number, now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=number % 2 == 1)
-        )
-        sealed[-1].delta.apply()
-    assert [one.disclosure_key is None for one in sealed] == [True, False, True, False]
+        one, sent = a.seal(b"m%d" % number, now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=number % 2 == 1)
+        sent.apply()
+        sealed.append(one)
+    assert [one.disclosure is None for one in sealed] == [True, False, True, False]
     assert sealed[1].receipt == receipt_of(sealed[1].envelope)
     for mine in sealed[1::2]:
-        assert mine.disclosure_key is not None
+        assert mine.disclosure is not None
         for other in sealed:
             outer = OuterEnvelope.parse(other.envelope)
             frame, context = SUITE.parse(outer.body, 16), a.facts.context(outer.header_bytes)
-            key = MessageKey(mine.disclosure_key.reveal())
+            key = MessageKey(mine.disclosure.key.reveal())
             if other is mine:
                 assert b"m" in SUITE.open_body(key, frame, context)
             else:
@@ -284,7 +296,8 @@ def test_a_disclosure_key_opens_its_own_message_and_no_other() -> None:
     incoming = [
         b.open(OuterEnvelope.parse(one.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True) for one in sealed[1:]
     ]
-    assert incoming[0].disclosure_key == sealed[1].disclosure_key
+    assert sealed[1].disclosure is not None
+    assert incoming[0].disclosure_key == sealed[1].disclosure.key
     assert incoming[1].disclosure_key is not None
     assert incoming[0].disclosure_key != incoming[1].disclosure_key
 
@@ -331,7 +344,7 @@ def test_the_time_to_live_at_both_sides(ttl: int) -> None:
         close(a, now_ms=end_ms + 1)
     assert take(b, spare, now_ms=end_ms)[1] == b"data"
     assert a.ending(end_ms + 300_000) is None
-    assert a.ending(end_ms + 300_001) is Phase.EXPIRED
+    assert a.ending(end_ms + 300_001) is Happening.TIMED_OUT
 
 
 def test_a_header_time_past_the_end_breaks_the_time_to_live() -> None:
@@ -351,18 +364,18 @@ WINDOW_MS = 600_000
     [
         # phases: at once, at the end of the window, one past it
         (False, None, False, None, 0, (None, None, None)),
-        (True, None, False, None, 0, (None, None, Phase.TRUNCATED)),
-        (False, 0, False, None, 0, (None, None, Phase.TRUNCATED)),
-        (True, 0, False, None, 0, (Phase.CLOSED, Phase.CLOSED, Phase.CLOSED)),
-        (True, 2, False, None, 1, (None, None, Phase.TRUNCATED)),
-        (True, 2, False, None, 2, (Phase.CLOSED, Phase.CLOSED, Phase.CLOSED)),
-        (True, 2, False, None, 3, (Phase.CLOSED, Phase.CLOSED, Phase.CLOSED)),
-        (False, None, True, None, 0, (None, None, Phase.TRUNCATED)),
-        (False, None, False, 300, 0, (None, None, Phase.EXPIRED)),
-        (True, None, False, 300, 0, (None, None, Phase.TRUNCATED)),
-        (True, None, False, 3000, 0, (None, None, Phase.TRUNCATED)),
+        (True, None, False, None, 0, (None, None, Happening.CUT_OFF)),
+        (False, 0, False, None, 0, (None, None, Happening.CUT_OFF)),
+        (True, 0, False, None, 0, (Happening.COMPLETED, Happening.COMPLETED, Happening.COMPLETED)),
+        (True, 2, False, None, 1, (None, None, Happening.CUT_OFF)),
+        (True, 2, False, None, 2, (Happening.COMPLETED, Happening.COMPLETED, Happening.COMPLETED)),
+        (True, 2, False, None, 3, (Happening.COMPLETED, Happening.COMPLETED, Happening.COMPLETED)),
+        (False, None, True, None, 0, (None, None, Happening.CUT_OFF)),
+        (False, None, False, 300, 0, (None, None, Happening.TIMED_OUT)),
+        (True, None, False, 300, 0, (None, None, Happening.CUT_OFF)),
+        (True, None, False, 3000, 0, (None, None, Happening.CUT_OFF)),
         (False, None, False, 3000, 0, (None, None, None)),
-        (True, 2, True, 300, 1, (None, None, Phase.TRUNCATED)),
+        (True, 2, True, 300, 1, (None, None, Happening.CUT_OFF)),
     ],
 )
 def test_how_a_session_ends(
@@ -371,7 +384,7 @@ def test_how_a_session_ends(
     superseded: bool,
     ttl: int | None,
     opened: int,
-    phases: tuple[Phase | None, ...],
+    phases: tuple[Happening | None, ...],
 ) -> None:
     a, _ = two_sessions(Conditions(ttl_seconds=ttl))
     a.own_close_at_ms = NOW_MS if own_close else None
@@ -380,7 +393,7 @@ def test_how_a_session_ends(
     a.data_opened = opened
     assert tuple(a.ending(NOW_MS + after) for after in (0, WINDOW_MS, WINDOW_MS + 1)) == phases
     assert a.may_send(NOW_MS) is not (own_close or peer_close is not None or superseded)
-    if phases[2] in (Phase.TRUNCATED, Phase.EXPIRED) and phases[0] is None:
+    if phases[2] in (Happening.CUT_OFF, Happening.TIMED_OUT) and phases[0] is None:
         assert a.deadline_ms == NOW_MS + WINDOW_MS
 
 
@@ -425,19 +438,19 @@ def test_after_its_own_close_a_side_sends_nothing() -> None:
     take(b, closing)
     will_not(b, SessionNotOpen)
     take(a, close(b))
-    assert a.ending(NOW_MS) is b.ending(NOW_MS) is Phase.CLOSED or b.data_opened == 0
+    assert a.ending(NOW_MS) is b.ending(NOW_MS) is Happening.COMPLETED or b.data_opened == 0
 
 
 def test_an_answer_is_sealed_over_the_state_after_the_close() -> None:
     a, b = two_sessions()
     take(b, seal(a))
     incoming = b.open(OuterEnvelope.parse(close(a)), now_ms=NOW_MS, limits=LIMITS)
-    delta = incoming.delta(ENTROPY)
+    delta = incoming.taken(ENTROPY)
     before = export_session(b)
-    answer = b.answer_close(delta, now_ms=NOW_MS, entropy=ENTROPY)
+    answer, answered = b.answer_close(delta, now_ms=NOW_MS, entropy=ENTROPY)
     assert export_session(b) == before
     delta.apply()
-    answer.delta.apply()
+    answered.apply()
     assert a.open(OuterEnvelope.parse(answer.envelope), now_ms=NOW_MS, limits=LIMITS).peer_close is not None
 
 
@@ -492,9 +505,11 @@ def test_the_same_message_under_another_header_time_does_not_open() -> None:
 
 def test_nothing_of_a_session_prints() -> None:
     a, b = two_sessions()
-    sealed = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=True)
+    sealed, sent = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=True)
     incoming = b.open(OuterEnvelope.parse(sealed.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True)
     undecided, pending = undecided_and_pending()
-    for value in (a, b, sealed, sealed.delta, incoming, incoming.delta(ENTROPY), undecided, pending):
+    for value in (a, b, sent, incoming, incoming.taken(ENTROPY), undecided, pending):
         assert repr(value) == str(value) == f"{type(value).__name__}(<redacted>)"
         assert not hasattr(value, "__dict__")
+    assert repr(sealed) == f"Sealed(envelope=<{len(sealed.envelope)} bytes>, receipt={sealed.receipt.hex()})"
+    assert not hasattr(sealed, "__dict__")

@@ -27,7 +27,7 @@ def knocked(early_payload: bytes | None = None, *, last_resort: bool = False) ->
     assert bundle is not None
     knock = pair.alice.knock(
         pair.bob.did, bundle, Intent("x"), early_payload=early_payload, early_with_last_resort=last_resort
-    )
+    ).envelope
     [event] = pair.bob.receive(knock)
     assert isinstance(event, KnockReceived)
     return pair, event
@@ -56,7 +56,7 @@ def test_before_the_verdict(last_resort: bool) -> None:
 def test_just_established(early: bytes | None) -> None:
     pair, event = knocked(early)
     conditions = Conditions(max_messages=10, ttl_seconds=60, allowed_actions=["x"])
-    pair.alice.receive(pair.bob.accept(event, conditions).reply)
+    pair.alice.receive(pair.bob.accept(event, conditions).envelope)
     count = int(early is not None)
     common = {
         "phase": Phase.ESTABLISHED,
@@ -99,7 +99,7 @@ def test_positions_counts_and_what_is_left(steps: list[tuple[bool, bool]], early
     highest = [0, int(early)]
     for from_alice, arrives in steps:
         sender = 0 if from_alice else 1
-        envelope = agents[sender].send(agents[1 - sender].did, b"x")
+        envelope = agents[sender].send(agents[1 - sender].did, b"x").envelope
         sent[sender] += 1
         if arrives:
             agents[1 - sender].receive(envelope)
@@ -131,7 +131,7 @@ def test_unlimited_is_none() -> None:
 def test_closing() -> None:
     pair = established_pair()
     pair.alice.send(pair.bob.did, b"lost")
-    closing = pair.alice.close(pair.bob.did)
+    closing = pair.alice.close(pair.bob.did).envelope
     mine = status(pair.alice, pair.bob)
     assert (mine.phase, mine.closing, mine.sends) == (Phase.ESTABLISHED, True, False)
     assert mine.ends_at_ms == pair.clock.now_ms + 600_000

@@ -39,7 +39,8 @@ from agentmesh.identity import IdentityKey, parse_did
 from agentmesh.limits import KEPT_CHAINS
 from agentmesh.policy import ASK, AskApplication, Decision, Grant
 from agentmesh.primitives.keys import Receipt, SessionId
-from agentmesh.session.ratchet import OpenDelta, Ratchet
+from agentmesh.session.chains import OpenDelta
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.testing import (
     HONEST,
     BundleShelf,

@@ -29,7 +29,7 @@ def state_of(agent: Agent) -> AgentState:
 def knock_at(pair: Pair, **options: Any) -> Any:
     """Alice's KNOCK at Bob on a fresh one-time bundle, and what Bob makes of it."""
     bundle = pair.bob.publish_bundles(1, last_resort=False).one_time[0]
-    knock = pair.alice.knock(pair.bob.did, bundle, Intent("upkeep"), **options)
+    knock = pair.alice.knock(pair.bob.did, bundle, Intent("upkeep"), **options).envelope
     [event] = pair.bob.receive(knock)
     assert isinstance(event, KnockReceived)
     return event
@@ -60,7 +60,7 @@ def test_polling_at_each_deadline_misses_nothing(
     pair = agent_pair(limits=Limits(one_time_bundles_low=1))
     pair.bob.publish_bundles(2, last_resort=last_resort)
     event = knock_at(pair)
-    pair.alice.receive(pair.bob.accept(event, Conditions(ttl_seconds=ttl)).reply)
+    pair.alice.receive(pair.bob.accept(event, Conditions(ttl_seconds=ttl)).envelope)
     for lifetime in lifetimes:
         pair.clock.advance(ms=7)
         knock_at(pair, expires_in_seconds=lifetime)
@@ -241,7 +241,7 @@ def test_a_peer_is_forgotten_when_no_knock_of_before_can_come(late_ms: int) -> N
 
 def test_a_peer_with_a_session_is_never_forgotten() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"after a long time")
+    envelope = pair.alice.send(pair.bob.did, b"after a long time").envelope
     for _ in range(10):
         pair.clock.advance(seconds=30 * 86_400)
         for agent in (pair.alice, pair.bob):
@@ -287,7 +287,7 @@ def test_what_did_not_open_is_forgotten_when_it_has_expired() -> None:
 
 def test_a_message_to_what_was_forgotten_is_unknown() -> None:
     pair = established_pair()
-    envelope = pair.alice.send(pair.bob.did, b"too late")
+    envelope = pair.alice.send(pair.bob.did, b"too late").envelope
     pair.bob.drop(pair.alice.did, pair.bob.session(pair.alice.did).session_id)
     pair.clock.advance(seconds=86_401)
     pair.bob.poll()

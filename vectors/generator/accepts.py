@@ -8,96 +8,44 @@ from typing import Any, Final
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import SIGN_KNOCK, SIGN_REJECT
 from generator import curve, wire
+from generator.codes import (
+    BAD_SIGNATURE,
+    CLOSED,
+    CONTRADICTION,
+    DUPLICATE,
+    MALFORMED,
+    POINT,
+    REFUSED,
+    UNOPENED,
+    VERSION,
+)
 from generator.rejects import rejection
+from generator.tables import keep, kept, play, row
 from generator.talk import (
     ACCEPTED_MS,
-    UNLIMITED,
     Talk,
+    accept,
+    body_flipped,
     conditions_bytes,
     enveloped,
+    establish,
     forged_accept,
     header_items,
+    hear,
     knocked,
+    moved,
+    peer_accept,
+    receive,
+    say,
     split,
 )
-from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, MALLORY, TOLERANCE_MS, Files, token
+from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, LIMITED, MALLORY, TOLERANCE_MS, UNLIMITED, Files, token
 
 Json = dict[str, Any]
 Case = tuple[str, str, bytes, str]
 
 SPEC: Final = "5.2"
-LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
-MALFORMED: Final = "wire.malformed"
-UNOPENED: Final = "message.unopened"
-REFUSED: Final = "message.refused"
-BAD_SIGNATURE: Final = "signature.invalid"
-
-
-def accept() -> Files:
-    """Return the family accept."""
-    files = Files("accept")
-    for name, comment, conditions in (
-        ("unlimited", "no conditions", UNLIMITED),
-        ("limited", "all three conditions", LIMITED),
-        (
-            "nothing-allowed",
-            "an empty list of actions allows none; zero messages are none",
-            {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []},
-        ),
-    ):
-        talk = Talk(files, f"make-{name}", f"{comment}; Bob accepts", "responder", spec=SPEC, conditions=conditions)
-        talk.finish()
-        talk = Talk(
-            files,
-            f"take-{name}",
-            f"{comment}; Alice receives the ACCEPT and takes her first two ratchet steps",
-            spec=SPEC,
-            conditions=conditions,
-        )
-        talk.finish()
-    talk = Talk(
-        files,
-        "take-early-payload",
-        "an early payload went with the KNOCK: it is Alice's data message 1",
-        spec=SPEC,
-        early_payload=True,
-    )
-    talk.say(b"the second")
-    talk.finish()
-    talk = Talk(
-        files,
-        "take-at-the-end",
-        "24 hours behind expires: the last moment of a pending session",
-        spec=SPEC,
-        established=False,
-    )
-    talk.receive(talk.accept(now_ms=EXPIRES_MS), now_ms=EXPIRES_MS + DAY_MS)
-    talk.finish()
-    ends_ms = ACCEPTED_MS + LIMITED["ttl_seconds"] * 1000 + TOLERANCE_MS
-    talk = Talk(
-        files,
-        "take-at-ttl-end",
-        "300 s behind the end of ttl_seconds: the last moment",
-        spec=SPEC,
-        conditions=LIMITED,
-        established=False,
-    )
-    talk.receive(talk.accept(), now_ms=ends_ms)
-    talk.finish()
-    talk = Talk(
-        files, "take-forged-parts", "the ACCEPT that the refused ones here were made from", spec=SPEC, established=False
-    )
-    talk.receive(forged_accept())
-    talk.finish()
-    for name, comment, data, expect in (*_accept_bytes(), *_accept_keys(), *_accept_content()):
-        talk = Talk(
-            files, f"refuse-{name}", f"{comment}; the genuine ACCEPT after it is taken", spec=SPEC, established=False
-        )
-        talk.receive(data, expect, now_ms=ACCEPTED_MS)
-        talk.establish()
-        talk.finish(expect)
-    _accept_in_time(files, ends_ms)
-    return files
+NOTHING: Final = {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []}
 
 
 def _accept_bytes() -> Iterator[Case]:
@@ -106,29 +54,19 @@ def _accept_bytes() -> Iterator[Case]:
     items = header_items(2, ACCEPTED_MS)
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
         ("header-kind-reject", "kind 3", 1, wire.uint(3), MALFORMED),
-        (
-            "header-kind-message",
-            "kind 4: it opens the awaited header, as a message that came too early would",
-            1,
-            wire.uint(4),
-            "message.not_yet",
-        ),
-        ("header-kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
+        ("header-kind-message", "kind 4: it opens the awaited header, as a message that came too early would", 1,
+         wire.uint(4), "message.not_yet"),
+        ("header-kind-5", "kind 5", 1, wire.uint(5), VERSION),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
         ("header-sender", "another sender", 3, mallory, "envelope.sender"),
         ("header-sender-reflected", "the receiver as sender", 3, wire.text(ALICE.did.encode()), "envelope.reflected"),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), UNOPENED),
-    ):
-        yield (
-            name,
-            f"{comment}, around the old body",
-            enveloped(wire.array(*wire.replaced(items, index, item)), body),
-            expect,
-        )
+    ):  # fmt: skip
+        yield name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body), expect
     for name, comment, at, expect in (
         ("session-id", "a bit of the session id flipped", 0, "message.unknown_session"),
         ("nonce", "a bit of the nonce flipped", 16, UNOPENED),
@@ -140,13 +78,8 @@ def _accept_bytes() -> Iterator[Case]:
     ):
         yield f"flipped-{name}", comment, enveloped(header, wire.flipped(body, at)), expect
     for size, expect in (
-        (0, MALFORMED),
-        (15, MALFORMED),
-        (16, MALFORMED),
-        (143, MALFORMED),
-        (144, UNOPENED),
-        (len(body) - 1, UNOPENED),
-    ):
+        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (143, MALFORMED), (144, UNOPENED), (len(body) - 1, UNOPENED),
+    ):  # fmt: skip
         yield f"truncated-{size}", f"the body cut after {size} bytes", enveloped(header, body[:size]), expect
     yield "appended", "a byte behind the body", enveloped(header, body + b"\x00"), UNOPENED
 
@@ -159,25 +92,16 @@ def _accept_keys() -> Iterator[Case]:
     )
     other_header = wire.array(*header_items(2, ACCEPTED_MS + 1))
     genuine_key = token("bob/genuine/ratchet")
-    yield (
-        "resealed",
-        "a genuine signature, sealed again under another ratchet key by someone who knows root",
-        forged_accept(ratchet_secret=genuine_key, signed_key=_public(token("bob/forged/ratchet"))),
-        BAD_SIGNATURE,
-    )
+    yield ("resealed", "a genuine signature, sealed again under another ratchet key by someone who knows root",
+           forged_accept(ratchet_secret=genuine_key, signed_key=_public(token("bob/forged/ratchet"))),
+           BAD_SIGNATURE)  # fmt: skip
     for name, comment, change in (
-        (
-            "other-knock",
-            "the receipt of another KNOCK under the signature",
-            {"signed_receipt": wire.flipped(receipt, 0)},
-        ),
+        ("other-knock", "the receipt of another KNOCK under the signature",
+         {"signed_receipt": wire.flipped(receipt, 0)}),
         ("other-th", "another th under the signature", {"signed_th": wire.flipped(th, 0)}),
         ("other-header", "another header under the signature", {"signed_header": other_header}),
-        (
-            "other-conditions",
-            "other conditions under the signature than those that came",
-            {"signed_conditions": conditions_bytes(wire.uint(5), wire.NIL, wire.NIL)},
-        ),
+        ("other-conditions", "other conditions under the signature than those that came",
+         {"signed_conditions": conditions_bytes(wire.uint(5), wire.NIL, wire.NIL)}),
         ("signature-empty", "the signature stripped", {"signature": b""}),
         ("signature-zero", "64 zero bytes", {"signature": bytes(64)}),
         ("signature-short", "63 bytes", {"signature": bytes(63)}),
@@ -185,30 +109,23 @@ def _accept_keys() -> Iterator[Case]:
         ("signature-initiator", "signed by the initiator itself", {"signer": ALICE}),
         ("signature-label-reject", "signed under the label of a REJECT", {"label": SIGN_REJECT}),
         ("signature-label-knock", "signed under the label of a KNOCK", {"label": SIGN_KNOCK}),
-    ):
+    ):  # fmt: skip
         yield name, comment, forged_accept(**change), BAD_SIGNATURE
     yield "sealed-for-other-th", "another th in the context", forged_accept(sealed_th=wire.flipped(th, 0)), UNOPENED
     unknown = token("accept/session", 16)
     yield "other-session", "another session's id", forged_accept(session_id=unknown), "message.unknown_session"
     for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER[:4]):
-        yield (
-            f"ratchet-key-small-order-{index}",
-            f"R_B with {comment}",
-            forged_accept(ratchet_key=point),
-            "crypto.point",
-        )
+        yield f"ratchet-key-small-order-{index}", f"R_B with {comment}", forged_accept(ratchet_key=point), POINT
     top_bit = wire.flipped(_public(token("bob/forged/ratchet")), 31, 0x80)
-    yield "ratchet-key-top-bit", "R_B with its top bit set", forged_accept(ratchet_key=top_bit), "crypto.point"
-    yield (
-        "ratchet-key-other",
-        "another R_B in the header than that which sealed",
-        forged_accept(ratchet_key=_public(genuine_key)),
-        UNOPENED,
-    )
-    yield "n-1", "number 1 of the chain: the ACCEPT is number 0", forged_accept(n=1), REFUSED
-    yield "pn-1", "pn 1 where no chain was before", forged_accept(pn=1), "message.contradiction"
-    yield "n-over-limit", "number 1,001: more is missing than a step may skip", forged_accept(n=1001), "message.gap"
-    yield "header-of-message", "sealed as kind 2 for the header of a kind 4", _cross(header), UNOPENED
+    yield from (
+        ("ratchet-key-top-bit", "R_B with its top bit set", forged_accept(ratchet_key=top_bit), POINT),
+        ("ratchet-key-other", "another R_B in the header than that which sealed",
+         forged_accept(ratchet_key=_public(genuine_key)), UNOPENED),
+        ("n-1", "number 1 of the chain: the ACCEPT is number 0", forged_accept(n=1), REFUSED),
+        ("pn-1", "pn 1 where no chain was before", forged_accept(pn=1), CONTRADICTION),
+        ("n-over-limit", "number 1,001: more is missing than a step may skip", forged_accept(n=1001), "message.gap"),
+        ("header-of-message", "sealed as kind 2 for the header of a kind 4", _cross(header), UNOPENED),
+    )  # fmt: skip
 
 
 def _cross(header: bytes) -> bytes:
@@ -244,95 +161,77 @@ def _accept_content() -> Iterator[Case]:
         ("ttl-float", "a ttl as a float", conditions_bytes(wire.NIL, b"\xcb" + bytes(8), wire.NIL)),
         ("actions-str", "a string for the list of actions", conditions_bytes(wire.NIL, wire.NIL, wire.text(b"a"))),
         ("action-empty", "an empty action", conditions_bytes(wire.NIL, wire.NIL, wire.array(wire.text(b"")))),
-        (
-            "action-129",
-            "an action of 129 bytes",
-            conditions_bytes(wire.NIL, wire.NIL, wire.array(wire.text(b"a" * 129))),
-        ),
+        ("action-129", "an action of 129 bytes",
+         conditions_bytes(wire.NIL, wire.NIL, wire.array(wire.text(b"a" * 129)))),
         ("actions-257", "257 actions", conditions_bytes(wire.NIL, wire.NIL, wire.array(*[wire.text(b"a")] * 257))),
-    ):
+    ):  # fmt: skip
         yield f"conditions-{name}", f"{comment}, under a good signature", forged_accept(conditions=encoded), REFUSED
 
 
-def _accept_in_time(files: Files, ends_ms: int) -> None:
-    talk = Talk(
-        files,
-        "refuse-not-yet",
-        "a message that overtook the ACCEPT may be offered again after it",
-        spec="6.1",
-        established=False,
-    )
-    accepted = talk.accept()
-    overtaking = talk.hear(b"faster")
-    talk.receive(overtaking, "message.not_yet")
-    talk.receive(accepted)
-    talk.receive(overtaking)
-    talk.finish("message.not_yet")
-    talk = Talk(
-        files,
-        "refuse-message-while-pending",
-        "a kind 4 that the awaited header key does not open",
-        spec="6.1",
-        established=False,
-    )
-    talk.accept()
-    header, body = split(talk.hear())
-    talk.receive(enveloped(header, wire.flipped(body, 50)), UNOPENED)
-    talk.receive(forged_accept())
-    talk.finish(UNOPENED)
-    talk = Talk(files, "refuse-twice", "the ACCEPT again: its number was opened", spec="6.1", established=False)
-    genuine = talk.accept()
-    talk.receive(genuine)
-    talk.receive(genuine, "message.duplicate")
-    talk.receive(talk.hear())
-    talk.finish("message.duplicate")
-    talk = Talk(files, "refuse-second", "another ACCEPT of the same KNOCK, under another ratchet key", spec="6.1")
-    talk.receive(forged_accept(), "message.contradiction")
-    talk.receive(talk.hear())
-    talk.finish("message.contradiction")
-    talk = Talk(files, "refuse-too-late", "24 hours and a millisecond behind expires", spec=SPEC, established=False)
-    talk.receive(talk.accept(now_ms=EXPIRES_MS), "message.closed_session", now_ms=EXPIRES_MS + DAY_MS + 1)
-    talk.finish("message.closed_session")
-    talk = Talk(
-        files,
-        "refuse-ttl-over",
-        "ttl_seconds ended more than 300 s before it came",
-        spec=SPEC,
-        conditions=LIMITED,
-        established=False,
-    )
-    talk.receive(talk.accept(), "message.condition", now_ms=ends_ms + 1)
-    talk.finish("message.condition")
-    talk = Talk(
-        files,
-        "refuse-message-before-verdict",
+# --- what is taken, and what comes in another order -------------------------------------------------------------------
+
+_ENDS_MS: Final = ACCEPTED_MS + LIMITED["ttl_seconds"] * 1000 + TOLERANCE_MS
+_EARLY: Final = bytes.fromhex(knocked().values["session_id"]) + token("accept/early", 200)
+
+MADE_AND_TAKEN: Final = (
+    *(each
+      for name, comment, conditions in (
+          ("unlimited", "no conditions", UNLIMITED),
+          ("limited", "all three conditions", LIMITED),
+          ("nothing-allowed", "an empty list of actions allows none; zero messages are none", NOTHING),
+      )
+      for each in (
+          row(f"make-{name}", f"{comment}; Bob accepts", [establish()], role="responder", conditions=conditions),
+          row(f"take-{name}", f"{comment}; Alice receives the ACCEPT and takes her first two ratchet steps",
+              [establish()], conditions=conditions),
+      )),
+    row("take-early-payload", "an early payload went with the KNOCK: it is Alice's data message 1",
+        [establish(), say(b"the second")], early_payload=True),
+    row("take-at-the-end", "24 hours behind expires: the last moment of a pending session",
+        [receive(peer_accept(now_ms=EXPIRES_MS), now_ms=EXPIRES_MS + DAY_MS)]),
+    row("take-at-ttl-end", "300 s behind the end of ttl_seconds: the last moment",
+        [receive(peer_accept(), now_ms=_ENDS_MS)], conditions=LIMITED),
+    row("take-forged-parts", "the ACCEPT that the refused ones here were made from", [receive(forged_accept())]),
+)  # fmt: skip
+
+IN_TIME: Final = (
+    row("refuse-not-yet", "a message that overtook the ACCEPT may be offered again after it",
+        [keep("accepted", peer_accept()), keep("overtaking", hear(b"faster")),
+         receive(kept("overtaking"), "message.not_yet"), receive(kept("accepted")), receive(kept("overtaking"))],
+        spec="6.1"),
+    row("refuse-message-while-pending", "a kind 4 that the awaited header key does not open",
+        [peer_accept(), receive(body_flipped(hear(), 50), UNOPENED), receive(forged_accept())], spec="6.1"),
+    row("refuse-twice", "the ACCEPT again: its number was opened",
+        [keep("genuine", peer_accept()), receive(kept("genuine")), receive(kept("genuine"), DUPLICATE),
+         receive(hear())], spec="6.1"),
+    row("refuse-second", "another ACCEPT of the same KNOCK, under another ratchet key",
+        [establish(), receive(forged_accept(), CONTRADICTION), receive(hear())], spec="6.1"),
+    row("refuse-too-late", "24 hours and a millisecond behind expires",
+        [receive(peer_accept(now_ms=EXPIRES_MS), CLOSED, now_ms=EXPIRES_MS + DAY_MS + 1)]),
+    row("refuse-ttl-over", "ttl_seconds ended more than 300 s before it came",
+        [receive(peer_accept(), "message.condition", now_ms=_ENDS_MS + 1)], conditions=LIMITED),
+    row("refuse-message-before-verdict",
         "a message for a KNOCK that Bob has not decided on: nobody can have the keys for it",
-        "responder",
-        spec="6.1",
-        established=False,
-    )
-    early = bytes.fromhex(knocked().values["session_id"]) + token("accept/early", 200)
-    header = wire.array(*header_items(4, ACCEPTED_MS, ALICE, BOB))
-    talk.receive(enveloped(header, early), "message.unknown_session")
-    talk.establish()
-    talk.finish("message.unknown_session")
-    talk = Talk(files, "refuse-after-reject", "an ACCEPT after a valid REJECT", spec=SPEC, established=False)
-    talk.receive(rejection())
-    talk.receive(talk.accept(), "message.closed_session")
-    talk.finish("message.closed_session")
-    talk = Talk(files, "refuse-own", "Bob's own ACCEPT comes back to him", "responder", spec="6.1", established=False)
-    own = bytes.fromhex(talk.step("accept", now_ms=ACCEPTED_MS, conditions=UNLIMITED)["envelope"])
-    talk.receive(own, "envelope.recipient")
-    talk.finish("envelope.recipient")
-    talk = Talk(
-        files,
-        "refuse-own-turned",
-        "the same with sender and recipient exchanged",
-        "responder",
-        spec="6.1",
-        established=False,
-    )
-    own = bytes.fromhex(talk.step("accept", now_ms=ACCEPTED_MS, conditions=UNLIMITED)["envelope"])
-    turned = enveloped(wire.array(*header_items(2, ACCEPTED_MS, ALICE, BOB)), split(own)[1])
-    talk.receive(turned, UNOPENED)
-    talk.finish(UNOPENED)
+        [receive(enveloped(wire.array(*header_items(4, ACCEPTED_MS, ALICE, BOB)), _EARLY), "message.unknown_session"),
+         establish()], role="responder", spec="6.1"),
+    row("refuse-after-reject", "an ACCEPT after a valid REJECT",
+        [receive(rejection()), receive(peer_accept(), CLOSED)]),
+    row("refuse-own", "Bob's own ACCEPT comes back to him",
+        [receive(accept(), "envelope.recipient")], role="responder", spec="6.1"),
+    row("refuse-own-turned", "the same with sender and recipient exchanged",
+        [receive(moved(wire.array(*header_items(2, ACCEPTED_MS, ALICE, BOB)), accept()), UNOPENED)], role="responder",
+        spec="6.1"),
+)  # fmt: skip
+
+
+def accept_family() -> Files:
+    """Return the family accept."""
+    files = Files("accept")
+    refused = [
+        row(f"refuse-{name}", f"{comment}; the genuine ACCEPT after it is taken",
+            [receive(data, expect, now_ms=ACCEPTED_MS), establish()])
+        for name, comment, data, expect in (*_accept_bytes(), *_accept_keys(), *_accept_content())
+    ]  # fmt: skip
+    for rows in (MADE_AND_TAKEN, refused, IN_TIME):
+        play(Talk, files, rows, spec=SPEC, established=False)
+    return files

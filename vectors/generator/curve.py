@@ -85,6 +85,11 @@ def signature_with_small_r(seed: bytes, message: bytes) -> bytes:
     return _NEUTRAL + s.to_bytes(32, "little")
 
 
+def s_plus_l(signature: bytes) -> bytes:
+    """Return a signature with S + L in the place of S: the same number, another encoding."""
+    return signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+
+
 def mixed_order_signature(seed: bytes, message: bytes) -> tuple[bytes, bytes]:
     """Return a key of mixed order, and a signature for it that satisfies the equation without the cofactor."""
     torsion = next(point for order, point in TORSION if order == 8)
@@ -101,12 +106,14 @@ def mixed_order_signature(seed: bytes, message: bytes) -> tuple[bytes, bytes]:
 
 def bad_kem_keys(good: bytes) -> Iterator[tuple[str, str, bytes]]:
     """Yield (name, comment, key): encapsulation keys that fail FIPS 203's checks."""
-    yield "key-short", "1,183 bytes", good[:-1]
-    yield "key-long", "1,185 bytes", good + b"\x00"
-    yield "key-empty", "no bytes", b""
-    yield "key-modulus", "the first coefficient is 3,329: equal to the modulus", _with_coefficient(good, 0, 3329)
-    yield "key-4095", "the first coefficient is 4,095, the largest of 12 bits", _with_coefficient(good, 0, 4095)
-    yield "key-last-coefficient", "the last coefficient is 3,329", _with_coefficient(good, 767, 3329)
+    yield from (
+        ("key-short", "1,183 bytes", good[:-1]),
+        ("key-long", "1,185 bytes", good + b"\x00"),
+        ("key-empty", "no bytes", b""),
+        ("key-modulus", "the first coefficient is 3,329: equal to the modulus", _with_coefficient(good, 0, 3329)),
+        ("key-4095", "the first coefficient is 4,095, the largest of 12 bits", _with_coefficient(good, 0, 4095)),
+        ("key-last-coefficient", "the last coefficient is 3,329", _with_coefficient(good, 767, 3329)),
+    )
 
 
 def _with_coefficient(key: bytes, index: int, value: int) -> bytes:

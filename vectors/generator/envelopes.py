@@ -9,7 +9,8 @@ from agentmesh.identity import DID_PREFIX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import RECEIPT
 from generator import wire
-from generator.world import ALICE, BOB, MESH, NOW_MS, Files
+from generator.codes import MALFORMED, TOO_LARGE, VERSION
+from generator.world import ALICE, BOB, MESH, NOW_MS, SMALL, Files
 
 Json = dict[str, Any]
 
@@ -31,7 +32,7 @@ def header_items(kind: int = 4, time_ms: int = NOW_MS) -> list[bytes]:
 
 def enveloped(header: bytes, body: bytes = BODY) -> bytes:
     """Return the envelope around these bytes, whatever they are."""
-    return wire.array(wire.binary(header), wire.binary(body))
+    return wire.pair(header, body)
 
 
 def envelope() -> Files:
@@ -73,20 +74,20 @@ def envelope() -> Files:
         spec="4",
         given={"envelope": enveloped(wire.array(*longest)).hex()},
     )
-    limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 4300}
     header = wire.array(*header_items())
     overhead = len(enveloped(header, bytes(1000))) - 1000
-    for name, size, expect in (("parse-at-the-limit", 4300, "ok"), ("refuse-over-the-limit", 4301, "wire.too_large")):
-        files.add(
-            name,
-            "envelope.parse",
-            f"{size:,} bytes where the limit is 4,300",
-            spec="1.3",
-            expect=expect,
-            given={"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": limits},
+    files.add_each("envelope.parse", "1.3", (
+        (name, f"{size:,} bytes where the limit is 4,300",
+         {"envelope": enveloped(header, bytes(size - overhead)).hex(), "limits": SMALL}, expect)
+        for name, size, expect in (
+            ("parse-at-the-limit", 4300, "ok"),
+            ("refuse-over-the-limit", 4301, TOO_LARGE),
         )
-    for name, comment, data, expect in _bad():
-        files.add(f"refuse-{name}", "envelope.parse", comment, spec="4", given={"envelope": data.hex()}, expect=expect)
+    ))  # fmt: skip
+    files.add_each("envelope.parse", "4", (
+        (f"refuse-{name}", comment, {"envelope": data.hex()}, expect)
+        for name, comment, data, expect in _bad()
+    ))  # fmt: skip
     return files
 
 
@@ -95,76 +96,64 @@ def _did(more: int) -> bytes:
 
 
 def _bad() -> Iterator[tuple[str, str, bytes, str]]:
-    items, malformed = header_items(), "wire.malformed"
+    items = header_items()
     for name, comment, index, item, expect in (
-        ("version-0", "version 0", 0, wire.uint(0), "wire.version"),
-        ("version-2", "version 2", 0, wire.uint(2), "wire.version"),
-        ("kind-0", "kind 0", 1, wire.uint(0), "wire.version"),
-        ("kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
-        ("mesh-empty", "no mesh", 2, wire.text(b""), malformed),
-        ("mesh-65", "a mesh name of 65 bytes", 2, wire.text(b"a" * 65), malformed),
-        ("mesh-upper-case", "a capital in the mesh", 2, wire.text(b"example/Vectors"), malformed),
-        ("mesh-space", "a space in the mesh", 2, wire.text(b"example vectors"), malformed),
-        ("mesh-newline", "a line feed behind the mesh", 2, wire.text(b"example/vectors\n"), malformed),
-        ("mesh-umlaut", "a letter that is not ASCII", 2, wire.text("exämple".encode()), malformed),
-        ("sender-other-method", "a sender of another DID method", 3, wire.text(b"did:mesh:abc"), malformed),
-        ("recipient-other-method", "a recipient of another DID method", 4, wire.text(b"did:mesh:abc"), malformed),
-        ("sender-129", "a sender of 129 bytes", 3, _did(115), malformed),
-        ("sender-empty", "no sender", 3, wire.text(b""), malformed),
-        ("sender-prefix-alone", "a DID with nothing behind its prefix", 3, _did(0), malformed),
-        (
-            "recipient-zero-digit",
-            "a 0 in a DID, which base58btc does not have",
-            4,
-            wire.text(b"did:agentmesh:0"),
-            malformed,
-        ),
-        ("sender-not-utf8", "a sender that is not UTF-8", 3, wire.text(b"did:agentmesh:\xff"), malformed),
-        ("sender-surrogate", "a lone surrogate in the sender", 3, wire.text(b"did:agentmesh:\xed\xa0\x80"), malformed),
-        ("sender-bin", "the sender as a byte string", 3, wire.binary(ALICE.did.encode()), malformed),
-        (
-            "sender-str16",
-            "the sender in a longer form",
-            3,
-            b"\xda\x00" + bytes([len(ALICE.did)]) + ALICE.did.encode(),
-            malformed,
-        ),
-        ("recipient-nil", "nil as recipient", 4, wire.NIL, malformed),
-        ("time-negative", "a negative time", 5, b"\xff", malformed),
-        ("time-2-53", "2^53: one more than the largest number", 5, wire.uint(2**53), malformed),
-        ("time-2-64", "2^64 - 1", 5, wire.uint(2**64 - 1), malformed),
-        ("time-float", "the time as a float", 5, b"\xcb\x42\x79\xb7\x00\x00\x00\x00\x00", malformed),
-        ("time-timestamp", "the time as msgpack's timestamp", 5, b"\xd6\xff\x69\x55\x00\x00", malformed),
-        ("version-uint8", "the version in the two-byte form", 0, wire.uint8(1), malformed),
-        ("version-int8", "the version in a signed form", 0, b"\xd0\x01", malformed),
-        ("kind-uint64", "the kind in the nine-byte form", 1, wire.uint64(4), malformed),
-        ("kind-true", "true as kind", 1, wire.TRUE, malformed),
-        ("kind-nested", "the kind inside an array", 1, wire.array(wire.uint(4)), malformed),
-        ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), malformed),
-    ):
-        yield f"header-{name}", comment, enveloped(wire.array(*wire.replaced(items, index, item))), expect
-    short_time = wire.array(*wire.replaced(items, 5, wire.uint64(7)))
-    yield "header-time-uint64", "a small time in the nine-byte form", enveloped(short_time), malformed
+        ("version-0", "version 0", 0, wire.uint(0), VERSION),
+        ("version-2", "version 2", 0, wire.uint(2), VERSION),
+        ("kind-0", "kind 0", 1, wire.uint(0), VERSION),
+        ("kind-5", "kind 5", 1, wire.uint(5), VERSION),
+        ("mesh-empty", "no mesh", 2, wire.text(b""), MALFORMED),
+        ("mesh-65", "a mesh name of 65 bytes", 2, wire.text(b"a" * 65), MALFORMED),
+        ("mesh-upper-case", "a capital in the mesh", 2, wire.text(b"example/Vectors"), MALFORMED),
+        ("mesh-space", "a space in the mesh", 2, wire.text(b"example vectors"), MALFORMED),
+        ("mesh-newline", "a line feed behind the mesh", 2, wire.text(b"example/vectors\n"), MALFORMED),
+        ("mesh-umlaut", "a letter that is not ASCII", 2, wire.text("exämple".encode()), MALFORMED),
+        ("sender-other-method", "a sender of another DID method", 3, wire.text(b"did:mesh:abc"), MALFORMED),
+        ("recipient-other-method", "a recipient of another DID method", 4, wire.text(b"did:mesh:abc"), MALFORMED),
+        ("sender-129", "a sender of 129 bytes", 3, _did(115), MALFORMED),
+        ("sender-empty", "no sender", 3, wire.text(b""), MALFORMED),
+        ("sender-prefix-alone", "a DID with nothing behind its prefix", 3, _did(0), MALFORMED),
+        ("recipient-zero-digit", "a 0 in a DID, which base58btc does not have", 4, wire.text(b"did:agentmesh:0"),
+         MALFORMED),
+        ("sender-not-utf8", "a sender that is not UTF-8", 3, wire.text(b"did:agentmesh:\xff"), MALFORMED),
+        ("sender-surrogate", "a lone surrogate in the sender", 3, wire.text(b"did:agentmesh:\xed\xa0\x80"), MALFORMED),
+        ("sender-bin", "the sender as a byte string", 3, wire.binary(ALICE.did.encode()), MALFORMED),
+        ("sender-str16", "the sender in a longer form", 3, b"\xda\x00" + bytes([len(ALICE.did)]) + ALICE.did.encode(),
+         MALFORMED),
+        ("recipient-nil", "nil as recipient", 4, wire.NIL, MALFORMED),
+        ("time-negative", "a negative time", 5, b"\xff", MALFORMED),
+        ("time-2-53", "2^53: one more than the largest number", 5, wire.uint(2**53), MALFORMED),
+        ("time-2-64", "2^64 - 1", 5, wire.uint(2**64 - 1), MALFORMED),
+        ("time-float", "the time as a float", 5, b"\xcb\x42\x79\xb7\x00\x00\x00\x00\x00", MALFORMED),
+        ("time-timestamp", "the time as msgpack's timestamp", 5, b"\xd6\xff\x69\x55\x00\x00", MALFORMED),
+        ("version-uint8", "the version in the two-byte form", 0, wire.uint8(1), MALFORMED),
+        ("version-int8", "the version in a signed form", 0, b"\xd0\x01", MALFORMED),
+        ("kind-uint64", "the kind in the nine-byte form", 1, wire.uint64(4), MALFORMED),
+        ("kind-true", "true as kind", 1, wire.TRUE, MALFORMED),
+        ("kind-nested", "the kind inside an array", 1, wire.array(wire.uint(4)), MALFORMED),
+        ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), MALFORMED),
+    ):  # fmt: skip
+        yield f"header-{name}", comment, enveloped(wire.with_item(items, index, item)), expect
+    short_time = wire.with_item(items, 5, wire.uint64(7))
+    yield "header-time-uint64", "a small time in the nine-byte form", enveloped(short_time), MALFORMED
     for name, comment, header in wire.foreign_arrays(items):
-        yield f"header-{name}", f"the header: {comment}", enveloped(header), malformed
+        yield f"header-{name}", f"the header: {comment}", enveloped(header), MALFORMED
     header = wire.array(*items)
     pair = [wire.binary(header), wire.binary(BODY)]
     for name, comment, data in wire.foreign_arrays(pair):
-        yield f"form-{name}", f"the envelope: {comment}", data, malformed
-    yield "form-header-bin16", "the header in a longer form", wire.array(wire.binary16(header), pair[1]), malformed
-    yield "form-body-bin16", "the body in a longer form", wire.array(pair[0], wire.binary16(BODY)), malformed
-    yield "form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), malformed
-    yield "form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), malformed
-    yield "form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), malformed
-    yield (
-        "form-header-unwrapped",
-        "the header as an array and not as bytes that hold one",
-        wire.array(header, pair[1]),
-        malformed,
-    )
+        yield f"form-{name}", f"the envelope: {comment}", data, MALFORMED
+    yield from (
+        ("form-header-bin16", "the header in a longer form", wire.array(wire.binary16(header), pair[1]), MALFORMED),
+        ("form-body-bin16", "the body in a longer form", wire.array(pair[0], wire.binary16(BODY)), MALFORMED),
+        ("form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), MALFORMED),
+        ("form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), MALFORMED),
+        ("form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), MALFORMED),
+        ("form-header-unwrapped", "the header as an array and not as bytes that hold one", wire.array(header, pair[1]),
+         MALFORMED),
+    )  # fmt: skip
     whole = wire.array(*pair)
     for size in (1, 2, len(header), len(whole) // 2):
-        yield f"form-truncated-{size}", f"cut after {size} bytes", whole[:size], malformed
+        yield f"form-truncated-{size}", f"cut after {size} bytes", whole[:size], MALFORMED
 
 
 def receipt() -> Files:
@@ -192,23 +181,15 @@ def receipt() -> Files:
         given={"envelope": data.hex()},
     )
     header, good = wire.array(*items), enveloped(wire.array(*items))
-    for name, comment, bad in (
-        (
-            "longer-form",
-            "the same content in a longer form has no receipt",
-            wire.array(wire.binary(header), wire.binary16(BODY)),
-        ),
-        ("trailing-byte", "a byte behind the envelope", good + b"\x00"),
-        ("truncated", "the last byte missing", good[:-1]),
-        ("header-alone", "a header and no envelope", header),
-        ("empty", "no bytes", b""),
-    ):
-        files.add(
-            f"refuse-{name}",
-            "receipt.compute",
-            comment,
-            spec="4",
-            given={"envelope": bad.hex()},
-            expect="wire.malformed",
+    files.add_each("receipt.compute", "4", (
+        (f"refuse-{name}", comment, {"envelope": bad.hex()}, MALFORMED)
+        for name, comment, bad in (
+            ("longer-form", "the same content in a longer form has no receipt",
+             wire.array(wire.binary(header), wire.binary16(BODY))),
+            ("trailing-byte", "a byte behind the envelope", good + b"\x00"),
+            ("truncated", "the last byte missing", good[:-1]),
+            ("header-alone", "a header and no envelope", header),
+            ("empty", "no bytes", b""),
         )
+    ))  # fmt: skip
     return files

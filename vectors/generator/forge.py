@@ -81,8 +81,8 @@ class ForgedKnock:
     def around(self, inner: bytes, signature: bytes | None = None) -> bytes:
         """Return the envelope around another inner part; it is signed for where no signature is given."""
         good = self.signer.sign(SIGN_KNOCK, signed_part(self.header, inner))
-        body = wire.array(wire.binary(inner), wire.binary(good if signature is None else signature))
-        return wire.array(wire.binary(self.header), wire.binary(body))
+        body = wire.pair(inner, good if signature is None else signature)
+        return wire.pair(self.header, body)
 
     def with_header(self, index: int, item: bytes) -> ForgedKnock:
         """Return it with another field in its header; nothing is sealed again."""

@@ -9,6 +9,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
 from generator import curve, wire
 from generator.bundles import items_of, signed
+from generator.codes import BAD_KEY, BAD_SIGNATURE, POINT
 from generator.world import (
     ALICE,
     BOB,
@@ -144,33 +145,20 @@ def handshake() -> Files:
 
 def _other_inputs(files: Files) -> None:
     ciphertext = encapsulation(ONE_TIME)[0]
-    for name, comment, change in (
-        ("other-mesh", "another mesh: th and every key differ", {"mesh": "example/other"}),
-        ("other-expiry", "expires is part of th", {"expires_ms": EXPIRES_MS + 1}),
-        (
-            "other-bundle-ref",
-            "bundle_ref, and through it the KEM key, is part of th",
-            {"bundle_ref": OTHER_ONE_TIME.published.ref.hex()},
-        ),
-        ("other-initiator", "another identity: DH1 and th differ", {"initiator": MALLORY.key.raw.hex()}),
-        (
-            "altered-ciphertext",
-            "a flipped bit of ct: implicit rejection gives another ss, and th differs too",
-            {"kem_ciphertext": wire.flipped(ciphertext, 500).hex()},
-        ),
-        (
-            "swapped-ciphertext",
-            "a ciphertext made for another key of Bob's",
-            {"kem_ciphertext": encapsulation(OTHER_ONE_TIME)[0].hex()},
-        ),
-    ):
-        files.add(
-            f"respond-{name}",
-            "handshake.respond",
-            f"{comment}; no error, but keys that open nothing",
-            spec="5",
-            given=response(ONE_TIME, **change),
+    files.add_each("handshake.respond", "5", (
+        (f"respond-{name}", f"{comment}; no error, but keys that open nothing", response(ONE_TIME, **change))
+        for name, comment, change in (
+            ("other-mesh", "another mesh: th and every key differ", {"mesh": "example/other"}),
+            ("other-expiry", "expires is part of th", {"expires_ms": EXPIRES_MS + 1}),
+            ("other-bundle-ref", "bundle_ref, and through it the KEM key, is part of th",
+             {"bundle_ref": OTHER_ONE_TIME.published.ref.hex()}),
+            ("other-initiator", "another identity: DH1 and th differ", {"initiator": MALLORY.key.raw.hex()}),
+            ("altered-ciphertext", "a flipped bit of ct: implicit rejection gives another ss, and th differs too",
+             {"kem_ciphertext": wire.flipped(ciphertext, 500).hex()}),
+            ("swapped-ciphertext", "a ciphertext made for another key of Bob's",
+             {"kem_ciphertext": encapsulation(OTHER_ONE_TIME)[0].hex()}),
         )
+    ))  # fmt: skip
 
 
 def _refuse(files: Files) -> None:
@@ -181,62 +169,42 @@ def _refuse(files: Files) -> None:
             f"EK of small order: {comment}",
             spec="5",
             given=response(ONE_TIME, ephemeral=point.hex()),
-            expect="crypto.point",
+            expect=POINT,
         )
         if index > 4:
             continue  # the prekey of a bundle is held to its encoding by `bundle.verify`
-        data = signed(wire.array(*wire.replaced(items_of(ONE_TIME), 4, wire.binary(point))))
+        data = signed(wire.with_item(items_of(ONE_TIME), 4, wire.binary(point)))
         files.add(
             f"refuse-initiate-prekey-{index}",
             "handshake.initiate",
             f"a prekey of small order under Bob's good signature: {comment}",
             spec="5",
             given=initiation(ONE_TIME, data),
-            expect="crypto.point",
+            expect=POINT,
         )
     genuine = bytes.fromhex(response(ONE_TIME)["ephemeral"])
     top_bit = wire.flipped(genuine, 31, 0x80)
     ciphertext = encapsulation(ONE_TIME)[0]
     mixed = curve.add(ALICE.key.raw, curve.TORSION[4][1])
-    for name, comment, change, expect in (
-        ("ephemeral-top-bit", "EK with its top bit set", {"ephemeral": top_bit.hex()}, "crypto.point"),
-        ("ephemeral-short", "EK of 31 bytes", {"ephemeral": genuine[:-1].hex()}, "crypto.point"),
-        ("ciphertext-short", "ct of 1,087 bytes", {"kem_ciphertext": ciphertext[:-1].hex()}, "crypto.point"),
-        ("ciphertext-removed", "no ct", {"kem_ciphertext": ""}, "crypto.point"),
-        ("initiator-small-order", "A of small order", {"initiator": curve.TORSION[1][1].hex()}, "identity.key"),
-        ("initiator-mixed-order", "A of mixed order", {"initiator": mixed.hex()}, "identity.key"),
-    ):
-        files.add(
-            f"refuse-respond-{name}",
-            "handshake.respond",
-            comment,
-            spec="5",
-            given=response(ONE_TIME, **change),
-            expect=expect,
+    files.add_each("handshake.respond", "5", (
+        (f"refuse-respond-{name}", comment, response(ONE_TIME, **change), expect)
+        for name, comment, change, expect in (
+            ("ephemeral-top-bit", "EK with its top bit set", {"ephemeral": top_bit.hex()}, POINT),
+            ("ephemeral-short", "EK of 31 bytes", {"ephemeral": genuine[:-1].hex()}, POINT),
+            ("ciphertext-short", "ct of 1,087 bytes", {"kem_ciphertext": ciphertext[:-1].hex()}, POINT),
+            ("ciphertext-removed", "no ct", {"kem_ciphertext": ""}, POINT),
+            ("initiator-small-order", "A of small order", {"initiator": curve.TORSION[1][1].hex()}, BAD_KEY),
+            ("initiator-mixed-order", "A of mixed order", {"initiator": mixed.hex()}, BAD_KEY),
         )
+    ))  # fmt: skip
+    swapped = wire.with_item(items_of(ONE_TIME), 5, wire.binary(OTHER_ONE_TIME.kem_key))
     key = next(key for name, _, key in curve.bad_kem_keys(ONE_TIME.kem_key) if name == "key-modulus")
-    for name, comment, data, expect in (
-        (
-            "kem-key-modulus",
-            "an unreduced KEM key under Bob's good signature",
-            signed(wire.array(*wire.replaced(items_of(ONE_TIME), 5, wire.binary(key)))),
-            "crypto.point",
-        ),
-        (
-            "kem-key-swapped",
-            "the KEM key of another bundle under the old signature",
-            wire.array(
-                wire.binary(wire.array(*wire.replaced(items_of(ONE_TIME), 5, wire.binary(OTHER_ONE_TIME.kem_key)))),
-                wire.binary(ONE_TIME.data[-64:]),
-            ),
-            "signature.invalid",
-        ),
-    ):
-        files.add(
-            f"refuse-initiate-{name}",
-            "handshake.initiate",
-            comment,
-            spec="5",
-            given=initiation(ONE_TIME, data),
-            expect=expect,
+    files.add_each("handshake.initiate", "5", (
+        (f"refuse-initiate-{name}", comment, initiation(ONE_TIME, data), expect)
+        for name, comment, data, expect in (
+            ("kem-key-modulus", "an unreduced KEM key under Bob's good signature",
+             signed(wire.with_item(items_of(ONE_TIME), 5, wire.binary(key))), POINT),
+            ("kem-key-swapped", "the KEM key of another bundle under the old signature",
+             wire.pair(swapped, ONE_TIME.data[-64:]), BAD_SIGNATURE),
         )
+    ))  # fmt: skip

@@ -10,6 +10,7 @@ from runner.values import SIGNATURE_NAMES, signature_label
 from agentmesh.identity import DID_PREFIX, did_of
 from agentmesh.primitives import _crypto
 from generator import curve
+from generator.codes import BAD_KEY, BAD_SIGNATURE, POINT
 from generator.wire import flipped
 from generator.world import ALICE, BOB, LAST_RESORT, ONE_TIME, Files, encapsulation, token
 
@@ -143,15 +144,10 @@ def _conversions(files: Files) -> None:
         ("long", "33 bytes", ALICE.key.raw + b"\x00"),
         ("empty", "no bytes", b""),
     ]
-    for name, comment, key in bad:
-        files.add(
-            f"refuse-convert-{name}",
-            "keys.convert",
-            comment,
-            spec="1",
-            given={"public_key": key.hex()},
-            expect="identity.key",
-        )
+    files.add_each("keys.convert", "1", (
+        (f"refuse-convert-{name}", comment, {"public_key": key.hex()}, BAD_KEY)
+        for name, comment, key in bad
+    ))  # fmt: skip
 
 
 def _signatures(files: Files) -> None:
@@ -171,13 +167,18 @@ def _signatures(files: Files) -> None:
         )
         given = {"public_key": public.hex(), **given, "signature": made["output"]["signature"]}
         files.add(f"verify-{label}", "keys.verify", "the same, verified", spec="1", given=given)
-    signature = bytes.fromhex(made["output"]["signature"])
+    _bad_signatures(files, given, labels)
+
+
+def _bad_signatures(files: Files, base: Json, labels: list[str]) -> None:
+    """Add what does not verify in the place of a good signature under the fourth label."""
+    body, signature = bytes.fromhex(base["body"]), bytes.fromhex(base["signature"])
+    signed, seed = signature_label(labels[3]) + body, ALICE.seed.reveal()
     bad: list[tuple[str, str, Json]] = [
         (f"for-{label}", f"a signature made for {labels[3]}, offered for {label}", {"label": label})
         for label in labels
         if label != labels[3]
     ]
-    scalar, order = int.from_bytes(signature[32:], "little"), curve.L
     bad += [
         ("empty", "the signature stripped", {"signature": ""}),
         ("short", "63 bytes", {"signature": signature[:-1].hex()}),
@@ -185,31 +186,19 @@ def _signatures(files: Files) -> None:
         ("zero", "64 zero bytes", {"signature": bytes(64).hex()}),
         ("flipped-r", "a bit of R flipped", {"signature": flipped(signature, 0).hex()}),
         ("flipped-s", "a bit of S flipped", {"signature": flipped(signature, 32).hex()}),
-        (
-            "s-plus-l",
-            "S + L in the place of S: the same number, another encoding",
-            {"signature": (signature[:32] + (scalar + order).to_bytes(32, "little")).hex()},
-        ),
-        ("s-equals-l", "S = L", {"signature": (signature[:32] + order.to_bytes(32, "little")).hex()}),
-        (
-            "small-order-r",
-            "R of small order with the S that satisfies the equation",
-            {"signature": curve.signature_with_small_r(seed, signature_label(labels[3]) + body).hex()},
-        ),
+        ("s-plus-l", "S + L in the place of S: the same number, another encoding",
+         {"signature": curve.s_plus_l(signature).hex()}),
+        ("s-equals-l", "S = L", {"signature": (signature[:32] + curve.L.to_bytes(32, "little")).hex()}),
+        ("small-order-r", "R of small order with the S that satisfies the equation",
+         {"signature": curve.signature_with_small_r(seed, signed).hex()}),
         ("other-body", "another body", {"body": b"what is signe.".hex()}),
         ("longer-body", "a body with a byte more", {"body": (body + b"\x00").hex()}),
         ("other-key", "another signer's key", {"public_key": BOB.key.raw.hex()}),
-    ]
-    base = {"public_key": public.hex(), "label": labels[3], "body": body.hex(), "signature": signature.hex()}
-    for name, comment, change in bad:
-        files.add(
-            f"refuse-verify-{name}",
-            "keys.verify",
-            comment,
-            spec="1",
-            given={**base, **change},
-            expect="signature.invalid",
-        )
+    ]  # fmt: skip
+    files.add_each("keys.verify", "1", (
+        (f"refuse-verify-{name}", comment, {**base, **change}, BAD_SIGNATURE)
+        for name, comment, change in bad
+    ))  # fmt: skip
     neutral = (1).to_bytes(32, "little")
     files.add(
         "refuse-verify-identity-point",
@@ -217,9 +206,9 @@ def _signatures(files: Files) -> None:
         "A = R = the neutral element and S = 0: without a check of the key, one signature for every message",
         spec="1",
         given={**base, "public_key": neutral.hex(), "signature": (neutral + bytes(32)).hex()},
-        expect="identity.key",
+        expect=BAD_KEY,
     )
-    mixed, forged = curve.mixed_order_signature(seed, signature_label(labels[3]) + body)
+    mixed, forged = curve.mixed_order_signature(seed, signed)
     files.add(
         "refuse-verify-mixed-order",
         "keys.verify",
@@ -227,49 +216,34 @@ def _signatures(files: Files) -> None:
         "the key is refused before the signature is looked at",
         spec="1",
         given={**base, "public_key": mixed.hex(), "signature": forged.hex()},
-        expect="identity.key",
+        expect=BAD_KEY,
     )
 
 
 def _agreements(files: Files) -> None:
     alice, bob = token("keys/agree/alice"), token("keys/agree/bob")
-    for name, secret, public in (("alice", alice, bob), ("bob", bob, alice)):
-        files.add(
-            f"agree-{name}",
-            "keys.agree",
-            "X25519; both sides get the same",
-            spec="1",
-            given={"secret": secret.hex(), "public": _crypto.x25519_public(public).hex()},
-        )
-    for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER):
-        files.add(
-            f"refuse-agree-small-order-{index}",
-            "keys.agree",
-            f"u of small order: {comment}",
-            spec="1",
-            given={"secret": alice.hex(), "public": point.hex()},
-            expect="crypto.point",
-        )
+    files.add_each("keys.agree", "1", (
+        (f"agree-{name}", "X25519; both sides get the same",
+         {"secret": secret.hex(), "public": _crypto.x25519_public(public).hex()})
+        for name, secret, public in (("alice", alice, bob), ("bob", bob, alice))
+    ))  # fmt: skip
+    files.add_each("keys.agree", "1", (
+        (f"refuse-agree-small-order-{index}", f"u of small order: {comment}",
+         {"secret": alice.hex(), "public": point.hex()}, POINT)
+        for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER)
+    ))  # fmt: skip
     genuine = int.from_bytes(_crypto.x25519_public(bob), "little")
-    for name, comment, key in (
-        ("p-plus-9", "the base point as p + 9: RFC 7748 would take it", (curve.P + 9).to_bytes(32, "little")),
-        (
-            "top-bit",
-            "a genuine key with its top bit set: RFC 7748 would mask it",
-            (genuine | 1 << 255).to_bytes(32, "little"),
-        ),
-        ("all-ones", "2^256 - 1", b"\xff" * 32),
-        ("short", "31 bytes", bytes(31)),
-        ("long", "33 bytes", b"\x09" + bytes(32)),
-    ):
-        files.add(
-            f"refuse-agree-{name}",
-            "keys.agree",
-            comment,
-            spec="1",
-            given={"secret": alice.hex(), "public": key.hex()},
-            expect="crypto.point",
+    files.add_each("keys.agree", "1", (
+        (f"refuse-agree-{name}", comment, {"secret": alice.hex(), "public": key.hex()}, POINT)
+        for name, comment, key in (
+            ("p-plus-9", "the base point as p + 9: RFC 7748 would take it", (curve.P + 9).to_bytes(32, "little")),
+            ("top-bit", "a genuine key with its top bit set: RFC 7748 would mask it",
+             (genuine | 1 << 255).to_bytes(32, "little")),
+            ("all-ones", "2^256 - 1", b"\xff" * 32),
+            ("short", "31 bytes", bytes(31)),
+            ("long", "33 bytes", b"\x09" + bytes(32)),
         )
+    ))  # fmt: skip
 
 
 def _kem(files: Files) -> None:
@@ -291,39 +265,22 @@ def _kem(files: Files) -> None:
         given={"kem_seed": seed, "kem_ciphertext": ciphertext.hex()},
         output={"kem_shared_secret": shared.hex()},
     )
-    files.add(
-        "kem-implicit-rejection",
-        "keys.kem_decapsulate",
-        "a flipped bit gives no error but another secret (FIPS 203's implicit rejection): what was sealed then fails",
-        spec="1",
-        given={"kem_seed": seed, "kem_ciphertext": flipped(ciphertext, 0).hex()},
-    )
-    files.add(
-        "kem-other-key",
-        "keys.kem_decapsulate",
-        "a ciphertext for another key: another secret, no error",
-        spec="1",
-        given={"kem_seed": LAST_RESORT.kem_seed.hex(), "kem_ciphertext": ciphertext.hex()},
-    )
-    for name, comment, key in curve.bad_kem_keys(ONE_TIME.kem_key):
-        files.add(
-            f"refuse-kem-{name}",
-            "keys.kem_check",
-            comment,
-            spec="1",
-            given={"kem_key": key.hex()},
-            expect="crypto.point",
+    files.add_each("keys.kem_decapsulate", "1", (
+        ("kem-implicit-rejection",
+         "a flipped bit gives no error but another secret (FIPS 203's implicit rejection): what was sealed then fails",
+         {"kem_seed": seed, "kem_ciphertext": flipped(ciphertext, 0).hex()}),
+        ("kem-other-key", "a ciphertext for another key: another secret, no error",
+         {"kem_seed": LAST_RESORT.kem_seed.hex(), "kem_ciphertext": ciphertext.hex()}),
+    ))  # fmt: skip
+    files.add_each("keys.kem_check", "1", (
+        (f"refuse-kem-{name}", comment, {"kem_key": key.hex()}, POINT)
+        for name, comment, key in curve.bad_kem_keys(ONE_TIME.kem_key)
+    ))  # fmt: skip
+    files.add_each("keys.kem_decapsulate", "1", (
+        (f"refuse-kem-{name}", comment, {"kem_seed": seed, "kem_ciphertext": bad.hex()}, POINT)
+        for name, comment, bad in (
+            ("ciphertext-short", "1,087 bytes", ciphertext[:-1]),
+            ("ciphertext-long", "1,089 bytes", ciphertext + b"\x00"),
+            ("ciphertext-empty", "no bytes", b""),
         )
-    for name, comment, bad in (
-        ("ciphertext-short", "1,087 bytes", ciphertext[:-1]),
-        ("ciphertext-long", "1,089 bytes", ciphertext + b"\x00"),
-        ("ciphertext-empty", "no bytes", b""),
-    ):
-        files.add(
-            f"refuse-kem-{name}",
-            "keys.kem_decapsulate",
-            comment,
-            spec="1",
-            given={"kem_seed": seed, "kem_ciphertext": bad.hex()},
-            expect="crypto.point",
-        )
+    ))  # fmt: skip

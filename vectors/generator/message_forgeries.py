@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from generator import curve, wire
-from generator.talk import LATER_MS, Talk, enveloped, header_items, split
+from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, REFUSED, UNOPENED, VERSION
+from generator.tables import Step, cut_off, joined, step
+from generator.talk import (
+    LATER_MS,
+    body_cut,
+    body_flipped,
+    body_longer,
+    header_items,
+    hear,
+    moved,
+    say,
+    sealed_by_peer,
+    split,
+    with_body,
+)
 from generator.world import ALICE, MALLORY, token
 
 Json = dict[str, Any]
-Step = tuple[str, str, Callable[[Talk], bytes], str]
+Case = tuple[str, str, Step, str]
 
-MALFORMED: Final = "wire.malformed"
-UNOPENED: Final = "message.unopened"
-REFUSED: Final = "message.refused"
+
+CLOSE: Final = b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))
+
+_behind = step(lambda _, *values: values[-1])
+_spliced = step(lambda _, first, second: with_body(second, lambda body: split(first)[1][:128] + body[128:]))
 
 
 # --- bytes that somebody else changed --------------------------------------------------------------------------------
 
 
-def _envelope_with(index: int, item: bytes) -> Callable[[Talk], bytes]:
-    def make(talk: Talk) -> bytes:
-        _, body = split(talk.hear(b"altered"))
-        return enveloped(wire.array(*wire.replaced(header_items(4, LATER_MS), index, item)), body)
-
-    return make
-
-
-def _body_with(change: Callable[[bytes], bytes]) -> Callable[[Talk], bytes]:
-    def make(talk: Talk) -> bytes:
-        header, body = split(talk.hear(b"altered"))
-        return enveloped(header, change(body))
-
-    return make
-
-
-def altered() -> Iterator[Step]:
+def foreign() -> Iterator[Case]:
     """Yield messages that somebody without keys changed."""
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
         ("header-kind-accept", "kind 2", 1, wire.uint(2), UNOPENED),
         ("header-kind-reject", "kind 3", 1, wire.uint(3), MALFORMED),
-        ("header-kind-5", "kind 5", 1, wire.uint(5), "wire.version"),
+        ("header-kind-5", "kind 5", 1, wire.uint(5), VERSION),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
         ("header-sender", "another sender", 3, mallory, "envelope.sender"),
         ("header-sender-reflected", "the receiver as sender", 3, wire.text(ALICE.did.encode()), "envelope.reflected"),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(LATER_MS + 1), UNOPENED),
     ):
-        yield name, f"{comment}, around the old body", _envelope_with(index, item), expect
+        header = wire.with_item(header_items(4, LATER_MS), index, item)
+        yield name, f"{comment}, around the old body", moved(header, hear(b"altered")), expect
     for name, comment, at, expect in (
         ("session-id", "a bit of the session id flipped", 3, "message.unknown_session"),
         ("nonce", "a bit of the nonce flipped", 39, UNOPENED),
@@ -62,101 +63,62 @@ def altered() -> Iterator[Step]:
         ("box", "a bit of the body flipped", 144, UNOPENED),
         ("last", "the last bit flipped", -1, UNOPENED),
     ):
-        yield f"flipped-{name}", comment, _body_with(lambda body, at=at: wire.flipped(body, at)), expect
+        yield f"flipped-{name}", comment, body_flipped(hear(b"altered"), at), expect
     for size, expect in (
-        (0, MALFORMED),
-        (15, MALFORMED),
-        (16, MALFORMED),
-        (143, MALFORMED),
-        (144, UNOPENED),
-        (160, UNOPENED),
-    ):
-        yield (
-            f"truncated-{size}",
-            f"the body cut after {size} bytes",
-            _body_with(lambda body, size=size: body[:size]),
-            expect,
-        )
-    yield "truncated-by-one", "the last byte missing", _body_with(lambda body: body[:-1]), UNOPENED
-    yield "appended", "a byte behind the body", _body_with(lambda body: body + b"\x00"), UNOPENED
-    yield (
-        "random-body",
-        "the session id and random bytes",
-        _body_with(lambda body: body[:16] + token("message/random", 200)),
-        UNOPENED,
-    )
-    yield "envelope-trailing", "a byte behind the envelope", lambda talk: talk.hear() + b"\x00", MALFORMED
-    yield "envelope-array16", "the envelope in a longer form", lambda talk: b"\xdc\x00\x02" + talk.hear()[1:], MALFORMED
-
-    def spliced(talk: Talk) -> bytes:
-        (_, first), (header, second) = split(talk.hear(b"one")), split(talk.hear(b"two"))
-        return enveloped(header, first[:128] + second[128:])
-
-    yield "spliced", "the sealed header of one message before the body of another", spliced, UNOPENED
+        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (143, MALFORMED), (144, UNOPENED), (160, UNOPENED),
+    ):  # fmt: skip
+        yield f"truncated-{size}", f"the body cut after {size} bytes", body_cut(hear(b"altered"), size), expect
+    yield from (
+        ("truncated-by-one", "the last byte missing", body_cut(hear(b"altered"), -1), UNOPENED),
+        ("appended", "a byte behind the body", body_longer(hear(b"altered"), b"\x00"), UNOPENED),
+        ("random-body", "the session id and random bytes",
+         body_longer(body_cut(hear(b"altered"), 16), token("message/random", 200)), UNOPENED),
+        ("envelope-trailing", "a byte behind the envelope", joined(hear(), b"\x00"), MALFORMED),
+        ("envelope-array16", "the envelope in a longer form", joined(b"\xdc\x00\x02", cut_off(hear(), 1)), MALFORMED),
+        ("spliced", "the sealed header of one message before the body of another", _spliced(hear(b"one"), hear(b"two")),
+         UNOPENED),
+    )  # fmt: skip
 
 
 # --- bytes that the peer itself sealed -------------------------------------------------------------------------------
 
 
-def lies() -> Iterator[Step]:
+def lies() -> Iterator[Case]:
     """Yield messages whose ratchet header or outer header lies, sealed by the peer."""
     for name, comment, index, item, expect in (
-        (
-            "sealed-sender",
-            "the peer seals under another agent's name",
-            3,
-            wire.text(MALLORY.did.encode()),
-            "envelope.sender",
-        ),
+        ("sealed-sender", "the peer seals under another agent's name", 3, wire.text(MALLORY.did.encode()),
+         "envelope.sender"),
         ("sealed-mesh", "the peer seals for another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
-        (
-            "sealed-recipient",
-            "the peer seals for another recipient",
-            4,
-            wire.text(MALLORY.did.encode()),
-            "envelope.recipient",
-        ),
-    ):
-        header = wire.array(*wire.replaced(header_items(4, LATER_MS), index, item))
-        yield name, comment, lambda talk, header=header: talk.sealed_by_peer(header=header, kept=False), expect
+        ("sealed-recipient", "the peer seals for another recipient", 4, wire.text(MALLORY.did.encode()),
+         "envelope.recipient"),
+    ):  # fmt: skip
+        header = wire.with_item(header_items(4, LATER_MS), index, item)
+        yield name, comment, sealed_by_peer(header=header, kept=False), expect
     kind_2 = wire.array(*header_items(2, LATER_MS))
-    yield (
-        "sealed-for-kind-2",
-        "sealed for kind 2, sent as kind 4",
-        lambda talk: talk.sealed_by_peer(sealed_for=kind_2, kept=False),
-        UNOPENED,
-    )
+    yield ("sealed-for-kind-2", "sealed for kind 2, sent as kind 4", sealed_by_peer(sealed_for=kind_2, kept=False),
+           UNOPENED)  # fmt: skip
     for name, comment, change, expect in (
-        ("pn", "another pn under the current header key", {"pn": 7}, "message.contradiction"),
-        ("n-end", "n = 2^32 - 1, which no chain reaches", {"n": 2**32 - 1}, "message.contradiction"),
-        (
-            "key",
-            "another ratchet key under the current header key",
-            {"ratchet_key": token("message/other-key")},
-            "message.contradiction",
-        ),
-        ("n-earlier", "a number that was opened", {"n": 0}, "message.duplicate"),
+        ("pn", "another pn under the current header key", {"pn": 7}, CONTRADICTION),
+        ("n-end", "n = 2^32 - 1, which no chain reaches", {"n": 2**32 - 1}, CONTRADICTION),
+        ("key", "another ratchet key under the current header key", {"ratchet_key": token("message/other-key")},
+         CONTRADICTION),
+        ("n-earlier", "a number that was opened", {"n": 0}, DUPLICATE),
         ("n-other", "another number than that whose key sealed it", {"n": 2}, UNOPENED),
-    ):
-        yield f"ratchet-{name}", comment, lambda talk, change=change: talk.sealed_by_peer(kept=False, **change), expect
+    ):  # fmt: skip
+        yield f"ratchet-{name}", comment, sealed_by_peer(kept=False, **change), expect
 
-    def gap(talk: Talk) -> bytes:
-        return talk.sealed_by_peer(ahead=1001, kept=False)
+    yield ("gap", "1,001 messages are missing before it: more than a step may skip",
+           sealed_by_peer(ahead=1001, kept=False), "message.gap")  # fmt: skip
 
-    yield "gap", "1,001 messages are missing before it: more than a step may skip", gap, "message.gap"
-
-    def low_order(talk: Talk) -> bytes:
-        talk.say(b"a turn is due")
-        return talk.sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False)
-
-    yield "turn-small-order", "a turn with a ratchet key of small order", low_order, "crypto.point"
+    small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False)
+    turn = _behind(say(b"a turn is due"), small)
+    yield "turn-small-order", "a turn with a ratchet key of small order", turn, POINT
 
 
-def ill_formed() -> Iterator[Step]:
+def ill_formed() -> Iterator[Case]:
     """Yield messages whose content is not well formed, sealed by the peer."""
-    close = wire.array(wire.text(b""), wire.uint(0), wire.uint(0))
     for name, comment, inside in (
-        ("type-accept", "type 1 in kind 4", b"\x01" + close),
+        ("type-accept", "type 1 in kind 4", b"\x01" + CLOSE[1:]),
         ("type-3", "type 3", b"\x03hello"),
         ("type-missing", "no type byte", b""),
         ("data-nothing", "type 0 and nothing else", b"\x00"),
@@ -166,31 +128,19 @@ def ill_formed() -> Iterator[Step]:
         ("data-action-not-utf8", "an action that is not UTF-8", b"\x00\x02\xff\xfehello"),
         ("close-nothing", "type 2 and nothing else", b"\x02"),
         ("close-two", "a close with two elements", b"\x02" + wire.array(wire.text(b""), wire.uint(0))),
-        (
-            "close-four",
-            "a close with four elements",
-            b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0), wire.NIL),
-        ),
-        ("close-trailing", "a byte behind the close", b"\x02" + close + b"\x00"),
-        (
-            "close-reason-129",
-            "a reason of 129 bytes",
-            b"\x02" + wire.array(wire.text(b"a" * 129), wire.uint(0), wire.uint(0)),
-        ),
-        (
-            "close-reason-bin",
-            "the reason as a byte string",
-            b"\x02" + wire.array(wire.binary(b""), wire.uint(0), wire.uint(0)),
-        ),
+        ("close-four", "a close with four elements",
+         b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0), wire.NIL)),
+        ("close-trailing", "a byte behind the close", CLOSE + b"\x00"),
+        ("close-reason-129", "a reason of 129 bytes",
+         b"\x02" + wire.array(wire.text(b"a" * 129), wire.uint(0), wire.uint(0))),
+        ("close-reason-bin", "the reason as a byte string",
+         b"\x02" + wire.array(wire.binary(b""), wire.uint(0), wire.uint(0))),
         ("close-count-negative", "a negative count", b"\x02" + wire.array(wire.text(b""), b"\xff", wire.uint(0))),
         ("close-count-2-53", "a count of 2^53", b"\x02" + wire.array(wire.text(b""), wire.uint(2**53), wire.uint(0))),
-        (
-            "close-count-uint8",
-            "a count in a longer form",
-            b"\x02" + wire.array(wire.text(b""), wire.uint8(0), wire.uint(0)),
-        ),
-    ):
-        yield name, f"{comment}, sealed well", lambda talk, inside=inside: talk.sealed_by_peer(inside), REFUSED
+        ("close-count-uint8", "a count in a longer form",
+         b"\x02" + wire.array(wire.text(b""), wire.uint8(0), wire.uint(0))),
+    ):  # fmt: skip
+        yield name, f"{comment}, sealed well", sealed_by_peer(inside), REFUSED
     for name, comment, padded in (
         ("padding-none", "zeros without a marker", bytes(64)),
         ("padding-missing", "content without padding", b"\x00\x00hello"),
@@ -198,16 +148,7 @@ def ill_formed() -> Iterator[Step]:
         ("padding-dirty", "a byte behind the marker", b"\x00\x00hello\x80" + bytes(55) + b"\x01"),
         ("padding-empty", "a box of nothing", b""),
     ):
-        yield name, f"{comment}, sealed well", lambda talk, padded=padded: talk.sealed_by_peer(padded=padded), UNOPENED
-    yield (
-        "kind-2-data",
-        "type 0 sealed for kind 2, behind the ACCEPT",
-        lambda talk: talk.sealed_by_peer(kind=2),
-        REFUSED,
-    )
-    yield (
-        "kind-2-accept",
-        "type 1 sealed for kind 2, behind the ACCEPT",
-        lambda talk: talk.sealed_by_peer(b"\x01" + close, kind=2),
-        REFUSED,
-    )
+        yield name, f"{comment}, sealed well", sealed_by_peer(padded=padded), UNOPENED
+    yield ("kind-2-data", "type 0 sealed for kind 2, behind the ACCEPT", sealed_by_peer(kind=2), REFUSED)  # fmt: skip
+    yield ("kind-2-accept", "type 1 sealed for kind 2, behind the ACCEPT", sealed_by_peer(b"\x01" + CLOSE[1:], kind=2),
+           REFUSED)  # fmt: skip

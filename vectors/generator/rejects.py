@@ -8,14 +8,21 @@ from typing import Any, Final
 from agentmesh.identity import Identity, signed_part
 from agentmesh.primitives._labels import SIGN_ACCEPT, SIGN_KNOCK, SIGN_REJECT, SignatureLabel
 from generator import wire
+from generator.codes import BAD_SIGNATURE, MALFORMED, TOO_LARGE, UNMATCHED, VERSION
 from generator.forge import knock
+from generator.tables import play, row
 from generator.talk import (
     ACCEPTED_MS,
-    UNLIMITED,
+    LATER_MS,
     Talk,
+    accept,
     enveloped,
+    establish,
     header_items,
+    hear,
     knocked,
+    receive,
+    reject,
     split,
 )
 from generator.world import ALICE, BOB, MALLORY, MESH, Files
@@ -24,11 +31,6 @@ Json = dict[str, Any]
 Case = tuple[str, str, bytes, str]
 
 SPEC: Final = "5.2"
-LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
-MALFORMED: Final = "wire.malformed"
-UNOPENED: Final = "message.unopened"
-REFUSED: Final = "message.refused"
-BAD_SIGNATURE: Final = "signature.invalid"
 
 
 def rejection(
@@ -51,70 +53,7 @@ def rejection(
         inside = wire.array(wire.binary(receipt), wire.text(reason), retry_after or wire.uint(0))
     signed = signed_part(header if signed_header is None else signed_header, inside)
     signature = signer.sign(label, signed) if signature is None else signature
-    return enveloped(header, wire.array(wire.binary(inside), wire.binary(signature)))
-
-
-def reject() -> Files:
-    """Return the family reject."""
-    files = Files("reject")
-    for reason, seconds in (("busy", 60), ("bundle", 0), ("policy", 0), ("stale", 2**53 - 1)):
-        data = rejection(reason.encode(), retry_after=wire.uint(seconds))
-        header, _ = split(data)
-        inside = wire.array(wire.binary(knocked().receipt), wire.text(reason.encode()), wire.uint(seconds))
-        files.add(
-            f"build-{reason}",
-            "reject.build",
-            f"reason {reason}, retry_after {seconds}",
-            spec=SPEC,
-            given={
-                "identity_seed": BOB.seed.reveal().hex(),
-                "mesh": MESH,
-                "recipient": ALICE.did,
-                "time_ms": ACCEPTED_MS,
-                "knock_receipt": knocked().receipt.hex(),
-                "reason": reason,
-                "retry_after_seconds": seconds,
-            },
-            intermediate={
-                "header": header.hex(),
-                "content": inside.hex(),
-                "signed": (SIGN_REJECT + signed_part(header, inside)).hex(),
-            },
-            output={"envelope": data.hex()},
-        )
-        talk = Talk(
-            files, f"take-{reason}", f"reason {reason}: the pending session is rejected", spec=SPEC, established=False
-        )
-        talk.receive(data)
-        talk.finish()
-    talk = Talk(files, "make", "Bob rejects the KNOCK that waits", "responder", spec=SPEC, established=False)
-    talk.step("reject", reason="policy", retry_after_seconds=0)
-    talk.finish()
-    for name, comment, data, expect in (*_reject_header(), *_reject_content()):
-        talk = Talk(
-            files,
-            f"refuse-{name}",
-            f"{comment}; the session goes on waiting, and is established",
-            spec=SPEC,
-            established=False,
-        )
-        talk.receive(data, expect, now_ms=ACCEPTED_MS)
-        talk.establish()
-        talk.finish(expect)
-    unmatched = "verdict.unmatched"
-    talk = Talk(files, "refuse-after-accept", "a genuine REJECT after the ACCEPT is ignored", spec=SPEC)
-    talk.receive(rejection(), unmatched)
-    talk.receive(talk.hear())
-    talk.finish(unmatched)
-    talk = Talk(files, "refuse-twice", "the second REJECT has nothing to reject", spec=SPEC, established=False)
-    talk.receive(rejection())
-    talk.receive(rejection(), unmatched)
-    talk.finish(unmatched)
-    talk = Talk(files, "refuse-accept-after-reject", "Bob decides once", "responder", spec=SPEC, established=False)
-    talk.step("reject", reason="policy", retry_after_seconds=0)
-    talk.step("accept", "knock.not_pending", conditions=UNLIMITED)
-    talk.finish("knock.not_pending")
-    return files
+    return enveloped(header, wire.pair(inside, signature))
 
 
 def _reject_header() -> Iterator[Case]:
@@ -122,45 +61,29 @@ def _reject_header() -> Iterator[Case]:
     items = header_items(3, ACCEPTED_MS)
     mallory = wire.text(MALLORY.did.encode())
     for name, comment, index, item, expect in (
-        ("header-version", "version 2 in the header", 0, wire.uint(2), "wire.version"),
+        ("header-version", "version 2 in the header", 0, wire.uint(2), VERSION),
         ("header-kind-knock", "kind 1", 1, wire.uint(1), MALFORMED),
-        (
-            "header-kind-accept",
-            "kind 2: its body begins with no known session id",
-            1,
-            wire.uint(2),
-            "message.unknown_session",
-        ),
+        ("header-kind-accept", "kind 2: its body begins with no known session id", 1, wire.uint(2),
+         "message.unknown_session"),
         ("header-kind-message", "kind 4", 1, wire.uint(4), "message.unknown_session"),
         ("header-mesh", "another mesh", 2, wire.text(b"example/other"), "envelope.mesh"),
-        ("header-sender", "another sender, who was not knocked at", 3, mallory, "verdict.unmatched"),
+        ("header-sender", "another sender, who was not knocked at", 3, mallory, UNMATCHED),
         ("header-recipient", "another recipient", 4, mallory, "envelope.recipient"),
         ("header-time", "a time a millisecond later", 5, wire.uint(ACCEPTED_MS + 1), BAD_SIGNATURE),
-    ):
-        yield (
-            name,
-            f"{comment}, around the old body",
-            enveloped(wire.array(*wire.replaced(items, index, item)), body),
-            expect,
-        )
+    ):  # fmt: skip
+        yield name, f"{comment}, around the old body", enveloped(wire.with_item(items, index, item), body), expect
     named = wire.array(*header_items(3, ACCEPTED_MS, MALLORY, ALICE))
-    yield (
-        "other-agent",
-        "another agent rejects what it was not asked",
-        rejection(header=named, signer=MALLORY),
-        "verdict.unmatched",
-    )
-    yield "other-agent-named-bob", "another agent signs in Bob's name", rejection(signer=MALLORY), BAD_SIGNATURE
-    yield "self-signed", "signed by the initiator itself", rejection(signer=ALICE), BAD_SIGNATURE
     other = knock(index=1).receipt
-    yield (
-        "other-knock",
-        "the receipt of another KNOCK, under Bob's good signature",
-        rejection(receipt=other),
-        "verdict.unmatched",
-    )
     signed = wire.array(*header_items(3, ACCEPTED_MS + 1))
-    yield "signed-other-header", "a signature over another header", rejection(signed_header=signed), BAD_SIGNATURE
+    yield from (
+        ("other-agent", "another agent rejects what it was not asked", rejection(header=named, signer=MALLORY),
+         UNMATCHED),
+        ("other-agent-named-bob", "another agent signs in Bob's name", rejection(signer=MALLORY), BAD_SIGNATURE),
+        ("self-signed", "signed by the initiator itself", rejection(signer=ALICE), BAD_SIGNATURE),
+        ("other-knock", "the receipt of another KNOCK, under Bob's good signature", rejection(receipt=other),
+         UNMATCHED),
+        ("signed-other-header", "a signature over another header", rejection(signed_header=signed), BAD_SIGNATURE),
+    )  # fmt: skip
     for label, name in ((SIGN_ACCEPT, "accept"), (SIGN_KNOCK, "knock")):
         yield f"label-{name}", "signed under another label", rejection(label=label), BAD_SIGNATURE
 
@@ -173,7 +96,7 @@ def _reject_content() -> Iterator[Case]:
         ("signature-r", "a bit of R flipped", -60),
         ("signature-s", "a bit of S flipped", -5),
     ):
-        expect = "verdict.unmatched" if name == "receipt" else BAD_SIGNATURE
+        expect = UNMATCHED if name == "receipt" else BAD_SIGNATURE
         yield f"flipped-{name}", comment, enveloped(header, wire.flipped(body, at)), expect
     yield "signature-zero", "64 zero bytes", rejection(signature=bytes(64)), BAD_SIGNATURE
     receipt = wire.binary(knocked().receipt)
@@ -184,21 +107,15 @@ def _reject_content() -> Iterator[Case]:
         ("reason-unknown", "a reason that is none of the four", rejection(b"because")),
         ("reason-upper-case", "a reason in capitals", rejection(b"Policy")),
         ("reason-empty", "no reason", rejection(b"")),
-        (
-            "reason-bin",
-            "the reason as a byte string",
-            rejection(inside=wire.array(receipt, wire.binary(b"policy"), wire.uint(0))),
-        ),
-        (
-            "reason-str8",
-            "the reason in a longer form",
-            rejection(inside=wire.array(receipt, wire.text8(b"policy"), wire.uint(0))),
-        ),
+        ("reason-bin", "the reason as a byte string",
+         rejection(inside=wire.array(receipt, wire.binary(b"policy"), wire.uint(0)))),
+        ("reason-str8", "the reason in a longer form",
+         rejection(inside=wire.array(receipt, wire.text8(b"policy"), wire.uint(0)))),
         ("retry-after-negative", "a negative retry_after", rejection(retry_after=b"\xff")),
         ("retry-after-2-53", "a retry_after of 2^53", rejection(retry_after=wire.uint(2**53))),
         ("retry-after-uint8", "retry_after in a longer form", rejection(retry_after=wire.uint8(0))),
         ("receipt-short", "a receipt of 31 bytes", rejection(receipt=bytes(31))),
-    ):
+    ):  # fmt: skip
         if "signature" in name:
             yield name, comment, data, BAD_SIGNATURE
         else:
@@ -211,7 +128,67 @@ def _reject_content() -> Iterator[Case]:
         [wire.binary(wire.array(*items)), wire.binary(signature)], shortly=True
     ):
         yield f"body-{name}", f"the body: {comment}", enveloped(header, bad), MALFORMED
-    yield "trailing-byte", "a byte behind the envelope", good + b"\x00", MALFORMED
-    yield "truncated", "the last byte missing", good[:-1], MALFORMED
-    large = wire.array(wire.binary(wire.array(*items)), wire.binary(bytes(220)))
-    yield "too-large", "a body of more than 256 bytes", enveloped(header, large), "wire.too_large"
+    large = wire.pair(wire.array(*items), bytes(220))
+    yield from (
+        ("trailing-byte", "a byte behind the envelope", good + b"\x00", MALFORMED),
+        ("truncated", "the last byte missing", good[:-1], MALFORMED),
+        ("too-large", "a body of more than 256 bytes", enveloped(header, large), TOO_LARGE),
+    )
+
+
+OTHERWISE: Final = (
+    row("make", "Bob rejects the KNOCK that waits", [reject()], role="responder"),
+    row("refuse-after-accept", "a genuine REJECT after the ACCEPT is ignored",
+        [establish(), receive(rejection(), UNMATCHED), receive(hear())]),
+    row("refuse-twice", "the second REJECT has nothing to reject",
+        [receive(rejection()), receive(rejection(), UNMATCHED)]),
+    row("refuse-accept-after-reject", "Bob decides once",
+        [reject(), accept("knock.not_pending", now_ms=LATER_MS)], role="responder"),
+)  # fmt: skip
+
+
+def _build(files: Files, reason: str, seconds: int) -> bytes:
+    """Add a REJECT that Bob makes, and return it."""
+    data = rejection(reason.encode(), retry_after=wire.uint(seconds))
+    header, _ = split(data)
+    inside = wire.array(wire.binary(knocked().receipt), wire.text(reason.encode()), wire.uint(seconds))
+    files.add(
+        f"build-{reason}",
+        "reject.build",
+        f"reason {reason}, retry_after {seconds}",
+        spec=SPEC,
+        given={
+            "identity_seed": BOB.seed.reveal().hex(),
+            "mesh": MESH,
+            "recipient": ALICE.did,
+            "time_ms": ACCEPTED_MS,
+            "knock_receipt": knocked().receipt.hex(),
+            "reason": reason,
+            "retry_after_seconds": seconds,
+        },
+        intermediate={
+            "header": header.hex(),
+            "content": inside.hex(),
+            "signed": (SIGN_REJECT + signed_part(header, inside)).hex(),
+        },
+        output={"envelope": data.hex()},
+    )
+    return data
+
+
+def reject_family() -> Files:
+    """Return the family reject."""
+    files = Files("reject")
+    taken = [
+        row(f"take-{reason}", f"reason {reason}: the pending session is rejected",
+            [receive(_build(files, reason, seconds))])
+        for reason, seconds in (("busy", 60), ("bundle", 0), ("policy", 0), ("stale", 2**53 - 1))
+    ]  # fmt: skip
+    refused = [
+        row(f"refuse-{name}", f"{comment}; the session goes on waiting, and is established",
+            [receive(data, expect, now_ms=ACCEPTED_MS), establish()])
+        for name, comment, data, expect in (*_reject_header(), *_reject_content())
+    ]  # fmt: skip
+    for rows in (taken, refused, OTHERWISE):
+        play(Talk, files, rows, spec=SPEC, established=False)
+    return files

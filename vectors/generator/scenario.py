@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import runner
-from runner.agents import KnockRunner, SessionRunner
-from runner.ratchets import RatchetRunner
 
 from generator import trace
 from generator.world import Files
 
 Json = dict[str, Any]
-
-RUNNERS = {"knock.run": KnockRunner, "session.run": SessionRunner}
 
 
 class Scenario:
@@ -30,10 +26,8 @@ class Scenario:
         self._traces: list[Json] = []
         trace.begin()
         recorder = trace.Recorder(f"{files.family}/{name}")
-        if operation == "ratchet.run":
-            self.runner: Any = RatchetRunner(self.given, recorder, trace.TRACED)
-        else:
-            self.runner = RUNNERS[operation](self.given, recorder)
+        traced = {"suite": trace.TRACED} if operation == "ratchet.run" else {}
+        self.runner = runner.RUNNERS[operation](self.given, recorder, **traced)
         self._start = trace.events()
 
     def step(self, do: str, expect: str = "ok", *, intermediate: Json | None = None, **fields: Any) -> Json:
@@ -51,9 +45,10 @@ class Scenario:
         self._traces.append({**(intermediate or {}), **trace.events()})
         return output
 
-    def finish(self, expect: str = "ok") -> Json:
-        """Write the file. It must run from its own input alone."""
+    def finish(self) -> Json:
+        """Write the file, which expects what its last refused step did. It must run from its own input alone."""
         output = runner.output_of(self.runner, self._outputs)
+        expect = runner.expect_of(output)
         if expect != "ok":
             # The keys of genuine steps stand in the files of the valid ones: here only the refused ones are shown.
             pairs = zip(self._outputs, self._traces, strict=True)

@@ -9,6 +9,7 @@ from runner.values import kdf_label
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import KDF_LABELS
 from generator import twokeys
+from generator.codes import UNOPENED
 from generator.wire import flipped
 from generator.world import Files, token
 
@@ -108,7 +109,7 @@ def aead() -> Files:
     sealed = twokeys.sealed_for_two(key_one, key_two, kdf_label("am1-intent"), context, token("aead/two", 24))
     for name, key, expect in (
         ("open-one-of-two-keys", key_one, "ok"),
-        ("refuse-other-of-two-keys", key_two, "message.unopened"),
+        ("refuse-other-of-two-keys", key_two, UNOPENED),
     ):
         given = {**base, "key": key.hex(), "sealed": sealed.hex()}
         files.add(
@@ -151,7 +152,7 @@ def _aead_refusals(files: Files, base: Json, sealed: bytes) -> None:
             comment,
             spec="1.2",
             given=given,
-            expect="message.unopened",
+            expect=UNOPENED,
             intermediate=_aead_keys(given),
         )
 
@@ -190,25 +191,20 @@ def padding() -> Files:
         given={"padded": marker.hex()},
     )
     data = bytes(range(1, 41))
-    for name, comment, bad in (
-        ("empty", "no bytes", b""),
-        ("zeros", "no marker", bytes(64)),
-        ("no-marker", "content to the end", data + b"\x01" * 24),
-        ("byte-behind-marker", "something other than zero behind the marker", data + b"\x80" + bytes(22) + b"\x01"),
-        ("short", "63 bytes: below the smallest", data + b"\x80" + bytes(22)),
-        ("unpadded", "the marker and no zeros", data + b"\x80"),
-        ("long-by-one", "65 bytes for what fits 64", data + b"\x80" + bytes(24)),
-        ("next-step", "72 bytes for what fits 64", data + b"\x80" + bytes(31)),
-        ("double", "128 bytes for what fits 64", data + b"\x80" + bytes(87)),
-        ("not-a-step", "a length that is no Padme length", b"\x01" * 64 + b"\x80" + bytes(1)),
-        ("other-marker", "0x81 for 0x80", data + b"\x81" + bytes(23)),
-    ):
-        files.add(
-            f"refuse-{name}",
-            "padding.unpad",
-            comment,
-            spec="1.2",
-            given={"padded": bad.hex()},
-            expect="message.unopened",
+    files.add_each("padding.unpad", "1.2", (
+        (f"refuse-{name}", comment, {"padded": bad.hex()}, UNOPENED)
+        for name, comment, bad in (
+            ("empty", "no bytes", b""),
+            ("zeros", "no marker", bytes(64)),
+            ("no-marker", "content to the end", data + b"\x01" * 24),
+            ("byte-behind-marker", "something other than zero behind the marker", data + b"\x80" + bytes(22) + b"\x01"),
+            ("short", "63 bytes: below the smallest", data + b"\x80" + bytes(22)),
+            ("unpadded", "the marker and no zeros", data + b"\x80"),
+            ("long-by-one", "65 bytes for what fits 64", data + b"\x80" + bytes(24)),
+            ("next-step", "72 bytes for what fits 64", data + b"\x80" + bytes(31)),
+            ("double", "128 bytes for what fits 64", data + b"\x80" + bytes(87)),
+            ("not-a-step", "a length that is no Padme length", b"\x01" * 64 + b"\x80" + bytes(1)),
+            ("other-marker", "0x81 for 0x80", data + b"\x81" + bytes(23)),
         )
+    ))  # fmt: skip
     return files

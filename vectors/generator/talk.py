@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -13,17 +14,18 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import SIGN_ACCEPT
 from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.primitives.padding import pad
+from agentmesh.session.chains import SendingChain
 from agentmesh.session.established import Session
-from agentmesh.session.ratchet import Ratchet, RatchetHeader, SendingChain
+from agentmesh.session.ratchet import Ratchet, RatchetHeader
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
 from generator.scenario import Scenario
-from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, Files, token
+from generator.tables import Step, step
+from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, UNLIMITED, Files, token
 
 Json = dict[str, Any]
 
-UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
 ACCEPTED_MS: Final = NOW_MS + 1000
 LATER_MS: Final = NOW_MS + 2000
 
@@ -78,7 +80,7 @@ def header_items(kind: int, time_ms: int, sender: Identity = BOB, recipient: Ide
 
 def enveloped(header: bytes, body: bytes) -> bytes:
     """Return an envelope."""
-    return wire.array(wire.binary(header), wire.binary(body))
+    return wire.pair(header, body)
 
 
 def split(envelope: bytes) -> tuple[bytes, bytes]:
@@ -91,6 +93,21 @@ def context(header: bytes, th: bytes | None = None) -> bytes:
     """Return what a message of the session authenticates beside itself."""
     values = knocked().values
     return bytes.fromhex(values["session_id"]) + (th or bytes.fromhex(values["th"])) + header
+
+
+def under(header: bytes, envelope: bytes) -> bytes:
+    """Return the body of an envelope under another header."""
+    return enveloped(header, split(envelope)[1])
+
+
+def with_body(envelope: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return an envelope with its body changed."""
+    header, body = split(envelope)
+    return enveloped(header, change(body))
+
+
+def _envelope(given: Json) -> bytes:
+    return bytes.fromhex(given.get("envelope") or "")
 
 
 class Talk:
@@ -137,13 +154,29 @@ class Talk:
 
     def say(self, plaintext: bytes, **fields: Any) -> bytes:
         """Send data, have the peer receive it, and return the envelope."""
-        envelope = bytes.fromhex(self.send(plaintext, **fields)["envelope"])
+        envelope = _envelope(self.send(plaintext, **fields))
         self.deliver(envelope)
         return envelope
 
-    def finish(self, expect: str = "ok") -> None:
+    def close(self, reason: str = "", expect: str = "ok", *, now_ms: int = LATER_MS) -> bytes:
+        """Close, and return the envelope."""
+        return _envelope(self.step("close", expect, now_ms=now_ms, reason=reason))
+
+    def poll(self, now_ms: int) -> None:
+        """Look at what time brought."""
+        self.step("poll", now_ms=now_ms)
+
+    def accept(self, expect: str = "ok", *, now_ms: int = ACCEPTED_MS) -> bytes:
+        """Accept the KNOCK, and return the ACCEPT."""
+        return _envelope(self.step("accept", expect, now_ms=now_ms, conditions=self.conditions))
+
+    def reject(self) -> None:
+        """Reject the KNOCK."""
+        self.step("reject", reason="policy", retry_after_seconds=0)
+
+    def finish(self) -> None:
         """Write the file."""
-        self.scenario.finish(expect)
+        self.scenario.finish()
 
     # --- the peer ----------------------------------------------------------------------------------------------------
 
@@ -154,23 +187,26 @@ class Talk:
 
     def hear(self, plaintext: bytes = b"hello", *, action: str | None = None, now_ms: int = LATER_MS) -> bytes:
         """Return data that the peer sends."""
-        return bytes.fromhex(self.peer_step("send", plaintext=plaintext, action=action, now_ms=now_ms)["envelope"])
+        return _envelope(self.peer_step("send", plaintext=plaintext, action=action, now_ms=now_ms))
 
-    def deliver(self, envelope: bytes, *, now_ms: int = LATER_MS) -> Json:
-        """Have the peer receive an envelope."""
-        return self.peer_step("receive", envelope=envelope, now_ms=now_ms)
+    def deliver(self, envelope: bytes, *, now_ms: int = LATER_MS) -> bytes:
+        """Have the peer receive an envelope, and return its answer."""
+        return _envelope(self.peer_step("receive", envelope=envelope, now_ms=now_ms))
 
-    def accept(self, *, now_ms: int = ACCEPTED_MS) -> bytes:
+    def peer_accept(self, *, now_ms: int = ACCEPTED_MS) -> bytes:
         """Return the ACCEPT that the peer sends."""
-        return bytes.fromhex(self.peer_step("accept", conditions=self.conditions, now_ms=now_ms)["envelope"])
+        return _envelope(self.peer_step("accept", conditions=self.conditions, now_ms=now_ms))
+
+    def peer_close(self, reason: str = "") -> bytes:
+        """Return the close that the peer sends."""
+        return _envelope(self.peer_step("close", reason=reason))
 
     def establish(self) -> None:
         """Have the KNOCK accepted, whichever side it is that accepts."""
         if self.role == "initiator":
-            self.receive(self.accept(), now_ms=ACCEPTED_MS)
+            self.receive(self.peer_accept(), now_ms=ACCEPTED_MS)
         else:
-            given = self.step("accept", now_ms=ACCEPTED_MS, conditions=self.conditions)
-            self.deliver(bytes.fromhex(given["envelope"]), now_ms=ACCEPTED_MS)
+            self.deliver(self.accept(), now_ms=ACCEPTED_MS)
 
     @property
     def ratchet(self) -> Ratchet:
@@ -241,6 +277,24 @@ class Talk:
         return enveloped(header, session_id + b"".join(parts))
 
 
+# --- what stands in a table -------------------------------------------------------------------------------------------
+
+receive, send, say, close, poll = map(step, (Talk.receive, Talk.send, Talk.say, Talk.close, Talk.poll))
+accept, reject, establish = step(Talk.accept), step(Talk.reject), step(Talk.establish)
+hear, deliver, sealed_by_peer = step(Talk.hear), step(Talk.deliver), step(Talk.sealed_by_peer)
+peer_accept, peer_close = step(Talk.peer_accept), step(Talk.peer_close)
+moved = step(lambda _, header, envelope: under(header, envelope))
+
+
+def _bodily(change: Callable[..., bytes]) -> Callable[..., Step]:
+    return step(lambda _, envelope, *given: with_body(envelope, lambda body: change(body, *given)))
+
+
+body_flipped = _bodily(wire.flipped)
+body_cut = _bodily(lambda body, size: body[:size])
+body_longer = _bodily(lambda body, more: body + more)
+
+
 # --- an ACCEPT in parts ----------------------------------------------------------------------------------------------
 
 
@@ -294,7 +348,7 @@ def forged_accept(
     )
     signature = signer.sign(label, signed) if signature is None else signature  # type: ignore[arg-type]
     if accept_content is None:
-        accept_content = wire.array(wire.binary(conditions), wire.binary(signature))
+        accept_content = wire.pair(conditions, signature)
     inside = b"\x01" + accept_content if inside is None else inside
     parts = SUITE.seal(
         HeaderKey(bytes.fromhex(values["hk_ba"])),

@@ -93,9 +93,19 @@ def array16(*items: bytes) -> bytes:
     return b"\xdc" + len(items).to_bytes(2, "big") + b"".join(items)
 
 
+def pair(first: bytes, second: bytes) -> bytes:
+    """Return an array of two byte strings: an envelope, or a body with its signature."""
+    return array(binary(first), binary(second))
+
+
 def replaced(items: list[bytes], index: int, item: bytes) -> list[bytes]:
     """Return the items with one of them replaced."""
     return [*items[:index], item, *items[index + 1 :]]
+
+
+def with_item(items: list[bytes], index: int, item: bytes) -> bytes:
+    """Return the array of the items with one of them replaced."""
+    return array(*replaced(items, index, item))
 
 
 def flipped(data: bytes, index: int, mask: int = 1) -> bytes:

@@ -7,7 +7,7 @@ results were recorded once, in inputs/encapsulations.json, and are replayed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,16 @@ DAY_MS: Final = 86_400_000
 TOLERANCE_MS: Final = 300_000
 EXPIRES_MS: Final = NOW_MS + DAY_MS
 NOT_AFTER_MS: Final = NOW_MS + 30 * DAY_MS
+# What an ACCEPT allows: everything, and little.
+UNLIMITED: Final = {"max_messages": None, "ttl_seconds": None, "allowed_actions": None}
+LIMITED: Final = {"max_messages": 3, "ttl_seconds": 3600, "allowed_actions": ["summarise", "translate"]}
+# The smallest envelope that Limits allows, with what has to be smaller for it.
+SMALL: Final = {
+    "plaintext_max_bytes": 1,
+    "intent_detail_max_bytes": 1,
+    "capabilities_max": 1,
+    "envelope_max_bytes": 4300,
+}
 
 
 def token(name: str, size: int = 32) -> bytes:
@@ -224,6 +234,11 @@ class Files:
             intermediate=intermediate,
             output=found,
         )
+
+    def add_each(self, operation: str, spec: str, cases: Iterable[tuple[Any, ...]]) -> None:
+        """Add a vector for each (name, comment, input), or (name, comment, input, code) where it is refused."""
+        for name, comment, given, *code in cases:
+            self.add(name, operation, comment, spec=spec, given=given, expect=code[0] if code else "ok")
 
 
 def refusal(operation: str, given: Json) -> str | None:

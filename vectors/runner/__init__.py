@@ -79,32 +79,25 @@ def output_of(runner: Runner, steps: list[Json]) -> Json:
     return output
 
 
-def _run_steps(runner: Runner, steps: list[Json]) -> Json:
-    return output_of(runner, [take(runner, step) for step in steps])
+def _steps(make: Callable[..., Runner]) -> Callable[[Json], Json]:
+    """Return the operation that takes every step in a runner of its own."""
+
+    def run_steps(given: Json) -> Json:
+        runner = make(given)
+        return output_of(runner, [take(runner, step) for step in given["steps"]])
+
+    return run_steps
 
 
-def _knock_run(given: Json) -> Json:
-    return _run_steps(KnockRunner(given), given["steps"])
-
-
-def _session_run(given: Json) -> Json:
-    return _run_steps(SessionRunner(given), given["steps"])
-
-
-def _ratchet_run(given: Json) -> Json:
-    return _run_steps(RatchetRunner(given), given["steps"])
-
-
-def _trust_run(operation: str) -> Callable[[Json], Json]:
-    return lambda given: _run_steps(TRUST_RUNNERS[operation](given), given["steps"])
-
-
+RUNNERS: dict[str, Callable[..., Runner]] = {
+    "knock.run": KnockRunner,
+    "session.run": SessionRunner,
+    "ratchet.run": RatchetRunner,
+    **TRUST_RUNNERS,
+}
 OPERATIONS: dict[str, Callable[[Json], Json]] = {
     **CALLS,
     **AUDIT_CALLS,
-    "knock.run": _knock_run,
-    "session.run": _session_run,
-    "ratchet.run": _ratchet_run,
     **TRUST_CALLS,
-    **{operation: _trust_run(operation) for operation in TRUST_RUNNERS},
+    **{operation: _steps(make) for operation, make in RUNNERS.items()},
 }

@@ -34,7 +34,7 @@ from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts
 from agentmesh.session.pending import Pending, Undecided
 from runner.ratchets import initial_ratchet, ratchet_json
-from runner.values import Draws, Json, conditions_json, conditions_of, identity_of, limits_of, unhex
+from runner.values import Draws, Json, conditions_json, conditions_of, hex_or_none, identity_of, limits_of, unhex
 
 
 class _StepClock:
@@ -72,6 +72,16 @@ def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) ->
     )
 
 
+def _accept(agent: Agent, waiting: KnockReceived, step: Json) -> Json:
+    accepted = agent.accept(waiting, conditions_of(step["conditions"]))
+    return {"envelope": accepted.envelope.hex(), "early_payload": hex_or_none(accepted.early_payload)}
+
+
+def _reject(agent: Agent, waiting: KnockReceived, step: Json) -> Json:
+    envelope = agent.reject(waiting, Reason(step["reason"]), retry_after_seconds=step["retry_after_seconds"]).envelope
+    return {"envelope": envelope.hex()}
+
+
 class KnockRunner:
     """B at its gate: `knock.run`."""
 
@@ -97,30 +107,23 @@ class KnockRunner:
         self._clock.now_ms = step["now_ms"]
         self._draws.begin(step)
         if step["do"] == "accept":
-            accepted = self.agent.accept(self._waiting(), conditions_of(step["conditions"]))
-            early_payload = accepted.early_payload
-            return {
-                "envelope": accepted.reply.hex(),
-                "early_payload": None if early_payload is None else early_payload.hex(),
-            }
+            return _accept(self.agent, self._waiting(), step)
         if step["do"] == "reject":
-            reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
-            return {"envelope": self.agent.reject(self._waiting(), reason, retry_after_seconds=seconds).hex()}
+            return _reject(self.agent, self._waiting(), step)
         [event] = self.agent.receive(unhex(step["envelope"]))
         if isinstance(event, KnockReceived):
             self._latest = event
             return {"event": "knock", **self._knock_json(event)}
         if isinstance(event, KnockRefused):
-            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.hex()}
+            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.envelope.hex()}
         if isinstance(event, AnswerRepeated):
-            return {"event": "answered", "envelope": event.reply.hex()}
+            return {"event": "answered", "envelope": event.reply.envelope.hex()}
         if isinstance(event, SessionEstablished) and event.reply is not None:
-            early = event.early_payload
             return {
                 "event": "accepted",
                 "session_id": event.session_id.hex(),
-                "early_payload": None if early is None else early.hex(),
-                "envelope": event.reply.hex(),
+                "early_payload": hex_or_none(event.early_payload),
+                "envelope": event.reply.envelope.hex(),
             }
         raise TypeError(f"an event that no KNOCK causes: {event!r}")
 
@@ -133,14 +136,13 @@ class KnockRunner:
         held = self.agent._core.state.sessions[event.session_id]
         if not isinstance(held, Undecided):
             raise TypeError("a KNOCK that waits is held as undecided")
-        early_payload = held.content.early_payload
         return {
             "initiator": event.peer.raw.hex(),
             "class": int(event.bundle_class),
             "action": event.intent.action,
             "capabilities": list(event.intent.capabilities),
             "detail": event.intent.detail.hex(),
-            "early_payload": None if early_payload is None else early_payload.hex(),
+            "early_payload": hex_or_none(held.content.early_payload),
             "fresh": int(event.fresh),
             "receipt": event.receipt.hex(),
             "th": held.facts.th.hex(),
@@ -219,21 +221,20 @@ class SessionRunner:
 
     def _accept(self, step: Json) -> Json:
         [waiting] = self._waiting
-        return {"envelope": self.agent.accept(waiting, conditions_of(step["conditions"])).reply.hex()}
+        return {"envelope": _accept(self.agent, waiting, step)["envelope"]}
 
     def _reject(self, step: Json) -> Json:
         [waiting] = self._waiting
-        reason, seconds = Reason(step["reason"]), step["retry_after_seconds"]
-        return {"envelope": self.agent.reject(waiting, reason, retry_after_seconds=seconds).hex()}
+        return _reject(self.agent, waiting, step)
 
     def _send(self, step: Json) -> Json:
-        sealed = self.agent.seal(
+        sealed = self.agent.send(
             self._did, unhex(step["plaintext"]), action=step["action"], session_id=self._session_id
         )
         return {"envelope": sealed.envelope.hex(), "number": sealed.number}
 
     def _close(self, step: Json) -> Json:
-        return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).hex()}
+        return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).envelope.hex()}
 
     def _poll(self, _step: Json) -> Json:
         self.agent.poll()
@@ -262,7 +263,7 @@ class SessionRunner:
                 "reason": event.reason,
                 "missing": event.missing,
                 "peer_opened": event.peer_opened,
-                "envelope": None if event.reply is None else event.reply.hex(),
+                "envelope": None if event.reply is None else event.reply.envelope.hex(),
             }
         raise TypeError(f"an event that no envelope of a session causes: {event!r}")
 

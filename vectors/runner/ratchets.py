@@ -5,7 +5,8 @@ from __future__ import annotations
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.ratchet import PastChain, Ratchet, ReceivingChain, SendingChain, SkippedAt, Suite
+from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
+from agentmesh.session.ratchet import Ratchet, Suite
 from agentmesh.session.suite import SUITE
 from runner.values import Draws, Json, Script, limits_of, unhex
 

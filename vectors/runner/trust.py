@@ -132,14 +132,11 @@ class LedgerRunner:
                 self._revocations.apply(unhex(step["statement"]))
             case "inherit":
                 ledger.inherit(_key(step["old"]), _key(step["new"]))
-        return {"scores": self._scores()}
-
-    def _scores(self) -> list[int]:
-        return [self._ledger.score(raw) for raw in self._subjects]
+        return self.state()
 
     def state(self) -> Json:
         """Return the scores of the subjects that the input names."""
-        return {"scores": self._scores()}
+        return {"scores": [self._ledger.score(raw) for raw in self._subjects]}
 
     def export(self) -> Any:
         """Return ledger and list."""
@@ -168,18 +165,16 @@ class GraphRunner:
                 self._graph.apply(unhex(step["statement"]), now_ms=step["now_ms"])
             case "revoke":
                 self._revocations.apply(unhex(step["statement"]))
-        return {"scores": self._scores()}
-
-    def _scores(self) -> list[Json]:
-        graph = self._graph
-        return [
-            {"direct": graph.direct(raw), "derived": graph.derived(raw), "score": graph.score(raw)}
-            for raw in self._subjects
-        ]
+        return self.state()
 
     def state(self) -> Json:
         """Return the scores of the subjects that the input names."""
-        return {"scores": self._scores()}
+        graph = self._graph
+        scores = [
+            {"direct": graph.direct(raw), "derived": graph.derived(raw), "score": graph.score(raw)}
+            for raw in self._subjects
+        ]
+        return {"scores": scores}
 
     def export(self) -> Any:
         """Return graph and list."""
@@ -205,14 +200,11 @@ class RevocationRunner:
                 self._list.believe(_key(step["authority"]))
             case "disbelieve":
                 self._list.disbelieve(_key(step["authority"]))
-        return {"revoked": self._revoked()}
-
-    def _revoked(self) -> list[bool]:
-        return [self._list.is_revoked(raw) for raw in self._identities]
+        return self.state()
 
     def state(self) -> Json:
         """Return who of those that the input names is revoked."""
-        return {"revoked": self._revoked()}
+        return {"revoked": [self._list.is_revoked(raw) for raw in self._identities]}
 
     def export(self) -> bytes:
         """Return the list."""
@@ -235,19 +227,16 @@ class ContinuityRunner:
             case "offer":
                 offer = successions.offer(unhex(step["statement"]), now_ms=step["now_ms"])
                 offered = [found.subject.raw.hex() for found in successions.offers(offer.issuer)]
-                return {"offered": offered, "current": self._current()}
+                return {"offered": offered, **self.state()}
             case "know":
                 successions.know(_key(step["identity"]), step["name"])
             case "follow":
                 successions.follow(_key(step["old"]), _key(step["new"]))
-        return {"current": self._current()}
-
-    def _current(self) -> list[str]:
-        return [self._successions.current(key).raw.hex() for key in self._identities]
+        return self.state()
 
     def state(self) -> Json:
         """Return as whom those that the input names go on."""
-        return {"current": self._current()}
+        return {"current": [self._successions.current(key).raw.hex() for key in self._identities]}
 
     def export(self) -> bytes:
         """Return all of it."""

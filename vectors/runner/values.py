@@ -26,6 +26,11 @@ def unhex_or_none(value: str | None) -> bytes | None:
     return None if value is None else bytes.fromhex(value)
 
 
+def hex_or_none(value: bytes | None) -> str | None:
+    """Return bytes as a hex string, or `None`."""
+    return None if value is None else value.hex()
+
+
 def signature_label(name: str) -> SignatureLabel:
     """Return the label of this name: `bundle` gives `agentmesh/v1/bundle` and a zero byte."""
     return SIGNATURE_NAMES[name]

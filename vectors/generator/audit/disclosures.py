@@ -10,9 +10,10 @@ from attrs import evolve
 from agentmesh.envelope import receipt_of
 from agentmesh.primitives.padding import pad
 from generator import wire
-from generator.audit_messages import Message, crafted, given, said, said_on_last_resort, two_keys
+from generator.audit.messages import Message, crafted, given, said, said_on_last_resort, two_keys
+from generator.codes import MALFORMED
 from generator.talk import LATER_MS, enveloped, header_items
-from generator.world import ALICE, BOB, MALLORY, Files, token
+from generator.world import ALICE, BOB, MALLORY, SMALL, Files, token
 
 Json = dict[str, Any]
 
@@ -20,14 +21,60 @@ SPEC: Final = "8.1"
 REFUSED: Final = "audit.disclosure"
 
 
+LIMITS: Final = {**SMALL, "envelope_max_bytes": 5000}
+Case = tuple[str, str, Json]
+
+
 def disclosure() -> Files:
     """Return the family disclosure."""
     files = Files("disclosure")
     talk = said()
     one, other = two_keys()
+    for name, comment, message, changes in _disclosed(one, other):
+        files.add(
+            f"verify-{name}",
+            "disclosure.verify",
+            comment,
+            spec=SPEC,
+            given=given(message, **changes),
+            intermediate=message.keys_json(),
+        )
+    files.add(
+        "verify-over-the-plaintext-limit",
+        "disclosure.verify",
+        "five bytes of data, where the verifier would take one as an agent: no check here is on that limit",
+        spec=SPEC,
+        given={**given(crafted()), "limits": LIMITS},
+    )
+    files.add_each("disclosure.verify", SPEC, (
+        (f"refuse-{name}", comment, changed, REFUSED)
+        for name, comment, changed in (
+            *_other_records(),
+            *_other_envelopes(),
+            *_other_keys(one, other),
+            *_other_contents(),
+            *_other_forms(),
+            ("over-the-limit", "an envelope over the verifier's limit",
+             {**given(crafted(bytes(5000))), "limits": LIMITS}),
+        )
+    ))  # fmt: skip
+    files.add(
+        "refuse-no-entry",
+        "disclosure.verify",
+        "an entry with a byte behind it is refused as one",
+        spec=SPEC,
+        given={**given(talk["first"]), "entry": given(talk["first"])["entry"] + "00"},
+        expect=MALFORMED,
+    )
+    return files
+
+
+def _disclosed(one: Message, other: Message) -> Iterator[tuple[str, str, Message, Json]]:
+    """Yield messages that are what the record says, and what is another one in their record."""
+    talk = said()
     opened = {"event": "message.opened", "at_ms": LATER_MS + 80}
     unchecked = {"at_ms": 1, "number": 999, "class": 2, "decision": "deny", "reason": "other", "count": 7}
-    for name, comment, message, changes in (
+    yield from (
         ("sealed", "Alice's message, against the record of her log", talk["first"], {}),
         ("opened", "the same, against the record of Bob's log", talk["first"], opened),
         ("second", "the next of her chain, with an action of its own", talk["second"], {}),
@@ -37,66 +84,18 @@ def disclosure() -> Files:
         ("close", "a close: its content is disclosed as it is", talk["close"], {}),
         ("close-opened", "the same, against the record of Bob's log", talk["close"], opened),
         ("last-resort", "a message of a session on a last-resort bundle", said_on_last_resort(), {}),
-        (
-            "unchecked-fields",
-            "a record whose other fields are other ones: the envelope does not show them",
-            talk["first"],
-            unchecked,
-        ),
-        (
-            "made-by-anybody",
-            "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it",
-            crafted(),
-            {},
-        ),
+        ("unchecked-fields", "a record whose other fields are other ones: the envelope does not show them",
+         talk["first"], unchecked),
+        ("made-by-anybody",
+         "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it", crafted(),
+         {}),
         ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
-        (
-            "close-reason-128",
-            "a close with a reason of 128 bytes",
-            crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")),
-            {},
-        ),
+        ("close-reason-128", "a close with a reason of 128 bytes",
+         crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")), {}),
         ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
         ("two-keys-one", "a box that opens under two keys, with the commitment to the first, and the first", one, {}),
         ("two-keys-other", "the same box with the commitment to the second, and the second", other, {}),
-    ):
-        files.add(
-            f"verify-{name}",
-            "disclosure.verify",
-            comment,
-            spec=SPEC,
-            given=given(message, **changes),
-            intermediate=message.keys_json(),
-        )
-    limits = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1, "envelope_max_bytes": 5000}
-    files.add(
-        "verify-over-the-plaintext-limit",
-        "disclosure.verify",
-        "five bytes of data, where the verifier would take one as an agent: no check here is on that limit",
-        spec=SPEC,
-        given={**given(crafted()), "limits": limits},
-    )
-    for name, comment, changed in (
-        *_other_records(),
-        *_other_envelopes(),
-        *_other_keys(one, other),
-        *_other_contents(),
-        *_other_forms(),
-        ("over-the-limit", "an envelope over the verifier's limit", {**given(crafted(bytes(5000))), "limits": limits}),
-    ):
-        files.add(f"refuse-{name}", "disclosure.verify", comment, spec=SPEC, given=changed, expect=REFUSED)
-    files.add(
-        "refuse-no-entry",
-        "disclosure.verify",
-        "an entry with a byte behind it is refused as one",
-        spec=SPEC,
-        given={**given(talk["first"]), "entry": given(talk["first"])["entry"] + "00"},
-        expect="wire.malformed",
-    )
-    return files
-
-
-Case = tuple[str, str, Json]
+    )  # fmt: skip
 
 
 def _other_records() -> Iterator[Case]:
@@ -113,24 +112,15 @@ def _other_records() -> Iterator[Case]:
         ("envelope-time", "another time of the envelope", {"envelope_time_ms": LATER_MS + 1}),
         ("receipt", "a bit of the receipt flipped", {"receipt": wire.flipped(receipt_of(first.envelope), 31).hex()}),
         ("receipt-empty", "no receipt", {"receipt": ""}),
-        (
-            "receipt-of-another",
-            "the receipt of another message",
-            {"receipt": receipt_of(talk["second"].envelope).hex()},
-        ),
+        ("receipt-of-another", "the receipt of another message",
+         {"receipt": receipt_of(talk["second"].envelope).hex()}),
         ("session-id", "another session id", {"session_id": token("audit/session/other", 16).hex()}),
         ("session-id-empty", "no session id", {"session_id": ""}),
         ("size", "a size of one byte more", {"size": len(first.envelope) + 1}),
-    ):
+    ):  # fmt: skip
         yield f"record-{name}", f"the record has {comment}", given(first, **changes)
-    yield (
-        "record-of-another",
-        "the record of another message of the session",
-        {
-            **given(first),
-            "entry": given(talk["second"])["entry"],
-        },
-    )
+    yield ("record-of-another", "the record of another message of the session",
+           {**given(first), "entry": given(talk["second"])["entry"]})  # fmt: skip
 
 
 def _other_envelopes() -> Iterator[Case]:
@@ -149,38 +139,20 @@ def _other_envelopes() -> Iterator[Case]:
     )
     for name, at, what in places:
         altered = wire.flipped(good, at)
-        yield (
-            f"envelope-{name}",
-            f"a bit of {what} flipped, and the record of the genuine envelope",
-            {
-                **given(first),
-                "envelope": altered.hex(),
-            },
-        )
+        yield (f"envelope-{name}", f"a bit of {what} flipped, and the record of the genuine envelope",
+               {**given(first), "envelope": altered.hex()})  # fmt: skip
         follows: Json = {}
         if name == "header-time":
             follows = {"envelope_time_ms": LATER_MS ^ 1}
         if name == "session-id":
             follows = {"session_id": wire.flipped(first.session_id, 0).hex()}
-        yield (
-            f"envelope-{name}-recorded",
-            f"a bit of {what} flipped, and a record of that",
-            given(first, altered, **follows),
-        )
-    yield (
-        "envelope-of-another",
-        "another message's envelope",
-        {**given(first), "envelope": talk["second"].envelope.hex()},
-    )
+        yield (f"envelope-{name}-recorded", f"a bit of {what} flipped, and a record of that",
+               given(first, altered, **follows))  # fmt: skip
+    yield ("envelope-of-another", "another message's envelope",
+           {**given(first), "envelope": talk["second"].envelope.hex()})  # fmt: skip
     second = talk["second"]
-    yield (
-        "envelope-and-record-of-another",
-        "another message's envelope and its record",
-        {
-            **given(second),
-            "disclosure": first.disclosure.hex(),
-        },
-    )
+    yield ("envelope-and-record-of-another", "another message's envelope and its record",
+           {**given(second), "disclosure": first.disclosure.hex()})  # fmt: skip
     for name, comment, changed in (
         ("sender", "another sender in the header", evolve(first, sender=MALLORY)),
         ("recipient", "another recipient in the header", evolve(first, recipient=MALLORY)),
@@ -189,12 +161,9 @@ def _other_envelopes() -> Iterator[Case]:
         envelope = enveloped(moved.header, first.body)
         yield f"envelope-{name}-recorded", f"{comment}, and a record of that", given(moved, envelope)
     items = header_items(4, LATER_MS, ALICE, BOB)
-    other_mesh = wire.array(*wire.replaced(items, 2, wire.text(b"example/other")))
-    yield (
-        "envelope-mesh-recorded",
-        "another mesh in the header, and a record of that",
-        given(first, enveloped(other_mesh, first.body), mesh="example/other"),
-    )
+    other_mesh = wire.with_item(items, 2, wire.text(b"example/other"))
+    yield ("envelope-mesh-recorded", "another mesh in the header, and a record of that",
+           given(first, enveloped(other_mesh, first.body), mesh="example/other"))  # fmt: skip
 
 
 def _other_keys(one: Message, other: Message) -> Iterator[Case]:
@@ -215,14 +184,8 @@ def _other_keys(one: Message, other: Message) -> Iterator[Case]:
         ("one", "the commitment to the first key, and the second", one, other.mk),
         ("other", "the commitment to the second key, and the first", other, one.mk),
     ):
-        yield (
-            f"two-keys-{name}",
-            f"a box that opens under both keys to well-formed data: {comment}",
-            {
-                **given(made),
-                "disclosure": (made.th + mk).hex(),
-            },
-        )
+        yield (f"two-keys-{name}", f"a box that opens under both keys to well-formed data: {comment}",
+               {**given(made), "disclosure": (made.th + mk).hex()})  # fmt: skip
     neither = bytes(a ^ b for a, b in zip(one.keys[1], other.keys[1], strict=True))
     yield "two-keys-neither", "the same box with a commitment to neither", given(evolve(one, kc=neither))
     yield "kc-zero", "32 zero bytes as the commitment", given(evolve(crafted(), kc=bytes(32)))
@@ -243,32 +206,17 @@ def _other_contents() -> Iterator[Case]:
         ("action-not-utf8", "an action that is not UTF-8", b"\x00\x01\xff"),
         ("close-empty", "a close without content", b"\x02"),
         ("close-trailing-byte", "a close with a byte behind it", b"\x02" + close + b"\x00"),
-        (
-            "close-reason-129",
-            "a close with a reason of 129 bytes",
-            b"\x02" + wire.array(wire.text(b"r" * 129), b"\x03", b"\x01"),
-        ),
-        (
-            "close-sent-nil",
-            "a close with nil as the first count",
-            b"\x02" + wire.array(wire.text(b"x"), wire.NIL, b"\x01"),
-        ),
-        (
-            "close-opened-text",
-            "a close with a text as the second count",
-            b"\x02" + wire.array(wire.text(b"x"), b"\x03", wire.text(b"1")),
-        ),
-        (
-            "close-reason-bin",
-            "a close with a byte string as the reason",
-            b"\x02" + wire.array(wire.binary(b"x"), b"\x03", b"\x01"),
-        ),
-        (
-            "close-long-form",
-            "a close with a count in a longer form",
-            b"\x02" + wire.array(wire.text(b"x"), wire.uint8(3), b"\x01"),
-        ),
-    ):
+        ("close-reason-129", "a close with a reason of 129 bytes",
+         b"\x02" + wire.array(wire.text(b"r" * 129), b"\x03", b"\x01")),
+        ("close-sent-nil", "a close with nil as the first count",
+         b"\x02" + wire.array(wire.text(b"x"), wire.NIL, b"\x01")),
+        ("close-opened-text", "a close with a text as the second count",
+         b"\x02" + wire.array(wire.text(b"x"), b"\x03", wire.text(b"1"))),
+        ("close-reason-bin", "a close with a byte string as the reason",
+         b"\x02" + wire.array(wire.binary(b"x"), b"\x03", b"\x01")),
+        ("close-long-form", "a close with a count in a longer form",
+         b"\x02" + wire.array(wire.text(b"x"), wire.uint8(3), b"\x01")),
+    ):  # fmt: skip
         yield f"content-{name}", f"well sealed: {comment}", given(crafted(inside))
     padded = pad(b"\x00\x00hello")
     for name, comment, bad in (
@@ -289,12 +237,12 @@ def _other_forms() -> Iterator[Case]:
         cut = enveloped(made.header, made.body[:size])
         changes = {"session_id": ""} if size < 16 else {}
         yield f"body-{size}", f"a body of {size} bytes", given(made, cut, **changes)
-    yield "form-trailing-byte", "a byte behind the envelope, and a record of that", given(made, made.envelope + b"\x00")
-    yield (
-        "form-long",
-        "the body in a longer form, and a record of that",
-        given(made, wire.array(wire.binary(made.header), wire.binary32(made.body))),
-    )
-    newer = wire.array(*wire.replaced(header_items(4, LATER_MS, ALICE, BOB), 0, wire.uint(2)))
-    yield "form-version", "an envelope of version 2, sealed for it", given(evolve(made, header=newer))
-    yield "form-empty", "no envelope", given(made, b"")
+    newer = wire.with_item(header_items(4, LATER_MS, ALICE, BOB), 0, wire.uint(2))
+    yield from (
+        ("form-trailing-byte", "a byte behind the envelope, and a record of that",
+         given(made, made.envelope + b"\x00")),
+        ("form-long", "the body in a longer form, and a record of that",
+         given(made, wire.array(wire.binary(made.header), wire.binary32(made.body)))),
+        ("form-version", "an envelope of version 2, sealed for it", given(evolve(made, header=newer))),
+        ("form-empty", "no envelope", given(made, b"")),
+    )  # fmt: skip

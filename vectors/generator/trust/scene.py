@@ -8,7 +8,8 @@ from typing import Any
 import runner
 
 from generator import wire
-from generator.trust_statements import ISSUER, KINDS, body_of, statement
+from generator.codes import BAD_SIGNATURE, MALFORMED, UNFIT
+from generator.trust.statements import ISSUER, KINDS, body_of, statement
 from generator.world import MALLORY, MESH, Files, identity
 
 Json = dict[str, Any]
@@ -70,12 +71,12 @@ def foreign_statements(name: str, now_ms: int) -> list[tuple[str, str, bytes, st
     body = wire.binary(body_of(good))
     forged = wire.array(body, wire.binary(MALLORY.sign(kind.label, body_of(good))))
     return [
-        ("forged", "signed by somebody else", forged, "signature.invalid"),
-        ("altered", "with a bit of its signature flipped", wire.flipped(good, -1), "signature.invalid"),
-        ("other-mesh", "of another mesh", statement(kind, mesh="example/other", time_ms=now_ms), "trust.unfit"),
-        ("truncated", "cut short", good[:-1], "wire.malformed"),
+        ("forged", "signed by somebody else", forged, BAD_SIGNATURE),
+        ("altered", "with a bit of its signature flipped", wire.flipped(good, -1), BAD_SIGNATURE),
+        ("other-mesh", "of another mesh", statement(kind, mesh="example/other", time_ms=now_ms), UNFIT),
+        ("truncated", "cut short", good[:-1], MALFORMED),
         *(
-            (f"replayed-{other.name}", f"a genuine {other.name} of the same issuer", statement(other), "wire.malformed")
+            (f"replayed-{other.name}", f"a genuine {other.name} of the same issuer", statement(other), MALFORMED)
             for other in KINDS
             if other is not kind
         ),

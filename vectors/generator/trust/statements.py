@@ -19,15 +19,12 @@ from agentmesh.primitives._labels import (
     SignatureLabel,
 )
 from generator import curve, wire
+from generator.codes import BAD_KEY, BAD_SIGNATURE, MALFORMED, TOO_LARGE, UNFIT, VERSION
 from generator.world import MALLORY, MESH, NOW_MS, ONE_TIME, Files, identity
 
 Json = dict[str, Any]
 
 SPEC: Final = "9.1"
-MALFORMED: Final = "wire.malformed"
-UNFIT: Final = "trust.unfit"
-BAD_KEY: Final = "identity.key"
-BAD_SIGNATURE: Final = "signature.invalid"
 
 ISSUER: Final = identity("issuer")
 SUBJECT: Final = identity("subject")
@@ -38,7 +35,6 @@ UINT_MAX: Final = 2**53 - 1
 NEUTRAL: Final = curve.TORSION[0][1]
 MIXED_TORSION: Final = next(point for order, point in curve.TORSION if order == 8)
 VERSION_AT, MESH_AT, ISSUER_AT, SUBJECT_AT, SEQUENCE_AT, TIME_AT, REST_AT = range(7)
-HEAD_NAMES: Final = ("version", "mesh", "issuer", "subject", "sequence", "time")
 
 Items = Mapping[int, bytes]
 Case = tuple[str, str, bytes, str]
@@ -108,7 +104,7 @@ def items_of(
 def signed(kind: Kind, body: bytes, signer: Identity = ISSUER, label: SignatureLabel | None = None) -> bytes:
     """Return a body with a good signature over it, whatever it is."""
     signature = signer.sign(kind.label if label is None else label, body)
-    return wire.array(wire.binary(body), wire.binary(signature))
+    return wire.pair(body, signature)
 
 
 def statement(
@@ -162,16 +158,20 @@ def statements(kind: Kind) -> Files:
 
 def _issued(kind: Kind) -> Iterator[tuple[str, str, Json]]:
     least = {"sequence": 0, "time_ms": 0}
-    yield "plain", "a statement", {}
-    yield "least", "the smallest numbers", least
-    yield "largest", "the largest numbers", {"sequence": UINT_MAX, "time_ms": UINT_MAX}
-    yield "longest-mesh", "a mesh name of 64 bytes", {"mesh": LONGEST_MESH}
-    yield "shortest-mesh", "a mesh name of one byte", {"mesh": "m"}
+    yield from (
+        ("plain", "a statement", {}),
+        ("least", "the smallest numbers", least),
+        ("largest", "the largest numbers", {"sequence": UINT_MAX, "time_ms": UINT_MAX}),
+        ("longest-mesh", "a mesh name of 64 bytes", {"mesh": LONGEST_MESH}),
+        ("shortest-mesh", "a mesh name of one byte", {"mesh": "m"}),
+    )
     if kind is TRUST:
-        yield "lower", "a signal that lowers", {"direction": 0, "amount": 200}
-        yield "nothing", "no movement has one encoding: direction 0, amount 0", {"direction": 0, "amount": 0}
-        yield "raise-1000", "1000 may be signed; a ledger counts 200 of it", {"amount": 1000}
-        yield "lower-1000", "1000 downwards", {"direction": 0, "amount": 1000}
+        yield from (
+            ("lower", "a signal that lowers", {"direction": 0, "amount": 200}),
+            ("nothing", "no movement has one encoding: direction 0, amount 0", {"direction": 0, "amount": 0}),
+            ("raise-1000", "1000 may be signed; a ledger counts 200 of it", {"amount": 1000}),
+            ("lower-1000", "1000 downwards", {"direction": 0, "amount": 1000}),
+        )
     if kind is EDGE:
         yield "withdrawn", "a weight of 0 withdraws an edge", {"weight": 0}
         yield "weight-1000", "the largest weight", {"weight": 1000}
@@ -226,7 +226,7 @@ def _unfit(kind: Kind) -> Iterator[Case]:
         return
     yield "about-itself", "issuer and subject are one identity", statement(kind, ISSUER, ISSUER), UNFIT
     body = wire.array(*items_of(kind, head=head_items(issuer=NEUTRAL, subject=NEUTRAL)))
-    data = wire.array(wire.binary(body), wire.binary(NEUTRAL + bytes(32)))
+    data = wire.pair(body, NEUTRAL + bytes(32))
     comment = "about its own issuer, whose key is of small order: no key is looked at"
     yield "order-about-itself-before-key", comment, data, UNFIT
 
@@ -249,14 +249,13 @@ def _altered(kind: Kind) -> Iterator[Case]:
         # Where a consent is due it is given to what was altered: the issuer's signature alone is at fault.
         subject = MALLORY if name == "subject" else SUBJECT
         body = wire.array(*items_of(kind, {index: item}, subject=subject))
-        data = wire.array(wire.binary(body), wire.binary(signature))
+        data = wire.pair(body, signature)
         yield f"altered-{name}", "one field from elsewhere under the old signature", data, BAD_SIGNATURE
 
 
 def _signatures(kind: Kind) -> Iterator[Case]:
     body = wire.array(*items_of(kind))
     signature = ISSUER.sign(kind.label, body)
-    scalar = int.from_bytes(signature[32:], "little") + curve.L
     other = wire.array(*items_of(kind, head=head_items(sequence=SEQUENCE + 1)))
     for name, comment, bad in (
         ("empty", "the signature stripped to no bytes", b""),
@@ -265,19 +264,16 @@ def _signatures(kind: Kind) -> Iterator[Case]:
         ("long", "65 bytes", signature + b"\x00"),
         ("flipped-r", "a bit of R flipped", wire.flipped(signature, 5)),
         ("flipped-s", "a bit of S flipped", wire.flipped(signature, 40)),
-        ("s-plus-l", "S + L in the place of S", signature[:32] + scalar.to_bytes(32, "little")),
-        (
-            "small-order-r",
-            "R of small order with the S that satisfies the equation",
-            curve.signature_with_small_r(ISSUER.seed.reveal(), kind.label + body),
-        ),
+        ("s-plus-l", "S + L in the place of S", curve.s_plus_l(signature)),
+        ("small-order-r", "R of small order with the S that satisfies the equation",
+         curve.signature_with_small_r(ISSUER.seed.reveal(), kind.label + body)),
         ("other-signer", "signed by somebody else", MALLORY.sign(kind.label, body)),
         ("subject", "signed by its subject", SUBJECT.sign(kind.label, body)),
         ("no-label", "signed without a label", ISSUER.sign(SignatureLabel(b""), body)),
         ("no-nul", "signed under the label without its zero byte", _sign_raw(kind.label[:-1] + body)),
         ("other-statement", "the signature of the issuer's next statement", ISSUER.sign(kind.label, other)),
-    ):
-        yield f"signature-{name}", comment, wire.array(wire.binary(body), wire.binary(bad)), BAD_SIGNATURE
+    ):  # fmt: skip
+        yield f"signature-{name}", comment, wire.pair(body, bad), BAD_SIGNATURE
 
 
 def _sign_raw(message: bytes) -> bytes:
@@ -300,7 +296,7 @@ def _other_kinds(kind: Kind) -> Iterator[Case]:
     checkpoint = wire.array(*head_items(subject=ISSUER.key.raw), wire.binary(bytes(32)))
     data = signed(kind, checkpoint, label=SIGN_CHECKPOINT)
     yield "replayed-checkpoint", "a genuine checkpoint of the issuer's audit log", data, MALFORMED
-    yield "replayed-bundle", "a prekey bundle: longer than any statement", ONE_TIME.data, "wire.too_large"
+    yield "replayed-bundle", "a prekey bundle: longer than any statement", ONE_TIME.data, TOO_LARGE
 
 
 def _keys(kind: Kind) -> Iterator[Case]:
@@ -312,7 +308,7 @@ def _keys(kind: Kind) -> Iterator[Case]:
     ):
         body = wire.array(*items_of(kind, {ISSUER_AT: wire.binary(key)}))
         signature = NEUTRAL + bytes(32)
-        data = wire.array(wire.binary(body), wire.binary(signature))
+        data = wire.pair(body, signature)
         yield f"issuer-{name}", f"{comment} as the issuer, with the signature R = neutral, S = 0", data, BAD_KEY
         body = wire.array(*items_of(kind, {SUBJECT_AT: wire.binary(key)}))
         yield f"subject-{name}", f"{comment} as the subject, under a good signature", signed(kind, body), BAD_KEY
@@ -321,7 +317,7 @@ def _keys(kind: Kind) -> Iterator[Case]:
     key, signature = curve.mixed_order_signature(seed, kind.label + body)
     if key != mixed:
         raise ValueError("another point was added")
-    data = wire.array(wire.binary(body), wire.binary(signature))
+    data = wire.pair(body, signature)
     comment = "an issuer's key of mixed order, with a signature that satisfies the equation"
     yield "issuer-mixed-order", comment, data, BAD_KEY
     mixed = curve.add(SUBJECT.key.raw, MIXED_TORSION)
@@ -334,8 +330,8 @@ def _keys(kind: Kind) -> Iterator[Case]:
 
 def _head_faults(kind: Kind) -> Iterator[Case]:
     for name, comment, index, item, expect in (
-        ("version-0", "version 0", VERSION_AT, wire.uint(0), "wire.version"),
-        ("version-2", "version 2", VERSION_AT, wire.uint(2), "wire.version"),
+        ("version-0", "version 0", VERSION_AT, wire.uint(0), VERSION),
+        ("version-2", "version 2", VERSION_AT, wire.uint(2), VERSION),
         ("version-true", "true in the version's place", VERSION_AT, wire.TRUE, MALFORMED),
         ("version-uint8", "the version in a longer form", VERSION_AT, wire.uint8(1), MALFORMED),
         ("mesh-empty", "a mesh of no bytes", MESH_AT, wire.text(b""), MALFORMED),
@@ -410,19 +406,11 @@ def _consents() -> Iterator[Case]:
         ("label-edge", "under the label edge", SUBJECT.sign(SIGN_EDGE, head), BAD_SIGNATURE),
         ("label-revocation", "under the label revocation", SUBJECT.sign(SIGN_REVOCATION, head), BAD_SIGNATURE),
         ("no-label", "without a label", SUBJECT.sign(SignatureLabel(b""), head), BAD_SIGNATURE),
-        (
-            "fields-without-array",
-            "over the six fields without the array's first byte",
-            SUBJECT.sign(SIGN_CONTINUITY, head[1:]),
-            BAD_SIGNATURE,
-        ),
-        (
-            "array-of-seven",
-            "over the fields behind the first byte of the whole body",
-            SUBJECT.sign(SIGN_CONTINUITY, b"\x97" + head[1:]),
-            BAD_SIGNATURE,
-        ),
-    ):
+        ("fields-without-array", "over the six fields without the array's first byte",
+         SUBJECT.sign(SIGN_CONTINUITY, head[1:]), BAD_SIGNATURE),
+        ("array-of-seven", "over the fields behind the first byte of the whole body",
+         SUBJECT.sign(SIGN_CONTINUITY, b"\x97" + head[1:]), BAD_SIGNATURE),
+    ):  # fmt: skip
         body = wire.array(*items_of(CONTINUITY, consent=consent))
         yield f"consent-{name}", f"the new identity's consent: {comment}", signed(CONTINUITY, body), expect
     for name, comment, item in (
@@ -432,18 +420,11 @@ def _consents() -> Iterator[Case]:
         body = wire.array(*items_of(CONTINUITY, {REST_AT: item}))
         yield f"consent-{name}", f"the new identity's consent: {comment}", signed(CONTINUITY, body), MALFORMED
     body = wire.array(*items_of(CONTINUITY))
-    yield (
-        "taken-over",
-        "the new identity signed it whole, the old one nothing: nobody takes a standing over by itself",
-        signed(CONTINUITY, body, SUBJECT),
-        BAD_SIGNATURE,
-    )
-    yield (
-        "consent-alone",
-        "what the new identity signed, offered as a statement of its own",
-        wire.array(wire.binary(head), wire.binary(good)),
-        MALFORMED,
-    )
+    yield ("taken-over",
+           "the new identity signed it whole, the old one nothing: nobody takes a standing over by itself",
+           signed(CONTINUITY, body, SUBJECT), BAD_SIGNATURE)  # fmt: skip
+    yield ("consent-alone", "what the new identity signed, offered as a statement of its own",
+           wire.pair(head, good), MALFORMED)  # fmt: skip
 
 
 def _forms(kind: Kind) -> Iterator[Case]:
@@ -468,4 +449,4 @@ def _forms(kind: Kind) -> Iterator[Case]:
     if len(longest) != 320:
         raise ValueError("320 bytes are wanted")
     yield "size-320", "320 bytes, with a signature that is too long: not too large", longest, BAD_SIGNATURE
-    yield "size-321", "321 bytes: refused by length alone", b"\x92" + bytes(320), "wire.too_large"
+    yield "size-321", "321 bytes: refused by length alone", b"\x92" + bytes(320), TOO_LARGE

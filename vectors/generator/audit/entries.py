@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from agentmesh.primitives import _crypto
 from generator import wire
+from generator.codes import DUPLICATE
 from generator.world import ALICE, BOB, MESH, NOW_MS, token
 
 Json = dict[str, Any]
@@ -94,30 +95,11 @@ def chained(records: list[Json], sequence: int = 0, previous: bytes = FIRST_PREV
 RECORDS: Final = [
     record(1, **{**NO_ENVELOPE, "event": "bundle.published", "size": 1359, "class": 2}),
     record(2, event="knock.sent", number=0, size=1530),
-    record(
-        3,
-        event="knock.accepted",
-        decision="allow",
-        sender=BOB.did,
-        recipient=ALICE.did,
-        number=0,
-        size=342,
-    ),
+    record(3, event="knock.accepted", decision="allow", sender=BOB.did, recipient=ALICE.did, number=0, size=342),
     record(4, number=1),
-    record(
-        5,
-        **{
-            **NO_ENVELOPE,
-            "event": "message.refused",
-            "decision": "deny",
-            "sender": BOB.did,
-            "recipient": ALICE.did,
-            "receipt": token("audit/receipt/5").hex(),
-            "size": 326,
-            "reason": "message.duplicate",
-            "count": 2,
-        },
-    ),
-]
+    record(5,
+           **{**NO_ENVELOPE, "event": "message.refused", "decision": "deny", "sender": BOB.did, "recipient": ALICE.did,
+              "receipt": token("audit/receipt/5").hex(), "size": 326, "reason": DUPLICATE, "count": 2}),
+]  # fmt: skip
 COUNT: Final = len(RECORDS)
 ENTRIES: Final = chained(RECORDS)

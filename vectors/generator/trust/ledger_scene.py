@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
-from generator.trust_model import Ledger, Update
-from generator.trust_scene import Scene, digest_of
-from generator.trust_statements import ISSUER, REVOCATION, SUBJECT, TRUST, statement
+from generator.tables import step
+from generator.trust.model import Ledger, Update
+from generator.trust.scene import Scene, digest_of
+from generator.trust.statements import ISSUER, REVOCATION, SUBJECT, TRUST, statement
 from generator.world import NOW_MS, Files, identity
 
 Json = dict[str, Any]
@@ -59,6 +60,14 @@ class LedgerScene:
     def _scores(self) -> Json:
         return {"scores": [self._model.score(subject.key.raw) for subject in self._subjects]}
 
+    def at(self, now_ms: int) -> None:
+        """Set the clock."""
+        self.now_ms = now_ms
+
+    def later(self, by_ms: int) -> None:
+        """Have time pass; a negative time sets the clock back."""
+        self.now_ms += by_ms
+
     def say(
         self,
         signal: int,
@@ -68,17 +77,18 @@ class LedgerScene:
         sequence: int | None = None,
         issuer: Identity = ISSUER,
         subject: Identity = SUBJECT,
-    ) -> bytes:
+    ) -> None:
         """Offer an update of a believed issuer at `now_ms`; what it says of itself is the model's to judge."""
         time_ms = self.now_ms if at_ms is None else at_ms
         self._sequence += 1
         number = self._sequence if sequence is None else sequence
         data = statement(TRUST, issuer, subject, int(signal > 0), abs(signal), sequence=number, time_ms=time_ms)
-        self.offer(data, Update(issuer.key.raw, subject.key.raw, number, time_ms, signal, digest_of(data)), expect)
-        return data
+        self._said = data, Update(issuer.key.raw, subject.key.raw, number, time_ms, signal, digest_of(data))
+        self.say_again(expect)
 
-    def offer(self, data: bytes, update: Update, expect: str = "ok") -> None:
-        """Offer this update."""
+    def say_again(self, expect: str = "ok") -> None:
+        """Offer the update that was said last once more."""
+        data, update = self._said
         found = self._model.take(update, self.now_ms) or "ok"
         if found != expect:
             raise ValueError(f"{self._scene.name}: the model says {found} and not {expect}")
@@ -121,3 +131,16 @@ class LedgerScene:
         if self._scores()["scores"] != list(scores):
             raise ValueError(f"{self._scene.name}: {self._scores()['scores']} and not {list(scores)}")
         self._scene.finish()
+
+
+# --- what stands in a table -------------------------------------------------------------------------------------------
+
+at, later = step(LedgerScene.at), step(LedgerScene.later)
+say, say_again, offer_foreign = step(LedgerScene.say), step(LedgerScene.say_again), step(LedgerScene.offer_foreign)
+believe, disbelieve = step(LedgerScene.believe), step(LedgerScene.disbelieve)
+revoke, inherit = step(LedgerScene.revoke), step(LedgerScene.inherit)
+
+
+def hourly(*signals: tuple[int, int]) -> list[Any]:
+    """Return steps: of each (hours, signal) the signal is said that many hours behind the beginning."""
+    return [[at(SLOT_MS + hours * HOUR_MS), say(signal)] for hours, signal in signals]

@@ -16,12 +16,12 @@ from agentmesh.primitives.padding import pad
 from agentmesh.session.established import Session
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
-from generator.audit_entries import entry, record
+from generator.audit.entries import entry, record
 from generator.forge import knock
 from generator.handshakes import derived
-from generator.talk import ACCEPTED_MS, LATER_MS, UNLIMITED, enveloped, header_items, side, split
+from generator.talk import ACCEPTED_MS, LATER_MS, enveloped, header_items, side, split
 from generator.twokeys import one_time_key
-from generator.world import ALICE, BOB, LAST_RESORT, token
+from generator.world import ALICE, BOB, LAST_RESORT, UNLIMITED, token
 
 Json = dict[str, Any]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from generator.trust_graphs import graph
-from generator.trust_ledgers import ledger
-from generator.trust_lists import revocation_runs
-from generator.trust_statement_orders import statement_orders
-from generator.trust_statements import CONTINUITY, EDGE, KINDS, REVOCATION, TRUST, statements
-from generator.trust_successions import continuity_runs
+from generator.trust.graphs import graph
+from generator.trust.ledgers import ledger
+from generator.trust.lists import revocation_runs
+from generator.trust.statement_orders import statement_orders
+from generator.trust.statements import CONTINUITY, EDGE, KINDS, REVOCATION, TRUST, statements
+from generator.trust.successions import continuity_runs
 from generator.world import Files
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from generator import wire
-from generator.trust_statements import (
-    BAD_KEY,
-    MALFORMED,
+from generator.codes import BAD_KEY, MALFORMED, VERSION
+from generator.trust.statements import (
     MESH_AT,
     NEUTRAL,
     OTHER_MESH,
@@ -25,8 +23,6 @@ from generator.trust_statements import (
     verification,
 )
 from generator.world import Files
-
-VERSION: Final = "wire.version"
 
 
 def statement_orders(files: Files, kind: Kind) -> Files:
@@ -48,12 +44,8 @@ def _orders(kind: Kind) -> Iterator[Case]:
         ("mesh", "another mesh", OTHER_MESH.encode()),
     ):
         body = wire.array(*items_of(kind, {**two, MESH_AT: wire.text(mesh)}))
-        yield (
-            f"version-before-{name}",
-            f"version 2 and {comment}: the version is looked at first",
-            signed(kind, body),
-            VERSION,
-        )
+        yield (f"version-before-{name}", f"version 2 and {comment}: the version is looked at first", signed(kind, body),
+               VERSION)  # fmt: skip
     data = wire.flipped(signed(kind, wire.array(*items_of(kind, two))), -1)
     yield "version-before-signature", "version 2, and forged: the version is looked at first", data, VERSION
     body = wire.array(*items_of(kind, {SUBJECT_AT: wire.binary(NEUTRAL)}))

@@ -6,14 +6,12 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from generator.codes import FULL, NOT_ALLOWED, STALE, UNFIT
+
 SLOTS: Final = 24
 TOLERANCE_MS: Final = 300_000
 SIGNAL_MAX: Final = 200
 SCORE_MAX: Final = 1000
-UNFIT: Final = "trust.unfit"
-STALE: Final = "trust.stale"
-FULL: Final = "trust.full"
-NOT_ALLOWED: Final = "call.argument"
 
 
 @frozen

@@ -1,0 +1,95 @@
+"""What leaves for a relay: one shape, an envelope with its receipt (docs/protocol.md, section 4)."""
+
+from __future__ import annotations
+
+from typing import final
+
+from attrs import field, frozen
+
+from agentmesh.envelope import receipt_of
+from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+
+
+def _size(value: bytes) -> str:
+    return f"<{len(value)} bytes>"
+
+
+def _hidden(value: object) -> str:
+    return "None" if value is None else "<redacted>"
+
+
+def _hex(value: bytes) -> str:
+    return value.hex()
+
+
+@frozen(repr=False)
+class Outgoing:
+    """An envelope to hand to a relay. Every call that makes one returns this, or one of the kinds below.
+
+    Attributes:
+        envelope: The bytes; `bytes(outgoing)` gives them too.
+    """
+
+    envelope: bytes = field(repr=_size)
+    _receipt: Receipt | None = field(default=None, init=False, eq=False, repr=False)
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
+        receipt = self._receipt
+        if receipt is None:
+            receipt = receipt_of(self.envelope)
+            object.__setattr__(self, "_receipt", receipt)  # frozen to everybody else
+        return receipt
+
+    def __bytes__(self) -> bytes:
+        return self.envelope
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(envelope={_size(self.envelope)}, receipt={self.receipt.hex()})"
+
+
+@final
+@frozen(repr=False, kw_only=True)
+class Knock(Outgoing):
+    """A KNOCK, and what became of the call.
+
+    Attributes:
+        session_id: The pending session, 16 bytes.
+        bundle_class: The class of the bundle that it was made on.
+        early_payload_withheld: The early payload was *not* sent, because the bundle is a last-resort one and the caller
+            did not ask for it with `early_with_last_resort`. Send it after the acceptance.
+    """
+
+    session_id: SessionId
+    bundle_class: BundleClass
+    early_payload_withheld: bool
+
+
+@final
+@frozen(repr=False, kw_only=True)
+class Accepted(Outgoing):
+    """An ACCEPT, and the session that it begins.
+
+    Attributes:
+        session_id: The session, 16 bytes.
+        early_payload: The data that came with the KNOCK, now released, or `None`.
+    """
+
+    session_id: SessionId
+    early_payload: bytes | None = field(eq=False)
+
+
+@final
+@frozen(repr=False)
+class Sealed(Outgoing):
+    """A data message or a close.
+
+    Attributes:
+        number: Its position in this direction.
+        disclosure: Discloses this one message; only where it was asked for.
+    """
+
+    number: int
+    disclosure: Disclosure | None = field(default=None, eq=False)

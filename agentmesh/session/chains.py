@@ -1,0 +1,120 @@
+"""The pieces of a ratchet's state, each replaced whole and never changed, and what one message replaces (section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
+
+
+@final
+class SendingChain(Redacted):
+    """The chain that this side seals with. `start` is how many messages the chains before it had together."""
+
+    __slots__ = ("header_key", "key", "n", "previous_length", "start")
+
+    def __init__(self, key: ChainKey, header_key: HeaderKey, n: int, previous_length: int, start: int) -> None:
+        self.key = key
+        self.header_key = header_key
+        self.n = n
+        self.previous_length = previous_length
+        self.start = start
+
+
+@final
+class ReceivingChain(Redacted):
+    """The chain that the peer seals with now: `n` is the number that is expected next."""
+
+    __slots__ = ("header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
+
+    def __init__(
+        self,
+        key: ChainKey,
+        header_key: HeaderKey,
+        peer_key: X25519PublicKey,
+        n: int,
+        previous_length: int,
+        start: int,
+        serial: int,
+    ) -> None:
+        self.key = key
+        self.header_key = header_key
+        self.peer_key = peer_key
+        self.n = n
+        self.previous_length = previous_length
+        self.start = start
+        self.serial = serial
+
+
+@final
+class PastChain(Redacted):
+    """A receiving chain that the peer has left: its length is known, and late messages find their skipped keys."""
+
+    __slots__ = ("header_key", "length", "serial", "start")
+
+    def __init__(self, header_key: HeaderKey, length: int, start: int, serial: int) -> None:
+        self.header_key = header_key
+        self.length = length
+        self.start = start
+        self.serial = serial
+
+
+SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
+
+
+@final
+class Turn(Redacted):
+    """What a turn of the peer replaces beside the receiving chain."""
+
+    __slots__ = ("next_receiving", "next_sending", "past", "public", "root", "secret", "sending")
+
+    def __init__(
+        self,
+        root: RootKey,
+        secret: X25519Secret,
+        public: X25519PublicKey,
+        sending: SendingChain,
+        next_sending: HeaderKey,
+        next_receiving: HeaderKey,
+        past: tuple[PastChain, ...],
+    ) -> None:
+        self.root = root
+        self.secret = secret
+        self.public = public
+        self.sending = sending
+        self.next_sending = next_sending
+        self.next_receiving = next_receiving
+        self.past = past
+
+
+@final
+class OpenDelta(Redacted):
+    """What opening one message changes. Nothing has changed until `Ratchet.apply` is given it.
+
+    Attributes:
+        receiving: The new receiving chain, or `None` where a skipped key served.
+        turn: What a turn of the peer replaced, or `None`.
+        added: Skipped message keys to keep, oldest first.
+        taken: The skipped key that was used.
+        evicted: Skipped keys that age, number or the end of their chain removed: those messages are lost.
+        at_ms: When, for the age of what was added.
+    """
+
+    __slots__ = ("added", "at_ms", "evicted", "receiving", "taken", "turn")
+
+    def __init__(
+        self,
+        receiving: ReceivingChain | None,
+        turn: Turn | None,
+        added: Sequence[tuple[SkippedAt, MessageKey]],
+        taken: SkippedAt | None,
+        evicted: Sequence[SkippedAt],
+        at_ms: int,
+    ) -> None:
+        self.receiving = receiving
+        self.turn = turn
+        self.added = added
+        self.taken = taken
+        self.evicted = evicted
+        self.at_ms = at_ms

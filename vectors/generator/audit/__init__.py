@@ -1,0 +1,1 @@
+"""The families of the audit trail: record, merkle, checkpoint, log and disclosure."""

@@ -1,0 +1,1 @@
+"""The families of signed statements: trust, ledger, edge, graph, revocation and continuity."""
