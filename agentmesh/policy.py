@@ -17,7 +17,7 @@ from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import UINT_MAX
+from agentmesh.primitives.arguments import plain_text, uint_argument
 from agentmesh.primitives.keys import Receipt, SessionId
 
 
@@ -66,7 +66,7 @@ class KnockRequest:
 def _is(kind: type) -> Callable[[object, Attribute[Any], Any], None]:
     def check(_instance: object, attribute: Attribute[Any], value: Any) -> None:
         if not isinstance(value, kind):
-            raise ArgumentInvalid(attribute.name)
+            raise ArgumentInvalid(attribute.name, "of another type")
 
     return check
 
@@ -76,7 +76,7 @@ _WHY: Final = re.compile(r"[a-z0-9._-]{0,32}", re.ASCII)
 
 def _word(_instance: object, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or _WHY.fullmatch(value) is None:
-        raise ArgumentInvalid(attribute.name)
+        raise ArgumentInvalid(attribute.name, "not 0 to 32 of a-z 0-9 . _ -")
 
 
 @frozen
@@ -84,12 +84,11 @@ class Grant:
     """Accept the KNOCK under these conditions. `why` is a fixed word of the policy's own for the audit record."""
 
     conditions: Conditions = field(default=UNLIMITED, validator=_is(Conditions))
-    why: str = field(default="", validator=_word)
+    why: str = field(default="", converter=plain_text, validator=_word)
 
 
 def _uint(_instance: object, attribute: Attribute[int], value: int) -> None:
-    if type(value) is not int or not 0 <= value <= UINT_MAX:
-        raise ArgumentInvalid(attribute.name)
+    uint_argument(attribute.name, value)
 
 
 @frozen
@@ -102,7 +101,7 @@ class Deny:
 
     reason: Reason = field(default=Reason.POLICY, validator=_is(Reason))
     retry_after_seconds: int = field(default=0, validator=_uint)
-    why: str = field(default="", validator=_word)
+    why: str = field(default="", converter=plain_text, validator=_word)
 
 
 @frozen
@@ -145,6 +144,34 @@ class KnownSenders(Protocol):
     def is_known(self, key: bytes, /) -> bool:
         """Say whether this identity, 32 bytes, is known. Asked before the signature: read only, nothing leaves."""
         ...
+
+
+@runtime_checkable
+class OfOneMesh(Protocol):
+    """What a policy may say besides: the mesh of the lists and scores that it decides by."""
+
+    @property
+    def mesh(self) -> str | None:
+        """The mesh's name, or `None` where it decides by nothing that belongs to a mesh."""
+        ...
+
+
+def check_policy_mesh(policy: object, mesh: str) -> None:
+    """Refuse a policy that decides by what is said in another mesh: it would revoke nobody in this one.
+
+    Args:
+        policy: Any policy; `None`, and one without `mesh`, has nothing to compare.
+        mesh: The agent's mesh.
+
+    Raises:
+        ArgumentInvalid: its `mesh` is another, or is no text.
+    """
+    try:
+        of: object = getattr(policy, "mesh", None)
+    except Exception:
+        of = NotImplemented
+    if of is not None and plain_text(of) != mesh:
+        raise ArgumentInvalid("policy", "its lists, revocations or scores are of another mesh")
 
 
 class AskApplication:

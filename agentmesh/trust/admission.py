@@ -1,9 +1,9 @@
 """AdmissionPolicy: a policy made of lists, scores and tiers, for `Agent.create(policy=...)` (section 5.1).
 
 It answers the agent's questions from what holds at the moment of asking: block and allow lists, revocations,
-successions, and scores from a ledger, a graph or a function of the caller's. All are keyed by the 32-byte identity. It
-has no clock and opens nothing. Whatever goes wrong denies: a hook that raises, answers late, or answers anything but an
-int from 0 to 1000.
+successions, and scores from a ledger, a graph or a function of the caller's. All are keyed by the 32-byte identity; the
+lists take DIDs as well. It has no clock and opens nothing. Whatever goes wrong denies: a hook that raises, answers
+late, or answers anything but an int from 0 to 1000.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, OPEN_SESSIO
 from agentmesh.policy import ASK, ClaimedSender, Decision, Deny, Grant, KnockRequest
 from agentmesh.primitives.arguments import text_argument, uint_argument
 from agentmesh.primitives.buckets import Buckets, Rate
-from agentmesh.trust.arguments import raw_key
+from agentmesh.primitives.forked import Birthplace
+from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
 from agentmesh.trust.revocation import RevocationList
+from agentmesh.trust.roster import Listed, Roster
 from agentmesh.trust.succession import Successions
 
 _Item = TypeVar("_Item")
@@ -129,8 +131,8 @@ class AdmissionPolicy:
         graph: TrustGraph | None = None,
         revocations: RevocationList | None = None,
         successions: Successions | None = None,
-        allow: Iterable[IdentityKey | bytes] = (),
-        block: Iterable[IdentityKey | bytes] = (),
+        allow: Iterable[Listed] = (),
+        block: Iterable[Listed] = (),
         knock_floor: int = 0,
         threshold: int = DIRECT_THRESHOLD,
         ask_from: int | None = None,
@@ -152,8 +154,8 @@ class AdmissionPolicy:
             graph: Scores by signed edges. The larger of ledger and graph counts.
             revocations: Whoever is revoked is denied everything, at once.
             successions: Whoever was retired is denied everything, at once.
-            allow: Identities that pass the threshold whatever their score.
-            block: Identities that are denied everything, whatever else is said of them.
+            allow: Identities that pass the threshold whatever their score: keys, 32 raw bytes, or DIDs.
+            block: Identities that are denied everything, whatever else is said of them. As `allow`.
             knock_floor: Below this score a KNOCK is dropped before its signature is checked. 0 lets newcomers knock.
             threshold: Below this score a KNOCK is rejected, and a session goes no further.
             ask_from: From this score on, below the threshold, the application is asked instead.
@@ -173,7 +175,7 @@ class AdmissionPolicy:
         """
         if scores is not None and (ledger is not None or graph is not None or not callable(scores)):
             raise ArgumentInvalid("scores")
-        _check_sources(
+        self._mesh = _mesh_of(
             ("ledger", ledger, TrustLedger),
             ("graph", graph, TrustGraph),
             ("revocations", revocations, RevocationList),
@@ -181,8 +183,12 @@ class AdmissionPolicy:
         )
         self._scores, self._ledger, self._graph = scores, ledger, graph
         self._revocations, self._successions = revocations, successions
-        self._allowed = {raw_key(key) for key in _iterable("allow", allow)}
-        self._blocked = {raw_key(key) for key in _iterable("block", block)}
+        self._birthplace = Birthplace()
+        self._allowed, self._blocked = Roster(), Roster()
+        for roster, name, listed in ((self._allowed, "allow", allow), (self._blocked, "block", block)):
+            for identity in _iterable(name, listed):
+                roster.add(identity)
+        self._following: tuple[bytes, bytes] | None = None  # a succession that is being followed
         self._knock_floor = uint_argument("knock_floor", knock_floor, SCORE_MAX)
         self._threshold = uint_argument("threshold", threshold, SCORE_MAX)
         self._ask_from = None if ask_from is None else uint_argument("ask_from", ask_from, threshold)
@@ -196,10 +202,10 @@ class AdmissionPolicy:
             raise ArgumentInvalid("require_one_time")
         self._require_one_time = require_one_time
         self._one_time_per_hour = one_time_per_hour
-        self._one_time = None
-        self._one_time_kept = (one_time_per_hour or 0) // _KEPT_ONE_IN
+        self._one_time, self._one_time_kept = None, 0
         if one_time_per_hour is not None and uint_argument("one_time_per_hour", one_time_per_hour):
             self._one_time = Buckets(Rate(one_time_per_hour, one_time_per_hour, _HOUR_MS), max_keys=1)
+            self._one_time_kept = one_time_per_hour // _KEPT_ONE_IN
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         if (timer is None) is not (timeout_ms is None):
             raise ArgumentInvalid("timer" if timer is None else "timeout_ms")
@@ -208,23 +214,36 @@ class AdmissionPolicy:
         self._timer = timer
         self._timeout_ms = 0 if timeout_ms is None else uint_argument("timeout_ms", timeout_ms)
 
+    @property
+    def mesh(self) -> str | None:
+        """The mesh of what it decides by, `None` where that is of no mesh; an agent of another one refuses it."""
+        return self._mesh
+
     # --- the lists ---------------------------------------------------------------------------------------------------
 
-    def allow(self, key: IdentityKey | bytes) -> None:
-        """Let an identity pass the threshold from now on. Blocking still outweighs it."""
-        self._allowed.add(raw_key(key))
+    def allow(self, identity: Listed) -> None:
+        """Let an identity, by its key or its DID, pass the threshold from now on. Blocking still outweighs it.
 
-    def disallow(self, key: IdentityKey | bytes) -> None:
-        """Take an identity off the allow list: its sessions go no further unless its score carries them."""
-        self._allowed.discard(raw_key(key))
+        Raises:
+            ArgumentInvalid: neither a key, nor 32 bytes, nor a DID. As in the three calls below.
+        """
+        self._birthplace.check()
+        self._allowed.add(identity)
 
-    def block(self, key: IdentityKey | bytes) -> None:
+    def disallow(self, identity: Listed) -> None:
+        """Take an identity off the allow list, however it came on it: its sessions go on only as its score carries."""
+        self._birthplace.check()
+        self._allowed.discard(identity)
+
+    def block(self, identity: Listed) -> None:
         """Deny an identity everything from now on, in the middle of a session too."""
-        self._blocked.add(raw_key(key))
+        self._birthplace.check()
+        self._blocked.add(identity)
 
-    def unblock(self, key: IdentityKey | bytes) -> None:
-        """Take an identity off the block list."""
-        self._blocked.discard(raw_key(key))
+    def unblock(self, identity: Listed) -> None:
+        """Take an identity off the block list, however it came on it."""
+        self._birthplace.check()
+        self._blocked.discard(identity)
 
     def follow(self, old: IdentityKey, new: IdentityKey) -> None:
         """Follow an identity to its successor, which was offered to `successions`.
@@ -237,26 +256,38 @@ class AdmissionPolicy:
                 record of its own in the ledger.
             TrustFull: the ledger has no room.
         """
+        self._birthplace.check()
         if self._successions is None:
-            raise ArgumentInvalid("successions")
+            raise ArgumentInvalid("successions", "the policy has none")
+        pair = (key_argument("old", old).raw, key_argument("new", new).raw)
+        # Made again because it was broken off, it goes on where it was: what it did already is not done twice.
+        if pair != self._following or not self._successions.is_followed(old, new):
+            self._begin_following(old, new)
+            self._following = pair
+            self._successions.follow(old, new)
+        if old.raw in self._allowed:
+            self._allowed.add(new)
+            self._allowed.discard(old)
+        self._following = None
+
+    def _begin_following(self, old: IdentityKey, new: IdentityKey) -> None:
+        """Do what must be done before the old identity is retired: from then on nobody may be better off than it."""
+        assert self._successions is not None
         self._successions.check_follow(old, new)
         for name, key in (("old", old), ("new", new)):
             # Whoever took a key from its owner can offer a successor; the owner's revocation ends that too.
             if self._revocations is not None and self._revocations.is_revoked(key):
-                raise ArgumentInvalid(name)
-        if self._ledger is not None:
+                raise ArgumentInvalid(name, "was revoked")
+        if self._ledger is not None and not self._ledger.has_inherited(old, new):
             self._ledger.inherit(old, new)
-        self._successions.follow(old, new)
         if old.raw in self._blocked:
-            self._blocked.add(new.raw)
-        if old.raw in self._allowed:
-            self._allowed.add(new.raw)
-            self._allowed.discard(old.raw)
+            self._blocked.add(new)
 
     # --- what an agent asks ------------------------------------------------------------------------------------------
 
     def may_knock(self, sender: ClaimedSender, /) -> bool:
         """Say whether a KNOCK that claims this sender is worth a signature check. Read only."""
+        self._birthplace.check()
         try:
             raw = raw_key(sender.key)
             if self._refusal(raw) is not None:
@@ -267,6 +298,7 @@ class AdmissionPolicy:
 
     def is_known(self, key: bytes, /) -> bool:
         """Say whether an identity may use what is kept from strangers: it is allow-listed, or has a score."""
+        self._birthplace.check()
         try:
             raw = raw_key(key)
             return self._refusal(raw) is None and (raw in self._allowed or self._score(raw) >= self._known_from)
@@ -275,6 +307,7 @@ class AdmissionPolicy:
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
         """Say whether this peer's KNOCK may be made on a bundle of this class; charges strangers' one-time budget."""
+        self._birthplace.check()
         try:
             if bundle_class is not BundleClass.ONE_TIME:
                 return not self._require_one_time
@@ -287,6 +320,7 @@ class AdmissionPolicy:
 
     def decide(self, knock: KnockRequest, /) -> Decision:
         """Decide on a KNOCK that was verified and opened."""
+        self._birthplace.check()
         try:
             return self._decide(knock)
         except Exception:
@@ -294,6 +328,7 @@ class AdmissionPolicy:
 
     def still_allowed(self, peer: IdentityKey, /) -> bool:
         """Say whether this peer may be sent to and heard now, by what holds now."""
+        self._birthplace.check()
         try:
             keep = self._threshold if self._ask_from is None else self._ask_from
             return self._refusal(peer.raw) is None and self._standing(peer.raw) >= keep
@@ -357,21 +392,22 @@ class AdmissionPolicy:
         return uint_argument("scores", score, SCORE_MAX)
 
 
-def _check_sources(*sources: tuple[str, Any, type[Any]]) -> None:
+def _mesh_of(*sources: tuple[str, Any, type[Any]]) -> str | None:
     meshes: set[str] = set()
     for name, value, kind in sources:
         if value is None:
             continue
         if not isinstance(value, kind):
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "of another type")
         meshes.add(value.mesh)
         if len(meshes) > 1:  # a list of another mesh would revoke nobody in this one
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "of another mesh")
+    return meshes.pop() if meshes else None
 
 
 def _iterable(name: str, value: Iterable[_Item]) -> Iterable[_Item]:
-    if not isinstance(value, Iterable):
-        raise ArgumentInvalid(name)
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
+        raise ArgumentInvalid(name, "not several: put one in a list")
     return value
 
 

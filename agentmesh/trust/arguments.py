@@ -1,21 +1,25 @@
-"""What admission's calls take: identities as 32 bytes, times, and limits."""
+"""What trust's calls take: identities, as keys or as 32 bytes."""
 
 from __future__ import annotations
 
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import IdentityKey
+from agentmesh.primitives.arguments import bytes_argument
+
+KEY_BYTES = 32
 
 
 def raw_key(identity: IdentityKey | bytes) -> bytes:
-    """Return the 32 bytes that everything in admission is keyed by: one key has one entry, whatever names it.
+    """Return the 32 bytes that everything about trust is keyed by: one key has one entry, whatever names it.
 
     Raises:
         ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
     """
-    raw = identity.raw if isinstance(identity, IdentityKey) else identity
-    if type(raw) is not bytes or len(raw) != 32:
-        raise ArgumentInvalid("identity")
-    return raw
+    if isinstance(identity, IdentityKey):
+        return identity.raw
+    if isinstance(identity, str):
+        raise ArgumentInvalid("identity", "text, where an IdentityKey or its 32 bytes are taken")
+    return bytes_argument("identity", identity, KEY_BYTES, KEY_BYTES)
 
 
 def key_argument(name: str, key: IdentityKey) -> IdentityKey:
@@ -25,5 +29,5 @@ def key_argument(name: str, key: IdentityKey) -> IdentityKey:
         ArgumentInvalid: not an `IdentityKey`.
     """
     if not isinstance(key, IdentityKey):
-        raise ArgumentInvalid(name)
+        raise ArgumentInvalid(name, "not an IdentityKey")
     return key

@@ -28,12 +28,13 @@ from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import STATE
 from agentmesh.primitives.aead import open_sealed, seal
+from agentmesh.primitives.arguments import bytes_argument, frameless, uint_argument
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Secret
 
 _VERSION: Final = 1
 STATE_MAX_BYTES: Final = 1 << 32
-MANY: Final = 1 << 24  # no state has more items than bytes; the byte cap is what bounds them
+MANY: Final = STATE_MAX_BYTES  # no state has more items than bytes: the byte cap is what bounds them
 _BODY: Final = _wire.array(
     _wire.Text(1, 16), _wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Uint(), _wire.Bin(1, UINT_MAX)
 )
@@ -59,20 +60,20 @@ def restore_fields(
     kind: StateKind,
     layout: _wire.Array,
     exported: bytes,
-    build: Callable[[str, int, list[Any]], _Restored],
+    build: Callable[[bytes, str, int, list[Any]], _Restored],
     *,
     at_least_generation: int,
 ) -> _Restored:
-    """Return what `build(mesh, generation, fields)` makes of a state.
+    """Return what `build` makes of a state: of its bytes, its mesh, its generation and its fields.
 
     Raises:
-        ArgumentInvalid: `at_least_generation` is not a count.
+        ArgumentInvalid: not bytes, or `at_least_generation` is not a count.
         StateVersionUnknown: written by a newer release.
         StateStale: older than `at_least_generation`.
         StateMalformed: anything else; nothing was restored.
     """
-    if type(at_least_generation) is not int or not 0 <= at_least_generation <= UINT_MAX:
-        raise ArgumentInvalid("at_least_generation")
+    exported = bytes_argument("exported", exported)
+    uint_argument("at_least_generation", at_least_generation)
     wrong: type[AgentMeshError] = StateMalformed
     try:
         body, checksum = _wire.decode_pair(exported, STATE_MAX_BYTES)
@@ -87,7 +88,7 @@ def restore_fields(
         if generation < at_least_generation:
             wrong = StateStale
             raise Malformed
-        return build(mesh, generation, _wire.decode(fields, layout, STATE_MAX_BYTES))
+        return build(exported, mesh, generation, _wire.decode(fields, layout, STATE_MAX_BYTES))
     except AgentMeshError:
         pass
     raise wrong
@@ -116,30 +117,33 @@ class StateKey(Secret):
 _SEALED_CONTEXT: Final = b"admission"
 
 
+@frameless
 def seal_state(exported: bytes, key: StateKey, *, entropy: Entropy) -> bytes:
     """Return an exported state sealed under a key (docs/protocol.md, section 1.2, label am1-state).
 
     Raises:
-        ArgumentInvalid: not bytes, or not a `StateKey`.
+        ArgumentInvalid: not bytes, or not a `StateKey`. Its traceback holds neither.
         RandomnessFailed: the source of randomness broke its contract.
     """
-    if type(exported) is not bytes or type(key) is not StateKey:
-        raise ArgumentInvalid("key" if type(key) is not StateKey else "exported")
+    if type(key) is not StateKey:
+        raise ArgumentInvalid("key", "not a StateKey")
+    exported = bytes_argument("exported", exported)
     return seal(key.reveal(), STATE, _SEALED_CONTEXT, exported, CheckedEntropy(entropy).token(_crypto.NONCE_BYTES))
 
 
+@frameless
 def open_state(sealed: bytes, key: StateKey) -> bytes:
     """Return what `seal_state` sealed.
 
     Raises:
-        ArgumentInvalid: not a `StateKey`.
+        ArgumentInvalid: not bytes, or not a `StateKey`. Its traceback holds neither.
         StateMalformed: damaged, altered, or sealed under another key.
     """
     if type(key) is not StateKey:
-        raise ArgumentInvalid("key")
-    if type(sealed) is bytes:
-        try:
-            return open_sealed(key.reveal(), STATE, _SEALED_CONTEXT, sealed)
-        except DecryptionFailed:
-            pass
+        raise ArgumentInvalid("key", "not a StateKey")
+    sealed = bytes_argument("sealed", sealed)
+    try:
+        return open_sealed(key.reveal(), STATE, _SEALED_CONTEXT, sealed)
+    except DecryptionFailed:
+        pass
     raise StateMalformed

@@ -15,11 +15,10 @@ nothing until the root reaches their issuers, share the little that is left to t
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
+from agentmesh.envelope import mesh_argument
+from agentmesh.errors import StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
 from agentmesh.primitives import _wire
@@ -28,6 +27,7 @@ from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.revocation import RevocationList, revocations_argument
 from agentmesh.trust.statements import TrustEdge, verify_edge
+from agentmesh.trust.steps import Stepwise
 
 DIRECT_THRESHOLD: Final = 500  # from here on a score is direct trust; a transitive one stays below it by default
 _STRANGERS_ONE_IN: Final = 4
@@ -41,8 +41,11 @@ _Edge = tuple[int, int, bytes]  # weight, sequence, digest
 
 
 @final
-class TrustGraph:
-    """Who trusts whom how far, in one mesh, as one root sees it. Safe to use from several threads.
+class TrustGraph(Stepwise):
+    """Who trusts whom how far, in one mesh, as one root sees it.
+
+    Safe to use from several threads; a child of a fork gets `ForkedChild`. A call that was broken off did nothing or
+    all, and can be made again.
 
     Attributes:
         mesh: The mesh that edges must be for.
@@ -55,12 +58,10 @@ class TrustGraph:
         "_cap",
         "_edges",
         "_limits",
-        "_lock",
         "_percent",
         "_revocations",
         "_strangers",
         "_total",
-        "generation",
         "mesh",
         "root",
     )
@@ -88,22 +89,20 @@ class TrustGraph:
         Raises:
             ArgumentInvalid: an argument of another type, range or mesh.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
-        self.mesh = mesh
+        super().__init__()
+        self.mesh = mesh_argument("mesh", mesh)
         self.root = key_argument("root", root)
-        self.generation = 0
         self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
         self._cap = uint_argument("cap", cap, SCORE_MAX)
         self._limits = limits_argument(limits)
-        self._revocations = revocations_argument(revocations, mesh)
-        self._lock = threading.RLock()
+        self._revocations = revocations_argument(revocations, self.mesh)
         self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}
         self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that are not withdrawn
         self._total = 0
         self._strangers = 0
 
     def __len__(self) -> int:
+        self._ready()
         return self._total
 
     # --- edges -------------------------------------------------------------------------------------------------------
@@ -112,22 +111,23 @@ class TrustGraph:
         """Take a signed edge, and return it. It counts at once. Section 9.
 
         Raises:
-            ArgumentInvalid: `now_ms` is no time.
+            ArgumentInvalid: not bytes, or `now_ms` is no time.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not an edge, or not acceptable.
             StatementUnfit: of another mesh, about its own issuer, or its issuer is revoked.
             StatementStale: seen, replaced, or from the future.
             TrustFull: the memory for edges of this issuer's kind is full; nothing was taken.
         """
         uint_argument("now_ms", now_ms)
+        self._ready()
         edge = verify_edge(statement, mesh=self.mesh, may_count=self._may_count)
         if edge.time_ms > now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
         with self._lock:
+            self._finish()
             # Asked again, because its issuer may have been revoked while the signature was checked.
             if not self._may_count(edge.issuer.raw, edge.subject.raw):
                 raise StatementUnfit
             self._take(edge.issuer.raw, edge.subject.raw, (edge.weight, edge.sequence, edge.digest))
-            self.generation += 1
         return edge
 
     def _may_count(self, issuer: bytes, _subject: bytes) -> bool:
@@ -155,22 +155,27 @@ class TrustGraph:
             raise TrustFull
 
     def _put(self, issuer: bytes, subject: bytes, edge: _Edge) -> None:
-        own = self.root.raw
-        mine = self._edges.setdefault(issuer, {})
+        own, mine = self.root.raw, self._edges.get(issuer, {})
+        total, strangers = self._total, self._strangers
         if subject not in mine:
-            self._total += 1
+            total += 1
             if issuer == own:
-                self._strangers -= len(self._edges.get(subject, ()))  # a stranger no more
+                strangers -= len(self._edges.get(subject, ()))  # a stranger no more
             elif issuer not in self._edges[own]:
-                self._strangers += 1
-        mine[subject] = edge
-        if edge[0]:
-            self._by_subject.setdefault(subject, set()).add(issuer)
-        else:
+                strangers += 1
+
+        def write() -> None:
+            self._edges.setdefault(issuer, {})[subject] = edge
+            self._total, self._strangers = total, strangers
+            if edge[0]:
+                self._by_subject.setdefault(subject, set()).add(issuer)
+                return
             vouchers = self._by_subject.get(subject, set())
             vouchers.discard(issuer)
             if not vouchers:
                 self._by_subject.pop(subject, None)
+
+        self._change(write)
 
     # --- what follows from them --------------------------------------------------------------------------------------
 
@@ -180,7 +185,9 @@ class TrustGraph:
         Raises:
             ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
         """
-        edge = self._edges[self.root.raw].get(raw_key(target))
+        raw = raw_key(target)
+        self._ready()
+        edge = self._edges[self.root.raw].get(raw)
         return 0 if edge is None else edge[0]
 
     def derived(self, target: IdentityKey | bytes) -> int:
@@ -192,10 +199,12 @@ class TrustGraph:
             ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
         """
         raw, own = raw_key(target), self.root.raw
+        self._ready()
         if raw == own:
             return 0
         best = 0
         with self._lock:
+            self._finish()
             trusted, vouchers = self._edges[own], self._by_subject.get(raw, set())
             for voucher in trusted if len(trusted) < len(vouchers) else vouchers:
                 first = trusted.get(voucher)
@@ -218,13 +227,15 @@ class TrustGraph:
 
     def export_state(self) -> bytes:
         """Return the whole graph as canonical bytes. Seal them: whoever can alter them sets edges."""
+        self._ready()
         with self._lock:
+            self._finish()
             issuers = [
                 [issuer, [[subject, *edge] for subject, edge in sorted(edges.items())]]
                 for issuer, edges in sorted(self._edges.items())
                 if edges
             ]
-            return export_fields(StateKind.GRAPH, self.mesh, self.generation, [self.root.raw, issuers])
+            return export_fields(StateKind.GRAPH, self.mesh, self._generation, [self.root.raw, issuers])
 
     @classmethod
     def restore(
@@ -256,7 +267,7 @@ class TrustGraph:
             StateMalformed: damaged, of another root, or fields that contradict one another.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> TrustGraph:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> TrustGraph:
             graph = cls(
                 mesh,
                 root,
@@ -266,11 +277,11 @@ class TrustGraph:
             )
             root_raw, issuers = fields
             require(root_raw == root.raw)
-            graph.generation = generation
             for issuer, edges in issuers:
                 for subject, weight, sequence, digest in edges:
                     require(issuer != subject)
                     graph._put(issuer, subject, (weight, sequence, digest))
+            graph._generation = generation
             require(graph.export_state() == exported)
             return graph
 

@@ -7,19 +7,19 @@ it can be handed on, and so that a restored one is verified again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import Limits
 from agentmesh.primitives import _wire
-from agentmesh.primitives.arguments import limits_argument
+from agentmesh.primitives.arguments import bytes_argument, limits_argument
 from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
+from agentmesh.trust.steps import Stepwise
 
 _STATEMENTS: Final = _wire.ArrayOf(_wire.Bin(1, STATEMENT_MAX_BYTES), MANY)
 # Authorities, statements, statements of strangers.
@@ -27,15 +27,18 @@ _LIST: Final = _wire.array(_wire.ArrayOf(_wire.Bin(32), MANY), _STATEMENTS, _STA
 
 
 @final
-class RevocationList:
-    """Who is revoked, in one mesh. Safe to use from several threads.
+class RevocationList(Stepwise):
+    """Who is revoked, in one mesh.
+
+    Safe to use from several threads; a child of a fork gets `ForkedChild`. A call that was broken off did nothing or
+    all, and can be made again.
 
     Attributes:
         mesh: The mesh that revocations must be for.
         generation: How often it changed. Keep it elsewhere too, to notice an older list that was put back.
     """
 
-    __slots__ = ("_authorities", "_is_known", "_limits", "_lock", "_revoked", "_strangers", "generation", "mesh")
+    __slots__ = ("_authorities", "_is_known", "_limits", "_revoked", "_strangers", "mesh")
 
     def __init__(
         self, mesh: str, *, limits: Limits | None = None, is_known: Callable[[bytes], bool] | None = None
@@ -51,20 +54,18 @@ class RevocationList:
         Raises:
             ArgumentInvalid: not a mesh name, not `Limits`, or `is_known` cannot be called.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
         if is_known is not None and not callable(is_known):
-            raise ArgumentInvalid("is_known")
-        self.mesh = mesh
-        self.generation = 0
+            raise ArgumentInvalid("is_known", "cannot be called")
+        super().__init__()
+        self.mesh = mesh_argument("mesh", mesh)
         self._limits = limits_argument(limits)
         self._is_known = is_known
-        self._lock = threading.RLock()
         self._authorities: set[bytes] = set()
         self._revoked: dict[bytes, bytes] = {}  # subject -> statement
         self._strangers: set[bytes] = set()  # subjects who were strangers when they revoked themselves
 
     def __len__(self) -> int:
+        self._ready()
         return len(self._revoked)
 
     def believe(self, authority: IdentityKey) -> None:
@@ -73,11 +74,12 @@ class RevocationList:
         Raises:
             ArgumentInvalid: not an `IdentityKey`.
         """
-        key_argument("authority", authority)
+        raw = key_argument("authority", authority).raw
+        self._ready()
         with self._lock:
-            if authority.raw not in self._authorities:
-                self._authorities.add(authority.raw)
-                self.generation += 1
+            self._finish()
+            if raw not in self._authorities:
+                self._change(lambda: self._authorities.add(raw))
 
     def disbelieve(self, authority: IdentityKey) -> None:
         """Take no more revocations of others from this identity. Those that were taken stay.
@@ -85,50 +87,64 @@ class RevocationList:
         Raises:
             ArgumentInvalid: not an `IdentityKey`.
         """
-        key_argument("authority", authority)
+        raw = key_argument("authority", authority).raw
+        self._ready()
         with self._lock:
-            if authority.raw in self._authorities:
-                self._authorities.discard(authority.raw)
-                self.generation += 1
+            self._finish()
+            if raw in self._authorities:
+                self._change(lambda: self._authorities.discard(raw))
 
     def apply(self, statement: bytes) -> Revocation:
         """Take a signed revocation, and return it. It holds at once, and whatever its time says.
 
         Raises:
+            ArgumentInvalid: not bytes.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a revocation, or not acceptable.
             StatementUnfit: of another mesh, or its issuer may not revoke this identity.
             StatementStale: the identity is revoked already.
             TrustFull: strangers' revocations have filled their part of the list, or all have filled the whole.
         """
+        statement = bytes_argument("statement", statement)
+        self._ready()
         revocation = verify_revocation(statement, mesh=self.mesh, may_count=self._may_count)
-        subject = revocation.subject.raw
+        issuer, subject = revocation.issuer.raw, revocation.subject.raw
         with self._lock:
-            # Asked again, because its issuer may have been revoked while the signature was checked.
-            if not self._may_count(revocation.issuer.raw, subject):
-                raise StatementUnfit
-            if subject in self._revoked:
-                raise StatementStale
-            most, stranger = self._limits.revocations, self._is_stranger(revocation.issuer.raw, subject)
+            self._finish()
+            self._check_new(issuer, subject)
+        # Not under the lock, because the answer may come from what asks this list.
+        known = self._is_acquaintance(subject)
+        with self._lock:
+            self._finish()
+            # Asked again, because its issuer may have been revoked in the meantime.
+            self._check_new(issuer, subject)
+            most, stranger = self._limits.revocations, not known and issuer not in self._authorities
             reserved = most // self._limits.reserved_one_in
             if len(self._revoked) >= most or (stranger and len(self._strangers) >= most - reserved):
                 raise TrustFull
-            self._revoked[subject] = statement
-            if stranger:
-                self._strangers.add(subject)
-            self.generation += 1
+
+            def write() -> None:
+                self._revoked[subject] = statement
+                if stranger:
+                    self._strangers.add(subject)
+
+            self._change(write)
         return revocation
+
+    def _check_new(self, issuer: bytes, subject: bytes) -> None:
+        if not self._may_count(issuer, subject):
+            raise StatementUnfit
+        if subject in self._revoked:
+            raise StatementStale
 
     def _may_count(self, issuer: bytes, subject: bytes) -> bool:
         # Whoever stole an authority's key must not go on revoking once the authority has revoked itself.
         return issuer == subject or (issuer in self._authorities and issuer not in self._revoked)
 
-    def _is_stranger(self, issuer: bytes, subject: bytes) -> bool:
-        if issuer in self._authorities:
-            return False
+    def _is_acquaintance(self, subject: bytes) -> bool:
         try:
-            return self._is_known is None or self._is_known(subject) is not True
+            return self._is_known is not None and self._is_known(subject) is True
         except Exception:
-            return True
+            return False
 
     def is_revoked(self, identity: IdentityKey | bytes) -> bool:
         """Say whether this identity (its key, or the 32 raw bytes) is revoked.
@@ -136,24 +152,30 @@ class RevocationList:
         Raises:
             ArgumentInvalid: neither.
         """
-        return raw_key(identity) in self._revoked
+        raw = raw_key(identity)
+        self._ready()
+        return raw in self._revoked
 
     def statements(self) -> tuple[bytes, ...]:
         """Return the signed revocations, to hand on: whoever takes them verifies them again."""
+        self._ready()
         with self._lock:
+            self._finish()
             return tuple(self._revoked.values())
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
     def export_state(self) -> bytes:
         """Return the whole list as canonical bytes. Nobody can add to it unseen; seal it all the same."""
+        self._ready()
         with self._lock:
+            self._finish()
             others = self._revoked.keys() - self._strangers
             fields = [
                 sorted(self._authorities),
                 *([self._revoked[subject] for subject in sorted(part)] for part in (others, self._strangers)),
             ]
-            return export_fields(StateKind.REVOCATIONS, self.mesh, self.generation, fields)
+            return export_fields(StateKind.REVOCATIONS, self.mesh, self._generation, fields)
 
     @classmethod
     def restore(
@@ -179,10 +201,10 @@ class RevocationList:
             StateMalformed: damaged, or fields that contradict one another. Never an empty list.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> RevocationList:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> RevocationList:
             restored = cls(mesh, limits=limits, is_known=is_known)
             authorities, *parts = fields
-            restored.generation = generation
+            restored._generation = generation
             restored._authorities = set(authorities)
             # Who was a stranger is not asked again: authorities and acquaintances may have changed since.
             for stranger, statement in ((place, statement) for place in (False, True) for statement in parts[place]):
@@ -205,6 +227,8 @@ def revocations_argument(revocations: RevocationList | None, mesh: str) -> Revoc
     Raises:
         ArgumentInvalid: not a `RevocationList`, or one of another mesh, which would revoke nobody here.
     """
-    if revocations is not None and (not isinstance(revocations, RevocationList) or revocations.mesh != mesh):
-        raise ArgumentInvalid("revocations")
+    if revocations is not None and not isinstance(revocations, RevocationList):
+        raise ArgumentInvalid("revocations", "not a RevocationList")
+    if revocations is not None and revocations.mesh != mesh:
+        raise ArgumentInvalid("revocations", "of another mesh")
     return revocations

@@ -20,13 +20,15 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import is_mesh_name, mesh_argument
 from agentmesh.errors import ArgumentInvalid, Malformed, StatementUnfit, UnknownVersion
 from agentmesh.identity import Identity, IdentityKey, sign_statement, split_statement, verify_statement
-from agentmesh.limits import MESH_MAX_BYTES, SCORE_MAX, UINT_MAX
+from agentmesh.limits import MESH_MAX_BYTES, SCORE_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SIGN_CONTINUITY, SIGN_EDGE, SIGN_REVOCATION, SIGN_TRUST, SignatureLabel
+from agentmesh.primitives.arguments import bytes_argument, uint_argument
 from agentmesh.primitives.keys import Signature
+from agentmesh.trust.arguments import key_argument
 
 _VERSION: Final = 1
 STATEMENT_MAX_BYTES: Final = 320  # a genuine one has at most 289
@@ -106,21 +108,18 @@ class Revocation(Statement):
 
 def _head(issuer: Identity, subject: IdentityKey, mesh: str, sequence: int, time_ms: int) -> list[Any]:
     if not isinstance(issuer, Identity):
-        raise ArgumentInvalid("issuer")
-    if not isinstance(subject, IdentityKey):
-        raise ArgumentInvalid("subject")
-    if not is_mesh_name(mesh):
-        raise ArgumentInvalid("mesh")
-    for name, number in (("sequence", sequence), ("time_ms", time_ms)):
-        if type(number) is not int or not 0 <= number <= UINT_MAX:
-            raise ArgumentInvalid(name)
+        raise ArgumentInvalid("issuer", "not an Identity")
+    key_argument("subject", subject)
+    mesh = mesh_argument("mesh", mesh)
+    uint_argument("sequence", sequence)
+    uint_argument("time_ms", time_ms)
     return [_VERSION, mesh, issuer.key.raw, subject.raw, sequence, time_ms]
 
 
 def _head_about_another(issuer: Identity, subject: IdentityKey, mesh: str, sequence: int, time_ms: int) -> list[Any]:
     head = _head(issuer, subject, mesh, sequence, time_ms)
     if issuer.key == subject:
-        raise ArgumentInvalid("subject")
+        raise ArgumentInvalid("subject", "the issuer itself")
     return head
 
 
@@ -132,8 +131,7 @@ def issue_trust(
     Raises:
         ArgumentInvalid: a signal outside -1000 to 1000 or not an int, the issuer itself, or another bad argument.
     """
-    if type(signal) is not int or not -SCORE_MAX <= signal <= SCORE_MAX:
-        raise ArgumentInvalid("signal")
+    uint_argument("signal", signal, SCORE_MAX, -SCORE_MAX)
     body = _wire.encode([*_head_about_another(issuer, subject, mesh, sequence, time_ms), int(signal > 0), abs(signal)])
     return sign_statement(issuer, SIGN_TRUST, body)
 
@@ -144,8 +142,7 @@ def issue_edge(issuer: Identity, subject: IdentityKey, weight: int, *, mesh: str
     Raises:
         ArgumentInvalid: a weight outside 0 to 1000 or not an int, the issuer itself, or another bad argument.
     """
-    if type(weight) is not int or not 0 <= weight <= SCORE_MAX:
-        raise ArgumentInvalid("weight")
+    uint_argument("weight", weight, SCORE_MAX)
     body = _wire.encode([*_head_about_another(issuer, subject, mesh, sequence, time_ms), weight])
     return sign_statement(issuer, SIGN_EDGE, body)
 
@@ -157,7 +154,7 @@ def issue_continuity(old: Identity, new: Identity, *, mesh: str, sequence: int, 
         ArgumentInvalid: a bad argument, or one identity twice.
     """
     if not isinstance(new, Identity):
-        raise ArgumentInvalid("new")
+        raise ArgumentInvalid("new", "not an Identity")
     head = _head_about_another(old, new.key, mesh, sequence, time_ms)
     consent = new.sign(SIGN_CONTINUITY, _wire.encode(head))
     return sign_statement(old, SIGN_CONTINUITY, _wire.encode([*head, consent]))
@@ -185,6 +182,7 @@ def _verify(
     about_itself: bool = False,
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return (the common fields, the fields behind them) of a verified statement. What is cheap is checked first."""
+    data = bytes_argument("statement", data)
     body, signature = split_statement(data, STATEMENT_MAX_BYTES)
     fields = _wire.decode(body, layout, STATEMENT_MAX_BYTES)
     version, body_mesh, issuer_raw, subject_raw, sequence, time_ms, *rest = fields
@@ -222,6 +220,7 @@ def verify_trust(data: bytes, *, mesh: str, may_count: MayCount | None = None) -
             signature is checked, so that strangers cost little.
 
     Raises:
+        ArgumentInvalid: not bytes.
         TooLarge, Malformed, UnknownVersion: not one.
         StatementUnfit: for another mesh, about its own issuer, or one that may not count.
         BadIdentityKey, BadSignature: a key or the signature is not acceptable.

@@ -9,18 +9,18 @@ Names are the application's own words for its peers. Another key under a known n
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final, final
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, IdentityConflict, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS
 from agentmesh.primitives import _wire
-from agentmesh.primitives.arguments import text_argument, uint_argument
+from agentmesh.primitives.arguments import bytes_argument, plain_text, text_argument, uint_argument
 from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Continuity, verify_continuity
+from agentmesh.trust.steps import Stepwise
 
 _OFFERS: Final = 8  # of one old identity: one is usual, two are a conflict, and more say nothing more
 _NAME_MAX_BYTES: Final = 128
@@ -34,17 +34,18 @@ _SUCCESSIONS: Final = _wire.array(
 
 
 @final
-class Successions:
+class Successions(Stepwise):
     """The identities that this application knows, by name if it likes, and who went on as whom.
 
-    Only known identities can offer a successor, so strangers fill nothing. Safe to use from several threads.
+    Only known identities can offer a successor, so strangers fill nothing. Safe to use from several threads; a child of
+    a fork gets `ForkedChild`. A call that was broken off did nothing or all, and can be made again.
 
     Attributes:
         mesh: The mesh that statements must be for.
         generation: How often it changed. Keep it elsewhere too, to notice an older state that was put back.
     """
 
-    __slots__ = ("_by_name", "_followed", "_known", "_lock", "_offers", "_successors", "generation", "mesh")
+    __slots__ = ("_by_name", "_followed", "_known", "_offers", "_successors", "mesh")
 
     def __init__(self, mesh: str) -> None:
         """Begin with nobody known.
@@ -52,11 +53,8 @@ class Successions:
         Raises:
             ArgumentInvalid: not a mesh name.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
-        self.mesh = mesh
-        self.generation = 0
-        self._lock = threading.RLock()
+        super().__init__()
+        self.mesh = mesh_argument("mesh", mesh)
         self._known: dict[bytes, str | None] = {}
         self._by_name: dict[str, bytes] = {}
         self._followed: dict[bytes, bytes] = {}  # old -> new
@@ -74,21 +72,25 @@ class Successions:
         """
         raw = key_argument("key", key).raw
         if name is not None:
-            text_argument("name", name, 1, _NAME_MAX_BYTES)
+            name = text_argument("name", name, 1, _NAME_MAX_BYTES)
+        self._ready()
         with self._lock:
+            self._finish()
             if raw in self._followed:
-                raise ArgumentInvalid("key")
+                raise ArgumentInvalid("key", "was retired")
             held = self._known.get(raw)
             if name is None or held == name:
-                if raw not in self._known:
-                    self._known[raw] = None
-                    self.generation += 1
-                return
-            if held is not None or name in self._by_name:
+                if raw in self._known:
+                    return
+            elif held is not None or name in self._by_name:
                 raise IdentityConflict
-            self._known[raw] = name
-            self._by_name[name] = raw
-            self.generation += 1
+
+            def write() -> None:
+                self._known[raw] = name
+                if name is not None:
+                    self._by_name[name] = raw
+
+            self._change(write)
 
     def check(self, name: str, key: IdentityKey) -> IdentityKey:
         """Return `key` if it is the one that is known under this name.
@@ -98,9 +100,11 @@ class Successions:
             IdentityConflict: another key: refuse it until a succession was accepted.
         """
         key_argument("key", key)
+        self._ready()
+        name = plain_text(name)
         known = self._by_name.get(name) if type(name) is str else None
         if known is None:
-            raise ArgumentInvalid("name")
+            raise ArgumentInvalid("name", "nobody is known by it")
         if known != key.raw:
             raise IdentityConflict
         return key
@@ -111,22 +115,24 @@ class Successions:
         """Take a continuity statement of a known identity, and return it. Nothing follows from it yet.
 
         Raises:
-            ArgumentInvalid: `now_ms` is no time.
+            ArgumentInvalid: not bytes, or `now_ms` is no time.
             TooLarge, Malformed, UnknownVersion, BadIdentityKey, BadSignature: not a continuity, or not acceptable.
             StatementUnfit: of another mesh, or of an identity that is not known or was retired; or its successor
                 was retired, succeeds another, or has a name of its own.
             StatementStale: from the future, or not later than one of the same two identities.
             TrustFull: the old identity has offered too many successors already.
         """
+        statement = bytes_argument("statement", statement)
         uint_argument("now_ms", now_ms)
+        self._ready()
         continuity = verify_continuity(statement, mesh=self.mesh, may_count=self._may_offer)
         if continuity.time_ms > now_ms + CLOCK_TOLERANCE_MS:
             raise StatementStale
         with self._lock:
+            self._finish()
             if not self._may_offer(continuity.issuer.raw, continuity.subject.raw):
                 raise StatementUnfit
             self._put(continuity, statement)
-            self.generation += 1
         return continuity
 
     def _may_offer(self, old: bytes, new: bytes) -> bool:
@@ -147,7 +153,11 @@ class Successions:
                 raise StatementStale
         elif len(offers) >= _OFFERS:
             raise TrustFull
-        self._offers.setdefault(old, {})[new] = (continuity, statement)
+
+        def write() -> None:
+            self._offers.setdefault(old, {})[new] = (continuity, statement)
+
+        self._change(write)
 
     def offers(self, old: IdentityKey) -> tuple[Continuity, ...]:
         """Return what an identity offers; more than one is a conflict, and perhaps a theft.
@@ -155,8 +165,11 @@ class Successions:
         Raises:
             ArgumentInvalid: not an `IdentityKey`.
         """
+        raw = key_argument("old", old).raw
+        self._ready()
         with self._lock:
-            found = self._offers.get(key_argument("old", old).raw, {})
+            self._finish()
+            found = self._offers.get(raw, {})
             return tuple(found[new][0] for new in sorted(found))
 
     def check_follow(self, old: IdentityKey, new: IdentityKey) -> None:
@@ -166,9 +179,11 @@ class Successions:
             ArgumentInvalid: not identities, or not offered, or no longer possible.
         """
         old_raw, new_raw = key_argument("old", old).raw, key_argument("new", new).raw
+        self._ready()
         with self._lock:
+            self._finish()
             if new_raw not in self._offers.get(old_raw, {}) or not self._may_offer(old_raw, new_raw):
-                raise ArgumentInvalid("new")
+                raise ArgumentInvalid("new", "not offered, or no longer possible")
 
     def follow(self, old: IdentityKey, new: IdentityKey) -> None:
         """Accept a successor that was offered: it takes the name over, and the old identity is retired for good.
@@ -176,17 +191,32 @@ class Successions:
         Raises:
             ArgumentInvalid: as `check_follow`.
         """
+        self._ready()
         with self._lock:
             self.check_follow(old, new)
             old_raw, new_raw = old.raw, new.raw
-            name = self._known.pop(old_raw)
-            self._known[new_raw] = name
-            if name is not None:
-                self._by_name[name] = new_raw
-            self._followed[old_raw] = new_raw
-            self._successors.add(new_raw)
-            del self._offers[old_raw]
-            self.generation += 1
+            name = self._known[old_raw]
+
+            def write() -> None:
+                self._known[new_raw] = name
+                self._known.pop(old_raw, None)
+                if name is not None:
+                    self._by_name[name] = new_raw
+                self._followed[old_raw] = new_raw
+                self._successors.add(new_raw)
+                self._offers.pop(old_raw, None)
+
+            self._change(write)
+
+    def is_followed(self, old: IdentityKey, new: IdentityKey) -> bool:
+        """Say whether the application follows the new identity in the place of the old one.
+
+        Raises:
+            ArgumentInvalid: not identities.
+        """
+        old_raw, new_raw = key_argument("old", old).raw, key_argument("new", new).raw
+        self._ready()
+        return self._followed.get(old_raw) == new_raw
 
     def is_retired(self, identity: IdentityKey | bytes) -> bool:
         """Say whether the application follows another identity in the place of this one.
@@ -194,7 +224,9 @@ class Successions:
         Raises:
             ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
         """
-        return raw_key(identity) in self._followed
+        raw = raw_key(identity)
+        self._ready()
+        return raw in self._followed
 
     def current(self, identity: IdentityKey) -> IdentityKey:
         """Return the identity that this one goes on as: itself, unless it was retired.
@@ -203,7 +235,9 @@ class Successions:
             ArgumentInvalid: not an `IdentityKey`.
         """
         raw = key_argument("identity", identity).raw
+        self._ready()
         with self._lock:
+            self._finish()
             newest: bytes = raw
             while newest in self._followed:
                 newest = self._followed[newest]
@@ -213,7 +247,9 @@ class Successions:
 
     def export_state(self) -> bytes:
         """Return all of it as canonical bytes. Seal them: whoever can alter them decides who goes on as whom."""
+        self._ready()
         with self._lock:
+            self._finish()
             statements = [
                 statement for _, found in sorted(self._offers.items()) for _, (_, statement) in sorted(found.items())
             ]
@@ -222,7 +258,7 @@ class Successions:
                 [[old, new] for old, new in sorted(self._followed.items())],
                 statements,
             ]
-            return export_fields(StateKind.SUCCESSIONS, self.mesh, self.generation, fields)
+            return export_fields(StateKind.SUCCESSIONS, self.mesh, self._generation, fields)
 
     @classmethod
     def restore(cls, exported: bytes, *, at_least_generation: int = 0) -> Successions:
@@ -234,7 +270,7 @@ class Successions:
             StateMalformed: damaged, or fields that contradict one another.
         """
 
-        def build(mesh: str, generation: int, fields: list[Any]) -> Successions:
+        def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> Successions:
             restored = cls(mesh)
             known, followed, statements = fields
             for raw, name in known:
@@ -251,7 +287,7 @@ class Successions:
                 restored._put(
                     verify_continuity(statement, mesh=mesh, may_count=lambda old, _: old in restored._known), statement
                 )
-            restored.generation = generation
+            restored._generation = generation
             require(restored.export_state() == exported)
             return restored
 

@@ -327,7 +327,7 @@ def test_a_flood_neither_resets_a_throttled_identity_nor_ends_a_session(forge: M
     noisy = [door.knock(stranger("noisy"), age_ms=4000 - number).envelope for number in range(6)]
     assert Counter(map(door, noisy[:4])) == {Reason.POLICY: 2, Reason.BUSY: 2}
     crowd = [door.knock(stranger(number)).envelope for number in range(60)]
-    assert {Busy, Reason.POLICY} >= set(map(door, crowd))
+    assert {Busy, Reason.POLICY} == set(map(door, crowd))  # as many as there is room for, and more
     assert [door(envelope) for envelope in noisy[4:]] == [Reason.BUSY] * 2
     assert len(door.bob.send(door.alice.did, b"still here").envelope) > 0
 

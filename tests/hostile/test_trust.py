@@ -13,13 +13,17 @@ import pytest
 from agentmesh import Agent, Intent, KnockRefused, Reason, SessionEstablished
 from agentmesh.errors import (
     AgentMeshError,
+    ArgumentInvalid,
     BadIdentityKey,
     BadSignature,
+    Malformed,
     PeerNotAllowed,
     StateMalformed,
     StatementStale,
     StatementUnfit,
     StateStale,
+    TooLarge,
+    UnknownVersion,
 )
 from agentmesh.identity import Identity
 from agentmesh.primitives._labels import SIGN_CONTINUITY, SIGN_EDGE, SIGN_REVOCATION, SIGN_TRUST
@@ -36,6 +40,7 @@ from agentmesh.trust import (
     issue_edge,
     issue_revocation,
     issue_trust,
+    statements,
 )
 
 NOW = 1_767_225_600_000
@@ -83,10 +88,11 @@ KINDS = (ledger, graph, revocations, successions)
 every_kind = pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 
 
-def refuse(held: Held, statement: Any, error: type[AgentMeshError] = AgentMeshError) -> None:
+def refuse(held: Held, statement: Any, *errors: type[AgentMeshError]) -> None:
     before = held.state.export_state()
-    with pytest.raises(error):
+    with pytest.raises(AgentMeshError) as caught:
         held.apply(statement)
+    assert type(caught.value) in errors
     assert held.state.export_state() == before
 
 
@@ -131,7 +137,42 @@ def test_whatever_changes_does_so_under_the_lock(make: Callable[[], Held]) -> No
     assert not lock.held
 
 
+@every_kind
+def test_whoever_is_revoked_or_forgotten_while_the_signature_is_checked_counts_no_more(
+    make: Callable[[], Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checking takes no lock, so that another thread may come in between.
+    held = make()
+    revoked = RevocationList(MESH)
+    if make in (ledger, graph):
+        held.state._revocations = revoked
+    issuer = {ledger: AUDITOR, graph: ME, revocations: AUDITOR, successions: ANN}[make]
+    meanwhile = {
+        ledger: lambda: revoked.apply(issue_revocation(issuer, issuer.key, mesh=MESH, sequence=0, time_ms=NOW)),
+        graph: lambda: revoked.apply(issue_revocation(issuer, issuer.key, mesh=MESH, sequence=0, time_ms=NOW)),
+        revocations: lambda: held.state.disbelieve(AUDITOR.key),
+        successions: lambda: held.state.know(BEN.key, "ben"),  # who has a name of its own succeeds nobody
+    }[make]
+    checked, verify = [], statements.verify_statement
+
+    def verify_slowly(*arguments: Any) -> bytes:
+        if not checked:
+            checked.append(arguments)
+            meanwhile()
+        return verify(*arguments)
+
+    monkeypatch.setattr(statements, "verify_statement", verify_slowly)
+    with pytest.raises(StatementUnfit):
+        held.apply(held.genuine)
+    assert len(checked) == 1
+    refuse(held, held.genuine, StatementUnfit)
+
+
 # --- bytes ------------------------------------------------------------------------------------------------------------
+
+
+# What altered bytes can be; never a mistaken call, and nothing about time, sequence or memory.
+OF_ALTERED_BYTES = (BadIdentityKey, BadSignature, Malformed, StatementUnfit, TooLarge, UnknownVersion)
 
 
 @every_kind
@@ -150,21 +191,24 @@ def test_a_thousand_mutations_are_refused_and_the_genuine_one_is_taken(make: Cal
             else:
                 altered[at : at + 8] = chance.randbytes(chance.randrange(12))
         if bytes(altered) != held.genuine:
-            refuse(held, bytes(altered))
+            refuse(held, bytes(altered), *OF_ALTERED_BYTES)
     held.apply(held.genuine)
 
 
 @every_kind
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "error"),
     [
-        b"", b"\xc1", b"\x92", b"\x91" * 600, b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x92\xc4\x00\xc4\x00",
-        bytes(10_000), None, 5, "text", [],
+        *[(rubbish, Malformed) for rubbish in (
+            b"", b"\xc1", b"\x92", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x92\xc4\x00\xc4\x00",
+        )],
+        (b"\x91" * 600, TooLarge), (bytes(10_000), TooLarge), (bytearray(10_000), TooLarge),
+        *[(no_bytes, ArgumentInvalid) for no_bytes in (None, 5, "text", [])],
     ],
-    ids=lambda value: repr(value).split(" at 0x")[0],
+    ids=lambda value: repr(value).split(" at 0x")[0][:40],
 )  # fmt: skip
-def test_rubbish_is_refused(make: Callable[[], Held], statement: Any) -> None:
-    refuse(make(), statement)
+def test_rubbish_is_refused(make: Callable[[], Held], statement: Any, error: type[AgentMeshError]) -> None:
+    refuse(make(), statement, error)
 
 
 @every_kind
@@ -172,7 +216,7 @@ def test_rubbish_is_refused(make: Callable[[], Held], statement: Any) -> None:
 def test_no_statement_does_what_another_is_for(make: Callable[[], Held], other: Callable[[], Held]) -> None:
     held, source = make(), other()
     if make is not other:
-        refuse(held, source.genuine)
+        refuse(held, source.genuine, Malformed)
         # The body that this one would take, signed by its genuine issuer for the other purpose.
         body, _ = msgpack.unpackb(held.genuine)
         signer = next(one for one in (ME, AUDITOR, ANN) if one.key.raw == msgpack.unpackb(body)[2])
@@ -256,6 +300,7 @@ def test_a_file_that_is_damaged_old_or_of_another_kind_is_an_error(make: Callabl
 def test_whoever_forges_fields_behind_a_good_checksum_meets_our_errors_alone(make: Callable[[], Held]) -> None:
     held, chance = make(), random.Random(4)
     held.apply(held.genuine)
+    outcomes = {"restored": 0, "refused": 0}
     kind, version, mesh, generation, payload = msgpack.unpackb(msgpack.unpackb(held.state.export_state())[0])
     for _ in range(500):
         altered = bytearray(payload)
@@ -266,9 +311,12 @@ def test_whoever_forges_fields_behind_a_good_checksum_meets_our_errors_alone(mak
         extra = (ME.key,) if make is graph else ()
         try:
             restored = type(held.state).restore(data, *extra)
-        except AgentMeshError:
+        except (StateMalformed, ArgumentInvalid):  # the second where it says to be of another window
+            outcomes["refused"] += 1
             continue
         assert restored.export_state() == data  # other numbers, and nothing that contradicts itself
+        outcomes["restored"] += 1
+    assert min(outcomes.values()) > 0
 
 
 # --- whitewashing, and a graph of ten thousand ------------------------------------------------------------------------

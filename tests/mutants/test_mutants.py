@@ -220,6 +220,20 @@ FAULTS = (
         "",
         ("tests/unit/test_wire.py",),
     ),
+    Fault(
+        "a change of the ledger is not kept till it is whole",
+        "trust/steps.py",
+        "            write()\n            self._generation = generation\n            self._step = None",
+        "            self._step = None\n            write()\n            self._generation = generation",
+        ("tests/hostile/test_trust_broken_off.py",),
+    ),
+    Fault(
+        "a policy of another mesh is taken",
+        "policy.py",
+        "if of is not None and plain_text(of) != mesh:",
+        "if False:",
+        ("tests/unit/test_trust_arguments.py",),
+    ),
 )
 
 

@@ -299,6 +299,86 @@ def test_splitting_a_signal_gains_nothing(parts: list[int], sign: int) -> None:
     assert split.score(PEER) == whole.score(PEER)
 
 
+# --- what a raising update promises ----------------------------------------------------------------------------------
+
+# An issuer, how old, and a signal. The sequence goes with the time, so that none beats another.
+SAID = st.lists(
+    st.tuples(st.integers(0, 2), st.one_of(st.integers(0, DAY), st.sampled_from([0, 2 * HOUR, DAY])), SIGNALS),
+    max_size=10,
+    unique_by=lambda said: said[:2],
+)
+
+
+def said(issuer: int, age_ms: int, signal: int) -> Update:
+    return Update(issuer, NOW - age_ms, NOW - age_ms, signal)
+
+
+def is_cut_off(updates: set[Update], default: int) -> bool:
+    """Whether the score would leave 0 to 1000 in some slot."""
+    totals: dict[int, int] = {}
+    for issuer in range(len(ISSUERS)):
+        for slot, moved in movements([update for update in updates if update.issuer == issuer]).items():
+            totals[slot] = totals.get(slot, 0) + moved
+    scores = itertools.accumulate((totals[slot] for slot in sorted(totals)), initial=default)
+    return not all(0 <= score <= 1000 for score in scores)
+
+
+def moved_by(before: list[Update], update: Update, default: int) -> int:
+    """How far an update moves the score, in the direction of its signal."""
+    ledger = believing(default_score=default)
+    for other in before:
+        ledger.apply(other.statement, now_ms=NOW)
+    score = ledger.score(PEER)
+    ledger.apply(update.statement, now_ms=NOW)
+    return (ledger.score(PEER) - score) * (1 if update.signal > 0 else -1)
+
+
+@given(
+    before=SAID, default=DEFAULTS, issuer=st.integers(0, 2), signal=st.sampled_from([-1000, -200, -30, 30, 200, 1000])
+)
+def test_an_update_in_its_issuers_latest_slot_never_moves_the_score_the_other_way(
+    before: list[tuple[int, int, int]], default: int, issuer: int, signal: int
+) -> None:
+    assert moved_by([said(*one) for one in before], said(issuer, -1, signal), default) >= 0
+
+
+@given(
+    before=SAID,
+    default=DEFAULTS,
+    issuer=st.integers(0, 2),
+    age_ms=st.integers(-TOLERANCE, DAY),
+    signal=st.sampled_from([-1000, -200, -30, 30, 200, 1000]),
+)
+def test_an_update_dated_back_moves_the_other_way_only_where_the_score_is_cut_off_and_by_200_at_most(
+    before: list[tuple[int, int, int]], default: int, issuer: int, age_ms: int, signal: int
+) -> None:
+    updates = [said(*one) for one in before if one[:2] != (issuer, age_ms)]
+    update = said(issuer, age_ms, signal)
+    moved = moved_by(updates, update, default)
+    assert moved >= -200
+    if not is_cut_off(set(updates), default) and not is_cut_off({*updates, update}, default):
+        assert moved >= 0
+    # What its issuer has moved up to any slot is never less than without it.
+    own = [other for other in updates if other.issuer == issuer]
+    sign = 1 if signal > 0 else -1
+    without, with_it = movements(own), movements([*own, update])
+    for slot in {*without, *with_it}:
+        up_to = [sum(moved for at, moved in moves.items() if at <= slot) for moves in (without, with_it)]
+        assert sign * (up_to[1] - up_to[0]) >= 0
+
+
+def test_at_1000_an_update_dated_back_gains_nothing_and_its_issuers_cap_is_used_up() -> None:
+    lowered, raised = said(1, 10 * HOUR, -200), said(0, 8 * HOUR, 200)
+    dated_back = said(0, 12 * HOUR, 200)
+    assert moved_by([lowered, raised], dated_back, 1000) == -200
+    # The same as in its own time, which is why it cannot be otherwise.
+    for order in itertools.permutations((lowered, raised, dated_back)):
+        ledger = believing(default_score=1000)
+        for update in order:
+            ledger.apply(update.statement, now_ms=NOW)
+        assert ledger.score(PEER) == 800
+
+
 # --- the long run -----------------------------------------------------------------------------------------------------
 
 HOSTILE = 5_000 * DEPTH

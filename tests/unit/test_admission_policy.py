@@ -194,15 +194,70 @@ def test_the_block_list_outweighs_everything_at_once() -> None:
     assert AdmissionPolicy(block=[PEER.raw]).may_knock(claimed()) is False
 
 
-@pytest.mark.parametrize("key", [PEER.did, PEER.did.upper(), "", None, bytes(31), bytearray(PEER.raw), 5])
-def test_lists_hold_identities_and_never_names(key: Any) -> None:
+NO_IDENTITIES = [PEER.did.upper(), PEER.did + "0", PEER.did + " ", "ann", "", None, bytes(31), bytearray(33), 5]
+
+
+@pytest.mark.parametrize("key", NO_IDENTITIES)
+def test_lists_hold_identities_and_never_other_names(key: Any) -> None:
     policy = AdmissionPolicy()
     for call in (policy.allow, policy.block, policy.disallow, policy.unblock):
         with pytest.raises(ArgumentInvalid):
             call(key)
     for name in ("allow", "block"):
-        with pytest.raises(ArgumentInvalid):
-            AdmissionPolicy(**{name: [key]})
+        for listed in ([key], key):
+            with pytest.raises(ArgumentInvalid):
+                AdmissionPolicy(**{name: listed})
+
+
+class Name(StrEnum):
+    """A DID as an application may keep it."""
+
+    PEER = PEER.did
+
+
+NAMED = [PEER, PEER.raw, bytearray(PEER.raw), memoryview(PEER.raw), PEER.did, Name.PEER]
+
+
+@pytest.mark.parametrize("removed", NAMED, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("named", NAMED, ids=lambda value: type(value).__name__)
+def test_an_identity_is_on_a_list_or_not_whatever_names_it(named: Any, removed: Any) -> None:
+    policy = AdmissionPolicy(allow=[named])
+    assert policy.still_allowed(PEER)
+    assert not policy.still_allowed(BEN.key)
+    policy.block(named)
+    assert not policy.still_allowed(PEER)
+    assert policy.may_knock(claimed()) is False
+    policy.unblock(removed)
+    assert policy.still_allowed(PEER)
+    policy.disallow(removed)
+    assert not policy.still_allowed(PEER)
+
+
+def test_lists_keep_plain_values_of_their_own() -> None:
+    raw = bytearray(PEER.raw)
+    policy = AdmissionPolicy(allow=[raw, Name.PEER])
+    raw[0] ^= 1
+    assert policy.still_allowed(PEER)
+    assert {type(value) for held in (policy._allowed._keys, policy._allowed._dids) for value in held} == {bytes, str}
+
+
+def test_following_moves_whoever_is_listed_by_name() -> None:
+    for lists, allowed in (({"allow": [PEER.did]}, True), ({"block": [PEER.did], "allow": [BEN.did]}, False)):
+        successions = Successions(MESH)
+        policy = AdmissionPolicy(successions=successions, **lists)  # type: ignore[arg-type]
+        follow(successions, policy)
+        assert policy.still_allowed(BEN.key) is allowed
+        assert not policy.still_allowed(PEER)
+
+
+def test_following_twice_is_refused_as_before() -> None:
+    successions = Successions(MESH)
+    policy = AdmissionPolicy(successions=successions, allow=[PEER])
+    follow(successions, policy)
+    policy.disallow(BEN.key)
+    with pytest.raises(ArgumentInvalid):
+        policy.follow(PEER, BEN.key)
+    assert not policy.still_allowed(BEN.key)
 
 
 def test_one_key_has_one_entry_whatever_names_it() -> None:
@@ -241,6 +296,7 @@ def test_following_moves_place_and_score_and_retires_the_old_identity() -> None:
     assert not policy.may_knock(claimed())
     assert policy.decide(knock(peer=BEN.key)) == Grant(Conditions(), Why.ALLOWED)
     assert ledger.score(BEN.key) == 150
+    assert (PEER.raw in policy._allowed, BEN.key.raw in policy._allowed) == (False, True)
 
 
 def test_whoever_is_blocked_stays_blocked_under_another_key() -> None:
@@ -536,6 +592,7 @@ def test_a_default_score_makes_nobody_known() -> None:
         ),
         ("ask_from", 501),
         ("one_time_per_hour", -1),
+        ("one_time_per_hour", "20"),
         ("one_time_per_hour", True),
         ("retry_after_seconds", 1.0),
         ("scores", 5),

@@ -64,7 +64,7 @@ INPUT_AND_OUTPUT = (
 )  # fmt: skip
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
 # Values that applications and relays share between threads.
-LOCKED = ("primitives.buckets", "relay.limiter", "trust.graph", "trust.ledger", "trust.revocation", "trust.succession")
+LOCKED = ("primitives.buckets", "relay.limiter", "trust.steps")
 THIRD_PARTY = {
     "attrs": ANYBODY,
     "cryptography": ("primitives._crypto",),

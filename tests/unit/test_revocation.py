@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import msgpack
@@ -133,6 +134,49 @@ def test_forged_foreign_and_other_statements_revoke_nobody() -> None:
         listed.apply(issue_edge(ANN, BEN.key, 0, mesh=MESH, sequence=0, time_ms=NOW))
     with refused(listed, Malformed):
         listed.apply(continuity(ANN, BEN))
+
+
+def test_whoever_is_asked_may_ask_the_list_itself(interrupts: ModuleType) -> None:
+    # As a policy over this list does, from a thread that may wait for another one, which waits for the list.
+    free: list[bool] = []
+    listed = RevocationList(MESH, is_known=lambda _: free.append(interrupts.is_free(listed._lock)) or True)  # type: ignore[func-returns-value]
+    listed.apply(revocation(ANN))
+    assert free == [True]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "meanwhile", "error"),
+    [(OFFICE, OFFICE, StatementUnfit), (OFFICE, ANN, StatementStale), (ANN, ANN, StatementStale)],
+)
+def test_what_happened_while_somebody_was_asked_counts(
+    issuer: Identity, meanwhile: Identity, error: type[AgentMeshError]
+) -> None:
+    asked: list[bytes] = []
+
+    def is_known(key: bytes) -> bool:
+        if not asked:
+            asked.append(key)
+            listed.apply(revocation(meanwhile))
+        return True
+
+    listed = RevocationList(MESH, is_known=is_known)
+    listed.believe(OFFICE.key)
+    with pytest.raises(AgentMeshError) as caught:
+        listed.apply(revocation(issuer, ANN, sequence=1))
+    assert type(caught.value) is error
+    assert listed.statements() == (revocation(meanwhile),)
+
+
+def test_nobody_is_asked_about_what_is_refused_anyway() -> None:
+    asked: list[bytes] = []
+    listed = RevocationList(MESH, is_known=lambda key: bool(asked.append(key)))  # type: ignore[func-returns-value]
+    listed.apply(revocation(ANN))
+    assert asked == [ANN.key.raw]
+    with refused(listed, StatementStale):
+        listed.apply(revocation(ANN, sequence=1))
+    with refused(listed, StatementUnfit):
+        listed.apply(revocation(OFFICE, BEN))
+    assert asked == [ANN.key.raw]
 
 
 def test_the_list_can_be_handed_on() -> None:

@@ -202,9 +202,15 @@ def test_every_cut_and_every_tail_is_refused(kind: str) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("statement", [None, 5, "text", bytearray(b"\x92"), [b"", b""], b"", b"\x92\xc4\x00\xc4\x00"])
+@pytest.mark.parametrize("statement", [bytearray(b"\x92"), b"", b"\x92\xc4\x00\xc4\x00"])
 def test_what_is_no_statement_is_refused(kind: str, statement: Any) -> None:
     refuse(kind, statement, Malformed)
+
+
+@every_kind
+@pytest.mark.parametrize("statement", [None, 5, "text", [b"", b""]])
+def test_what_is_not_even_bytes_is_a_mistaken_call(kind: str, statement: Any) -> None:
+    refuse(kind, statement, ArgumentInvalid)
 
 
 @every_kind
