@@ -22,7 +22,7 @@ from agentmesh.session.facts import Ended
 from agentmesh.session.held import session_id_of
 
 VERSION: Final = 1
-_MEMO: Final = _wire.array(
+MEMO_LAYOUT: Final = _wire.array(
     _wire.Bin(64), _wire.Bin(32), _wire.Bin(32), _wire.Uint(), _wire.Uint(), _wire.Maybe(_wire.Bin(1, UINT_MAX))
 )
 _PEER: Final = _wire.array(
@@ -33,7 +33,7 @@ _AGENT: Final = _wire.array(
     _wire.Text(1, MESH_MAX_BYTES),
     _wire.Bin(32),
     _wire.ArrayOf(PUBLISHED_LAYOUT, MANY),
-    _wire.ArrayOf(_MEMO, MANY),
+    _wire.ArrayOf(MEMO_LAYOUT, MANY),
     _wire.ArrayOf(_PEER, MANY),
 )
 
@@ -81,35 +81,52 @@ def _restore_agent(data: bytes) -> AgentState:
     require(is_mesh_name(mesh))
     state = AgentState(Identity.from_seed(seed), mesh)
     for fields in bundles:
-        bundle = restore_published(fields)
-        require(bundle.ref not in state.bundles)
-        state.bundles[bundle.ref] = bundle
-    for th, initiator, receipt, expires_ms, forget_at_ms, answer in memos:
-        require(state.knocks.get(TranscriptHash(th)) is None)
-        state.knocks.remember(
-            KnockMemo(
-                th=TranscriptHash(th),
-                initiator=Ed25519PublicKey(initiator),
-                receipt=Receipt(receipt),
-                expires_ms=expires_ms,
-                forget_at_ms=forget_at_ms,
-                durable=True,
-                answer=answer,
-            )
-        )
-    for raw, latest_knock_ms, own_knock_ms, sessions in peers:
-        require(raw not in state.peers and raw != state.identity.key.raw)
-        peer = state.ensure_peer(IdentityKey(raw))
-        peer.latest_knock_ms = -1 if latest_knock_ms is None else latest_knock_ms
-        peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
-        restored = [restore_held(session_data, mesh, state.identity.did) for session_data in sessions]
-        ids = {session_id_of(held) for held in restored}
-        require(len(ids) == len(restored) and ids.isdisjoint(state.sessions))
-        for held in restored:
-            # A record under another peer's name is a swapped record, whichever of them was moved.
-            require(peer.key == (held.peer if isinstance(held, Ended) else held.facts.peer))
-        state.hold_all(peer, restored)
+        put_bundle(state, fields)
+    for fields in memos:
+        put_memo(state, fields)
+    for fields in peers:
+        put_peer(state, fields)
     return state
+
+
+def put_bundle(state: AgentState, fields: list[Any]) -> None:
+    """Put back a bundle of which an export tells. Raises as `require`, as all of these do."""
+    bundle = restore_published(fields)
+    require(bundle.ref not in state.bundles)
+    state.bundles[bundle.ref] = bundle
+
+
+def put_memo(state: AgentState, fields: list[Any]) -> None:
+    """Put back the memory of a KNOCK."""
+    th, initiator, receipt, expires_ms, forget_at_ms, answer = fields
+    require(state.knocks.get(TranscriptHash(th)) is None)
+    state.knocks.remember(
+        KnockMemo(
+            th=TranscriptHash(th),
+            initiator=Ed25519PublicKey(initiator),
+            receipt=Receipt(receipt),
+            expires_ms=expires_ms,
+            forget_at_ms=forget_at_ms,
+            durable=True,
+            answer=answer,
+        )
+    )
+
+
+def put_peer(state: AgentState, fields: list[Any]) -> None:
+    """Put back a peer with its sessions, each as its own export."""
+    raw, latest_knock_ms, own_knock_ms, sessions = fields
+    require(raw not in state.peers and raw != state.identity.key.raw)
+    peer = state.ensure_peer(IdentityKey(raw))
+    peer.latest_knock_ms = -1 if latest_knock_ms is None else latest_knock_ms
+    peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
+    restored = [restore_held(session_data, state.mesh, state.identity.did) for session_data in sessions]
+    ids = {session_id_of(held) for held in restored}
+    require(len(ids) == len(restored) and ids.isdisjoint(state.sessions))
+    for held in restored:
+        # A record under another peer's name is a swapped record, whichever of them was moved.
+        require(peer.key == (held.peer if isinstance(held, Ended) else held.facts.peer))
+    state.hold_all(peer, restored)
 
 
 def restore_agent(data: bytes) -> AgentState:

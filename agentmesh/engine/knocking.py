@@ -178,13 +178,15 @@ def receive_reject(core: Core, outer: OuterEnvelope, now_ms: int) -> Step[Events
 
     Raises:
         TooLarge, Malformed: not a REJECT.
-        VerdictUnmatched: no pending session with that KNOCK at that peer.
+        VerdictUnmatched: no pending session with that KNOCK at that peer, or its time is over.
         BadSignature: not the peer's.
     """
     reject = parse_reject_body(outer.body)
     key = core.state.dids.get(outer.header.sender)
     for held in () if key is None else core.state.peers[key].sessions:
-        if isinstance(held, Pending) and held.facts.knock_receipt == reject.knock_receipt:
+        if not isinstance(held, Pending) or held.ending(now_ms) is not None:
+            continue
+        if held.facts.knock_receipt == reject.knock_receipt:
             reject.verify(held.facts.peer, outer.header_bytes)
             over = ended(held, Happening.REJECTED, at_ms=now_ms, detail=str(reject.reason))
             event = SessionRejected(

@@ -16,15 +16,19 @@ cannot differ from what it does. The rows of all steps since an agent was made a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
-from agentmesh.engine.export import VERSION, memo_fields, peer_fields
+from agentmesh.engine.export import MEMO_LAYOUT, VERSION, memo_fields, peer_fields, put_bundle, put_memo, put_peer
 from agentmesh.engine.replay import KnockMemo, KnockMemory
 from agentmesh.engine.state import AgentState, Change, Peer, RowKind
-from agentmesh.handshake.prekeys import PublishedBundle, export_published
+from agentmesh.envelope import is_mesh_name
+from agentmesh.errors import Malformed, StateVersionUnknown
+from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, PublishedBundle, export_published
+from agentmesh.identity import Identity
+from agentmesh.limits import MESH_MAX_BYTES
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Redacted, TranscriptHash
-from agentmesh.session.at_rest import export_session
+from agentmesh.session.at_rest import MANY, STATE_MAX_BYTES, export_session, guarded, require
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
 
@@ -54,6 +58,60 @@ def _knock_row(memo: KnockMemo) -> bytes:
 
 def _peer_row(peer: Peer) -> bytes:
     return _wire.encode(peer_fields(peer, [session_id_of(held) for held in peer.sessions]))
+
+
+# --- and back --------------------------------------------------------------------------------------------------------
+
+_AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32))
+_PEER: Final = _wire.array(
+    _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(16), MANY)
+)
+
+
+def state_of(rows: Mapping[RowKey, bytes]) -> AgentState:
+    """Return the state whose rows these are; what is in no order here comes back in the order of the rows.
+
+    Raises:
+        StateMalformed: damaged, missing or of another key, or fields that contradict one another.
+        StateVersionUnknown: written by a newer release.
+    """
+    return guarded(lambda: _restore_rows(rows))
+
+
+def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
+    agent = rows.get((RowKind.AGENT, b""))
+    if isinstance(agent, bytes) and _wire.peek_version(agent) not in (None, VERSION):
+        raise StateVersionUnknown
+    version, mesh, seed = _decode(agent, _AGENT)
+    require(version == VERSION and is_mesh_name(mesh))
+    state = AgentState(Identity.from_seed(seed), mesh)
+    peers: list[tuple[bytes, list[Any]]] = []
+    for (kind, key), data in rows.items():
+        if kind == RowKind.BUNDLE:
+            fields = _decode(data, PUBLISHED_LAYOUT)
+            put_bundle(state, fields)
+            require(fields[0] == key)
+        elif kind == RowKind.KNOCK:
+            fields = _decode(data, MEMO_LAYOUT)
+            put_memo(state, fields)
+            require(fields[0] == key)
+        elif kind == RowKind.PEER:
+            peers.append((key, _decode(data, _PEER)))
+        else:
+            require(kind == RowKind.SESSION or (kind, key) == (RowKind.AGENT, b""))
+    for key, (raw, latest_knock_ms, own_knock_ms, session_ids) in peers:
+        require(raw == key)
+        sessions = [rows.get((RowKind.SESSION, session_id)) for session_id in session_ids]
+        put_peer(state, [raw, latest_knock_ms, own_knock_ms, sessions])
+        require([session_id_of(held) for held in state.peers[raw].sessions] == session_ids)
+    require(len(state.sessions) == sum(kind == RowKind.SESSION for kind, _ in rows))  # none without its peer
+    return state
+
+
+def _decode(data: bytes | None, layout: _wire.Array) -> list[Any]:
+    if not isinstance(data, bytes):
+        raise Malformed
+    return _wire.decode(data, layout, STATE_MAX_BYTES)
 
 
 # --- a draft of the state --------------------------------------------------------------------------------------------
@@ -154,6 +212,10 @@ class _Draft(AgentState):
         self.sessions = self.session_layer = _Layer(below.sessions, _copied)
         self.undecided = _Layer(below.undecided)
 
+    def hold(self, peer: Peer, held: Held) -> None:
+        # A copy, because the session that a step brings shares its ratchet with the phase before.
+        super().hold(peer, _copied(held))
+
     def advancing(self, session: Session) -> Session:
         held = self.sessions.get(session.facts.session_id)
         return held if isinstance(held, Session) else session.copy()
@@ -189,7 +251,7 @@ def rows_after(state: AgentState, changes: Iterable[Change]) -> RowChanges:
     for ref, bundle in draft.bundle_layer.changes():
         rows[RowKind.BUNDLE, ref] = None if bundle is None else _bundle_row(bundle)
     for th, memo in draft.knock_layer.changes():
-        rows[RowKind.KNOCK, th] = None if memo is None else _knock_row(memo)
+        rows[RowKind.KNOCK, th] = _knock_row(memo) if memo is not None and memo.durable else None
     for raw, peer in draft.peer_layer.changes():
         rows[RowKind.PEER, raw] = None if peer is None else _peer_row(peer)
     for session_id, held in draft.session_layer.changes():

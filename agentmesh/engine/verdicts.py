@@ -179,7 +179,7 @@ def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
 
 def _undecided(core: Core, session_id: SessionId, now_ms: int) -> Undecided:
     held = core.state.sessions.get(session_id)
-    if not isinstance(held, Undecided) or now_ms > held.deadline_ms:
+    if not isinstance(held, Undecided) or held.ending(now_ms) is not None:
         raise KnockNotPending
     return held
 

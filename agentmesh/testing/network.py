@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import final
+from typing import Final, final
 
 from attrs import Attribute, field, frozen
 
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.testing.mutation import split
+
+_REMEMBERED_MAX: Final = 64  # of what was received
 
 
 def _percent(_instance: object, attribute: Attribute[int], value: int) -> None:
@@ -90,10 +92,10 @@ class Network:
         received: The latest that were received, to replay.
     """
 
-    def __init__(self, *, in_flight_max: int, remembered_max: int, late_answers_max: int | None) -> None:
+    def __init__(self, *, in_flight_max: int, late_answers_max: int | None) -> None:
         self.queue: list[Carried] = []
         self.aside: list[Carried] = []
-        self.received: deque[Carried] = deque(maxlen=remembered_max)
+        self.received: deque[Carried] = deque(maxlen=_REMEMBERED_MAX)
         self._in_flight_max = in_flight_max
         self._late_answers_max = late_answers_max
         self._sequence = 0

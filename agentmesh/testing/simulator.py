@@ -55,7 +55,6 @@ from agentmesh.testing.network import Carried, Faults, Network
 from agentmesh.testing.shelf import BundleShelf
 
 _STALLED_ROUNDS_MAX: Final = 5  # of a settling; together they stay well inside the 600 s for late data
-_REMEMBERED_MAX: Final = 64
 _TAKE_UP_PERCENT: Final = 25  # of the steps: something that was put aside comes back
 _POLL_PERCENT: Final = 5  # of the steps: an agent is polled
 
@@ -133,10 +132,11 @@ class MeshSimulator:
         self._reject_percent = reject_percent
         self._defer_percent = defer_percent
         self._step_max_ms = step_max_ms
-        self._network = Network(
-            in_flight_max=in_flight_max, remembered_max=_REMEMBERED_MAX, late_answers_max=late_answers_max
-        )
+        self._network = Network(in_flight_max=in_flight_max, late_answers_max=late_answers_max)
         self._ledgers = {(a, b): Ledger(history_max) for a in agents for b in agents if a != b}
+        self._make_hosts(seed, skew_max_ms, policy, limits)
+
+    def _make_hosts(self, seed: int | str, skew_max_ms: int, policy: Policy | None, limits: Limits | None) -> None:
         kem_keys: KemKeys = {}
         self._hosts = {
             name: Host(
@@ -147,11 +147,11 @@ class MeshSimulator:
                 kem_keys=kem_keys,
                 errors=self.errors,
             )
-            for name in agents
+            for name in self.names
         }
         self._name_of = {host.did: name for name, host in self._hosts.items()}
-        for name in agents:
-            self.publish(name, one_time)
+        for name in self.names:
+            self.publish(name, self._one_time)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,311 @@
+"""What a change leads to, said both ways: as rows before it takes effect, and as the state afterwards.
+
+Random schedules over a hostile mesh, with leaps of time, drive every kind of change. At each step of each agent: the
+rows alter nothing; a store that keeps them equals the state; a change twice, a step broken off and done again, and a
+step done again after it was done are the same as once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmesh import Agent, BundleClass, Conditions, Limits
+from agentmesh.engine import changes as change_kinds
+from agentmesh.engine.export import export_agent
+from agentmesh.engine.rows import ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
+from agentmesh.engine.seam import Seam
+from agentmesh.engine.state import AgentState, Change, Changes, RowKind, Step
+from agentmesh.errors import StateMalformed, StateVersionUnknown
+from agentmesh.primitives import _wire
+from agentmesh.session.established import MessageSent, MessageTaken
+from agentmesh.testing import Faults, ManualClock, MeshSimulator, SeededEntropy, established_pair
+
+SCHEDULES = 24
+ACTIONS = 60
+HOUR = 3600
+CHANGE_KINDS = {
+    MessageSent,
+    MessageTaken,
+    *(
+        value
+        for value in vars(change_kinds).values()
+        if isinstance(value, type) and value.__module__ == change_kinds.__name__ and hasattr(value, "apply")
+    ),
+}
+
+
+class Witness:
+    """Stands at the seam of every agent, and keeps a store of rows for each."""
+
+    def __init__(self) -> None:
+        self.seen: set[type] = set()
+        self.steps = 0
+        self.removed: set[str] = set()
+        self._stores: dict[int, tuple[AgentState, Rows]] = {}  # the state is held, so that its id stays its own
+
+    def store(self, state: AgentState) -> Rows:
+        """Return the store of this state; one that a restart has brought begins with what was restored."""
+        if id(state) not in self._stores:
+            self._stores[id(state)] = state, rows_of(state)
+        return self._stores[id(state)][1]
+
+    def before(self, state: AgentState, changes: tuple[Change, ...]) -> None:
+        self.steps += bool(changes)
+        self.seen |= {type(change) for change in changes}
+        store, exported = self.store(state), export_agent(state)
+        rows = ChangesOf(changes, state).rows()
+        assert rows_after(state, [change for change in changes for _ in range(2)]) == rows
+        for done in range(1, len(changes) + 1):  # broken off behind so many changes, and done again
+            assert rows_after(state, changes[:done] + changes) == rows
+        assert export_agent(state) == exported  # and nothing was altered
+        self.removed |= {str(kind) for (kind, key), data in rows.items() if data is None and (kind, key) in store}
+        keep(store, rows)
+
+    def after(self, state: AgentState, changes: tuple[Change, ...]) -> None:
+        assert self.store(state) == rows_of(state) == rows_of(state_of(self.store(state)))
+        exported = export_agent(state)
+        for change in changes:
+            change.apply(state)
+        assert export_agent(state) == exported
+
+
+def keep(store: Rows, rows: dict[RowKey, bytes | None]) -> None:
+    for key, data in rows.items():
+        if data is None:
+            store.pop(key, None)
+        else:
+            store[key] = data
+
+
+@contextmanager
+def witnessed() -> Iterator[Witness]:
+    witness, commit = Witness(), Seam._commit
+
+    def watched(seam: Seam, step: Step[Any]) -> None:
+        state = seam._core.state
+        witness.before(state, step.changes)
+        commit(seam, step)
+        witness.after(state, step.changes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Seam, "_commit", watched)
+        yield witness
+
+
+# Not all are likely in one mesh: what is kept for long goes soon here, and a peer may lose its state.
+LIMITS = Limits(
+    skipped_key_lifetime_seconds=6 * HOUR,
+    one_time_lifetime_seconds=2 * 86_400,
+    last_resort_lifetime_seconds=4 * 86_400,
+    last_resort_rotation_seconds=86_400,
+    ended_session_seconds=2 * HOUR,
+)
+
+
+def drive(seed: int) -> None:
+    """Let agents do what they may, in any order; whether anything arrives is for other tests."""
+    random = Random(f"{seed}/rows")
+    mesh = MeshSimulator(
+        seed,
+        one_time=2,
+        limits=LIMITS,
+        conditions=Conditions(ttl_seconds=30 * HOUR) if seed % 2 else Conditions(),
+        defer_percent=50,
+        reject_percent=20,
+        late_answers_max=None,
+        faults=Faults(drop_percent=12, delay_percent=20, reorder_percent=50, crash_percent=5, lost_state_percent=2),
+    )
+    for number in range(ACTIONS):
+        one, other = random.sample(mesh.names, 2)
+        choice = random.randrange(100)
+        if choice < 40:
+            mesh.send(one, other, b"%d" % number)
+        elif choice < 55:
+            mesh.knock(one, other, early_payload=b"early %d" % number if choice % 2 else None)
+        elif choice < 60:
+            mesh.close(one, other)
+        elif choice < 65:
+            drop_one(mesh, one, other, random)
+        elif choice < 72:
+            mesh.clock.advance(seconds=random.choice((700, 3 * HOUR, 7 * HOUR)))
+        elif choice < 74:
+            mesh.clock.advance(seconds=random.choice((2, 20)) * 86_400)
+        mesh.run(random.randrange(4))
+        mesh.poll(one)
+    mesh.clock.advance(seconds=40 * 86_400)
+    for name in mesh.names:
+        mesh.poll(name)  # ends what is left; the next poll forgets it
+    mesh.clock.advance(seconds=86_400)
+    for name in mesh.names:
+        mesh.poll(name)
+
+
+def drop_one(mesh: MeshSimulator, name: str, other: str, random: Random) -> None:
+    views = mesh.agent(name).sessions(mesh.did(other))
+    if views:
+        session_id = random.choice(views).session_id
+        mesh._hosts[name].attempt(lambda agent: agent.drop(mesh.did(other), session_id))
+
+
+def test_what_the_rows_say_is_what_the_steps_do() -> None:
+    with witnessed() as witness:
+        for seed in range(SCHEDULES):
+            drive(seed)
+    assert witness.seen == CHANGE_KINDS
+    assert witness.removed == {"bundle", "knock", "peer", "session"}
+    assert witness.steps > SCHEDULES * ACTIONS
+
+
+# --- a store that keeps rows -----------------------------------------------------------------------------------------
+
+
+class RowStore:
+    """A journal that keeps rows, in a few lines."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def commit(self, changes: Changes, _records: tuple[object, ...], /) -> None:
+        keep(self.rows, dict(changes.rows()))
+
+
+def reopened(store: RowStore, clock: ManualClock) -> Agent:
+    state = export_agent(state_of(store.rows))
+    return Agent.restore(state, clock=clock, entropy=SeededEntropy("again"), journal=store)
+
+
+def test_an_agent_that_is_restored_from_its_rows_converses_on() -> None:
+    pair = established_pair()
+    store = RowStore(rows_of(pair.alice._core.state))
+    alice = reopened(store, pair.clock)
+    for number in range(4):
+        [event] = pair.bob.receive(alice.send(pair.bob.did, b"%d" % number))
+        assert event.plaintext == b"%d" % number
+        [event] = alice.receive(pair.bob.send(alice.did, b"and %d" % number))
+        assert event.plaintext == b"and %d" % number
+        assert rows_of(alice._core.state) == store.rows
+        alice = reopened(store, pair.clock)
+    alice.close(pair.bob.did)
+    assert rows_of(alice._core.state) == store.rows
+
+
+def some_rows() -> Rows:
+    """Return the rows of an agent that has one of everything."""
+    mesh = MeshSimulator("rows", one_time=2, defer_percent=100, faults=Faults(drop_percent=0))
+    for _ in range(2):
+        mesh.knock("alice", "bob")
+    mesh.knock("bob", "alice")
+    mesh.run(20)
+    mesh.settle()
+    mesh.send("alice", "bob", b"under way")
+    mesh.knock("bob", "alice")
+    mesh.knock("alice", "bob")
+    while mesh.in_flight:
+        mesh.deliver()
+    mesh.close("alice", "bob")
+    while mesh.in_flight:
+        mesh.deliver()
+    return rows_of(mesh.agent("bob")._core.state)
+
+
+ROWS = some_rows()
+
+
+def test_the_rows_have_one_of_everything() -> None:
+    kinds = {kind for kind, _ in ROWS}
+    assert kinds == set(RowKind)
+    assert {_wire.peek_version(data) for (kind, _), data in ROWS.items() if kind is RowKind.SESSION} == {1, 2, 3, 4}
+
+
+@given(st.permutations(sorted(ROWS)))
+def test_the_state_of_rows_has_these_rows_whatever_their_order(keys: list[RowKey]) -> None:
+    restored = state_of({key: ROWS[key] for key in keys})
+    assert rows_of(restored) == ROWS
+    assert rows_of(state_of(rows_of(restored))) == ROWS
+
+
+@given(st.data())
+def test_damaged_rows_are_refused(data: st.DataObject) -> None:
+    rows = dict(ROWS)
+    key = data.draw(st.sampled_from(sorted(rows)))
+    how = data.draw(st.sampled_from(["cut", "longer", "another's", "gone", "not bytes"]))
+    if how == "cut":
+        rows[key] = rows[key][: data.draw(st.integers(0, len(rows[key]) - 1))]
+    elif how == "longer":
+        rows[key] += data.draw(st.binary(min_size=1, max_size=4))
+    elif how == "another's":
+        rows[key] = rows[data.draw(st.sampled_from(sorted(key_ for key_ in rows if key_ != key)))]
+    elif how == "not bytes":
+        rows[key] = data.draw(st.sampled_from([None, 7, "text", bytearray(rows[key])]))  # type: ignore[assignment]
+    else:
+        del rows[key]
+        if key[0] in {RowKind.BUNDLE, RowKind.KNOCK}:
+            return  # nothing says that there was one more
+    # What stands at the front of another row may read as a version.
+    versioned = key[0] is RowKind.AGENT and how == "another's"
+    with pytest.raises((StateMalformed, StateVersionUnknown) if versioned else StateMalformed):
+        state_of(rows)
+
+
+@pytest.mark.parametrize("key", sorted(ROWS), ids=lambda key: f"{key[0]}-{key[1].hex()[:8]}")
+def test_a_row_under_another_key_is_refused(key: RowKey) -> None:
+    rows = dict(ROWS)
+    rows[key[0], key[1][:-1] + bytes([key[1][-1] ^ 1]) if key[1] else b"key"] = rows.pop(key)
+    with pytest.raises(StateMalformed):
+        state_of(rows)
+
+
+@given(st.data())
+def test_a_bit_that_flips_is_refused_or_makes_another_state(data: st.DataObject) -> None:
+    rows = dict(ROWS)
+    key = data.draw(st.sampled_from(sorted(rows)))
+    at = data.draw(st.integers(0, 8 * len(rows[key]) - 1))
+    flipped = bytearray(rows[key])
+    flipped[at // 8] ^= 1 << at % 8
+    rows[key] = bytes(flipped)
+    try:
+        restored = state_of(rows)
+    except (StateMalformed, StateVersionUnknown):
+        return
+    assert rows_of(restored) == rows  # nothing is repaired in silence
+
+
+def test_a_session_that_no_peer_names_is_refused() -> None:
+    rows = dict(ROWS)
+    key = next(key for key in rows if key[0] is RowKind.PEER)
+    raw, latest_ms, own_ms, session_ids = _wire.decode(
+        rows[key], _wire.array(_wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), IDS), 1 << 16
+    )
+    for ids in (session_ids[1:], [*session_ids, session_ids[0]], [*session_ids, bytes(16)]):
+        with pytest.raises(StateMalformed):
+            state_of({**rows, key: _wire.encode([raw, latest_ms, own_ms, ids])})
+
+
+IDS = _wire.ArrayOf(_wire.Bin(16), 100)
+
+
+def test_the_rows_of_a_newer_release_say_so() -> None:
+    key = (RowKind.AGENT, b"")
+    _, mesh, seed = _wire.decode(ROWS[key], _wire.array(_wire.Uint(), _wire.Text(1, 64), _wire.Bin(32)), 1 << 10)
+    with pytest.raises(StateVersionUnknown):
+        state_of({**ROWS, key: _wire.encode([2, mesh, seed])})
+    with pytest.raises(StateVersionUnknown):
+        state_of({**ROWS, key: _wire.encode([2, "another", "shape"])})
+
+
+def test_what_is_remembered_in_memory_alone_has_no_row() -> None:
+    state = state_of(ROWS)
+    th, memo = next(iter(state.knocks.by_th.items()))
+    state.knocks.drop(th)
+    state.knocks.remember(evolve(memo, durable=False))
+    assert (RowKind.KNOCK, th) not in rows_of(state)
+    assert rows_after(state, [change_kinds.AnswerDropped(th)]) == {(RowKind.KNOCK, th): None}
+    assert BundleClass.ONE_TIME in {bundle.bundle_class for bundle in state.bundles.values()}
