@@ -69,8 +69,8 @@ class Mail:
         self.see(reply)
         alice.receive(reply)
 
-    def see(self, envelope: bytes) -> None:
-        self.relay.append([relay_record(OuterEnvelope.parse(envelope), at_ms=self.clock())])
+    def see(self, envelope: Any) -> None:
+        self.relay.append([relay_record(OuterEnvelope.parse(bytes(envelope)), at_ms=self.clock())])
 
     def send(self, count: int) -> list[bytes]:
         sent = []
