@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # behind the installed library, for `benchmarks`
 
 from agentmesh.primitives.keys import Receipt  # noqa: E402
-from benchmarks import _fleet_world, fleet  # noqa: E402
-from benchmarks._fleet_ledger import Ledger  # noqa: E402
-from benchmarks._fleet_run import Fleet  # noqa: E402
-from benchmarks._fleet_script import Conversation, Frame  # noqa: E402
-from benchmarks._fleet_settings import PLANTS, Settings  # noqa: E402
-from benchmarks._fleet_world import World  # noqa: E402
+from benchmarks.fleet import __main__ as fleet  # noqa: E402
+from benchmarks.fleet import world as fleet_world  # noqa: E402
+from benchmarks.fleet.deliveries import Ledger  # noqa: E402
+from benchmarks.fleet.run import Fleet  # noqa: E402
+from benchmarks.fleet.script import Conversation, Frame  # noqa: E402
+from benchmarks.fleet.settings import PLANTS, Settings  # noqa: E402
+from benchmarks.fleet.world import World  # noqa: E402
 
 PAGE = ROOT / "docs" / "how-to" / "fleet.md"
 COMMANDS = re.findall(r"^python -m benchmarks\.fleet (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -146,7 +147,7 @@ def test_what_the_relay_never_delivers_is_lost(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_forgery_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fleet_world, "forge", lambda _random, envelope, _others: envelope)
+    monkeypatch.setattr(fleet_world, "forge", lambda _random, envelope, _others: envelope)
     assert faults_of(small(alteration=0.1))["forgery"] > 0
 
 

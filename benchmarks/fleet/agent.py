@@ -23,12 +23,12 @@ from agentmesh import (
 )
 from agentmesh.errors import BundleExpired, TooManySessions
 from agentmesh.primitives.keys import SessionId
-from benchmarks._fleet_host import Crashed
-from benchmarks._fleet_link import Channel, Link, Stage
-from benchmarks._fleet_script import ACTIONS, Conversation, Frame
-from benchmarks._fleet_settings import SECOND_MS
-from benchmarks._fleet_talker import Talker
-from benchmarks._fleet_world import World
+from benchmarks.fleet.host import Crashed
+from benchmarks.fleet.link import Channel, Link, Stage
+from benchmarks.fleet.script import ACTIONS, Conversation, Frame
+from benchmarks.fleet.settings import SECOND_MS
+from benchmarks.fleet.talker import Talker
+from benchmarks.fleet.world import World
 
 _CONDITIONS: Final = Conditions(max_messages=100_000, allowed_actions=ACTIONS)
 _EARLY_SHARE: Final = 0.35

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks._fleet_report import report_of, tables
-from benchmarks._fleet_run import Fleet, resident_bytes
-from benchmarks._fleet_settings import PLANTS, SINKS, Settings
+from benchmarks.fleet.report import report_of, tables
+from benchmarks.fleet.run import Fleet, resident_bytes
+from benchmarks.fleet.settings import PLANTS, SINKS, Settings
 
 _LOOK_EVERY = 256  # calls: because looking at a clock costs more than most of what happens between
 
@@ -130,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.plot is not None:
-        from benchmarks._fleet_plot import plot
+        from benchmarks.fleet.plot import plot
 
         plot(report, arguments.plot)
     return 0 if report["check"]["ok"] else 1

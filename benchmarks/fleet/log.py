@@ -23,7 +23,7 @@ from agentmesh.audit import (
     verify_entries,
 )
 from agentmesh.errors import LogBroken
-from benchmarks._fleet_settings import MESH
+from benchmarks.fleet.settings import MESH
 
 _BUFFER_BYTES: Final = 1 << 20
 

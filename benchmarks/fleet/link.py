@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final, final
 
 from agentmesh.primitives.keys import Receipt, SessionId
-from benchmarks._fleet_script import ACKS_MAX, Conversation
+from benchmarks.fleet.script import ACKS_MAX, Conversation
 
 # A peer opens late messages of its five latest past chains. So an application that must lose nothing lets no more turns
 # than that go by while something of its own is unconfirmed. The last one is for an acknowledgement of everything that

@@ -13,8 +13,8 @@ from typing import Any, Final
 import attrs
 
 import agentmesh
-from benchmarks._fleet_run import Fleet
-from benchmarks._fleet_world import HOSTILE, Cause
+from benchmarks.fleet.run import Fleet
+from benchmarks.fleet.world import HOSTILE, Cause
 
 _MIB: Final = 1 << 20
 _POOLS: Final = (
