@@ -71,7 +71,7 @@ class FleetAgent(Talker):
     def begin(self, conversation: Conversation) -> None:
         """Begin a conversation: in the session that there is, or behind a KNOCK."""
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.begin, conversation)
+            self.when_up(self.begin, conversation)
             return
         link = self.current.get(conversation.sides[1])
         if link is not None and link.channel.closer is None:
@@ -105,7 +105,7 @@ class FleetAgent(Talker):
                 lambda: self.agent.knock(did, bundle, intent, early_payload=early, expires_in_seconds=expires),
             )
         except (BundleExpired, Crashed):
-            self.world.later(max(0, self.up_at_ms - world.clock.now_ms), self._knock, conversations)
+            self.when_up(self._knock, conversations)
             return
         except TooManySessions:
             world.counts["KNOCKs put off because five sessions with the peer were open"] += 1
@@ -194,7 +194,7 @@ class FleetAgent(Talker):
     def _decide(self, session_id: SessionId) -> None:
         world = self.world
         if self.is_down:
-            world.later(self.up_at_ms - world.clock.now_ms, self._decide, session_id)
+            self.when_up(self._decide, session_id)
             return
         waiting = [event for event in self.agent.pending_knocks() if event.session_id == session_id]
         if not waiting:
@@ -213,7 +213,7 @@ class FleetAgent(Talker):
                 self._opened(peer, session_id, accepted.early_payload)
                 reply = accepted
         except Crashed:
-            world.later(self.up_at_ms - world.clock.now_ms, self._decide, session_id)
+            self.when_up(self._decide, session_id)
             return
         self.hand_over(peer, reply.envelope, "verdict")
 

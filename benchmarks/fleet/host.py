@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import nacl.secret
 
 from agentmesh import Agent, Event, Limits, Policy, RotationDue, StockLow
+from agentmesh.audit import Checkpoint
 from agentmesh.testing import Host
 from benchmarks.fleet.settings import MESH, SECOND_MS
 from benchmarks.fleet.world import World
@@ -42,11 +43,12 @@ class FleetHost(Host):
         up_at_ms: Until then it is down: what arrives is lost.
         rolled_back: A crash came before a write, so that the audit log has records of a step that was done again.
         sink: Where its audit log is, if it has one.
+        checkpoint: What it signed of its audit log while the run went on, if it did.
     """
 
     __slots__ = (
-        "_armed", "_is_cut_off", "_is_tick_soon", "_sealed", "_stock", "index", "rolled_back", "sink", "up_at_ms",
-        "world",
+        "_armed", "_is_cut_off", "_is_tick_soon", "_sealed", "_stock", "checkpoint", "index", "rolled_back", "sink",
+        "up_at_ms", "world",
     )  # fmt: skip
 
     def __init__(self, world: World, index: int, policy: Policy, limits: Limits) -> None:
@@ -55,6 +57,7 @@ class FleetHost(Host):
         self.up_at_ms = 0
         self.rolled_back = False
         self.sink = world.new_sink()
+        self.checkpoint: Checkpoint | None = None
         self._stock = limits.one_time_bundles
         self._armed: Restart | None = None
         self._sealed = False
@@ -68,6 +71,21 @@ class FleetHost(Host):
     def is_down(self) -> bool:
         """Say whether it is restarting."""
         return self.world.clock.now_ms < self.up_at_ms
+
+    def when_up(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen once it is up again, or next if it is up."""
+        self.world.later(max(0, self.up_at_ms - self.world.clock.now_ms), act, *arguments)
+
+    # --- its audit log -----------------------------------------------------------------------------------------------
+
+    def sign_checkpoint(self) -> None:
+        """Sign what the audit log holds, if there is one, and keep that elsewhere."""
+        if self.journal is not None:
+            self.checkpoint = self.agent.checkpoint(self.journal.log)
+
+    def entries(self) -> Iterable[bytes]:
+        """Return the audit log's entries, as they stand in the sink."""
+        return () if self.sink is None else self.sink.entries()
 
     # --- calls, and where they crash ---------------------------------------------------------------------------------
 
@@ -143,7 +161,7 @@ class FleetHost(Host):
     def tick(self) -> None:
         """Look at the time every now and then, and again when the agent says so."""
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.tick)
+            self.when_up(self.tick)
             return
         self.poll()
         deadline_ms = self.agent.next_deadline_ms
@@ -158,7 +176,7 @@ class FleetHost(Host):
 
     def _extra_tick(self) -> None:
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self._extra_tick)
+            self.when_up(self._extra_tick)
             return
         self._is_tick_soon = False
         self.poll()
@@ -177,7 +195,7 @@ class FleetHost(Host):
                 else:
                     self.take(event)
         except Crashed:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.poll)
+            self.when_up(self.poll)
 
     def take(self, event: Event, envelope: bytes = b"") -> None:
         """Take an event that is the application's, and the envelope that it came of."""

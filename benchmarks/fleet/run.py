@@ -14,11 +14,11 @@ from typing import Final, final
 from attrs import define, field
 
 from agentmesh import AskApplication, Limits
-from agentmesh.audit import Checkpoint, MemorySink
+from agentmesh.audit import MemorySink
 from agentmesh.testing import SeededEntropy
 from benchmarks.fleet.agent import FleetAgent, HubPolicy
+from benchmarks.fleet.audit import LogReport, verify_logs
 from benchmarks.fleet.host import Restart
-from benchmarks.fleet.log import LogReport, Owner, verify_logs
 from benchmarks.fleet.script import Conversation
 from benchmarks.fleet.settings import DAY_MS, Settings
 from benchmarks.fleet.world import World
@@ -108,7 +108,6 @@ class Fleet:
         self._total = max(1, round(settings.agents * settings.conversations))
         self._last_peer: dict[int, int] = {}
         self._pairs: list[tuple[int, int]] = []
-        self._checkpoints: dict[int, Checkpoint] = {}
 
     # --- its parts ---------------------------------------------------------------------------------------------------
 
@@ -226,10 +225,8 @@ class Fleet:
     def _sign_checkpoints(self) -> None:
         """Have some agents sign what their logs hold, and keep it elsewhere."""
         count = min(len(self.agents), _CHECKPOINTS_MAX)
-        for index in self.world.random.sample(range(len(self.agents)), count):
-            agent = self.agents[index]
-            if agent.journal is not None:
-                self._checkpoints[index] = agent.agent.checkpoint(agent.journal.log)
+        for agent in self.world.random.sample(self.agents, count):
+            agent.sign_checkpoint()
 
     def _check(self) -> None:
         world = self.world
@@ -246,21 +243,15 @@ class Fleet:
                 world.ledger.fault("audit", text)
 
     def _verify_logs(self) -> LogReport:
-        owners: list[Owner] = []
-        for index, agent in enumerate(self.agents):
-            if agent.sink is not None:
-                owners.append(
-                    Owner(agent.did, agent.agent.key, agent.sink, self._checkpoints.get(index), agent.rolled_back)
-                )
         if self.settings.plant == "audit":
-            entries = list(owners[0].sink.entries())
-            owners[0].sink = MemorySink(entries[:-2] + entries[-1:])
+            entries = list(self.agents[0].entries())
+            self.agents[0].sink = MemorySink(entries[:-2] + entries[-1:])
         sizes = [0 if agent.journal is None else len(agent.journal.log) for agent in self.agents]
         pairs = [
             pair for pair in dict.fromkeys(self._pairs) if max(sizes[index] for index in pair) < _COMPARED_MAX_ENTRIES
         ]
         return verify_logs(
-            owners,
+            self.agents,
             pairs[: self.settings.compared],
             lambda done, total: self._progress("verifying logs", done / total, self),
         )

@@ -159,12 +159,11 @@ class Talker(Closer):
     def _later(self, link: Link, act: Callable[..., None], *arguments: Any) -> None:
         """Do it when the agent is up again, or when what holds it up may have been confirmed."""
         if self.is_down:
-            wait_ms = self.up_at_ms - self.world.clock.now_ms
-        else:
-            wait_ms = _HELD_UP_MS
-            self.world.counts["times that too many turns were unconfirmed"] += 1
-            self.send_rest(link)
-        self.world.later(wait_ms, act, *arguments)
+            self.when_up(act, *arguments)
+            return
+        self.world.counts["times that too many turns were unconfirmed"] += 1
+        self.send_rest(link)
+        self.world.later(_HELD_UP_MS, act, *arguments)
 
     def _seal(self, link: Link, frame: Frame, action: str | None) -> Item | None:
         did, data, session_id = self.world.dids[link.peer], frame.encode(), link.session_id
