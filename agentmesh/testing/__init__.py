@@ -6,7 +6,6 @@ Nothing here is for production: the randomness repeats itself on purpose. `agent
 
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
-from agentmesh.testing.host import Host
 from agentmesh.testing.mutation import Mutation, Tampering, forge, with_body, with_header
 from agentmesh.testing.network import HONEST, Faults
 from agentmesh.testing.pair import Pair, agent_pair, establish, established_pair
@@ -17,7 +16,6 @@ __all__ = [
     "HONEST",
     "BundleShelf",
     "Faults",
-    "Host",
     "ManualClock",
     "MeshSimulator",
     "Mutation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from agentmesh.agent import Agent
@@ -24,7 +24,7 @@ from agentmesh.events import (
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.limits import Limits
-from agentmesh.outgoing import Outgoing
+from agentmesh.outgoing import Accepted, Outgoing
 from agentmesh.policy import Policy
 from agentmesh.primitives.keys import SessionId
 from agentmesh.session.facts import SESSION_ID_BYTES
@@ -135,7 +135,7 @@ class Applications:
         knock = self._hosts[sender].attempt(
             lambda agent: agent.knock(self.did(recipient), bundle, meant, early_payload=early_payload)
         )
-        if knock is None:
+        if isinstance(knock, AgentMeshError):
             return False
         if early_payload is not None and not knock.early_payload_withheld:
             self._ledgers[sender, recipient].send_early(knock.session_id, early_payload)
@@ -145,7 +145,7 @@ class Applications:
     def send(self, sender: str, recipient: str, data: bytes, *, action: str | None = None) -> bool:
         """Have one agent send to another. Return False, and count the error, where there is no session for it."""
         sealed = self._hosts[sender].attempt(lambda agent: agent.send(self.did(recipient), data, action=action))
-        if sealed is None:
+        if isinstance(sealed, AgentMeshError):
             return False
         session_id = SessionId(split(sealed.envelope)[2][:SESSION_ID_BYTES])
         self._ledgers[sender, recipient].send(sealed.receipt, session_id, data)
@@ -155,9 +155,10 @@ class Applications:
     def close(self, sender: str, recipient: str, reason: str = "") -> bool:
         """Have one agent close its session with another. Return False, and count the error, where there is none."""
         closing = self._hosts[sender].attempt(lambda agent: agent.close(self.did(recipient), reason))
-        if closing is not None:
-            self._hand_over(closing)
-        return closing is not None
+        if isinstance(closing, AgentMeshError):
+            return False
+        self._hand_over(closing)
+        return True
 
     def decide(self, name: str, *, accept: bool = True) -> bool:
         """Have an agent decide on the oldest KNOCK that waits for it. Return False where none waits."""
@@ -168,8 +169,7 @@ class Applications:
 
     def poll(self, name: str) -> None:
         """Have an agent see what time brought. One whose last-resort bundle is due publishes another."""
-        events = self._hosts[name].attempt(lambda agent: agent.poll())
-        self._take(name, events or ())
+        self._told(name, Agent.poll)
 
     # --- what they make of what they are told ------------------------------------------------------------------------
 
@@ -180,15 +180,15 @@ class Applications:
     def _happens(self, percent: int) -> bool:
         return self._random.randrange(100) < percent
 
-    def _offer(self, name: str, envelope: bytes) -> AgentMeshError | None:
-        """Offer an envelope to an agent, and return the error that it was refused with, if it was."""
-        outcome = self._hosts[name].offer(envelope)
-        if isinstance(outcome, AgentMeshError):
-            return outcome
-        self._take(name, outcome)
-        return None
+    def _offer(self, did: str, envelope: bytes) -> AgentMeshError | None:
+        """Offer an envelope to an agent. Return the error, where it is refused."""
+        return self._told(self._name_of[did], lambda agent: agent.receive(envelope))
 
-    def _take(self, name: str, events: tuple[Event, ...]) -> None:
+    def _told(self, name: str, call: Callable[[Agent], tuple[Event, ...]]) -> AgentMeshError | None:
+        """Have an application take what a call tells it. Return the error, where the call was refused."""
+        events = self._hosts[name].attempt(call)
+        if isinstance(events, AgentMeshError):
+            return events
         for event in events:
             self.events[type(event)] += 1
             if event.reply is not None:
@@ -202,6 +202,7 @@ class Applications:
                 self._ledgers[name, self._name_of[event.peer.did]].reject(event.session_id)
             elif not isinstance(event, StockLow):
                 self._note(self._ledgers[self._name_of[event.peer.did], name], event)
+        return None
 
     def _note(self, incoming: Ledger, event: Event) -> None:
         if isinstance(event, MessageReceived | PeerClosed | SkippedKeysExpired):
@@ -216,18 +217,15 @@ class Applications:
                 incoming.close(event.session_id)
 
     def _decide(self, name: str, knock: KnockReceived, *, accept: bool) -> None:
-        if not accept:
-            reply = self._hosts[name].attempt(lambda agent: agent.reject(knock))
-            if reply is not None:
-                self._hand_over(reply)
+        reply = self._hosts[name].attempt(
+            lambda agent: agent.accept(knock, self._conditions) if accept else agent.reject(knock)
+        )
+        if isinstance(reply, AgentMeshError):
             return
-        accepted = self._hosts[name].attempt(lambda agent: agent.accept(knock, self._conditions))
-        if accepted is None:
-            return
-        if accepted.early_payload is not None:
+        if isinstance(reply, Accepted) and reply.early_payload is not None:
             incoming = self._ledgers[self._name_of[knock.did], name]
-            incoming.deliver_early(accepted.session_id, accepted.early_payload)
-        self._hand_over(accepted)
+            incoming.deliver_early(reply.session_id, reply.early_payload)
+        self._hand_over(reply)
 
 
 def _skewed(clock: ManualClock, skew_ms: int) -> Clock:

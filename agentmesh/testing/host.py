@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar, final
+from typing import TypedDict, TypeVar, Unpack, final
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
@@ -12,7 +12,6 @@ from agentmesh.audit.log import AuditLog, Sink
 from agentmesh.engine.core import Clock
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
-from agentmesh.events import Event
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.policy import Policy
@@ -24,6 +23,15 @@ from agentmesh.testing.pair import MESH
 _R = TypeVar("_R")
 
 
+class Surroundings(TypedDict):
+    """What an agent has beside identity, state and journal."""
+
+    clock: Clock
+    entropy: Entropy
+    policy: Policy | None
+    limits: Limits | None
+
+
 class Host:
     """One agent, and all that it needs to start again. When the state is written is for a subclass to say.
 
@@ -33,23 +41,12 @@ class Host:
         journal: Over its audit log, if it has one; every start verifies the log.
     """
 
-    __slots__ = ("_clock", "_entropy", "_limits", "_policy", "_sink", "agent", "did", "journal")
+    __slots__ = ("_around", "_sink", "agent", "did", "journal")
 
     def __init__(
-        self,
-        mesh: str,
-        *,
-        identity: Identity | None = None,
-        clock: Clock,
-        entropy: Entropy,
-        policy: Policy | None,
-        limits: Limits | None,
-        sink: Sink | None = None,
+        self, mesh: str, *, identity: Identity | None = None, sink: Sink | None = None, **around: Unpack[Surroundings]
     ) -> None:
-        self._clock = clock
-        self._entropy = entropy
-        self._policy = policy
-        self._limits = limits
+        self._around = around
         self._sink = sink
         self.start(mesh, identity)
         self.did = self.agent.did
@@ -57,15 +54,7 @@ class Host:
     def start(self, mesh: str, identity: Identity | None) -> None:
         """Start with an identity and nothing else; with a fresh one if `None`."""
         self._open_log()
-        self.agent = Agent.create(
-            mesh,
-            identity=identity,
-            clock=self._clock,
-            entropy=self._entropy,
-            policy=self._policy,
-            limits=self._limits,
-            journal=self.journal,
-        )
+        self.agent = Agent.create(mesh, identity=identity, journal=self.journal, **self._around)
 
     def restart(self, written: bytes) -> None:
         """Start from an exported state."""
@@ -76,14 +65,7 @@ class Host:
 
     def restore(self, written: bytes) -> Agent:
         """Return the agent that an exported state makes."""
-        return Agent.restore(
-            written,
-            clock=self._clock,
-            entropy=self._entropy,
-            policy=self._policy,
-            limits=self._limits,
-            journal=self.journal,
-        )
+        return Agent.restore(written, journal=self.journal, **self._around)
 
     def refused(self, error: AgentMeshError, before: bytes) -> None:
         """Hold the agent to what a refusal is: the exported state is byte for byte what it was before."""
@@ -144,8 +126,8 @@ class WritingHost(Host):
                 self._kem_keys[_crypto.kem_public(live)] = live
         return shelf
 
-    def attempt(self, call: Callable[[Agent], _R]) -> _R | None:
-        """Return what the call returns, or `None` where it raises an error of the library, which is counted.
+    def attempt(self, call: Callable[[Agent], _R]) -> _R | AgentMeshError:
+        """Return what the call returns, or the error of the library that it raises, which is counted.
 
         Raises:
             ArgumentInvalid: the caller of the simulator is at fault.
@@ -155,21 +137,8 @@ class WritingHost(Host):
         except ArgumentInvalid:
             raise
         except AgentMeshError as error:
-            self._count(error)
-            return None
-        self._written = self.agent.export_state()
-        return result
-
-    def offer(self, envelope: bytes) -> tuple[Event, ...] | AgentMeshError:
-        """Return the events of an envelope, or the error that it was refused with, which is counted."""
-        try:
-            events = self.agent.receive(envelope)
-        except AgentMeshError as error:
-            self._count(error)
+            self.errors[type(error)] += 1
+            self.refused(error, self._written)
             return error
         self._written = self.agent.export_state()
-        return events
-
-    def _count(self, error: AgentMeshError) -> None:
-        self.errors[type(error)] += 1
-        self.refused(error, self._written)
+        return result

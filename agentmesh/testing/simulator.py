@@ -47,6 +47,18 @@ class MeshSimulator(Applications):
     `step` and `run` let chance decide what the network does; `deliver`, `drop`, `delay`, `duplicate`, `tamper`,
     `replay`, `crash` and `lose_state` do one thing at a time.
 
+        >>> mesh = MeshSimulator(seed=7, faults=Faults(drop_percent=5, crash_percent=20))
+        >>> mesh.knock("alice", "bob")
+        True
+        >>> mesh.settle()  # everything under way arrives, and Bob accepts
+        >>> for number in range(20):
+        ...     sealed = mesh.send("alice", "bob", b"%d" % number)
+        ...     mesh.run(steps=3)
+        >>> mesh.settle()
+        >>> arrived = (*mesh.delivered("alice", "bob"), *mesh.dropped("alice", "bob"))
+        >>> sorted(arrived) == sorted(mesh.sent("alice", "bob"))
+        True
+
     Attributes:
         names: The agents' names, in the order they were given.
         clock: The time of all; each agent's own may differ from it by `skew_max_ms`.
@@ -176,14 +188,14 @@ class MeshSimulator(Applications):
             forged = forge(self._random, carried.envelope, others)
         # Wherever its header may point now, it is offered to both: a relay misroutes too.
         for did in (carried.recipient, carried.sender):
-            if self._offer(self._name_of[did], forged) is None:
+            if self._offer(did, forged) is None:
                 raise AssertionError("a forgery was taken")
 
     def replay(self, index: int = -1) -> None:
         """Deliver an envelope that its recipient took before; -1 is the latest."""
         self.faults["replay"] += 1
         carried = self._network.received[index]
-        self._offer(self._name_of[carried.recipient], carried.envelope)
+        self._offer(carried.recipient, carried.envelope)
 
     def crash(self, name: str) -> None:
         """Restart an agent from the state that it exported after its last call."""
@@ -309,7 +321,7 @@ class MeshSimulator(Applications):
         return taken
 
     def _offer_genuine(self, carried: Carried) -> bool:
-        error = self._offer(self._name_of[carried.recipient], carried.envelope)
+        error = self._offer(carried.recipient, carried.envelope)
         if error is None:
             self._network.note_received(carried)
             return True

@@ -7,12 +7,11 @@ from typing import Final, final
 from agentmesh import (
     AnswerRepeated,
     Ask,
-    ClaimedSender,
+    AskApplication,
     Conditions,
     Deny,
     Event,
     Grant,
-    IdentityKey,
     Intent,
     KnockReceived,
     KnockRefused,
@@ -39,25 +38,17 @@ _GIVE_UP_MS: Final = 600 * SECOND_MS  # behind its end: a verdict may be on its 
 _RETRY_SECONDS: Final = 60
 
 
-class HubPolicy:
+class HubPolicy(AskApplication):
     """Decides without asking the application, as an agent does at which many knock."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-
-    def may_knock(self, _sender: ClaimedSender, /) -> bool:
-        """Let everybody knock."""
-        return True
 
     def decide(self, _knock: KnockRequest, /) -> Grant | Deny | Ask:
         """Accept most."""
         if self._world.happens(self._world.settings.rejection):
             return Deny(Reason.BUSY, _RETRY_SECONDS)
         return Grant(_CONDITIONS)
-
-    def still_allowed(self, _peer: IdentityKey, /) -> bool:
-        """Take nothing back."""
-        return True
 
 
 @final

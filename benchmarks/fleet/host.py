@@ -10,7 +10,7 @@ import nacl.secret
 
 from agentmesh import Agent, Event, Limits, Policy, RotationDue, StockLow
 from agentmesh.audit import Checkpoint
-from agentmesh.testing import Host
+from agentmesh.testing.host import Host
 from benchmarks.fleet.settings import MESH, SECOND_MS
 from benchmarks.fleet.world import World
 

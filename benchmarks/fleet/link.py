@@ -94,12 +94,12 @@ class Link:
     answers: dict[Receipt, Item | None] = field(factory=dict)
     sealed: int = 0
     may_speak: bool = field(init=False)
-    knock_receipt: Receipt = Receipt(b"")
+    knock_receipt: Receipt | None = None
     expires_ms: int | None = None
     is_ack_due: bool = False
     close: bytes | None = None
     answer: bytes | None = None
-    close_receipt: Receipt = Receipt(b"")
+    close_receipt: Receipt | None = None
     answered_ms: int = 0
     _turn: int = 0
     _has_heard: bool = False

@@ -51,7 +51,8 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
             "messages sealed and opened, a second of one core": sealed / busy,
             "payloads delivered, a second of one core": ledger.delivered / busy,
             "envelopes handed to the relay, a second of one core": world.counts["envelopes handed to the relay"] / busy,
-            "share of the time inside the library": _library_seconds(fleet) / sum(outcome.processor_seconds.values()),
+            "share of the time inside the library": sum(world.calls.seconds.values())
+            / sum(outcome.processor_seconds.values()),
         },
         "calls": {
             name: {"calls": count, "mean_us": world.calls.seconds[name] / count * 1e6}
@@ -70,10 +71,6 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
         ],
         "samples": [attrs.asdict(sample) for sample in outcome.samples],
     }
-
-
-def _library_seconds(fleet: Fleet) -> float:
-    return sum(fleet.world.calls.seconds.values())
 
 
 def _spread(sizes: Sequence[int]) -> dict[str, float]:

@@ -203,11 +203,6 @@ class Fleet:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    @property
-    def log_bytes(self) -> int:
-        """How large all audit logs are, or 0 where memory keeps them."""
-        return 0 if self.world.file is None else self.world.file.size
-
     def _sample(self, seconds: float) -> None:
         self.outcome.samples.append(
             Sample(
@@ -216,7 +211,7 @@ class Fleet:
                 payloads=self.world.ledger.delivered,
                 sessions=self.world.counts["sessions established"],
                 resident_bytes=resident_bytes(),
-                log_bytes=self.log_bytes,
+                log_bytes=0 if self.world.file is None else self.world.file.size,
             )
         )
 
