@@ -17,6 +17,10 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # behind the installed library, for `benchmarks`
 
+import agentmesh.agent  # noqa: E402
+from agentmesh import Agent, AgentMeshError, Event  # noqa: E402
+from agentmesh.engine.replay import KnockMemory  # noqa: E402
+from agentmesh.engine.state import AgentState  # noqa: E402
 from agentmesh.primitives.keys import Receipt  # noqa: E402
 from benchmarks.fleet import __main__ as fleet  # noqa: E402
 from benchmarks.fleet import world as fleet_world  # noqa: E402
@@ -149,6 +153,32 @@ def test_what_the_relay_never_delivers_is_lost(monkeypatch: pytest.MonkeyPatch) 
 def test_a_forgery_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_world, "forge", lambda _random, envelope, _others: envelope)
     assert faults_of(small(alteration=0.1))["forgery"] > 0
+
+
+def test_a_restart_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = agentmesh.agent.restore_agent
+
+    def restore_less(exported: bytes) -> AgentState:
+        state = restore(exported)
+        state.knocks = KnockMemory()
+        return state
+
+    monkeypatch.setattr(agentmesh.agent, "restore_agent", restore_less)
+    assert faults_of(small(restarts=3))["state"] > 0
+
+
+def test_a_refusal_that_changes_the_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Agent.receive
+
+    def publishes(self: Agent, envelope: bytes) -> tuple[Event, ...]:
+        try:
+            return receive(self, envelope)
+        except AgentMeshError:
+            self.publish_bundles(1, last_resort=False)
+            raise
+
+    monkeypatch.setattr(Agent, "receive", publishes)
+    assert faults_of(small(alteration=0.1))["state"] > 0
 
 
 def test_a_payload_that_is_sealed_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
