@@ -38,16 +38,17 @@ class Host:
     Attributes:
         did: Its DID, which no restart changes.
         agent: The agent as it is now: a restart puts another object in its place.
-        journal: Over its audit log, if it has one; every start verifies the log.
+        sink: Where its audit log is, if it has one.
+        journal: Over that log; every start verifies it.
     """
 
-    __slots__ = ("_around", "_sink", "agent", "did", "journal")
+    __slots__ = ("_around", "agent", "did", "journal", "sink")
 
     def __init__(
         self, mesh: str, *, identity: Identity | None = None, sink: Sink | None = None, **around: Unpack[Surroundings]
     ) -> None:
         self._around = around
-        self._sink = sink
+        self.sink = sink
         self.start(mesh, identity)
         self.did = self.agent.did
 
@@ -77,7 +78,7 @@ class Host:
         raise AssertionError(rule)
 
     def _open_log(self) -> None:
-        self.journal = None if self._sink is None else AuditJournal(AuditLog(self._sink))
+        self.journal = None if self.sink is None else AuditJournal(AuditLog(self.sink))
 
 
 @final

@@ -42,13 +42,12 @@ class FleetHost(Host):
         index: Its number in the fleet; 0 is knocked at most.
         up_at_ms: Until then it is down: what arrives is lost.
         rolled_back: A crash came before a write, so that the audit log has records of a step that was done again.
-        sink: Where its audit log is, if it has one.
         checkpoint: What it signed of its audit log while the run went on, if it did.
     """
 
     __slots__ = (
-        "_armed", "_is_cut_off", "_is_tick_soon", "_sealed", "_stock", "checkpoint", "index", "rolled_back", "sink",
-        "up_at_ms", "world",
+        "_armed", "_is_cut_off", "_is_tick_soon", "_sealed", "_stock", "checkpoint", "index", "rolled_back", "up_at_ms",
+        "world",
     )  # fmt: skip
 
     def __init__(self, world: World, index: int, policy: Policy, limits: Limits) -> None:
@@ -56,14 +55,15 @@ class FleetHost(Host):
         self.index = index
         self.up_at_ms = 0
         self.rolled_back = False
-        self.sink = world.new_sink()
         self.checkpoint: Checkpoint | None = None
         self._stock = limits.one_time_bundles
         self._armed: Restart | None = None
         self._sealed = False
         self._is_tick_soon = False
         self._is_cut_off = False
-        super().__init__(MESH, clock=world.clock, entropy=world.entropy, policy=policy, limits=limits, sink=self.sink)
+        super().__init__(
+            MESH, clock=world.clock, entropy=world.entropy, policy=policy, limits=limits, sink=world.new_sink()
+        )
         self.publish(self._stock, last_resort=True)
         world.later(world.random.randint(0, _POLL_MAX_MS), self.tick)
 
