@@ -5,37 +5,46 @@ Applications use `Agent` and the values around it. The rooms below are importabl
 `agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`.
 """
 
-from agentmesh.agent import Agent
-from agentmesh.engine.core import Clock
-from agentmesh.engine.state import Change, Journal
-from agentmesh.engine.status import Assurance, SessionStatus, SessionView
-from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import Header, Kind, OuterEnvelope
-from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
-from agentmesh.events import (
-    AnswerRepeated,
-    Event,
-    KnockReceived,
-    KnockRefused,
-    MessageReceived,
-    PeerClosed,
-    RotationDue,
-    SessionEstablished,
-    SessionOver,
-    SessionRejected,
-    SkippedKeysExpired,
-    StockLow,
-)
-from agentmesh.handshake.knock import Intent
-from agentmesh.handshake.prekeys import BundleClass
-from agentmesh.handshake.verdict import Conditions, Reason
-from agentmesh.identity import Identity, IdentityKey
-from agentmesh.limits import Limits
-from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
-from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
-from agentmesh.primitives.entropy import Entropy, SystemEntropy
-from agentmesh.primitives.keys import Disclosure, SessionId
-from agentmesh.session.phases import Phase
+import sys
+
+try:
+    from agentmesh.agent import Agent
+    from agentmesh.engine.core import Clock
+    from agentmesh.engine.state import Change, Journal
+    from agentmesh.engine.status import Assurance, SessionStatus, SessionView
+    from agentmesh.engine.upkeep import Shelf
+    from agentmesh.envelope import Header, Kind, OuterEnvelope
+    from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
+    from agentmesh.events import (
+        AnswerRepeated,
+        Event,
+        KnockReceived,
+        KnockRefused,
+        MessageReceived,
+        PeerClosed,
+        RotationDue,
+        SessionEstablished,
+        SessionOver,
+        SessionRejected,
+        SkippedKeysExpired,
+        StockLow,
+    )
+    from agentmesh.handshake.knock import Intent
+    from agentmesh.handshake.prekeys import BundleClass
+    from agentmesh.handshake.verdict import Conditions, Reason
+    from agentmesh.identity import Identity, IdentityKey
+    from agentmesh.limits import Limits
+    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
+    from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
+    from agentmesh.primitives.entropy import Entropy, SystemEntropy
+    from agentmesh.primitives.keys import Disclosure, SessionId
+    from agentmesh.session.phases import Phase
+except KeyboardInterrupt:
+    # `python -m agentmesh` comes by here before a line of the command's own, which is to end by Ctrl-C without a
+    # traceback from its first moment. While Python looks for the module that it is to run, it is called "-m".
+    if sys.argv[:1] == ["-m"]:
+        raise SystemExit(130) from None
+    raise
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from agentmesh.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from agentmesh.cli.main import main
+
+        status: int = main()
+    except KeyboardInterrupt:
+        status = 130  # as `main` ends where it is interrupted
+    sys.exit(status)

@@ -15,21 +15,27 @@ from agentmesh.audit.log import AuditLog
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
-from agentmesh.engine.guard import check_flags, check_given, check_session_id, outermost
+from agentmesh.engine.guard import (
+    check_clock,
+    check_flags,
+    check_given,
+    session_id_argument,
+)
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal, Step
 from agentmesh.engine.status import SessionView, view_of
 from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import Kind, OuterEnvelope, is_mesh_name
+from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
 from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
 from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
-from agentmesh.identity import Identity, IdentityKey, parse_did
+from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy
-from agentmesh.primitives.arguments import BytesLike, bytes_argument
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
+from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.pending import Pending
@@ -53,7 +59,7 @@ class Agent(Redacted):
     # --- making one ------------------------------------------------------------------------------------------------
 
     @classmethod
-    @outermost
+    @frameless
     def create(
         cls,
         mesh: str,
@@ -77,24 +83,23 @@ class Agent(Redacted):
             journal: Is told of each step before it takes effect.
 
         Raises:
-            ArgumentInvalid: not a mesh name, not an identity, or a hook without the methods of its kind.
+            ArgumentInvalid: not a mesh name, not an identity, a clock that counts seconds, or a hook that is none.
+            BackendUnfit: this machine's cryptography lacks what the protocol needs.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
-        if not is_mesh_name(mesh):
-            raise ArgumentInvalid("mesh")
+        mesh = mesh_argument("mesh", mesh)
         if identity is not None and not isinstance(identity, Identity):
-            raise ArgumentInvalid("identity")
+            raise ArgumentInvalid("identity", "not an Identity")
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
-        entropy = entropy or SystemEntropy()
-        check_entropy(entropy)
-        state = AgentState(identity or Identity.generate(entropy), mesh)
-        return cls._over(state, clock, entropy, policy, limits, journal)
+        source = _working(entropy)
+        state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
+        return cls._over(state, clock, source, policy, limits, journal)
 
     @classmethod
-    @outermost
+    @frameless
     def restore(
         cls,
-        exported: bytes,
+        exported: BytesLike,
         *,
         clock: Clock = system_clock_ms,
         entropy: Entropy | None = None,
@@ -112,9 +117,8 @@ class Agent(Redacted):
             RandomnessFailed: the source of randomness is visibly stuck.
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
-        entropy = entropy or SystemEntropy()
-        check_entropy(entropy)
-        return cls._over(restore_agent(exported), clock, entropy, policy, limits, journal)
+        source = _working(entropy)
+        return cls._over(restore_agent(bytes_argument("exported", exported)), clock, source, policy, limits, journal)
 
     @classmethod
     def _over(
@@ -130,10 +134,11 @@ class Agent(Redacted):
             state,
             clock=clock,
             entropy=entropy,
-            policy=policy or AskApplication(),
-            limits=limits or Limits(),
+            policy=AskApplication() if policy is None else policy,
+            limits=Limits() if limits is None else limits,
             recording=journal is not None,
         )
+        check_clock(core.now_ms())
         return cls(core, journal)
 
     @property
@@ -153,7 +158,7 @@ class Agent(Redacted):
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def publish_bundles(self, one_time: int | None = None, *, last_resort: bool = True) -> Shelf:
         """Make prekey bundles and keep their secrets. Hand the bytes to any registry. Section 3.
 
@@ -174,7 +179,7 @@ class Agent(Redacted):
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def knock(
         self,
         did: str,
@@ -199,17 +204,17 @@ class Agent(Redacted):
             expires_in_seconds: When the KNOCK expires, at most 14 days; a day if `None`. Never later than the bundle.
 
         Raises:
-            BadDid, EnvelopeReflected, ArgumentInvalid: not a peer's DID, this agent's own, or another bad argument.
+            ArgumentInvalid: not a DID, this agent's own, or another bad argument.
             RemoteError: the bundle is not acceptable; see `verify_bundle`. BundleExpired, BundleIdentityMismatch, ...
             IdentityConflict: the DID is known with another key.
             OneTimeRequired: the bundle is a last-resort one.
             PeerNotAllowed: the policy does not allow the peer.
             TooManySessions: five open sessions with the peer, or too many in all.
         """
-        parse_did(did)
+        did = did_argument("did", did, own=self.did)
         check_flags(early_with_last_resort=early_with_last_resort, require_one_time=require_one_time)
         if not isinstance(intent, Intent):
-            raise ArgumentInvalid("intent")
+            raise ArgumentInvalid("intent", "not an Intent")
         bundle = bytes_argument("bundle", bundle)
         early = None if early_payload is None else bytes_argument("early_payload", early_payload)
 
@@ -227,7 +232,7 @@ class Agent(Redacted):
             )
         )
 
-    @outermost
+    @frameless
     def accept(self, knock: KnockRequest, conditions: Conditions = UNLIMITED) -> Accepted:
         """Accept a KNOCK that waits for the application. Section 5.2.
 
@@ -237,11 +242,11 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer any more.
         """
         if not isinstance(conditions, Conditions):
-            raise ArgumentInvalid("conditions")
+            raise ArgumentInvalid("conditions", "not Conditions")
         session_id = _knock_session(knock)
         return self._seam.run(lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms))
 
-    @outermost
+    @frameless
     def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> Outgoing:
         """Reject a KNOCK that waits for the application; the result is the REJECT, to hand to a relay. Section 5.2.
 
@@ -250,12 +255,12 @@ class Agent(Redacted):
             KnockNotPending: it was decided, or has expired.
         """
         if not isinstance(reason, Reason):
-            raise ArgumentInvalid("reason")
+            raise ArgumentInvalid("reason", "not a Reason")
         denial = Deny(reason, retry_after_seconds)
         session_id = _knock_session(knock)
         return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
-    @outermost
+    @frameless
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
         """Return the KNOCKs that wait for the application's decision, oldest first."""
         with self._seam.lock:
@@ -264,7 +269,7 @@ class Agent(Redacted):
             waiting.sort(key=lambda held: held.facts.knock_time_ms)
             return tuple(verdicts.request_of(self._core, held, now_ms) for held in waiting)
 
-    @outermost
+    @frameless
     def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
         with self._seam.lock:
@@ -272,7 +277,7 @@ class Agent(Redacted):
             held = () if peer is None else peer.sessions
             return tuple(Outgoing(pending.knock) for pending in held if isinstance(pending, Pending))
 
-    @outermost
+    @frameless
     def send(
         self,
         did: str,
@@ -293,49 +298,49 @@ class Agent(Redacted):
                 secrecy; give the key out only after the peer has opened the message.
 
         Raises:
-            BadDid, ArgumentInvalid: a bad argument, or data over the limit.
+            ArgumentInvalid: a bad argument, or data over the limit.
             NoSession: there is no session that sends.
             SessionNotOpen: the named session is closed, superseded or expired.
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        check_session_id(session_id)
+        named = session_id_argument(session_id)
         if disclosable is not False:
             check_flags(disclosable=disclosable)
         return self._seam.run(
             lambda now_ms: conversing.send(
-                self._core, did, data, action=action, session_id=session_id, disclosable=disclosable, now_ms=now_ms
+                self._core, did, data, action=action, session_id=named, disclosable=disclosable, now_ms=now_ms
             )
         )
 
-    @outermost
+    @frameless
     def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> Sealed:
         """Close a session; the result is to be handed to a relay. Nothing can be sent on it afterwards. Section 7.
 
         Raises:
-            BadDid, ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
+            ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
             NoSession, SessionNotOpen: there is nothing to close.
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
-        check_session_id(session_id)
-        return self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, session_id, now_ms))
+        named = session_id_argument(session_id)
+        return self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, named, now_ms))
 
-    @outermost
+    @frameless
     def drop(self, did: str, session_id: SessionId) -> None:
         """End a session here and now, without a word to the peer: its keys go. For a KNOCK that nobody answers.
 
         An ACCEPT that comes for it later is refused. Sessions that converse are better ended with `close`.
 
         Raises:
-            BadDid: not a DID.
+            ArgumentInvalid: not a DID.
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
-        check_session_id(session_id)
-        self._seam.run(lambda now_ms: conversing.drop(self._core, did, session_id, now_ms))
+        named = SessionId(bytes_argument("session_id", session_id, 16, 16))
+        self._seam.run(lambda now_ms: conversing.drop(self._core, did, named, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def receive(self, envelope: BytesLike | Outgoing, *, disclosable: bool = False) -> Events:
         """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is for the relay.
 
@@ -382,7 +387,7 @@ class Agent(Redacted):
 
     # --- time ------------------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def poll(self) -> Events:
         """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
 
@@ -408,7 +413,7 @@ class Agent(Redacted):
 
     # --- the audit trail -------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def record_refusals(self) -> None:
         """Tell the journal of the refusals counted so far, without waiting for their minute to end. Section 8.
 
@@ -419,7 +424,7 @@ class Agent(Redacted):
         """
         self._seam.record_refusals()
 
-    @outermost
+    @frameless
     def checkpoint(self, log: AuditLog) -> Checkpoint:
         """Return a checkpoint of this agent over the whole of its log, by its clock. Section 8.
 
@@ -427,35 +432,35 @@ class Agent(Redacted):
             ArgumentInvalid: not an `AuditLog`.
         """
         if not isinstance(log, AuditLog):
-            raise ArgumentInvalid("log")
+            raise ArgumentInvalid("log", "not an AuditLog")
         state = self._core.state
         return log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms())
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    @outermost
+    @frameless
     def session(self, did: str, session_id: SessionId | None = None) -> SessionView:
         """Return a view of a session with a peer: the one that sends, or the newest, or the one that is named.
 
         Raises:
-            BadDid: not a DID.
+            ArgumentInvalid: not a DID.
             NoSession: there is none.
         """
-        check_session_id(session_id)
+        named = session_id_argument(session_id)
         views = self.sessions(did)
-        if session_id is not None:
-            views = tuple(view for view in views if view.session_id == session_id)
+        if named is not None:
+            views = tuple(view for view in views if view.session_id == named)
         sending = [view for view in views if view.status.sends]
         if not views:
             raise NoSession
         return (sending or views)[-1]
 
-    @outermost
+    @frameless
     def sessions(self, did: str) -> tuple[SessionView, ...]:
         """Return views of all sessions with a peer, oldest first, ended ones that are remembered included.
 
         Raises:
-            BadDid: not a DID.
+            ArgumentInvalid: not a DID.
         """
         with self._seam.lock:
             now_ms = self._core.now_ms()
@@ -465,7 +470,7 @@ class Agent(Redacted):
             sending = self._core.sending_session(peer, now_ms)
             return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions)
 
-    @outermost
+    @frameless
     def export_state(self) -> bytes:
         """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
         with self._seam.lock:
@@ -475,7 +480,15 @@ class Agent(Redacted):
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
 
 
+def _working(entropy: Entropy | None) -> Entropy:
+    """Return where randomness comes from, once it and the cryptography under it have shown that they work."""
+    check_backend()
+    source = SystemEntropy() if entropy is None else entropy
+    check_entropy(source)
+    return source
+
+
 def _knock_session(knock: KnockRequest) -> SessionId:
     if not isinstance(knock, KnockRequest):
-        raise ArgumentInvalid("knock")
+        raise ArgumentInvalid("knock", "not the event of a KNOCK")
     return knock.session_id

@@ -10,13 +10,14 @@ import re
 from enum import IntEnum
 from typing import Final, final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
 from agentmesh.identity import is_did_shaped
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import RECEIPT
+from agentmesh.primitives.arguments import BytesLike, limits_argument, plain_text, received_argument, uint_argument
 from agentmesh.primitives.keys import Receipt
 
 VERSION: Final = 1
@@ -55,8 +56,24 @@ def long_time(time_ms: int) -> bytes | None:
 
 
 def is_mesh_name(mesh: object) -> bool:
-    """Say whether `mesh` is a mesh name: 1 to 64 of `a-z 0-9 . _ / -`."""
+    """Say whether `mesh` is a mesh name: 1 to 64 of `a-z 0-9 . _ / -`.
+
+    It is a name and must never become a path: `../..` is one, and so is `/etc`. What keeps files by mesh names them by
+    a hash of it. Section 4.
+    """
     return type(mesh) is str and _MESH.fullmatch(mesh) is not None
+
+
+def mesh_argument(name: str, value: str) -> str:
+    """Return `value`, an argument of a call, as a plain `str` if it is a mesh name.
+
+    Raises:
+        ArgumentInvalid: it is none.
+    """
+    mesh = plain_text(value)
+    if not is_mesh_name(mesh):
+        raise ArgumentInvalid(name, "not a mesh name, 1 to 64 of a-z 0-9 . _ / -")
+    return str(mesh)
 
 
 @frozen(kw_only=True)
@@ -72,9 +89,9 @@ class Header:
     """
 
     kind: Kind
-    mesh: str
-    sender: str
-    recipient: str
+    mesh: str = field(converter=plain_text)
+    sender: str = field(converter=plain_text)
+    recipient: str = field(converter=plain_text)
     time_ms: int
 
     def encode(self) -> bytes:
@@ -93,14 +110,12 @@ class Header:
 
     def _check(self) -> None:
         if type(self.kind) is not Kind:
-            raise ArgumentInvalid("kind")
-        if not is_mesh_name(self.mesh):
-            raise ArgumentInvalid("mesh")
+            raise ArgumentInvalid("kind", "not a Kind")
+        mesh_argument("mesh", self.mesh)
         for name, did in (("sender", self.sender), ("recipient", self.recipient)):
             if not is_did_shaped(did):
-                raise ArgumentInvalid(name)
-        if type(self.time_ms) is not int or not 0 <= self.time_ms <= UINT_MAX:
-            raise ArgumentInvalid("time_ms")
+                raise ArgumentInvalid(name, "not of the shape of a DID")
+        uint_argument("time_ms", self.time_ms)
 
     def _encode(self, time_ms: int) -> bytes:
         return _wire.encode([VERSION, int(self.kind), self.mesh, self.sender, self.recipient, time_ms])
@@ -126,9 +141,6 @@ class Header:
         return cls(kind=known, mesh=mesh, sender=sender, recipient=recipient, time_ms=time_ms)
 
 
-_DEFAULT_LIMITS: Final = Limits()
-
-
 @final
 class OuterEnvelope:
     """An envelope as anybody sees it who holds its bytes and no key.
@@ -142,25 +154,24 @@ class OuterEnvelope:
 
     __slots__ = ("_header", "_header_at", "_header_end", "_receipt", "body_at", "envelope")
 
-    def __init__(self, envelope: bytes, limits: Limits) -> None:
-        if not isinstance(envelope, bytes):
-            raise ArgumentInvalid("envelope")
-        self.envelope = envelope
+    def __init__(self, envelope: BytesLike, limits: Limits) -> None:
         self._header: Header | None = None
         self._receipt: Receipt | None = None
-        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(envelope, limits.envelope_max_bytes)
+        self.envelope = b""  # until it is one: a refused one stands in the frames of the refusal
+        self.envelope = received_argument("envelope", envelope, limits.envelope_max_bytes)
+        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
 
     @classmethod
-    def parse(cls, envelope: bytes, limits: Limits | None = None) -> OuterEnvelope:
+    def parse(cls, envelope: BytesLike, limits: Limits | None = None) -> OuterEnvelope:
         """Return the outer view of `envelope`.
 
         Raises:
-            ArgumentInvalid: not bytes.
+            ArgumentInvalid: not bytes-like, or not `Limits`.
             TooLarge: more than `limits.envelope_max_bytes`; nothing was parsed.
             Malformed: not the canonical encoding of an envelope.
             UnknownVersion: another version or kind.
         """
-        outer = cls(envelope, limits or _DEFAULT_LIMITS)
+        outer = cls(envelope, limits_argument(limits))
         outer.header  # noqa: B018 - a header that is none is refused here
         return outer
 

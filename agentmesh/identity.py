@@ -10,8 +10,9 @@ from agentmesh.errors import ArgumentInvalid, BadDid, Malformed
 from agentmesh.limits import DID_MAX_BYTES
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SignatureLabel
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, plain_text
 from agentmesh.primitives.base58 import base58_decode, base58_encode
-from agentmesh.primitives.entropy import Entropy, SystemEntropy
+from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy
 from agentmesh.primitives.keys import Ed25519PublicKey, IdentitySeed, Redacted, Signature, X25519PublicKey, X25519Secret
 
 DID_PREFIX: Final = "did:agentmesh:"
@@ -38,14 +39,38 @@ def is_did_shaped(did: object) -> bool:
 
 
 def parse_did(did: str) -> str:
-    """Return `did` if it is a DID of this method in its one canonical form.
+    """Return `did`, which came from elsewhere, if it is a DID of this method in its one canonical form.
 
     Raises:
         BadDid: another method, case, length, alphabet or encoding.
     """
-    if type(did) is str and len(did) <= DID_MAX_BYTES and _is_canonical(did):
+    did = plain_text(did)
+    if _is_did(did):
         return did
     raise BadDid
+
+
+def did_argument(name: str, value: str, *, own: str | None = None) -> str:
+    """Return `value`, an argument of a call, if it is a DID of this method in its one canonical form.
+
+    Args:
+        name: The argument's name.
+        value: The DID.
+        own: The caller's own DID, where that one may not stand.
+
+    Raises:
+        ArgumentInvalid: it is none, or the caller's own.
+    """
+    did = plain_text(value)
+    if not _is_did(did):
+        raise ArgumentInvalid(name, "not a did:agentmesh DID in its one form")
+    if did == own:
+        raise ArgumentInvalid(name, "this agent's own DID")
+    return str(did)
+
+
+def _is_did(did: object) -> bool:
+    return type(did) is str and len(did) <= DID_MAX_BYTES and _is_canonical(did)
 
 
 @lru_cache(maxsize=_CACHED)  # short texts alone, because of the check before
@@ -70,18 +95,17 @@ class IdentityKey:
 
     __slots__ = ("_did", "dh", "raw")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: BytesLike) -> None:
         """Validate a 32-byte Ed25519 public key.
 
         Raises:
-            ArgumentInvalid: not bytes.
+            ArgumentInvalid: not bytes-like.
             BadIdentityKey: not canonical, not on the curve, of small order or outside the prime-order subgroup.
         """
-        if type(raw) is not bytes:
-            raise ArgumentInvalid("raw")
-        self.dh = X25519PublicKey(_converted(raw))
-        self.raw = Ed25519PublicKey(raw)
+        raw = bytes_argument("raw", raw)
         self._did: str | None = None
+        self.raw = Ed25519PublicKey(raw)
+        self.dh = X25519PublicKey(_converted(raw))
 
     @property
     def did(self) -> str:
@@ -105,7 +129,8 @@ class IdentityKey:
         return hash(self.raw)
 
     def __repr__(self) -> str:
-        return f"IdentityKey({self.did})"
+        # A refused one stands in the frames of the refusal, for whoever shows locals.
+        return f"IdentityKey({self.did})" if hasattr(self, "dh") else "IdentityKey(<refused>)"
 
 
 @final
@@ -119,10 +144,15 @@ class Identity(Redacted):
 
     __slots__ = ("_seed", "_signing_key", "dh_secret", "key")
 
+    @frameless
     def __init__(self, seed: IdentitySeed) -> None:
-        """Derive the key pair of a 32-byte seed."""
+        """Derive the key pair of a seed.
+
+        Raises:
+            ArgumentInvalid: not an `IdentitySeed`.
+        """
         if type(seed) is not IdentitySeed:
-            raise ArgumentInvalid("seed")
+            raise ArgumentInvalid("seed", "not an IdentitySeed; from_seed takes bytes")
         public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
         self._seed = seed
         self.key = IdentityKey(public)
@@ -130,15 +160,21 @@ class Identity(Redacted):
 
     @classmethod
     def generate(cls, entropy: Entropy | None = None) -> Identity:
-        """Return a fresh identity, from the operating system's randomness unless another source is given."""
-        return cls(IdentitySeed((entropy or SystemEntropy()).token(32)))
+        """Return a fresh identity, from the operating system's randomness unless another source is given.
+
+        Raises:
+            RandomnessFailed: the source broke its contract.
+        """
+        source = CheckedEntropy(SystemEntropy() if entropy is None else entropy)
+        return cls(IdentitySeed(source.token(32)))
 
     @classmethod
-    def from_seed(cls, seed: bytes) -> Identity:
+    @frameless
+    def from_seed(cls, seed: BytesLike) -> Identity:
         """Return the identity of a 32-byte seed.
 
         Raises:
-            ArgumentInvalid: another type or length.
+            ArgumentInvalid: not bytes-like, or of another length. Neither the error nor its traceback holds it.
         """
         return cls(IdentitySeed(seed))
 

@@ -33,8 +33,12 @@ UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbe
 
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
-    if type(value) is not int or not 0 < value <= UINT_MAX:
-        raise ArgumentInvalid(attribute.name)
+    if type(value) is not int:
+        raise ArgumentInvalid(attribute.name, "not an int")
+    if value < 1:
+        raise ArgumentInvalid(attribute.name, "under the least", allowed=1)
+    if value > UINT_MAX:
+        raise ArgumentInvalid(attribute.name, "over the limit", allowed=UINT_MAX)
 
 
 def _limit(default: int) -> Any:
@@ -99,8 +103,11 @@ class Limits:
     def __attrs_post_init__(self) -> None:
         # One step's keys must fit what a session may keep, or a step would evict its own.
         if self.skipped_keys_per_step > self.skipped_keys_per_session:
-            raise ArgumentInvalid("skipped_keys_per_step")
+            raise ArgumentInvalid(
+                "skipped_keys_per_step", "over the limit", self.skipped_keys_per_step, self.skipped_keys_per_session
+            )
         # The largest KNOCK and the largest message must fit an envelope: padding adds an eighth at most.
         intent_max_bytes = self.intent_detail_max_bytes + self.capabilities_max * (CAPABILITY_MAX_BYTES + 3)
-        if (self.plaintext_max_bytes + intent_max_bytes) * 9 // 8 + _FRAMING_MAX_BYTES > self.envelope_max_bytes:
-            raise ArgumentInvalid("envelope_max_bytes")
+        least = (self.plaintext_max_bytes + intent_max_bytes) * 9 // 8 + _FRAMING_MAX_BYTES
+        if least > self.envelope_max_bytes:
+            raise ArgumentInvalid("envelope_max_bytes", "under the least", self.envelope_max_bytes, least)

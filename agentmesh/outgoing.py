@@ -32,7 +32,7 @@ class Outgoing:
     """
 
     envelope: bytes = field(repr=_size)
-    _receipt: Receipt | None = field(default=None, eq=False, repr=False, kw_only=True)
+    _receipt: Receipt | None = field(default=None, init=False, eq=False, repr=False)
 
     @property
     def receipt(self) -> Receipt:

@@ -27,7 +27,8 @@ from agentmesh.audit import (
     verify_entries,
 )
 from agentmesh.audit.checkpoint import CHECKPOINT_MAX_BYTES
-from agentmesh.cli.text import WIDTH, amount, columns, complain, escaped, fail, reason, short_did, short_hex
+from agentmesh.cli.streams import overwrite, remark
+from agentmesh.cli.text import amount, columns, complain, escaped, fail, reason, short_did, short_hex
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, LogBroken, StoreFailed
 from agentmesh.identity import IdentityKey
 from agentmesh.store import read_log_file
@@ -38,7 +39,7 @@ _FOUND_WIDTHS: Final = (31, 23, 8)
 _LISTED: Final = 100
 _WATCHED_FROM_BYTES: Final = 8 << 20
 _FAULTS: Final = {
-    "entry": "entry {} is none",
+    "entry": "entry {} is not an entry of a log",
     "sequence": "entry {} has another number",
     "previous": "entry {} does not follow the one before it",
     "torn": "what stands behind {} whole entries is torn: by a crash, or it is being written now",
@@ -133,9 +134,7 @@ class _Log:
             nonlocal told
             if wanted or (on_terminal and size >= _WATCHED_FROM_BYTES):
                 text = f"verifying {min(99, read * 100 // max(1, size)):3d} %  {amount(count, 'entries')}"
-                print(
-                    f"\r{text}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr, flush=True
-                )
+                (overwrite if on_terminal else remark)(text)
                 told = True
 
         try:
@@ -144,7 +143,7 @@ class _Log:
             self.fail(error)
         finally:
             if told and on_terminal:
-                print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)
+                overwrite("")
 
 
 def _time(time_ms: int) -> str:
@@ -175,7 +174,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if checkpoint is None:
         print("checkpoint  none: a tail that was cut, or a log written anew, would go unnoticed")
         return 0
-    print(f"checkpoint  covers {checkpoint.size:,} entries; {verified.size - checkpoint.size:,} came after it")
+    print(f"checkpoint  covers {amount(checkpoint.size, 'entries')}; {verified.size - checkpoint.size:,} came after it")
     print(f"signed by   {checkpoint.issuer.did}")
     print(f"            in {checkpoint.mesh}, at {_time(checkpoint.time_ms)}")
     return 0
@@ -192,7 +191,7 @@ def _read_checkpoint(path: str, issuer: str, mesh: str | None) -> Checkpoint:
         fail(f"cannot read {shown}: not a file name")
     try:
         claimed, claimed_mesh = claimed_by(statement)
-        return verify_checkpoint(statement, _issuer(issuer, claimed), mesh=mesh or claimed_mesh)
+        return verify_checkpoint(statement, _issuer(issuer, claimed), mesh=claimed_mesh if mesh is None else mesh)
     except AgentMeshError as error:
         fail(f"{shown}: {reason(error)}")
 

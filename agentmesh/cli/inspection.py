@@ -1,4 +1,4 @@
-"""`python -m agentmesh inspect FILE`: an envelope or a bundle as anybody sees it who holds its bytes and no key."""
+"""`python -m agentmesh inspect FILE`: an envelope, a bundle or a checkpoint as anybody sees it who holds no key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agentmesh.cli.text import WIDTH, amount, escaped, fail, reason
+from agentmesh.audit.checkpoint import claimed_by, verify_checkpoint
+from agentmesh.cli.text import WIDTH, Exit, amount, escaped, fail, reason
 from agentmesh.envelope import Kind, OuterEnvelope
-from agentmesh.errors import AgentMeshError, Malformed, RemoteError, TooLarge
+from agentmesh.errors import AgentMeshError, BadSignature, Malformed, RemoteError, TooLarge
 from agentmesh.handshake.prekeys import BUNDLE_MAX_BYTES, verify_bundle
 from agentmesh.identity import did_of, split_statement
 from agentmesh.limits import MESH_MAX_BYTES, Limits
@@ -38,15 +39,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `inspect` to the command line."""
     parser = commands.add_parser(
         "inspect",
-        help="show an envelope or a bundle as a relay sees it",
-        description="Show what anybody can read who holds the bytes of an envelope or a bundle and no key.",
+        help="show an envelope or a bundle as a relay sees it, or a checkpoint of an audit log",
+        description="Show what anybody can read who holds the bytes of an envelope, a bundle or a checkpoint of an "
+        "audit log, and no key.",
     )
-    parser.add_argument("file", metavar="FILE", help="the bytes of one envelope or bundle; - for standard input")
+    parser.add_argument("file", metavar="FILE", help="the bytes of one of them; - for standard input")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the fields of an envelope or a bundle; fail with a typed error's line if it is neither."""
+    """Print the fields of what the file holds; fail with a typed error's line if it is none of the three."""
     shown = escaped(arguments.file, 4 * WIDTH)
     try:
         if arguments.file == "-":
@@ -55,32 +57,33 @@ def run(arguments: argparse.Namespace) -> int:
             with Path(arguments.file).open("rb") as file:
                 data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        fail(f"cannot read {shown}: {reason(error)}")
+        fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
     except ValueError:
-        fail(f"cannot read {shown}: not a file name")
+        fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
     try:
         fields = describe(data)
     except AgentMeshError as error:
-        fail(f"{shown}: {error}")
+        fail(f"{shown}: {error}", Exit.TAMPERED if isinstance(error, BadSignature) else Exit.MALFORMED)
     for name, value in fields:
         print(f"{name:<9}  {value}")
-    return 0
+    return Exit.OK
 
 
 def describe(data: bytes) -> Fields:
     """Return names and printable values of what the bytes show without a key.
 
     Raises:
-        RemoteError: neither an envelope nor a bundle, or a bundle whose signature is not its owner's.
+        RemoteError: none of the three, or a bundle or a checkpoint whose signature is not its owner's.
     """
     try:
         return _envelope(OuterEnvelope.parse(data))
     except RemoteError as error:
         refused = error
     if len(data) <= BUNDLE_MAX_BYTES:
-        # Not a bundle's shape either: then what is wrong with it as an envelope says more.
-        with suppress(TooLarge, Malformed):
-            return _bundle(data)
+        # Of no other shape either: then what is wrong with it as an envelope says more.
+        for other in (_checkpoint, _bundle):
+            with suppress(TooLarge, Malformed):
+                return other(data)
     raise refused
 
 
@@ -114,6 +117,22 @@ def _bundle(data: bytes) -> Fields:
         ("size", amount(len(data), "bytes")),
         ("reference", bundle.ref.hex()),
         ("proved", "the owner signed this bundle"),
+    ]
+
+
+def _checkpoint(data: bytes) -> Fields:
+    issuer, mesh = claimed_by(data)
+    checkpoint = verify_checkpoint(data, issuer, mesh=mesh)  # its own claims, as above
+    return [
+        ("audit", "checkpoint"),
+        ("mesh", escaped(checkpoint.mesh)),
+        ("issuer", checkpoint.issuer.did),
+        ("covers", f"the first {amount(checkpoint.size, 'entries')} of the log"),
+        ("root", checkpoint.root.hex()),
+        ("time", _time(checkpoint.time_ms)),
+        ("size", amount(len(data), "bytes")),
+        ("proved", "the issuer signed this checkpoint"),
+        ("unproved", "whether a log is the one that it covers: `audit verify LOG --checkpoint` tells"),
     ]
 
 

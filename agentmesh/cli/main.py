@@ -1,32 +1,53 @@
-"""The command line: which commands there are, and their exit status.
+"""The command line: which commands there are, and how they end.
 
-Exit status: 0 all is well, 1 something failed (one line on stderr says what), 2 wrong usage, 130 interrupted. A command
-is a module with `add_command`, which adds a parser with `run` as a default; it stands in `_COMMANDS`.
+A command is a module with `add_command`, which adds a parser with `run` as a default; it stands in `_COMMANDS`. What it
+ends with is a status of `Exit`; where that is not 0, one line on stderr says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from agentmesh import __version__
-from agentmesh.cli import audit, inspection
-from agentmesh.cli.demo import demo
-from agentmesh.cli.text import PROGRAM, complain, reason
+from agentmesh.cli import inspection
+from agentmesh.cli.demo import parent
+from agentmesh.cli.streams import fill_missing_streams, silence
+from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
 
-_COMMANDS: Final = (demo.add_command, inspection.add_command, audit.add_command)
-_INTERRUPTED: Final = 130
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `audit`; where the system has no locks of POSIX, on which log files stand, one that says so."""
+    try:
+        from agentmesh.cli import audit
+    except ModuleNotFoundError as missing:
+        text = f"audit does not run on this system: Python has no module {missing.name} here"
+        parser = commands.add_parser("audit", help="verify, show or compare audit logs; not on this system")
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        parser.set_defaults(run=lambda _arguments: fail(text))
+    else:
+        audit.add_command(commands)
+
+
+_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_audit)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help lists the exit status, and whose errors are safe to print; its commands' are of its class."""
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\n{exit_table()}"
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message, 4 * WIDTH))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    top = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
-        description="End-to-end encrypted, auditable conversations between AI agents.",
-        epilog="Exit status: 0 all is well, 1 something failed, 2 wrong usage, 130 interrupted.",
+    top: argparse.ArgumentParser = _Parser(
+        prog=f"python -m {PROGRAM}", description="End-to-end encrypted, auditable conversations between AI agents."
     )
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -39,20 +60,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Raises:
-        SystemExit: wrong usage, `--help` or `--version`, or a failure whose one line it carries.
+        SystemExit: wrong usage, `--help` or `--version`, or a failure; its code is the status.
     """
-    arguments = parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    fill_missing_streams()
     try:
-        status = run(arguments)
-        sys.stdout.flush()
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         complain("interrupted")
-        return _INTERRUPTED
+        return Exit.INTERRUPTED
     except OSError as error:
-        # Nobody takes our output. At exit Python would write the rest once more, and fail aloud.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Nobody takes our output.
+        silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             complain(f"cannot write: {reason(error)}")
-        return 1
-    return status
+        return Exit.FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except SystemExit as stopped:
+        for line in getattr(stopped, "__notes__", ()):
+            complain(line)
+        raise

@@ -1,37 +1,45 @@
-"""How the command line writes: plain ASCII, escaped, aligned, at most 100 columns."""
+"""How the command line writes: escaped, aligned, at most 100 columns; and the exit status it ends with."""
 
 from __future__ import annotations
 
-import sys
+import textwrap
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from typing import Final, NoReturn
 
+from agentmesh.cli.letters import MARKS_MAX, pieces
+from agentmesh.cli.streams import MAX_WIDTH, remark, shows_all_letters
 from agentmesh.errors import AgentMeshError
 from agentmesh.identity import DID_PREFIX
 
 PROGRAM: Final = "agentmesh"
-WIDTH: Final = 100
+WIDTH: Final = MAX_WIDTH
 _SHORT: Final = 6
 
 
-def escaped(text: str, width: int = WIDTH) -> str:
-    """Return `text` in printable ASCII, cut to `width` characters with `..` at its end.
+def escaped(text: str, width: int = WIDTH, *, plain: bool = False) -> str:
+    """Return `text` as it is safe to print, cut to `width` columns with `..` at its end.
 
-    What is not printable ASCII becomes a backslash escape, and a backslash two, so that no text that a peer or a file
-    name chose can move the cursor, break a line or pass for another text.
+    What `letters` holds for harmful becomes a backslash escape, and a backslash two, so that no text that a peer or a
+    file name chose can move the cursor, break a line or pass for another text of ASCII.
+
+    Args:
+        text: Any text.
+        width: In columns of a terminal.
+        plain: Printable ASCII alone, whatever the terminal knows.
     """
-    # A character is at least one wide, so what is beyond cannot show: a megabyte is not escaped to be cut away.
-    seen = text[: width + 1]
-    shown = "".join(
-        "\\\\" if character == "\\" else character if " " <= character <= "~" else _escape(character)
-        for character in seen
-    )
-    return shown if len(shown) <= width else shown[: width - 2] + ".."
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    beyond_ascii = not (plain or text.isascii()) and shows_all_letters()
+    # What is beyond cannot show: a megabyte is not escaped to be cut away.
+    seen = text[: (width + 1) * (1 + MARKS_MAX if beyond_ascii else 1)]
+    shown, used, kept = "", 0, 0
+    for piece, columns in pieces(seen, beyond_ascii=beyond_ascii):
+        if used + columns > width:
+            return shown[:kept] + ".."
+        shown += piece
+        used += columns
+        if used <= width - 2:
+            kept = len(shown)
+    return shown
 
 
 def short_did(did: str) -> str:
@@ -45,8 +53,17 @@ def short_hex(text: str) -> str:
 
 
 def amount(count: int, unit: str) -> str:
-    """Return `1,234 bytes`, `1 byte`: a count with its unit, which is given in the plural."""
-    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+    """Return `1,234 bytes`, `1 byte`, `1 entry`: a count with its unit, which is given in the plural."""
+    if count == 1:
+        unit = f"{unit.removesuffix('ies')}y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{count:,} {unit}"
+
+
+def folded(head: str, text: str, width: int) -> list[str]:
+    """Return `text` behind `head`, in lines of at most `width` columns, each as far from the edge as the first."""
+    room = width - len(head)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False)
+    return [(head if number == 0 else " " * len(head)) + line for number, line in enumerate(lines)] or [head.rstrip()]
 
 
 def reason(error: OSError | AgentMeshError) -> str:
@@ -71,15 +88,52 @@ def columns(rows: Iterable[Sequence[str]], widths: Sequence[int], right: frozens
     ]
 
 
-def complain(text: str) -> None:
-    """Write one line to stderr."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+# --- how a command ends ----------------------------------------------------------------------------------------------
 
 
-def fail(text: str) -> NoReturn:
-    """End this command with exit status 1 and one line on stderr.
+class Exit(IntEnum):
+    """The exit status of every command."""
+
+    OK = 0
+    FAILED = 1  # Python's own for a crash, so no crash passes for something that was found
+    USAGE = 2  # argparse's own
+    UNREADABLE = 3
+    MALFORMED = 4
+    TAMPERED = 5
+    FOUND = 6
+    INTERRUPTED = 130  # as a shell reports SIGINT, and below it SIGTERM
+    TERMINATED = 143
+
+
+EXITS: Final = {
+    Exit.OK: "all is well",
+    Exit.FAILED: "something else failed",
+    Exit.USAGE: "wrong usage",
+    Exit.UNREADABLE: "a file is not there, or cannot be read",
+    Exit.MALFORMED: "a file is not what it should be",
+    Exit.TAMPERED: "a signature, a chain or a root does not hold: altered, cut, or somebody else's",
+    Exit.FOUND: "a comparison or a check found something",
+    Exit.INTERRUPTED: "interrupted",
+    Exit.TERMINATED: "terminated",
+}
+
+
+def exit_table() -> str:
+    """Return the lines of `--help` on the exit status."""
+    return "exit status:\n" + "".join(f"  {status:<20d}  {meaning}\n" for status, meaning in EXITS.items())
+
+
+def fail(text: str, status: Exit = Exit.FAILED) -> NoReturn:
+    """End this command with one line on stderr, which `main` writes once everything that was begun has been unwound.
 
     Raises:
-        SystemExit: always. It carries the line, and Python's exit writes it.
+        SystemExit: always, with the status and the line as its note.
     """
-    raise SystemExit(f"{PROGRAM}: {text}")
+    stopped = SystemExit(status)
+    stopped.add_note(text)
+    raise stopped
+
+
+def complain(text: str) -> None:
+    """Write one line to stderr."""
+    remark(f"{PROGRAM}: {text}")

@@ -110,7 +110,7 @@ def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosabl
         raise Malformed
     held = core.state.sessions.get(session_id)
     if held is None or isinstance(held, Undecided):
-        raise UnknownSession
+        raise UnknownSession(outer.header.sender, session_id)
     peer = held.peer if isinstance(held, Ended) else held.facts.peer
     # An authentic header may still lie about who sent it.
     if outer.header.sender != peer.did:

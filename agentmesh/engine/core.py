@@ -64,7 +64,7 @@ class Core(Redacted):
         except Exception:
             now_ms = None
         if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
-            raise ArgumentInvalid("clock")
+            raise ArgumentInvalid("clock", "does not return milliseconds since the epoch as an int")
         return now_ms
 
     def check_allowed(self, peer: IdentityKey) -> None:

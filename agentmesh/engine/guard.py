@@ -1,34 +1,13 @@
-"""The façade's edge: what a call takes, and how an error leaves it."""
+"""The façade's edge: what its calls take."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.limits import Limits
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def outermost(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let an error of ours leave without the frames it came through: their locals hold keys and plaintexts."""
-
-    @functools.wraps(call)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return call(*args, **kwargs)
-        except AgentMeshError as error:
-            left = error
-        del args, kwargs  # this frame stays in the traceback, and they hold the plaintext
-        left.__context__ = None
-        if not isinstance(left, StoreError):  # the journal is the caller's own, and so is its error
-            left.__cause__ = None
-        raise left.with_traceback(None)
-
-    return guarded
+from agentmesh.primitives.arguments import bytes_argument
+from agentmesh.primitives.keys import SessionId
 
 
 def check_flags(**flags: object) -> None:
@@ -39,17 +18,16 @@ def check_flags(**flags: object) -> None:
     """
     for name, value in flags.items():
         if type(value) is not bool:
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "not a bool")
 
 
-def check_session_id(session_id: object) -> None:
-    """Refuse what is neither a session id, 16 bytes, nor `None`.
+def session_id_argument(session_id: object) -> SessionId | None:
+    """Return a session id, 16 bytes, or `None`.
 
     Raises:
         ArgumentInvalid: it is neither.
     """
-    if session_id is not None and (type(session_id) is not bytes or len(session_id) != 16):
-        raise ArgumentInvalid("session_id")
+    return None if session_id is None else SessionId(bytes_argument("session_id", session_id, 16, 16))
 
 
 _METHODS: Final = {
@@ -57,18 +35,32 @@ _METHODS: Final = {
     "policy": ("may_knock", "decide", "still_allowed"),
     "journal": ("commit",),
 }
+# What a clock shows that counts seconds, from 2001 on: in milliseconds it would be a day early in 1970.
+_SECONDS: Final = range(10**9, 10**10)
 
 
 def check_given(*, clock: object, limits: object, **hooks: object) -> None:
     """Refuse what an agent cannot be made with: a hook that is not `None` and lacks a method that it is there for.
 
     Raises:
-        ArgumentInvalid: names it.
+        ArgumentInvalid: names it, and says what is wrong with it.
     """
     if not callable(clock):
-        raise ArgumentInvalid("clock")
+        raise ArgumentInvalid("clock", "cannot be called")
     if limits is not None and not isinstance(limits, Limits):
-        raise ArgumentInvalid("limits")
+        raise ArgumentInvalid("limits", "not Limits")
     for name, hook in hooks.items():
+        if isinstance(hook, type):
+            raise ArgumentInvalid(name, "a class, not an instance: call it")
         if hook is not None and not all(callable(getattr(hook, method, None)) for method in _METHODS[name]):
-            raise ArgumentInvalid(name)
+            raise ArgumentInvalid(name, "without a method of its kind")
+
+
+def check_clock(now_ms: int) -> None:
+    """Refuse a clock that counts seconds, before anything is made by it.
+
+    Raises:
+        ArgumentInvalid: names it.
+    """
+    if now_ms in _SECONDS:
+        raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)

@@ -6,23 +6,22 @@ from agentmesh.engine import records
 from agentmesh.engine.changes import OwnKnockTime, SessionEnded, SessionPut
 from agentmesh.engine.core import Core
 from agentmesh.engine.state import Peer, Step
-from agentmesh.envelope import Header, Kind, OuterEnvelope, build, receipt_of
+from agentmesh.envelope import Header, Kind, OuterEnvelope, build
 from agentmesh.errors import (
-    ArgumentInvalid,
     BundleExpired,
-    EnvelopeReflected,
     IdentityConflict,
     OneTimeRequired,
     TooManySessions,
     VerdictUnmatched,
 )
 from agentmesh.events import Events, SessionEstablished, SessionRejected
-from agentmesh.handshake.agreement import initiate
+from agentmesh.handshake.agreement import Initiation, initiate
 from agentmesh.handshake.knock import Intent, KnockContent, build_knock_body, encode_content
-from agentmesh.handshake.prekeys import BundleClass, verify_bundle
+from agentmesh.handshake.prekeys import Bundle, BundleClass, verify_bundle
 from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.outgoing import Knock
+from agentmesh.primitives.arguments import uint_argument
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts
 from agentmesh.session.held import ended
@@ -45,39 +44,60 @@ def knock(
     now_ms: int,
 ) -> Step[Knock]:
     """Make a KNOCK on a bundle. Sections 3 and 5."""
-    state, limits = core.state, core.limits
-    if did == state.identity.did:
-        raise EnvelopeReflected
-    bundle = verify_bundle(bundle_bytes, did=did, mesh=state.mesh, now_ms=now_ms)
+    bundle = _usable_bundle(core, did, bundle_bytes, now_ms, require_one_time=require_one_time)
+    peer = core.state.peer(did)
+    if not core.has_room(peer, now_ms):
+        raise TooManySessions
+    is_last_resort = bundle.bundle_class is BundleClass.LAST_RESORT
+    withheld = early_payload is not None and is_last_resort and not early_with_last_resort
+    time_ms = _knock_time_ms(peer, now_ms)
+    lifetime_ms = _lifetime_ms(expires_in_seconds, core.limits.knock_lifetime_seconds)
+    expires_ms = min(time_ms + lifetime_ms, bundle.not_after_ms)
+    if expires_ms <= time_ms:
+        raise BundleExpired
+    content = KnockContent(
+        intent=intent,
+        early_payload=None if withheld else early_payload,
+        fresh=not any(held.facts.initiator for held in _held(peer)),
+    )
+    initiation, made = _make(core, bundle, content, time_ms, expires_ms, withheld=withheld)
+    pending = _pending(core, bundle, initiation, content, made, time_ms, expires_ms)
+    trail = records.knock_sent(core, pending.facts, made, now_ms)
+    return Step((OwnKnockTime(bundle.identity, time_ms), SessionPut(pending)), trail, made)
+
+
+def _usable_bundle(core: Core, did: str, data: bytes, now_ms: int, *, require_one_time: bool) -> Bundle:
+    """Return the bundle, verified, once everything speaks for knocking at its owner."""
+    state = core.state
+    bundle = verify_bundle(data, did=did, mesh=state.mesh, now_ms=now_ms)
     known = state.dids.get(did)
     if known is not None and known != bundle.identity.raw:
         raise IdentityConflict
     if require_one_time and bundle.bundle_class is not BundleClass.ONE_TIME:
         raise OneTimeRequired
     core.check_allowed(bundle.identity)
-    peer = state.peer(did)
-    if not core.has_room(peer, now_ms):
-        raise TooManySessions
-    withheld = (
-        early_payload is not None and bundle.bundle_class is BundleClass.LAST_RESORT and not early_with_last_resort
-    )
+    return bundle
+
+
+def _knock_time_ms(peer: Peer | None, now_ms: int) -> int:
     # A KNOCK is stale if it is not later than the last, and two may be made within a millisecond. One made by a clock
     # that was far ahead is no measure: its peer refused it.
-    time_ms = now_ms
-    if peer is not None and peer.own_knock_ms <= now_ms + CLOCK_TOLERANCE_MS:
-        time_ms = max(now_ms, peer.own_knock_ms + 1)
-    expires_ms = min(time_ms + _lifetime_ms(expires_in_seconds, limits.knock_lifetime_seconds), bundle.not_after_ms)
-    if expires_ms <= time_ms:
-        raise BundleExpired
-    fresh = not any(held.facts.initiator for held in _held(peer))
-    content = KnockContent(intent=intent, early_payload=None if withheld else early_payload, fresh=fresh)
-    encoded = encode_content(content, limits)
-    initiation = initiate(state.identity, bundle, expires_ms=expires_ms, entropy=core.entropy)
+    if peer is None or peer.own_knock_ms > now_ms + CLOCK_TOLERANCE_MS:
+        return now_ms
+    return max(now_ms, peer.own_knock_ms + 1)
+
+
+def _make(
+    core: Core, bundle: Bundle, content: KnockContent, time_ms: int, expires_ms: int, *, withheld: bool
+) -> tuple[Initiation, Knock]:
+    identity = core.state.identity
+    encoded = encode_content(content, core.limits)
+    initiation = initiate(identity, bundle, expires_ms=expires_ms, entropy=core.entropy)
     header_bytes = Header(
-        kind=Kind.KNOCK, mesh=state.mesh, sender=state.identity.did, recipient=did, time_ms=time_ms
+        kind=Kind.KNOCK, mesh=core.state.mesh, sender=identity.did, recipient=bundle.identity.did, time_ms=time_ms
     ).encode()
     body = build_knock_body(
-        state.identity,
+        identity,
         initiation,
         bundle_ref=bundle.ref,
         expires_ms=expires_ms,
@@ -85,19 +105,35 @@ def knock(
         content=encoded,
         entropy=core.entropy,
     )
-    envelope = build(header_bytes, body)
+    return initiation, Knock(
+        envelope=build(header_bytes, body),
+        session_id=initiation.keys.session_id,
+        bundle_class=bundle.bundle_class,
+        early_payload_withheld=withheld,
+    )
+
+
+def _pending(
+    core: Core,
+    bundle: Bundle,
+    initiation: Initiation,
+    content: KnockContent,
+    made: Knock,
+    time_ms: int,
+    expires_ms: int,
+) -> Pending:
     keys = initiation.keys
     facts = Facts(
         session_id=keys.session_id,
         th=keys.th,
-        mesh=state.mesh,
-        own_did=state.identity.did,
+        mesh=core.state.mesh,
+        own_did=core.state.identity.did,
         peer=bundle.identity,
         initiator=True,
         bundle_class=bundle.bundle_class,
         knock_time_ms=time_ms,
-        knock_receipt=receipt_of(envelope),
-        action=intent.action,
+        knock_receipt=made.receipt,
+        action=content.intent.action,
         early_payload=content.early_payload is not None,
     )
     ratchet = Ratchet.initiator(
@@ -108,23 +144,12 @@ def knock(
         header_key_ab=keys.header_key_ab,
         header_key_ba=keys.header_key_ba,
     )
-    pending = Pending(facts, ratchet, expires_ms=expires_ms, knock=envelope)
-    output = Knock(
-        envelope=envelope,
-        receipt=facts.knock_receipt,
-        session_id=keys.session_id,
-        bundle_class=bundle.bundle_class,
-        early_payload_withheld=withheld,
-    )
-    trail = records.knock_sent(core, facts, output, now_ms)
-    return Step((OwnKnockTime(bundle.identity, time_ms), SessionPut(pending)), trail, output)
+    return Pending(facts, ratchet, expires_ms=expires_ms, knock=made.envelope)
 
 
 def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
     seconds = default_seconds if expires_in_seconds is None else expires_in_seconds
-    if type(seconds) is not int or not 0 < seconds * 1000 <= KNOCK_LIFETIME_MAX_MS:
-        raise ArgumentInvalid("expires_in_seconds")
-    return seconds * 1000
+    return uint_argument("expires_in_seconds", seconds, KNOCK_LIFETIME_MAX_MS // 1000, minimum=1) * 1000
 
 
 def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:

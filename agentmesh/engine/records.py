@@ -83,11 +83,15 @@ def rejection_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: i
 
 def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Records:
     """Record a data message or a close of this agent."""
+    if not core.recording:  # at once, since every message passes here
+        return _NOTHING
     return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed, now_ms, number=sealed.number)
 
 
 def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
     """Record a data message or a close of the peer."""
+    if not core.recording:
+        return _NOTHING
     number, time_ms = incoming.number, incoming.time_ms
     return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, number=number, time_ms=time_ms)
 

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar, final
 from agentmesh.audit.record import Record
 from agentmesh.engine.replay import KnockMemory
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle
-from agentmesh.identity import Identity, IdentityKey, parse_did
+from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
 from agentmesh.session.established import Session
@@ -102,13 +102,12 @@ class AgentState(Redacted):
         """Return what is known of the peer with this DID, or `None`.
 
         Raises:
-            BadDid: it is none. (A known one is compared, not parsed.)
+            ArgumentInvalid: it is none. (A known one is compared, not parsed.)
         """
         raw = self.dids.get(did) if type(did) is str else None
         if raw is None:
-            parse_did(did)
-            return None
-        return self.peers[raw]
+            raw = self.dids.get(did_argument("did", did))
+        return None if raw is None else self.peers[raw]
 
     def unused_one_time(self, now_ms: int = 0) -> int:
         """Return how many one-time bundles are unused, and not expired by `now_ms`."""

@@ -23,6 +23,7 @@ from agentmesh.engine.state import Change, Step
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.events import Event, Events, RotationDue, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
+from agentmesh.primitives.arguments import uint_argument
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import ended, session_id_of
@@ -50,9 +51,9 @@ class Shelf:
 def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) -> Step[Shelf]:
     """Make bundles. The secrets are in the step."""
     state, limits = core.state, core.limits
-    count = limits.one_time_bundles if one_time is None else one_time
-    if type(count) is not int or count < 0 or not _fits(core, count, last_resort):
-        raise ArgumentInvalid("one_time")
+    count = limits.one_time_bundles if one_time is None else uint_argument("one_time", one_time)
+    if not _fits(core, count, last_resort):
+        raise ArgumentInvalid("one_time", "over the limit", count, limits.bundles_max)
     shelf: list[bytes] = []
     published: list[PublishedBundle] = []
     classes = [BundleClass.ONE_TIME] * count + [BundleClass.LAST_RESORT] * last_resort

@@ -6,7 +6,8 @@ is the exception to the dropping: the bytes may be good, keep them and offer the
 rest.
 
 Every leaf has a stable `code` (what an audit record or a metric carries), a one-line text and a `hint` what to do. The
-text is fixed: no key, plaintext, intent or other text that a peer controls is ever part of a message.
+text is fixed: to it `str` adds numbers and names that the library gives, and no key, plaintext, intent or other text
+that a peer controls is ever part of it. What names a peer or a session is an attribute.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from agentmesh.errors.at_rest import (
 from agentmesh.errors.base import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.errors.local import (
     ArgumentInvalid,
+    BackendUnfit,
     ChainExhausted,
     ConditionNotMet,
     KnockNotPending,
@@ -81,6 +83,7 @@ __all__ = [
     "AgentMeshError",
     "AnswerOverdue",
     "ArgumentInvalid",
+    "BackendUnfit",
     "BadDid",
     "BadIdentityKey",
     "BadPoint",

@@ -38,8 +38,8 @@ class LogBroken(StoreError):
         self.sequence = sequence
         self.fault = fault
 
-    def __str__(self) -> str:
-        return f"{self.text}: {self.fault} at {self.sequence} [{self.code}]; {self.hint}"
+    def _detail(self) -> str:
+        return f"{self.fault} at {self.sequence}"
 
 
 class CommitFailed(StoreError):

@@ -10,7 +10,7 @@ class AgentMeshError(Exception):
 
     Attributes:
         code: A stable, dotted name, safe to log, count and compare.
-        text: One fixed sentence. It never carries a secret or text that a peer chose.
+        text: One fixed sentence. `str` adds numbers and names of the library's own, never a secret or a peer's text.
         hint: What to do next.
     """
 
@@ -25,11 +25,23 @@ class AgentMeshError(Exception):
         # So that an error crosses a process pool: attributes stand in the order of the constructor's arguments.
         return type(self), tuple(value for name, value in vars(self).items() if not name.startswith("__"))
 
+    def _detail(self) -> str:
+        """Return what `str` adds to the text: numbers, and names that the library gives."""
+        return ""
+
     def __str__(self) -> str:
-        return f"{self.text} [{self.code}]" + (f"; {self.hint}" if self.hint else "")
+        detail = self._detail()
+        said = f"{self.text}: {detail}" if detail else self.text
+        return f"{said} [{self.code}]" + (f"; {self.hint}" if self.hint else "")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(code={self.code!r})"
+
+
+def numbers(got: int | None, allowed: int | None) -> str:
+    """Return the numbers that are known, as `str` of an error shows them."""
+    known = (("got", got), ("allowed", allowed))
+    return ", ".join(f"{name} {number}" for name, number in known if number is not None)
 
 
 class LocalError(AgentMeshError):

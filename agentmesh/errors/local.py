@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from agentmesh.errors.base import LocalError
+from agentmesh.errors.base import LocalError, numbers
 
 
 class ArgumentInvalid(LocalError):
-    """An argument has the wrong type, length or range; `argument` names it."""
+    """An argument has the wrong type, length or range.
+
+    Attributes:
+        argument: The argument's name.
+        why: What is wrong with it, one of the library's own fixed phrases; empty where the name says enough.
+        got: The number, length or count that was given, where that is what is wrong.
+        allowed: The number that it was held against.
+    """
 
     code = "call.argument"
     text = "an argument is not what this call takes"
-    hint = "see .argument and the docstring of the call"
+    hint = "see .argument, .why and the docstring of the call"
 
-    def __init__(self, argument: str) -> None:
+    def __init__(self, argument: str, why: str = "", got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
         self.argument = argument
+        self.why = why
+        self.got = got
+        self.allowed = allowed
 
-    def __str__(self) -> str:
-        return f"{self.text}: {self.argument} [{self.code}]; {self.hint}"
+    def _detail(self) -> str:
+        return ": ".join(part for part in (self.argument, self.why, numbers(self.got, self.allowed)) if part)
+
+
+class BackendUnfit(LocalError):
+    """The cryptographic libraries of this machine lack a primitive, or answer wrongly; `missing` names them all."""
+
+    code = "backend.unfit"
+    text = "the cryptographic libraries here cannot serve this protocol"
+    hint = "install the versions of cryptography, PyNaCl and OpenSSL that the package asks for; no peer is at fault"
+
+    def __init__(self, missing: str) -> None:
+        super().__init__()
+        self.missing = missing
+
+    def _detail(self) -> str:
+        return self.missing
 
 
 class ReentrantCall(LocalError):
@@ -70,6 +95,9 @@ class ConditionNotMet(LocalError):
     def __init__(self, condition: str) -> None:
         super().__init__()
         self.condition = condition
+
+    def _detail(self) -> str:
+        return self.condition
 
 
 class PeerNotAllowed(LocalError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentmesh.errors.base import RemoteError, TryAgain
+from agentmesh.errors.base import RemoteError, TryAgain, numbers
 
 
 class Busy(TryAgain):
@@ -30,11 +30,24 @@ class Malformed(RemoteError):
 
 
 class TooLarge(RemoteError):
-    """More bytes than the limit for this structure."""
+    """More bytes than the limit for this structure.
+
+    Attributes:
+        got: How many there are, if known.
+        allowed: How many may be.
+    """
 
     code = "wire.too_large"
     text = "the bytes are over the size limit"
     hint = "drop them; both sides' limits must allow what is sent"
+
+    def __init__(self, got: int | None = None, allowed: int | None = None) -> None:
+        super().__init__()
+        self.got = got
+        self.allowed = allowed
+
+    def _detail(self) -> str:
+        return numbers(self.got, self.allowed)
 
 
 class UnknownVersion(RemoteError):
@@ -46,7 +59,10 @@ class UnknownVersion(RemoteError):
 
 
 class BadDid(RemoteError):
-    """Not a DID of this method in its one canonical form."""
+    """What came from elsewhere is not a DID of this method in its one canonical form.
+
+    A call's own argument that is none is an `ArgumentInvalid`: the caller's typing error, not a peer's.
+    """
 
     code = "identity.did"
     text = "not a canonical did:agentmesh DID"
@@ -206,11 +222,21 @@ class VerdictUnmatched(RemoteError):
 
 
 class UnknownSession(RemoteError):
-    """The message belongs to no session of this agent."""
+    """The message belongs to no session of this agent.
+
+    Attributes:
+        sender: The DID that the envelope names: a claim that nothing proves. It is no part of the text.
+        session_id: The session id that the envelope names, 16 bytes, a claim too; `None` where it names none.
+    """
 
     code = "message.unknown_session"
     text = "the message belongs to no known session"
     hint = "drop it; if the peer keeps sending, knock with a new session"
+
+    def __init__(self, sender: str = "", session_id: bytes | None = None) -> None:
+        super().__init__()
+        self.sender = sender
+        self.session_id = session_id
 
 
 class ClosedSession(RemoteError):
@@ -242,15 +268,22 @@ class GapTooLarge(RemoteError):
 
     Attributes:
         session_id: The session to close, 16 bytes, or `None` where a layer below sessions raised.
+        got: How many messages are missing before this one, if known.
+        allowed: How many may be.
     """
 
     code = "message.gap"
     text = "too many messages are missing before this one"
     hint = "close the session and knock again"
 
-    def __init__(self, session_id: bytes | None = None) -> None:
+    def __init__(self, session_id: bytes | None = None, got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
         self.session_id = session_id
+        self.got = got
+        self.allowed = allowed
+
+    def _detail(self) -> str:
+        return numbers(self.got, self.allowed)
 
 
 class ContradictoryHeader(RemoteError):
@@ -279,6 +312,9 @@ class PeerConditionBroken(RemoteError):
     def __init__(self, condition: str) -> None:
         super().__init__()
         self.condition = condition
+
+    def _detail(self) -> str:
+        return self.condition
 
 
 class MessageAfterClose(RemoteError):

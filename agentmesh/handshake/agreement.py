@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import final
 
-from agentmesh.errors import ArgumentInvalid
 from agentmesh.handshake.prekeys import Bundle, BundleSecrets
 from agentmesh.identity import Identity, IdentityKey
-from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import EXTRACT, FIRST_ROOT, HEADER_AB, HEADER_BA, KNOCK_KEY, SESSION_ID, TRANSCRIPT
+from agentmesh.primitives.arguments import frameless, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     HeaderKey,
@@ -46,12 +45,12 @@ class SessionKeys(Redacted):
 
     def __init__(self, th: TranscriptHash, shared: bytes) -> None:
         prk = _crypto.kdf(th, EXTRACT, shared, 64)
-        self.th = th
-        self.root = RootKey(_crypto.kdf(prk, FIRST_ROOT, b"", 32))
-        self.intent_key = IntentKey(_crypto.kdf(prk, KNOCK_KEY, b"", 32))
-        self.header_key_ba = HeaderKey(_crypto.kdf(prk, HEADER_BA, b"", 32))
-        self.header_key_ab = HeaderKey(_crypto.kdf(prk, HEADER_AB, b"", 32))
-        self.session_id = SessionId(_crypto.kdf(prk, SESSION_ID, b"", 16))
+        self.th: TranscriptHash = th
+        self.root: RootKey = RootKey(_crypto.kdf(prk, FIRST_ROOT, b"", 32))
+        self.intent_key: IntentKey = IntentKey(_crypto.kdf(prk, KNOCK_KEY, b"", 32))
+        self.header_key_ba: HeaderKey = HeaderKey(_crypto.kdf(prk, HEADER_BA, b"", 32))
+        self.header_key_ab: HeaderKey = HeaderKey(_crypto.kdf(prk, HEADER_AB, b"", 32))
+        self.session_id: SessionId = SessionId(_crypto.kdf(prk, SESSION_ID, b"", 16))
 
 
 def transcript_hash(
@@ -95,12 +94,13 @@ class Initiation(Redacted):
         kem_ciphertext: KemCiphertext,
         keys: SessionKeys,
     ) -> None:
-        self.ephemeral_secret = ephemeral_secret
-        self.ephemeral = ephemeral
-        self.kem_ciphertext = kem_ciphertext
-        self.keys = keys
+        self.ephemeral_secret: X25519Secret = ephemeral_secret
+        self.ephemeral: X25519PublicKey = ephemeral
+        self.kem_ciphertext: KemCiphertext = kem_ciphertext
+        self.keys: SessionKeys = keys
 
 
+@frameless
 def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: Entropy) -> Initiation:
     """Run the initiator's side against a verified bundle. Section 5.
 
@@ -108,8 +108,7 @@ def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: En
         ArgumentInvalid: `expires_ms` is not a time.
         BadPoint: the bundle's prekey has small order, or its KEM key is not valid.
     """
-    if type(expires_ms) is not int or not 0 <= expires_ms <= UINT_MAX:
-        raise ArgumentInvalid("expires_ms")
+    uint_argument("expires_ms", expires_ms)
     secret = X25519Secret(entropy.token(32))
     public = X25519PublicKey(_crypto.x25519_public(secret))
     ciphertext, shared_kem = entropy.encapsulate(bundle.kem_key)
@@ -131,6 +130,7 @@ def initiate(identity: Identity, bundle: Bundle, *, expires_ms: int, entropy: En
     return Initiation(secret, public, KemCiphertext(ciphertext), SessionKeys(th, shared))
 
 
+@frameless
 def respond(
     identity: Identity,
     secrets: BundleSecrets,

@@ -23,7 +23,7 @@ from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import INTENT, SIGN_KNOCK
 from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
-from agentmesh.primitives.arguments import text_argument
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, text_argument, texts_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -36,6 +36,7 @@ from agentmesh.primitives.keys import (
 )
 from agentmesh.primitives.padding import pad, padded_length, unpad
 
+_DESCRIPTION_MAX_BYTES: Final = 2**32 - 1  # `Limits` says what may be sent; this, what could be encoded
 _SEALED_MIN_BYTES: Final = OVERHEAD_BYTES + padded_length(1)
 
 
@@ -58,33 +59,29 @@ class Intent:
     capabilities: tuple[str, ...]
     detail: bytes
 
+    @frameless
     def __init__(
         self,
         action: str,
         *,
         capabilities: Iterable[str] = (),
         description: str | None = None,
-        detail: bytes | None = None,
+        detail: BytesLike | None = None,
     ) -> None:
         """Make an intent. `description` is a text for `detail`; give one of them or neither.
 
         Raises:
-            ArgumentInvalid: a wrong type or length, or both `description` and `detail`.
+            ArgumentInvalid: a wrong type or length, or both `description` and `detail`. Neither the error nor its
+                traceback holds them.
         """
-        if isinstance(capabilities, str) or not isinstance(capabilities, Iterable):
-            raise ArgumentInvalid("capabilities")
         if description is not None:
             if detail is not None:
-                raise ArgumentInvalid("detail")
-            detail = text_argument("description", description, 0, 2**32 - 1).encode()
-        elif detail is None:
-            detail = b""
-        if type(detail) is not bytes:
-            raise ArgumentInvalid("detail")
+                raise ArgumentInvalid("detail", "description says the same: give one of them")
+            detail = text_argument("description", description, 0, _DESCRIPTION_MAX_BYTES).encode()
         self.__attrs_init__(
             text_argument("action", action, 1, ACTION_MAX_BYTES),
-            tuple(text_argument("capabilities", item, 0, CAPABILITY_MAX_BYTES) for item in capabilities),
-            detail,
+            texts_argument("capabilities", capabilities, 0, CAPABILITY_MAX_BYTES),
+            b"" if detail is None else bytes_argument("detail", detail),
         )
 
     @property
@@ -142,6 +139,7 @@ def _inner_layout(envelope_max_bytes: int) -> _wire.Array:
     )
 
 
+@frameless
 def encode_content(content: KnockContent, limits: Limits) -> bytes:
     """Return the canonical encoding of a KNOCK's content.
 
@@ -149,13 +147,17 @@ def encode_content(content: KnockContent, limits: Limits) -> bytes:
         ArgumentInvalid: over a limit of the sender's own, which a receiver's will usually equal.
     """
     intent, early_payload = content.intent, content.early_payload
-    if len(intent.capabilities) > limits.capabilities_max or len(intent.detail) > limits.intent_detail_max_bytes:
-        raise ArgumentInvalid("intent")
-    if early_payload is not None and len(early_payload) > limits.plaintext_max_bytes:
-        raise ArgumentInvalid("early_payload")
+    for argument, got, most in (
+        ("intent", len(intent.capabilities), limits.capabilities_max),
+        ("intent", len(intent.detail), limits.intent_detail_max_bytes),
+        ("early_payload", 0 if early_payload is None else len(early_payload), limits.plaintext_max_bytes),
+    ):
+        if got > most:
+            raise ArgumentInvalid(argument, "over the limit", got, most)
     return _wire.encode([[intent.action, list(intent.capabilities), intent.detail], early_payload, int(content.fresh)])
 
 
+@frameless
 def decode_content(data: bytes, limits: Limits) -> KnockContent:
     """Return the content that `encode_content` wrote.
 
@@ -165,7 +167,8 @@ def decode_content(data: bytes, limits: Limits) -> KnockContent:
     layout = _content_layout(limits.capabilities_max, limits.intent_detail_max_bytes, limits.plaintext_max_bytes)
     fields = _wire.decode(data, layout, limits.envelope_max_bytes)
     (action, capabilities, detail), early_payload, fresh = fields
-    intent = Intent(action, capabilities=capabilities, detail=detail)
+    intent = Intent.__new__(Intent)
+    intent.__attrs_init__(action, tuple(capabilities), detail)  # the layout has checked what the constructor checks
     return KnockContent(intent=intent, early_payload=early_payload, fresh=bool(fresh))
 
 
@@ -214,10 +217,10 @@ class ParsedKnock(Redacted):
     def __init__(self, inner: bytes, signature: Signature, fields: list[Any]) -> None:
         self._inner = inner
         self._signature = signature
-        self.claimed_key = Ed25519PublicKey(fields[0])
-        self.bundle_ref = BundleRef(fields[1])
-        self.ephemeral = X25519PublicKey(fields[2])
-        self.kem_ciphertext = KemCiphertext(fields[3])
+        self.claimed_key: Ed25519PublicKey = Ed25519PublicKey(fields[0])
+        self.bundle_ref: BundleRef = BundleRef(fields[1])
+        self.ephemeral: X25519PublicKey = X25519PublicKey(fields[2])
+        self.kem_ciphertext: KemCiphertext = KemCiphertext(fields[3])
         self.expires_ms: int = fields[4]
         self.sealed: bytes = fields[5]
 

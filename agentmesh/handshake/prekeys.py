@@ -12,11 +12,11 @@ still serve, and the bare memory that it was published afterwards.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import is_mesh_name
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import (
     ArgumentInvalid,
     BundleExpired,
@@ -29,6 +29,7 @@ from agentmesh.identity import Identity, IdentityKey, did_of, sign_statement, sp
 from agentmesh.limits import CLOCK_TOLERANCE_MS, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import SIGN_BUNDLE
+from agentmesh.primitives.arguments import BytesLike, frameless, received_argument, uint_argument
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -89,7 +90,7 @@ class Bundle:
     ref: BundleRef = field(repr=lambda ref: ref.hex())
 
 
-def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
+def verify_bundle(data: BytesLike, *, did: str, mesh: str, now_ms: int) -> Bundle:
     """Return the bundle that `data` holds, once everything about it has been verified. Section 3.
 
     Args:
@@ -99,15 +100,15 @@ def verify_bundle(data: bytes, *, did: str, mesh: str, now_ms: int) -> Bundle:
         now_ms: The caller's clock.
 
     Raises:
-        ArgumentInvalid: `data` is not bytes.
+        ArgumentInvalid: `data` is not bytes-like, or `now_ms` is no time.
         TooLarge, Malformed, UnknownVersion: not a bundle of this version.
         BundleIdentityMismatch: another identity's bundle.
         BundleMeshMismatch: another mesh's bundle.
         BadIdentityKey, BadPoint, BadSignature: a key or the signature is not acceptable.
         BundleExpired: outside its validity, with 300 s of tolerance.
     """
-    if not isinstance(data, bytes):
-        raise ArgumentInvalid("bundle")
+    data = received_argument("bundle", data, BUNDLE_MAX_BYTES)
+    uint_argument("now_ms", now_ms)
     body, signature = split_statement(data, BUNDLE_MAX_BYTES)
     fields = _wire.decode(body, _BODY, BUNDLE_MAX_BYTES)
     version, class_number, body_mesh, owner, prekey, kem_key, not_before_ms, not_after_ms = fields
@@ -153,8 +154,8 @@ class BundleSecrets(Redacted):
     __slots__ = ("_live_kem_key", "kem_seed", "prekey_secret")
 
     def __init__(self, prekey_secret: PrekeySecret, kem_seed: KemSeed, live_kem_key: _crypto.KemKey | None = None):
-        self.prekey_secret = prekey_secret
-        self.kem_seed = kem_seed
+        self.prekey_secret: PrekeySecret = prekey_secret
+        self.kem_seed: KemSeed = kem_seed
         self._live_kem_key = live_kem_key
 
     @property
@@ -169,7 +170,7 @@ class BundleSecrets(Redacted):
             return NotImplemented
         return (self.prekey_secret == other.prekey_secret) & (self.kem_seed == other.kem_seed)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 @frozen(kw_only=True)
@@ -206,6 +207,7 @@ class PublishedBundle:
         )
 
 
+@frameless
 def issue_bundle(
     identity: Identity,
     *,
@@ -223,14 +225,12 @@ def issue_bundle(
         ArgumentInvalid: a mesh name or time that no verifier would take.
     """
     if not isinstance(bundle_class, BundleClass):
-        raise ArgumentInvalid("bundle_class")
-    if not is_mesh_name(mesh):
-        raise ArgumentInvalid("mesh")
-    for name, time_ms in (("not_before_ms", not_before_ms), ("not_after_ms", not_after_ms)):
-        if type(time_ms) is not int or not 0 <= time_ms <= UINT_MAX - CLOCK_TOLERANCE_MS:
-            raise ArgumentInvalid(name)
+        raise ArgumentInvalid("bundle_class", "not a BundleClass")
+    mesh = mesh_argument("mesh", mesh)
+    uint_argument("not_before_ms", not_before_ms, UINT_MAX - CLOCK_TOLERANCE_MS)
+    uint_argument("not_after_ms", not_after_ms, UINT_MAX - CLOCK_TOLERANCE_MS)
     if not_after_ms < not_before_ms:
-        raise ArgumentInvalid("not_after_ms")
+        raise ArgumentInvalid("not_after_ms", "before not_before_ms")
     prekey_secret = PrekeySecret(entropy.token(32))
     kem_seed = KemSeed(entropy.token(_crypto.KEM_SEED_BYTES))
     kem_key = _crypto.kem_key(kem_seed.reveal())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
-from agentmesh.errors import ArgumentInvalid, Malformed
+from agentmesh.errors import Malformed
 from agentmesh.identity import Identity, IdentityKey, signed_part
-from agentmesh.limits import ACTION_MAX_BYTES, UINT_MAX
+from agentmesh.limits import ACTION_MAX_BYTES
 from agentmesh.primitives import _wire
 from agentmesh.primitives._labels import SIGN_ACCEPT, SIGN_REJECT
-from agentmesh.primitives.arguments import text_argument
+from agentmesh.primitives.arguments import frameless_init, maybe_uint, texts_argument
 from agentmesh.primitives.keys import Receipt, Signature, TranscriptHash, X25519PublicKey
 
 _ACTIONS_MAX: Final = 256
@@ -39,20 +39,10 @@ class Reason(StrEnum):
 _REASONS: Final = {str(reason): reason for reason in Reason}
 
 
-def _maybe_uint(_instance: object, attribute: Attribute[Any], value: Any) -> None:
-    if value is not None and (type(value) is not int or not 0 <= value <= UINT_MAX):
-        raise ArgumentInvalid(attribute.name)
-
-
 def _actions(value: Iterable[str] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ArgumentInvalid("allowed_actions")
-    actions = tuple(text_argument("allowed_actions", action, 1, ACTION_MAX_BYTES) for action in value)
-    if len(actions) > _ACTIONS_MAX:
-        raise ArgumentInvalid("allowed_actions")
-    return actions
+    return texts_argument("allowed_actions", value, 1, ACTION_MAX_BYTES, most=_ACTIONS_MAX)
 
 
 def _number_of_actions(actions: tuple[str, ...] | None) -> str:
@@ -60,6 +50,7 @@ def _number_of_actions(actions: tuple[str, ...] | None) -> str:
     return "None" if actions is None else f"<{len(actions)} actions>"
 
 
+@frameless_init
 @frozen(kw_only=True)
 class Conditions:
     """What the acceptor grants. `None` is unlimited. Both sides enforce all of it.
@@ -70,8 +61,8 @@ class Conditions:
         allowed_actions: The actions that data messages may carry; at most 256.
     """
 
-    max_messages: int | None = field(default=None, validator=_maybe_uint)
-    ttl_seconds: int | None = field(default=None, validator=_maybe_uint)
+    max_messages: int | None = field(default=None, validator=maybe_uint)
+    ttl_seconds: int | None = field(default=None, validator=maybe_uint)
     allowed_actions: tuple[str, ...] | None = field(default=None, converter=_actions, repr=_number_of_actions)
 
     def encode(self) -> bytes:
@@ -150,7 +141,7 @@ def verify_accept_content(
 
 @frozen(kw_only=True)
 class Reject:
-    """A REJECT's body, parsed; `verify_reject` says whether it is genuine.
+    """A REJECT's body, parsed; `verify` says whether it is genuine.
 
     Attributes:
         knock_receipt: The KNOCK that it answers.

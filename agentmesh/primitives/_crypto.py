@@ -28,13 +28,14 @@ from nacl.bindings import (
     crypto_sign_seed_keypair,
 )
 
-from agentmesh.errors import BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
+from agentmesh.errors import BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
 from agentmesh.primitives._labels import KdfLabel
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 TAG_BYTES: Final = 16
 SIGNATURE_BYTES: Final = 64
+ML_KEM: Final = "ML-KEM-768"
 KEM_SEED_BYTES: Final = 64
 KEM_PUBLIC_BYTES: Final = 1184
 KEM_CIPHERTEXT_BYTES: Final = 1088
@@ -194,8 +195,17 @@ KemKey = MLKEM768PrivateKey  # a live, expanded decapsulation key; at rest it is
 
 
 def kem_key(seed: bytes) -> KemKey:
-    """Return the live decapsulation key of a 64-byte seed d || z. FIPS 203 section 7.1."""
-    return MLKEM768PrivateKey.from_seed_bytes(seed)
+    """Return the live decapsulation key of a 64-byte seed d || z. FIPS 203 section 7.1.
+
+    Raises:
+        BackendUnfit: this OpenSSL has no ML-KEM.
+    """
+    try:
+        return MLKEM768PrivateKey.from_seed_bytes(seed)
+    except UnsupportedAlgorithm:
+        pass
+    del seed  # a traceback keeps this frame
+    raise BackendUnfit(ML_KEM)
 
 
 def kem_public(key: KemKey) -> bytes:
@@ -215,8 +225,11 @@ def _kem_public_key(public_key: bytes) -> MLKEM768PublicKey:
 def _parsed_kem_key(public_key: bytes) -> MLKEM768PublicKey | None:
     try:
         return MLKEM768PublicKey.from_public_bytes(public_key)
-    except (ValueError, UnsupportedAlgorithm):
+    except ValueError:
         return None
+    except UnsupportedAlgorithm:
+        pass
+    raise BackendUnfit(ML_KEM)  # this machine's fault, and not that of whoever made the key
 
 
 def kem_encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
@@ -224,6 +237,7 @@ def kem_encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
 
     Raises:
         BadPoint: `public_key` fails the length or modulus check.
+        BackendUnfit: this OpenSSL has no ML-KEM.
     """
     shared, ciphertext = _kem_public_key(public_key).encapsulate()
     return ciphertext, shared
@@ -234,6 +248,7 @@ def kem_check(public_key: bytes) -> None:
 
     Raises:
         BadPoint: the check fails.
+        BackendUnfit: this OpenSSL has no ML-KEM.
     """
     _kem_public_key(public_key)
 

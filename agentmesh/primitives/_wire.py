@@ -149,7 +149,7 @@ def _check_size(data: bytes, max_bytes: int) -> None:
     if not isinstance(data, bytes):
         raise Malformed
     if len(data) > max_bytes:
-        raise TooLarge
+        raise TooLarge(len(data), max_bytes)
 
 
 def _unpack(data: bytes, layout: Array, max_bytes: int) -> Any:

@@ -32,10 +32,12 @@ def seal(key: bytes, label: KdfLabel, context: bytes, plaintext: bytes, nonce: b
     Raises:
         ArgumentInvalid: a key or nonce of another length.
     """
-    if len(nonce) != _crypto.NONCE_BYTES:
-        raise ArgumentInvalid("nonce")
-    if len(key) not in (32, 64):
-        raise ArgumentInvalid("key")
+    nonce_bytes, key_bytes = len(nonce), len(key)
+    if nonce_bytes != _crypto.NONCE_BYTES or key_bytes not in (32, 64):
+        del key, context, plaintext, nonce  # a traceback keeps this frame
+        if nonce_bytes != _crypto.NONCE_BYTES:
+            raise ArgumentInvalid("nonce", "of another length", nonce_bytes, _crypto.NONCE_BYTES)
+        raise ArgumentInvalid("key", "neither 32 nor 64 bytes long", key_bytes)
     derived = _crypto.kdf(key, label, nonce + context, 64)
     return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 
@@ -48,6 +50,10 @@ def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> b
     """
     nonce, commitment, box = sealed[: _crypto.NONCE_BYTES], sealed[_crypto.NONCE_BYTES : _BOX_AT], sealed[_BOX_AT:]
     derived = _crypto.kdf(key, label, nonce + context, 64)
-    if not _crypto.constant_time_equal(derived[32:], commitment):
-        raise DecryptionFailed
-    return _crypto.secretbox_open(box, nonce, derived[:32])
+    if _crypto.constant_time_equal(derived[32:], commitment):
+        try:
+            return _crypto.secretbox_open(box, nonce, derived[:32])
+        except DecryptionFailed:
+            pass
+    del key, derived  # a traceback keeps this frame
+    raise DecryptionFailed

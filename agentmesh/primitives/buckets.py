@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Any, Final, final
+from typing import Final, final
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.limits import UINT_MAX
+from agentmesh.primitives.arguments import positive
 
 # A full bucket says nothing, so its entry can go. Entries stand in the order of their last use, the fullest first.
 _SWEEP: Final = 16  # looked at where there is no room
@@ -18,31 +18,55 @@ _SWEEP_ALWAYS: Final = 2  # looked at for each new key, so that memory follows t
 
 def _natural(name: str, value: int) -> None:
     if type(value) is not int or value < 0:
-        raise ArgumentInvalid(name)
-
-
-def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
-    if type(value) is not int or not 0 < value <= UINT_MAX:
-        raise ArgumentInvalid(attribute.name)
+        raise ArgumentInvalid(name, "not an int from 0 up")
 
 
 @frozen
 class Rate:
     """A burst of `burst` tokens, refilled at `tokens` each `period_ms`. All positive integers, so nothing drifts."""
 
-    burst: int = field(validator=_positive)
-    tokens: int = field(validator=_positive)
-    period_ms: int = field(validator=_positive)
+    burst: int = field(validator=positive)
+    tokens: int = field(validator=positive)
+    period_ms: int = field(validator=positive)
+
+
+@final
+class Elapsed:
+    """How much time has passed on a clock that may be set, or be read late. It never goes back.
+
+    Time that only returns adds nothing: in all no more passes than lies between the earliest and the latest time that
+    was seen. A leap forward counts as `most_ms`, after which nothing is owed any more; so a clock that was ahead for a
+    while, and is right again, does not stand still until the old time comes back. Not locked: its owner is.
+    """
+
+    __slots__ = ("_earliest", "_latest", "_most_ms", "_ms", "_seen")
+
+    def __init__(self, most_ms: int) -> None:
+        self._most_ms = most_ms
+        self._ms = 0
+        self._seen: int | None = None
+        self._earliest = self._latest = 0
+
+    def at(self, now_ms: int) -> int:
+        """Return how many milliseconds have passed since the first call, at this time."""
+        if self._seen is None:
+            self._earliest = self._latest = self._seen = now_ms
+        self._earliest, self._latest = min(self._earliest, now_ms), max(self._latest, now_ms)
+        forward_ms = min(max(0, now_ms - self._seen), self._most_ms)
+        self._ms = min(self._ms + forward_ms, self._latest - self._earliest)
+        self._seen = now_ms
+        return self._ms
 
 
 @final
 class Buckets:
     """A bucket for each key. Where no more keys can be remembered, an unknown one is refused: it fails closed.
 
-    A clock set back gives nothing, and takes nothing. One call takes one token: there is no amount to get wrong.
+    Whatever the times are, and in whichever order they come, a key gets at most its burst and what is refilled between
+    the earliest and the latest of them. One call takes one token: there is no amount to get wrong.
     """
 
-    __slots__ = ("_debts", "_lock", "_max_keys", "_rate")
+    __slots__ = ("_debts", "_elapsed", "_lock", "_max_keys", "_rate")
 
     def __init__(self, rate: Rate, *, max_keys: int) -> None:
         """Make buckets that are all full.
@@ -51,23 +75,23 @@ class Buckets:
             ArgumentInvalid: not a `Rate`, or not a number of keys.
         """
         if not isinstance(rate, Rate):
-            raise ArgumentInvalid("rate")
+            raise ArgumentInvalid("rate", "not a Rate")
         _natural("max_keys", max_keys)
         self._rate = rate
         self._max_keys = max_keys
         self._lock = threading.Lock()
-        # key -> (what is owed, in 1/period_ms of a token; when that was so)
+        self._elapsed = Elapsed(-(-rate.burst * rate.period_ms // rate.tokens))
+        # key -> (what is owed, in 1/period_ms of a token; when that was so, in elapsed time)
         self._debts: dict[Hashable, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._debts)
 
-    def _debt(self, entry: tuple[int, int] | None, now_ms: int) -> int:
-        # Of an entry that is not from the future: what is, is brought here first.
+    def _debt(self, entry: tuple[int, int] | None, elapsed_ms: int) -> int:
         if entry is None:
             return 0
         debt, then_ms = entry
-        return max(0, debt - (now_ms - then_ms) * self._rate.tokens)
+        return max(0, debt - (elapsed_ms - then_ms) * self._rate.tokens)
 
     def has(self, key: Hashable, now_ms: int, *, leave: int = 0, leave_keys: int = 0) -> bool:
         """Say whether a token is there, without taking it.
@@ -82,18 +106,18 @@ class Buckets:
             ArgumentInvalid: a number that is none. A negative one would give what is not there.
         """
         with self._lock:
-            return self._has(key, now_ms, leave, leave_keys)
+            return self._has(key, self._at(now_ms), leave, leave_keys)
 
     def take(self, key: Hashable, now_ms: int, *, leave: int = 0, leave_keys: int = 0) -> bool:
         """Take a token and return True, or return False and change nothing. Arguments as `has`."""
         with self._lock:
-            if not self._has(key, now_ms, leave, leave_keys):
+            elapsed_ms = self._at(now_ms)
+            if not self._has(key, elapsed_ms, leave, leave_keys):
                 return False
             entry = self._debts.pop(key, None)
             if entry is None:
-                self._sweep(now_ms, _SWEEP_ALWAYS)
-            debt = self._debt(entry, now_ms) + self._rate.period_ms
-            self._debts[key] = (debt, now_ms)
+                self._sweep(elapsed_ms, _SWEEP_ALWAYS)
+            self._debts[key] = (self._debt(entry, elapsed_ms) + self._rate.period_ms, elapsed_ms)
             return True
 
     def give_back(self, key: Hashable) -> None:
@@ -103,29 +127,28 @@ class Buckets:
             if entry is not None:
                 self._debts[key] = (max(0, entry[0] - self._rate.period_ms), entry[1])
 
-    def _has(self, key: Hashable, now_ms: int, leave: int, leave_keys: int) -> bool:
+    def _at(self, now_ms: int) -> int:
         if type(now_ms) is not int:
-            raise ArgumentInvalid("now_ms")
+            raise ArgumentInvalid("now_ms", "not an int")
+        return self._elapsed.at(now_ms)
+
+    def _has(self, key: Hashable, elapsed_ms: int, leave: int, leave_keys: int) -> bool:
         _natural("leave", leave)
         _natural("leave_keys", leave_keys)
         entry = self._debts.get(key)
-        if entry is not None and now_ms < entry[1]:  # the clock was set back: what is owed is owed from here on
-            entry = self._debts[key] = (entry[0], now_ms)
-        if entry is None and not self._make_room(now_ms, leave_keys):
+        if entry is None and not self._make_room(elapsed_ms, leave_keys):
             return False
-        return self._debt(entry, now_ms) + (1 + leave) * self._rate.period_ms <= self._rate.burst * self._rate.period_ms
+        owed = self._debt(entry, elapsed_ms) + (1 + leave) * self._rate.period_ms
+        return owed <= self._rate.burst * self._rate.period_ms
 
-    def _make_room(self, now_ms: int, leave_keys: int) -> bool:
+    def _make_room(self, elapsed_ms: int, leave_keys: int) -> bool:
         if len(self._debts) < self._max_keys - leave_keys:
             return True
-        self._sweep(now_ms, _SWEEP)
+        self._sweep(elapsed_ms, _SWEEP)
         return len(self._debts) < self._max_keys - leave_keys
 
-    def _sweep(self, now_ms: int, most: int) -> None:
+    def _sweep(self, elapsed_ms: int, most: int) -> None:
         oldest = [key for key, _ in zip(self._debts, range(most), strict=False)]
         for key in oldest:
-            debt, then_ms = self._debts[key]
-            if now_ms < then_ms:  # as above: else whoever came while the clock was ahead would stay until it is there
-                self._debts[key] = (debt, now_ms)
-            elif self._debt((debt, then_ms), now_ms) == 0:
+            if self._debt(self._debts[key], elapsed_ms) == 0:
                 del self._debts[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from agentmesh.errors import BadPoint, RandomnessFailed
+from agentmesh.errors import BackendUnfit, BadPoint, RandomnessFailed
 from agentmesh.primitives import _crypto
 
 
@@ -72,7 +72,7 @@ class CheckedEntropy:
         """
         try:
             ciphertext, shared = self._source.encapsulate(public_key)
-        except BadPoint:
+        except (BackendUnfit, BadPoint):
             raise
         except Exception:
             ciphertext = shared = b""
@@ -91,9 +91,10 @@ def check_entropy(entropy: Entropy) -> None:
     Raises:
         RandomnessFailed: the source failed.
     """
-    first, second = entropy.token(32), entropy.token(32)
+    source = CheckedEntropy(entropy)
+    first, second = source.token(32), source.token(32)
     for draw in (first, second):
-        if type(draw) is not bytes or len(draw) != 32 or len(set(draw)) == 1:
+        if len(set(draw)) == 1:
             raise RandomnessFailed
     if _crypto.constant_time_equal(first, second):
         raise RandomnessFailed

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NewType, NoReturn, final
 
-from agentmesh.errors import ArgumentInvalid
 from agentmesh.primitives import _crypto
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 
 # Public values, all bytes. Each names one thing.
 Ed25519PublicKey = NewType("Ed25519PublicKey", bytes)  # 32
@@ -63,15 +63,14 @@ class Secret(Redacted):
     __slots__ = ("_value",)
     size = 32
 
-    def __init__(self, value: bytes) -> None:
-        """Wrap `value`, exactly `size` bytes.
+    @frameless
+    def __init__(self, value: BytesLike) -> None:
+        """Wrap `value`, exactly `size` bytes; what is bytes-like is copied, and its owner may wipe it.
 
         Raises:
-            ArgumentInvalid: another type or length. The error does not carry the value.
+            ArgumentInvalid: another type or length. Neither the error nor its traceback holds the value.
         """
-        if type(value) is not bytes or len(value) != self.size:
-            raise ArgumentInvalid("value")
-        self._value = value
+        self._value = bytes_argument("value", value, self.size, self.size)
 
     def reveal(self) -> bytes:
         """Return the secret bytes. Never log, print or compare them with `==`."""

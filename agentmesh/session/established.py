@@ -13,7 +13,6 @@ from typing import ClassVar, Protocol, final
 
 from agentmesh.envelope import Kind, OuterEnvelope, build_behind
 from agentmesh.errors import (
-    ArgumentInvalid,
     ClosedSession,
     ConditionNotMet,
     GapTooLarge,
@@ -290,10 +289,8 @@ class Session(Redacted):
             ConditionNotMet: `max_messages` or `allowed_actions` forbids it.
             ChainExhausted: 2^32 - 1 messages without an answer.
         """
-        if type(data) is not bytes:
-            data = bytes_argument("data", data)
-        if len(data) > limits.plaintext_max_bytes:
-            raise ArgumentInvalid("data")
+        if type(data) is not bytes or len(data) > limits.plaintext_max_bytes:
+            data = bytes_argument("data", data, 0, limits.plaintext_max_bytes)
         named = b""
         if action is not None and action != self.facts.action:
             named = text_argument("action", action, 1, ACTION_MAX_BYTES).encode()
@@ -416,7 +413,7 @@ class Session(Redacted):
         if content_type is ContentType.CLOSE:
             data, announced = self._parse_close(data, number, now_ms)
         if len(data) > limits.plaintext_max_bytes:
-            raise TooLarge
+            raise TooLarge(len(data), limits.plaintext_max_bytes)
         ttl_end_ms = self.ttl_end_ms
         if ttl_end_ms is not None and time_ms > ttl_end_ms:
             raise PeerConditionBroken("ttl_seconds")
@@ -443,6 +440,6 @@ def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, now_ms
     try:
         start = outer.body_at + SESSION_ID_BYTES
         return ratchet.open(outer.envelope, context, now_ms, limits, start)
-    except GapTooLarge:
-        pass
-    raise GapTooLarge(facts.session_id)
+    except GapTooLarge as error:
+        got, allowed = error.got, error.allowed
+    raise GapTooLarge(facts.session_id, got, allowed)

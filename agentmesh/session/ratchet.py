@@ -277,7 +277,7 @@ class Ratchet(Redacted):
         skipped: Sequence[tuple[SkippedAt, MessageKey]] = _NOTHING
         if n > chain.n:
             if n - chain.n > limits.skipped_keys_per_step:
-                raise GapTooLarge
+                raise GapTooLarge(None, n - chain.n, limits.skipped_keys_per_step)
             chain_key, skipped = self._skip(chain_key, chain.serial, chain.n, n)
         chain_key, message_key = self.suite.kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
@@ -291,8 +291,9 @@ class Ratchet(Redacted):
         received = 0 if old is None else old.n
         if header.previous_length < received or header.n >= COUNTER_MAX or (old is None and header.previous_length):
             raise ContradictoryHeader
-        if header.previous_length - received + header.n > limits.skipped_keys_per_step:
-            raise GapTooLarge
+        gap = header.previous_length - received + header.n
+        if gap > limits.skipped_keys_per_step:
+            raise GapTooLarge(None, gap, limits.skipped_keys_per_step)
         root, chain_key, next_receiving = self.suite.kdf_root(self.root, self.suite.dh(self.secret, header.key))
         serial = 0 if old is None else old.serial + 1
         start = 0 if old is None else old.start + header.previous_length

@@ -59,9 +59,9 @@ class Applications:
     ) -> None:
         if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
             raise ArgumentInvalid("agents")
-        self.names = tuple(agents)
-        self.clock = ManualClock()
-        self.shelf = BundleShelf()
+        self.names: tuple[str, ...] = tuple(agents)
+        self.clock: ManualClock = ManualClock()
+        self.shelf: BundleShelf = BundleShelf()
         self.errors: Counter[type[AgentMeshError]] = Counter()
         self.events: Counter[type[Event]] = Counter()
         self.endings: Counter[Phase] = Counter()

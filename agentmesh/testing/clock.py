@@ -15,7 +15,7 @@ class ManualClock:
     """
 
     def __init__(self, now_ms: int = EPOCH_MS) -> None:
-        self.now_ms = now_ms
+        self.now_ms: int = now_ms
 
     def __call__(self) -> int:
         """Return the time."""

@@ -48,14 +48,14 @@ class Host:
         self, mesh: str, *, identity: Identity | None = None, sink: Sink | None = None, **around: Unpack[Surroundings]
     ) -> None:
         self._around = around
-        self.sink = sink
+        self.sink: Sink | None = sink
         self.start(mesh, identity)
-        self.did = self.agent.did
+        self.did: str = self.agent.did
 
     def start(self, mesh: str, identity: Identity | None) -> None:
         """Start with an identity and nothing else; with a fresh one if `None`."""
         self._open_log()
-        self.agent = Agent.create(mesh, identity=identity, journal=self.journal, **self._around)
+        self.agent: Agent = Agent.create(mesh, identity=identity, journal=self.journal, **self._around)
 
     def restart(self, written: bytes) -> None:
         """Start from an exported state."""
@@ -78,7 +78,7 @@ class Host:
         raise AssertionError(rule)
 
     def _open_log(self) -> None:
-        self.journal = None if self.sink is None else AuditJournal(AuditLog(self.sink))
+        self.journal: AuditJournal | None = None if self.sink is None else AuditJournal(AuditLog(self.sink))
 
 
 @final
@@ -103,7 +103,7 @@ class WritingHost(Host):
     ) -> None:
         self._identity = Identity.generate(SeededEntropy(seed))
         self._kem_keys = kem_keys
-        self.errors = errors
+        self.errors: Counter[type[AgentMeshError]] = errors
         entropy = SharedEntropy(f"{seed}/session", kem_keys)
         super().__init__(MESH, identity=self._identity, clock=clock, entropy=entropy, policy=policy, limits=limits)
         self._written = self.agent.export_state()

@@ -1,4 +1,4 @@
-"""Every Python code block of README.md and docs/ runs, and every relative link of every page leads somewhere.
+"""Every Python code block of README.md and docs/ runs, as a file and pasted; every relative link leads somewhere.
 
 The blocks of a page run in order in one namespace, so that a later block continues an earlier one. A block under the
 comment `<!-- not run: reason -->` is only compiled.
@@ -11,9 +11,10 @@ import sys
 import textwrap
 import traceback
 import types
+from code import InteractiveConsole
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pytest
@@ -120,6 +121,39 @@ def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return ran
 
 
+def paste_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Type the Python blocks of `page` line by line into one interactive console, and return how many.
+
+    A console ends a compound statement at a blank line, and takes none that is not over. So a page that runs as a file
+    may still break for somebody who pastes it.
+    """
+    module = types.ModuleType(re.sub(r"\W", "_", page.name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "displayhook", lambda _value: None)
+    pasted = 0
+    line_number = 0
+
+    class Console(InteractiveConsole):
+        def showtraceback(self) -> None:
+            error = sys.exc_info()[1]
+            pytest.fail(f"{page}:{line_number}: {type(error).__name__}: {error}", pytrace=False)
+
+        def showsyntaxerror(self, *_arguments: Any, **_named: Any) -> None:
+            self.showtraceback()
+
+    console = Console(module.__dict__, "<stdin>")
+    for block in read_page(page.read_text(encoding="utf-8")).blocks:
+        if block.language != "python" or not block.is_run:
+            continue
+        for line_number, line in enumerate(block.source.splitlines(), start=block.line):  # noqa: B007 - told by the console
+            console.push(line)
+        # Whoever pastes a block presses the return key behind it.
+        if console.push(""):
+            pytest.fail(f"{page}:{line_number}: the block is not over", pytrace=False)
+        pasted += 1
+    return pasted
+
+
 def _line_of(error: BaseException, page: Path, block: Block) -> int:
     if isinstance(error, SyntaxError) and error.filename == str(page) and error.lineno:
         return error.lineno
@@ -131,6 +165,14 @@ def _line_of(error: BaseException, page: Path, block: Block) -> int:
 def test_the_code_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(page, monkeypatch)
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=page_id)
+def test_the_code_blocks_of_a_page_can_be_pasted_line_by_line(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paste_page(page, monkeypatch)
 
 
 def test_the_readme_has_an_example_that_runs() -> None:
@@ -247,6 +289,48 @@ def test_a_page_fails_with_its_line(text: str, where: str, tmp_path: Path, monke
     page = _write(tmp_path, text)
     with pytest.raises(pytest.fail.Exception, match=re.escape(str(page) + where)):
         run_page(page, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("```python\nfor x in [1]:\n    pass\nx = 2\n```\n", ":4: SyntaxError"),
+        ("```python\nclass A:\n    x = 1\n\n    y = 2\n```\n", ":5: IndentationError"),
+        ("```python\nx = (\n```\n", ":2: the block is not over"),
+        ("```python\nx = 1\n```\n```python\nassert x == 2\n```\n", ":5: AssertionError"),
+    ],
+)
+def test_a_page_that_cannot_be_pasted_fails_with_its_line(
+    text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = _write(tmp_path, text)
+    with pytest.raises(pytest.fail.Exception, match=re.escape(str(page) + where)):
+        paste_page(page, monkeypatch)
+
+
+def test_a_page_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _write(
+        tmp_path,
+        """\
+        ```python
+        try:
+            x = 1
+        finally:
+            y = [
+                x,
+
+                2,
+            ]
+
+        assert y == [1, 2]
+        ```
+        ```python
+        y
+        assert y[0] == x
+        ```
+        """,
+    )
+    assert paste_page(page, monkeypatch) == 2
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:

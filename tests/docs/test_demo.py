@@ -18,7 +18,7 @@ import pytest
 
 import agentmesh
 from agentmesh.cli import main
-from agentmesh.cli.demo import child, demo
+from agentmesh.cli.demo import child, parent
 from agentmesh.cli.text import WIDTH
 
 PACKAGE = Path(agentmesh.__file__).resolve().parent
@@ -47,7 +47,7 @@ class Place:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env={**os.environ, **temporary, "PYTHONPATH": str(PACKAGE.parent)},
+            env={**os.environ, **temporary, "COLUMNS": str(WIDTH), "PYTHONPATH": str(PACKAGE.parent)},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -96,7 +96,7 @@ def test_a_file_of_any_size_arrives(place: Place, size: int) -> None:
 
 
 def test_a_missing_file_is_named_in_one_line(place: Place) -> None:
-    assert place.run(*COMMAND, "none") == Run(1, "", "agentmesh: cannot read none: No such file or directory\n")
+    assert place.run(*COMMAND, "none") == Run(3, "", "agentmesh: cannot read none: No such file or directory\n")
 
 
 def test_the_demo_leaves_no_child_and_no_zombie(
@@ -111,7 +111,7 @@ def test_the_demo_leaves_no_child_and_no_zombie(
             super().__init__(*arguments)
             started.append(self.pid)
 
-    monkeypatch.setattr(demo, "Child", Remembered)
+    monkeypatch.setattr(parent, "Child", Remembered)
     assert main.main(["demo"]) == 0
     assert "FAIL" not in capsys.readouterr().out
     assert len(started) == 3
@@ -126,13 +126,15 @@ def test_the_demo_leaves_no_child_and_no_zombie(
 MEDDLE = """
 import os, signal, sys
 from agentmesh.cli import main
-from agentmesh.cli.demo import demo
+from agentmesh.cli.demo import parent
 
 victim, number, file = sys.argv[1:]
 children = {}
+# A shell's `&` lets SIGINT be ignored, and whatever is started below inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PARENT = {"parent": os.getpid(), "group": 0}  # as `kill` does it, and as Ctrl-C in a terminal does
 
-class Meddled(demo.Child):
+class Meddled(parent.Child):
     def __init__(self, name, *arguments):
         super().__init__(name, *arguments)
         children[name] = self.pid
@@ -145,7 +147,7 @@ class Meddled(demo.Child):
             os.kill(PARENT[victim], int(number))
         return values
 
-demo.Child = Meddled
+parent.Child = Meddled
 sys.exit(main.main(["demo", file]))
 """
 
@@ -153,7 +155,7 @@ sys.exit(main.main(["demo", file]))
 LEAK = """
 import subprocess, sys
 from agentmesh.cli import main
-from agentmesh.cli.demo import child, demo
+from agentmesh.cli.demo import child, parent
 
 start = subprocess.Popen
 
@@ -201,6 +203,16 @@ def test_however_the_demo_is_stopped_its_processes_go_with_it(
 
 
 @needs_posix
+def test_what_this_test_run_ignores_does_not_keep_the_demo_from_stopping(place: Place) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = place.run("-c", MEDDLE, "group", str(int(signal.SIGINT)), place.file(os.urandom(MEGABYTES)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run == Run(130, "", "agentmesh: interrupted\n")
+
+
+@needs_posix
 @pytest.mark.parametrize("victim", ["Alice", "relay", "Bob"])
 def test_a_process_that_dies_is_named(place: Place, victim: str) -> None:
     run = place.run("-c", MEDDLE, victim, "9", place.file(b"any"))
@@ -209,5 +221,5 @@ def test_a_process_that_dies_is_named(place: Place, victim: str) -> None:
 
 def test_a_relay_that_carried_plaintext_is_found_out(place: Place) -> None:
     run = place.run("-c", LEAK, place.file(os.urandom(1000)))
-    assert (run.status, run.err) == (1, "agentmesh: 1 check failed: blind\n")
+    assert (run.status, run.err) == (6, "agentmesh: 1 check failed: blind\n")
     assert "\nFAIL  blind     the relay carried plaintext, at byte " in run.out

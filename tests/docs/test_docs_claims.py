@@ -16,6 +16,7 @@ import agentmesh
 from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envelope, errors, limits
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
+from agentmesh.cli.text import EXITS
 from agentmesh.engine.export import export_agent
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
@@ -334,6 +335,20 @@ THREATS = (
     "Denial of service",
     "Elevation of privilege",
 )
+
+
+def test_the_exit_statuses_are_those_of_the_command_line() -> None:
+    stated = table(DOCS / "how-to" / "command-line.md", "| exit status | means |")
+    assert stated == {str(int(status)): [meaning] for status, meaning in EXITS.items()}
+
+
+def test_the_readme_says_how_many_tests_there_are(request: pytest.FixtureRequest) -> None:
+    match = re.search(r"runs the tests, more than ([0-9,]+) of them", text_of(ROOT / "README.md"))
+    assert match is not None
+    stated = int(match[1].replace(",", ""))
+    if request.session.testscollected < 1000:
+        pytest.skip("only a run of the whole suite can tell")
+    assert stated <= request.session.testscollected < stated + 2000
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "security.md"], ids=lambda page: page.name)

@@ -440,7 +440,7 @@ class _Broken:
 
 
 EXPECTED_CODES = {
-    "wire.malformed", "wire.too_large", "wire.version", "identity.did", "signature.invalid", "call.argument",
+    "wire.malformed", "wire.too_large", "wire.version", "signature.invalid", "call.argument",
     "bundle.identity", "bundle.mesh", "bundle.one_time_required", "envelope.recipient", "envelope.reflected",
     "envelope.mesh", "envelope.sender", "knock.future", "knock.expired", "knock.not_admitted", "knock.unknown_bundle",
     "knock.answer_overdue", "knock.not_pending", "knock.replayed", "verdict.unmatched", "message.not_yet",

@@ -22,7 +22,6 @@ from agentmesh.errors import (
     BundleExpired,
     BundleIdentityMismatch,
     BundleMeshMismatch,
-    EnvelopeReflected,
     KnockExpired,
     KnockUnknownBundle,
     Malformed,
@@ -183,7 +182,7 @@ def test_a_bundle_of_somebody_else_is_refused_under_any_name(scene: Any, forge: 
     body = msgpack.packb(list({**fields_of(forge, mallorys), "identity": scene.bob.key.raw}.values()))
     with forge.refused(scene.alice, BadSignature):
         knock(scene, forge.repack_bundle(scene.identity(scene.mallory), body))
-    with forge.refused(scene.alice, EnvelopeReflected):
+    with forge.refused(scene.alice, ArgumentInvalid, argument="did"):
         scene.alice.knock(scene.alice.did, mallorys, Intent("me"))
     forge.converse(scene.alice, scene.bob)
 

@@ -1186,7 +1186,7 @@ def test_a_clock_that_raises_is_refused_by_a_typed_error(error: Exception, scene
 
 def test_knocking_at_oneself_is_refused(scene: Any, forge: ModuleType) -> None:
     bundle = scene.one_time()[0]
-    with forge.refused(scene.bob, EnvelopeReflected):
+    with forge.refused(scene.bob, ArgumentInvalid, argument="did"):
         scene.bob.knock(scene.bob.did, bundle, Intent("me"))
     with forge.refused(scene.bob, EnvelopeReflected):
         scene.bob.receive(scene.craft(bundle, sender=scene.bob).envelope)

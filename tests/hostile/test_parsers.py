@@ -205,7 +205,9 @@ def test_every_truncation_and_some_tails(name: str) -> None:
     for structure in DECODERS[name][1]:
         data = genuine().structures[structure]
         for length in range(0, len(data), 1 if len(data) < 1000 else 7):
-            assert not refused_or_taken(name, data[:length]), length
+            # One byte in 256 is the marker of the padding, and a cut behind it is well padded.
+            ends_as_padded = name == "parse_content" and data[:length].rstrip(b"\x00").endswith(b"\x80")
+            assert not refused_or_taken(name, data[:length]) or ends_as_padded, length
         for tail in (b"\x00", b"\xc0", b"\x80", data[:1], data, bytes(200)):
             assert not refused_or_taken(name, data + tail) or name == "parse_content"
 

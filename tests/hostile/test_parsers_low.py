@@ -265,12 +265,13 @@ def test_noise(name: str, noise: bytes) -> None:
 
 
 def test_no_input_passes_for_another() -> None:
-    # What has no structure but its length is whatever it is used for: a point, a key, a ciphertext. A pair is any pair.
+    # What has no structure but its length is whatever it is used for: a point, a key, a ciphertext. A pair is any pair,
+    # and one ciphertext in 256 ends as a padded text does.
     raw = {"ephemeral key", "identity key", "KEM ciphertext", "KEM key", "pair"}
     for (name, decoder), (other, source) in itertools.permutations(DECODERS.items(), 2):
         for sample in source.samples:
             if put(decoder, sample):
-                assert name in raw, (name, other)
+                assert name in raw or (name == "padded" and sample.endswith((b"\x80", b"\x00"))), (name, other)
 
 
 # --- hostile structures -----------------------------------------------------------------------------------------------

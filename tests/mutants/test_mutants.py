@@ -53,8 +53,8 @@ FAULTS = (
     Fault(
         "the commitment is not compared",
         "primitives/aead.py",
-        "if not _crypto.constant_time_equal(derived[32:], commitment):",
-        "if False:",
+        "if _crypto.constant_time_equal(derived[32:], commitment):",
+        "if True:",
         ("tests/unit/test_aead.py",),
     ),
     Fault(

@@ -15,7 +15,7 @@ from agentmesh.errors import ArgumentInvalid
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity
 from agentmesh.policy import ASK, Ask, AskApplication, ClaimedSender, Deny, Grant
-from agentmesh.primitives.buckets import Buckets, Rate
+from agentmesh.primitives.buckets import Buckets, Elapsed, Rate
 from agentmesh.testing import SeededEntropy
 
 START_MS = 1_767_225_600_000
@@ -56,11 +56,47 @@ def test_no_window_holds_more_than_the_burst_and_the_refill(rate: Rate, steps: l
             assert last - first + 1 <= rate.burst + Fraction(window_ms * rate.tokens, rate.period_ms)
 
 
+@given(rate=rates, steps=any_way, asked=st.lists(st.booleans(), min_size=60, max_size=60))
+def test_a_clock_set_back_gives_nothing(rate: Rate, steps: list[int], asked: list[bool]) -> None:
+    # Whatever order the times come in, and whoever else asks in between: only the time that they cover counts.
+    buckets, now_ms, times, taken = Buckets(rate, max_keys=2), START_MS, [START_MS], 0
+    for step, ask in zip(steps, asked, strict=False):
+        now_ms += step
+        times.append(now_ms)
+        if ask:
+            buckets.take("another", now_ms)
+        else:
+            taken += buckets.take("key", now_ms)
+    assert taken <= rate.burst + Fraction((max(times) - min(times)) * rate.tokens, rate.period_ms)
+
+
 @given(rate=rates, steps=any_way)
-def test_a_clock_set_back_gives_nothing(rate: Rate, steps: list[int]) -> None:
-    answers = granted(Buckets(rate, max_keys=1), steps)
-    forward_ms = sum(max(0, step) for step in steps)
-    assert sum(taken for _, taken in answers) <= rate.burst + Fraction(forward_ms * rate.tokens, rate.period_ms)
+def test_time_that_only_returns_adds_nothing(rate: Rate, steps: list[int]) -> None:
+    elapsed, now_ms, times = Elapsed(10**12), START_MS, []
+    before = 0
+    for step in steps:
+        now_ms += step
+        times.append(now_ms)
+        after = elapsed.at(now_ms)
+        assert before <= after <= max(times) - min(times)
+        before = after
+    if steps == [abs(step) for step in steps] and steps:
+        assert before == times[-1] - times[0]
+
+
+@given(leap_ms=st.integers(10**6, 10**12), most_ms=st.integers(1, 10**5))
+def test_a_clock_that_was_ahead_for_a_while_does_not_stand_still(leap_ms: int, most_ms: int) -> None:
+    elapsed = Elapsed(most_ms)
+    assert [elapsed.at(START_MS + at) for at in (0, leap_ms, 0, 1, 2)] == [
+        0,
+        most_ms,
+        most_ms,
+        most_ms + 1,
+        most_ms + 2,
+    ]
+    # And one that was too late and is set right counts as a leap, whichever way it was wrong.
+    elapsed = Elapsed(most_ms)
+    assert [elapsed.at(START_MS - at) for at in (0, leap_ms, leap_ms - 1)] == [0, 0, 1]
 
 
 @given(rate=rates, back_ms=st.integers(1, 10**9))

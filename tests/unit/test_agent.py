@@ -88,7 +88,7 @@ def wrong_calls() -> list[tuple[str, Callable[[Agent, Agent, KnockReceived], obj
     bundle = established_pair(9).bob.publish_bundles(1).one_time[0]
     intent = Intent("x")
     each("knock did", NO_DIDS, lambda a, b, k, v: a.knock(v, bundle, intent))
-    each("knock bundle", NO_BYTES, lambda a, b, k, v: a.knock(b.did, v, intent))
+    each("knock bundle", (*NO_BYTES[:3], [b"x"], object()), lambda a, b, k, v: a.knock(b.did, v, intent))
     each("knock intent", (None, "x", b"x", {}), lambda a, b, k, v: a.knock(b.did, fresh(b), v))
     each("knock early", NO_BYTES[1:], lambda a, b, k, v: a.knock(b.did, fresh(b), intent, early_payload=v))
     each("knock expires", NO_SECONDS, lambda a, b, k, v: a.knock(b.did, fresh(b), intent, expires_in_seconds=v))

@@ -124,6 +124,7 @@ def test_verify_against_a_checkpoint(issuer: str, mesh: list[str], log: Path, ru
         (["--issuer", "zz"], "neither a DID nor a key"),
         (["--issuer", "01" + "00" * 31], "identity.key"),
         (["--issuer", OWNER.did, "--mesh", "another"], "audit.proof"),
+        (["--issuer", OWNER.did, "--mesh", ""], "audit.proof"),  # a variable of a script that was not set
     ],
 )
 def test_verify_against_somebody_elses_checkpoint(arguments: list[str], said: str, log: Path, run: Run) -> None:
@@ -160,7 +161,7 @@ def test_verify_names_what_is_wrong(log: Path, run: Run) -> None:
     other = record(9).encode(2, leaf_hash(entries[1]))
     path = log.with_name("other")
     for wrong, said in (
-        ([*entries[:3], b"rubbish", *entries[3:]], "entry 3 is none"),
+        ([*entries[:3], b"rubbish", *entries[3:]], "entry 3 is not an entry of a log"),
         ([*entries[:2], *entries[3:]], "entry 2 has another number"),
         ([*entries[:2], other, *entries[3:]], "entry 3 does not follow the one before it"),
         ([entries[1], entries[0]], "entry 0 has another number"),
@@ -195,8 +196,8 @@ def test_what_cannot_be_read(command: str, tmp_path: Path, run: Run) -> None:
         (tmp_path, "cannot read"),
         (tmp_path / "fifo", "cannot read"),
         ("nul\x00name", "nul\\x00name"),
-        (tmp_path / "empty", "entry 0 is none"),
-        (__file__, "entry 0 is none"),
+        (tmp_path / "empty", "entry 0 is not an entry of a log"),
+        (__file__, "entry 0 is not an entry of a log"),
     ):
         status, out, err = run(command, path)
         assert status == 1
@@ -428,7 +429,7 @@ def test_text_in_a_log_cannot_act(text: str, tmp_path: Path, run: Run) -> None:
             for arguments in (("verify", path), ("show", path), ("compare", path, path)):
                 status, _, err = run(*arguments)
                 assert status == 1
-                assert "entry 0 is none" in err
+                assert "entry 0 is not an entry of a log" in err
 
 
 @pytest.mark.parametrize("name", [text for text in HOSTILE if "\x00" not in text], ids=ascii)

@@ -263,11 +263,13 @@ def test_rubbish_is_refused_and_mistakes_are_told() -> None:
     mistakes: list[tuple[Any, Any, Any]] = [
         (ENVELOPE, DISCLOSURE.reveal(), RECORD), (ENVELOPE, DISCLOSURE.key, RECORD), (ENVELOPE, None, RECORD),
         (ENVELOPE, DISCLOSURE, None), (ENVELOPE, DISCLOSURE, RECORD.encode(0, bytes(32))),
-        (None, DISCLOSURE, RECORD), (bytearray(ENVELOPE), DISCLOSURE, RECORD), ("x", DISCLOSURE, RECORD),
+        (None, DISCLOSURE, RECORD), ([ENVELOPE], DISCLOSURE, RECORD), ("x", DISCLOSURE, RECORD),
     ]  # fmt: skip
     for mistake in mistakes:
         with pytest.raises(ArgumentInvalid):
             verify_disclosure(*mistake)
+    in_a_buffer: Any = bytearray(ENVELOPE)
+    assert verify_disclosure(in_a_buffer, DISCLOSURE, RECORD) == verify_disclosure(ENVELOPE, DISCLOSURE, RECORD)
 
 
 def test_an_envelope_over_the_limit_is_refused_unread() -> None:
@@ -418,7 +420,8 @@ def test_a_disclosure_is_kept_like_a_secret() -> None:
         with pytest.raises(ArgumentInvalid):
             Disclosure(bytes(size))
     with pytest.raises(ArgumentInvalid):
-        Disclosure(bytearray(96))  # type: ignore[arg-type]
+        Disclosure(bytearray(95))  # type: ignore[arg-type]
+    assert Disclosure(bytearray(raw)) == DISCLOSURE  # type: ignore[arg-type]
 
 
 def test_what_was_disclosed_does_not_print_itself() -> None:

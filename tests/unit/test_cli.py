@@ -6,9 +6,12 @@ import argparse
 import ast
 import io
 import os
+import re
 import socket
 import sys
 import threading
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from itertools import pairwise
@@ -17,20 +20,36 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import agentmesh
-from agentmesh import Agent, Header, Intent, Kind, OuterEnvelope
-from agentmesh.cli import inspection, main, text
-from agentmesh.cli.demo import demo, leaks, peers, relay, report, tally
+from agentmesh import Agent, Header, Identity, Intent, Kind, OuterEnvelope
+from agentmesh.audit import Checkpoint, sign_checkpoint
+from agentmesh.audit.merkle import RootHash
+from agentmesh.cli import inspection, main, streams, text
+from agentmesh.cli.demo import leaks, parent, peers, relay, report, station, tally
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
+from agentmesh.cli.text import EXITS, Exit
 from agentmesh.envelope import build
 from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
 from agentmesh.outgoing import Outgoing
 from agentmesh.testing import Pair, agent_pair, established_pair
 
 CANARY = b"the canary sings sixteen notes and more"
+
+
+class Terminal(io.TextIOWrapper):
+    def __init__(self, encoding: str = "utf-8", *, isatty: bool = True) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+        self._isatty = isatty
+
+    def isatty(self) -> bool:
+        return self._isatty
+
+    def getvalue(self) -> str:
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined, no-any-return]
+
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
@@ -39,16 +58,103 @@ def is_printable_ascii(line: str) -> bool:
     return all(" " <= character <= "~" for character in line)
 
 
-@given(st.text(), st.integers(4, 200))
-def test_escaped_text_is_printable_ascii_of_that_width(value: str, width: int) -> None:
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
+# Letters, marks, what is invisible and what turns the direction, so that they stand side by side more often.
+MIXED_TEXT = st.text(
+    st.sampled_from(
+        "ae\\ .\xe9\u0301\u0308\u0323\u20dd\u0488\u6587\uff21\U0001f600\u0928\u093f\u094d\u200b\u200d\ufe0f\u202e\u2066"
+        "\u05d0\u0627\u0661\x1b\n\x9b\xa0\u3000\u3164\udcff\u2028\ue000\U000e0041"
+    )
+)
+
+
+@pytest.fixture(params=[False, True], ids=["ascii", "letters"])
+def beyond_ascii(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether text is written to a terminal that shows more than ASCII."""
+    monkeypatch.setattr(text, "shows_all_letters", lambda: request.param)
+    return bool(request.param)
+
+
+def columns_of(shown: str) -> int:
+    wide = sum(unicodedata.east_asian_width(character) in {"W", "F"} for character in shown)
+    return len(shown) + wide - sum(unicodedata.category(character) == "Mn" for character in shown)
+
+
+@given(value=st.one_of(st.text(), MIXED_TEXT), width=st.integers(4, 200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_escaped_text_is_harmless_and_of_that_width(beyond_ascii: bool, value: str, width: int) -> None:
     shown = text.escaped(value, width)
-    assert is_printable_ascii(shown)
-    assert len(shown) <= width
+    assert columns_of(shown) <= width
+    assert beyond_ascii or is_printable_ascii(shown)
+    assert is_printable_ascii(text.escaped(value, width, plain=True))
+    beyond = [character for character in shown if character > "~"]
+    assert not {unicodedata.category(character) for character in beyond} & NEVER_SHOWN
+    assert not {unicodedata.bidirectional(character) for character in beyond} & RIGHT_TO_LEFT
+    assert not {"\u3164", "\ufe0f"} & set(beyond)  # drawn by no font
+    assert not re.search(r"(^|[^\w\u0300-\u0323\u093f\u094d])[\u0300-\u0323]|[\u0300-\u0323]{3}", shown)
 
 
-@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=20))
-def test_escaping_loses_nothing_and_lets_nothing_pass_for_another(value: str) -> None:
-    assert text.escaped(value, 1000).encode("ascii").decode("unicode_escape") == value
+NEVER_SHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Me", "Zs", "Zl", "Zp"}
+RIGHT_TO_LEFT = {"R", "AL", "AN", "RLE", "RLO", "LRE", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI", "BN", "B", "S", "WS"}
+ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+
+@given(value=st.one_of(ANY_TEXT, MIXED_TEXT))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_escaping_loses_nothing_and_lets_nothing_pass_for_another(beyond_ascii: bool, value: str) -> None:
+    shown = text.escaped(value, 1000)
+    assert ESCAPE.sub(lambda one: "\\" if one[1] == "\\" else chr(int(one[1][1:], 16)), shown) == value
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "caf\xe9", "cafe\u0301", "Gr\xfc\xdfe.txt", "\u6587\u4ef6", "\u0444\u0430\u0439\u043b",
+        "\u0928\u093f\u092f\u092e", "\U0001f600 100 \u20ac", "Vie\u0302\u0323t",
+    ],
+)  # fmt: skip
+def test_a_name_shows_as_it_is_on_a_terminal_that_knows_utf8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stdout, stderr, shows in (
+        (Terminal("utf-8"), Terminal("UTF-8"), True),
+        (Terminal("utf-8"), Terminal("ascii"), False),
+        (Terminal("iso8859-1"), Terminal("iso8859-1"), False),
+        (Terminal("utf-8", isatty=False), Terminal("utf-8"), False),
+        (Terminal("utf-8"), Terminal("utf-8", isatty=False), False),
+    ):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert (text.escaped(name) == name) is shows
+        assert shows or is_printable_ascii(text.escaped(name))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\u0301\u0301\u0301", "a\u0301\u0301\\u0301"),  # piled up
+        ("\u0301a", "\\u0301a"),
+        ("1\u0338", "1\\u0338"),  # crosses a digit out
+        ("a\u20dd", "a\\u20dd"),
+        ("a\ufe0f", "a\\ufe0f"),
+        ("a\u200bb", "a\\u200bb"),
+        ("\u3164", "\\u3164"),
+        ("\u05d0", "\\u05d0"),
+        ("\u202e", "\\u202e"),
+        ("\xa0", "\\xa0"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u05d0\u0301", "\\u05d0\\u0301"),  # it would stand on the escape's last digit
+        ("\u6587" * 7, "\u6587" * 5 + ".."),  # two columns each, cut to twelve
+    ],
+)
+def test_what_could_harm_is_escaped_there_too(value: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "shows_all_letters", lambda: True)
+    assert text.escaped(value, 12) == shown
+
+
+def test_the_name_in_the_knock_does_not_depend_on_the_terminal(tmp_path: Path, beyond_ascii: bool) -> None:
+    path = tmp_path / "caf\xe9"
+    path.write_bytes(b"")
+    assert parent._measure(path).name == "caf\\xe9"
+    assert (text.escaped(path.name) == path.name) is beyond_ascii
 
 
 @pytest.mark.parametrize(
@@ -76,10 +182,20 @@ def test_columns_are_aligned_and_never_wider_than_they_may_be(rows: list[list[st
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 bytes"), (1, "1 byte"), (2, "2 bytes"), (1234567, "1,234,567 bytes")]
+    ("count", "units", "shown"),
+    [
+        (0, "bytes", "0 bytes"),
+        (1, "bytes", "1 byte"),
+        (2, "bytes", "2 bytes"),
+        (1234567, "bytes", "1,234,567 bytes"),
+        (0, "entries", "0 entries"),
+        (1, "entries", "1 entry"),
+        (2, "entries", "2 entries"),
+        (1, "more envelopes", "1 more envelope"),
+    ],
 )
-def test_an_amount_has_its_unit(count: int, shown: str) -> None:
-    assert text.amount(count, "bytes") == shown
+def test_an_amount_has_its_unit(count: int, units: str, shown: str) -> None:
+    assert text.amount(count, units) == shown
 
 
 def test_short_forms_tell_two_apart() -> None:
@@ -136,12 +252,12 @@ def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: 
         channel.receive()
 
 
-# --- ledger ----------------------------------------------------------------------------------------------------------
+# --- tally -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
-def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
-    noted = tally.Ledger(kept)
+def test_a_tally_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
+    noted = tally.Tally(kept)
     for entry in entries:
         noted.note(entry)
     reported = noted.report()
@@ -152,9 +268,9 @@ def test_a_ledger_keeps_the_first_and_the_last(entries: list[int], kept: int) ->
 
 
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=4, unique=True))
-def test_a_ledgers_hash_tells_which_receipts_came_in_which_order(receipts: list[bytes]) -> None:
+def test_a_tallys_hash_tells_which_receipts_came_in_which_order(receipts: list[bytes]) -> None:
     def envelopes(order: list[bytes]) -> Any:
-        noted = tally.Ledger()
+        noted = tally.Tally()
         for receipt in order:
             noted.count("a", receipt.ljust(32), 7)
         return noted.report()["envelopes"]
@@ -266,14 +382,14 @@ class Conversation:
         self.errors: dict[str, BaseException] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         self._relay = relay.Relay(self.copy)
-        self.file = demo._measure(path)
+        self.file = parent._measure(path)
         self._shelf_is_full = threading.Event()
         channels, threads = [], []
         for _ in range(2):
             own, far = map(Channel, socket.socketpair())
             channels.append(own)
             threads.append(threading.Thread(target=self._relay.serve, args=(far,)))
-        self.alice, self.bob = (peers.Station(channel) for channel in channels)
+        self.alice, self.bob = (station.Station(channel) for channel in channels)
         if leak:
             self._leak(leak)
         if tamper:
@@ -331,7 +447,7 @@ class Conversation:
         assert self.errors == {}
         carried = leaks.Counted([self.copy.getvalue()])
         names = [station.agent.did.encode() for station in (self.alice, self.bob)]
-        leak = leaks.find_leak(carried, demo._secrets(self.file), names)
+        leak = leaks.find_leak(carried, parent._secrets(self.file), names)
         return report.Reports(
             name=self.file.name,
             size_bytes=self.file.size_bytes,
@@ -414,7 +530,7 @@ def test_a_relay_that_carried_plaintext_fails_the_check(tmp_path: Path, size: in
 def test_what_the_agents_say_about_the_file_is_plaintext_too(tmp_path: Path, what: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
-    file = demo._measure(path)
+    file = parent._measure(path)
     leak = {
         "intent": peers.intent_of(file.name, file.size_bytes).detail,
         "digest": file.sha256,
@@ -428,7 +544,7 @@ def test_names_that_the_relay_must_know_are_no_leak(tmp_path: Path) -> None:
     path.write_bytes(b"did:agentmesh:" + CANARY)
     conversation = Conversation(path)
     path.write_bytes(conversation.alice.agent.did.encode() + CANARY)
-    conversation.file = demo._measure(path)
+    conversation.file = parent._measure(path)
     assert conversation.seen().leak is None
 
 
@@ -455,14 +571,14 @@ def test_an_answer_about_other_bytes_is_found_out(letter: Path, monkeypatch: pyt
 def test_a_file_that_changes_under_way_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"twelve bytes")
-    measure = demo._measure
+    measure = parent._measure
 
     def slow(measured: Path) -> Any:
         file = measure(measured)
         path.write_bytes(b"twelve bytes and more")
         return file
 
-    monkeypatch.setattr(demo, "_measure", slow)
+    monkeypatch.setattr(parent, "_measure", slow)
     assert str(Conversation(path).errors["alice"]) == "the file changed while it was sent"
 
 
@@ -517,15 +633,21 @@ def test_each_check_can_fail_and_alone(
 ) -> None:
     changed = attrs.evolve(seen, **change(seen))
     assert failed(changed) == [name]
-    assert demo._show(changed, {"Alice": 1, "relay": 2, "Bob": 3}) == 1
+    assert parent._show(changed, PIDS) == Exit.FOUND
     shown = capsys.readouterr()
     assert shown.err == f"agentmesh: 1 check failed: {name}\n"
     assert f"\nFAIL  {name}" in shown.out
     assert shown.out.count("\nok  ") == 4
 
 
-def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo._show(seen, {"Alice": 1, "relay": 2, "Bob": 3}) == 0
+PIDS = {"Alice": 1, "relay": 2, "Bob": 3}
+
+
+def test_what_is_shown_is_short_and_says_who_saw_what(
+    seen: report.Reports, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert parent._show(seen, PIDS) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     lines = shown.out.splitlines()
@@ -540,6 +662,59 @@ def test_what_is_shown_is_short_and_says_who_saw_what(seen: report.Reports, caps
     assert sum(line.startswith("session closed") and line.endswith("session closed") for line in lines) == 1
     # Every side knew every envelope that it is shown with.
     assert "?" not in shown.out
+
+
+def words(lines: list[str]) -> Counter[str]:
+    return Counter(re.findall(r"[^\s,-]+", " ".join(lines)))
+
+
+@pytest.mark.parametrize("width", [60, 61, 72, 80, 99])
+def test_a_narrow_page_says_all_that_a_wide_one_does(seen: report.Reports, width: int) -> None:
+    wide = [*report.page(seen, PIDS, 100), *report.next_steps(100)]
+    narrow = [*report.page(seen, PIDS, width), *report.next_steps(width)]
+    assert all(len(line) <= width for line in narrow)
+    missing = words(wide) - words(narrow)
+    if missing.pop(seen.sha256, 0):
+        assert seen.sha256 in "".join(narrow).replace(" ", "")  # it has 64 characters, and is broken
+    # The wide page has dots for each side.
+    assert set(missing) <= {"..."}
+    assert all(line == line.rstrip() for line in narrow)
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("140", 100), ("100", 100), ("80", 80), ("20", 60), ("0", 100), ("", 100)]
+)
+def test_a_page_is_as_wide_as_the_terminal_within_reason(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+    assert streams.page_width() == width
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_progress_stays_on_its_line(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda _number: os.terminal_size((columns, 24)))
+    stderr = Terminal()
+    monkeypatch.setattr(stderr, "fileno", lambda: 2)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    streams.overwrite("x" * 200)
+    streams.overwrite("")
+    assert all(len(line) < columns for line in stderr.getvalue().split("\r"))
+    streams.overwrite("short")
+    assert stderr.getvalue().endswith("\rshort".ljust(min(columns, 100)))
+
+
+def test_who_has_seen_the_demo_is_told_what_to_do_next(
+    seen: report.Reports, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent._show(seen, PIDS)
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next  ")]
+    assert len(steps) == 3
+    root = Path(agentmesh.__file__).parents[1]
+    assert (root / steps[0].split()[1]).is_file() or not (root / "docs").exists()
+    parent._show(attrs.evolve(seen, leak=0), PIDS)
+    assert "next  " not in capsys.readouterr().out
 
 
 def test_the_relays_columns_hold_nothing_but_what_a_relay_knows(conversation: Conversation) -> None:
@@ -565,31 +740,54 @@ def test_the_relay_knows_of_the_library_only_the_outer_envelope() -> None:
 # --- the demo's parent -----------------------------------------------------------------------------------------------
 
 
-def complaint(argv: list[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main.main(argv)
-    assert isinstance(stopped.value.code, str)  # so Python prints it and exits with status 1
-    assert is_printable_ascii(stopped.value.code)
-    return stopped.value.code
+@pytest.fixture
+def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], tuple[int, str]]:
+    """What runs a command that says nothing but one line on stderr, and returns its status and that line."""
+
+    def call(argv: list[str]) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main.main(argv)
+        status = stopped.value.code
+        assert isinstance(status, Exit)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("agentmesh: ")
+        assert err.endswith("\n")
+        line = err.removeprefix("agentmesh: ").removesuffix("\n")
+        assert is_printable_ascii(line)
+        return status, line
+
+    return call
+
+
+Complaint = Callable[[list[str]], tuple[int, str]]
 
 
 def test_a_file_that_cannot_be_sent_is_named_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaint: Complaint
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "Child", None)
-    assert complaint(["demo", "no\x1b[1mfile"]) == "agentmesh: cannot read no\\x1b[1mfile: No such file or directory"
-    assert complaint(["demo", "."]) == "agentmesh: cannot send .: a directory"
-    assert complaint(["demo", os.devnull]) == f"agentmesh: cannot send {os.devnull}: not a regular file"
-    assert complaint(["demo", "a\0b"]) == "agentmesh: cannot read a\\x00b: not a file name"
-    assert complaint(["demo", "x" * 5000]).startswith("agentmesh: cannot read xxx")
+    monkeypatch.setattr(parent, "Child", None)
+    for name, said in (
+        ("no\x1b[1mfile", "cannot read no\\x1b[1mfile: No such file or directory"),
+        (".", "cannot send .: a directory"),
+        (os.devnull, f"cannot send {os.devnull}: not a regular file"),
+        ("a\0b", "cannot read a\\x00b: not a file name"),
+    ):
+        assert complaint(["demo", name]) == (Exit.UNREADABLE, said)
+    status, line = complaint(["demo", "x" * 5000])
+    assert status == Exit.UNREADABLE
+    assert line.startswith("cannot read xxx")
 
 
-def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path, complaint: Complaint) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "pipe")
-    assert complaint(["demo", str(tmp_path / "pipe")]).endswith("pipe: not a regular file")
+    status, line = complaint(["demo", str(tmp_path / "pipe")])
+    assert status == Exit.UNREADABLE
+    assert line.endswith("pipe: not a regular file")
 
 
 def test_the_sample_is_shipped_and_is_plain_text() -> None:
@@ -598,20 +796,15 @@ def test_the_sample_is_shipped_and_is_plain_text() -> None:
     assert all(is_printable_ascii(line) and len(line) < 80 for line in sample.decode("ascii").split("\n"))
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize(
     ("stderr", "size_bytes", "shows"),
-    [(Terminal(), 20 << 20, True), (Terminal(), 1 << 20, False), (io.StringIO(), 20 << 20, False)],
+    [(Terminal(), 20 << 20, True), (Terminal(), 1 << 20, False), (Terminal(isatty=False), 20 << 20, False)],
 )
 def test_progress_is_shown_only_to_who_watches_a_long_run(
-    monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, size_bytes: int, shows: bool
+    monkeypatch: pytest.MonkeyPatch, stderr: Terminal, size_bytes: int, shows: bool
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stderr)
-    with demo._progress(size_bytes) as show:
+    with parent._progress(size_bytes) as show:
         show(size_bytes // 2)
         assert ("50 %" in stderr.getvalue()) is shows
     # The line is wiped, and no new one is begun.
@@ -690,6 +883,40 @@ def test_a_bundle_with_a_forged_signature_says_so(specimens: dict[str, bytes]) -
         inspection.describe(bytes(data))
 
 
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    owner = Identity.from_seed(bytes(32))
+    return sign_checkpoint(owner, mesh="example/test", size=1234, root=RootHash(bytes(range(32))), time_ms=1)
+
+
+def test_a_checkpoint_shows_what_its_issuer_signed(checkpoint: Checkpoint) -> None:
+    fields = dict(inspection.describe(checkpoint.statement))
+    assert fields["audit"] == "checkpoint"
+    assert fields["mesh"] == "example/test"
+    assert fields["issuer"] == checkpoint.issuer.did
+    assert fields["covers"] == "the first 1,234 entries of the log"
+    assert fields["root"] == checkpoint.root.hex()
+    assert fields["time"] == "1970-01-01T00:00:00.001Z"
+    assert all(is_printable_ascii(value) and len(value) <= text.WIDTH - 11 for value in fields.values())
+
+
+@given(place=st.integers(0, 10**9), bits=st.integers(1, 255))
+def test_a_checkpoint_with_any_bit_changed_is_refused(checkpoint: Checkpoint, place: int, bits: int) -> None:
+    data = bytearray(checkpoint.statement)
+    data[place % len(data)] ^= bits
+    with pytest.raises(RemoteError):
+        inspection.describe(bytes(data))
+
+
+def test_a_forged_checkpoint_says_so(checkpoint: Checkpoint, tmp_path: Path, complaint: Complaint) -> None:
+    data = bytearray(checkpoint.statement)
+    data[-1] ^= 1
+    (tmp_path / "forged").write_bytes(data)
+    status, line = complaint(["inspect", str(tmp_path / "forged")])
+    assert status == Exit.TAMPERED
+    assert line.endswith(str(BadSignature()))
+
+
 @given(st.binary(max_size=2000))
 def test_other_bytes_are_refused_by_an_error_of_ours(data: bytes) -> None:
     with pytest.raises(RemoteError):
@@ -724,13 +951,23 @@ def test_inspect_reads_a_file_or_standard_input(
     assert capsys.readouterr().out == shown
 
 
-def test_what_cannot_be_inspected_is_named_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_inspected_is_named_in_one_line(
+    tmp_path: Path, specimens: dict[str, bytes], complaint: Complaint
+) -> None:
     (tmp_path / "bad").write_bytes(b"x")
-    shown = complaint(["inspect", str(tmp_path / "bad")])
-    assert shown.endswith(f"bad: {Malformed()}")
-    assert complaint(["inspect", str(tmp_path)]).endswith("Is a directory")
-    assert complaint(["inspect", str(tmp_path / "none")]).endswith("none: No such file or directory")
-    assert complaint(["inspect", "\0"]) == "agentmesh: cannot read \\x00: not a file name"
+    forged = bytearray(specimens["one-time"])
+    forged[-64] ^= 1
+    (tmp_path / "forged").write_bytes(forged)
+    for name, status, said in (
+        ("bad", Exit.MALFORMED, f"bad: {Malformed()}"),
+        ("forged", Exit.TAMPERED, f"forged: {BadSignature()}"),
+        (".", Exit.UNREADABLE, "Is a directory"),
+        ("none", Exit.UNREADABLE, "none: No such file or directory"),
+        ("\0", Exit.UNREADABLE, "\\x00: not a file name"),
+    ):
+        ended, line = complaint(["inspect", str(tmp_path / name)])
+        assert ended == status
+        assert line.endswith(said)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -752,12 +989,38 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\n    inspect " in shown
 
 
+def test_every_exit_status_has_a_number_of_its_own_and_a_meaning() -> None:
+    assert [status.name for status in Exit] == list(Exit.__members__)  # an equal number would make a second name of it
+    assert EXITS.keys() == set(Exit)
+    assert all(0 <= status <= 255 for status in Exit)
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["inspect"], ["audit"], ["audit", "compare"]])
+def test_the_help_of_every_command_lists_the_exit_status(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main.main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {status:<3d} " in shown and meaning in shown for status, meaning in EXITS.items())
+
+
 @pytest.mark.parametrize("argv", [[], ["nothing"], ["inspect"], ["demo", "a", "b"], ["--nothing"]])
 def test_wrong_usage_has_an_exit_status_of_its_own(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main.main(argv)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m agentmesh")
+
+
+@pytest.mark.parametrize("argv", [["inspect", "a", "\x1b[2J"], ["\x1b[2J"], ["inspect", "--\x9b31m", "\u202e"]])
+def test_what_a_shell_put_in_for_a_star_cannot_act_in_an_error(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(argv)
+    assert stopped.value.code == Exit.USAGE
+    assert re.fullmatch(r"[ -~\n]*", capsys.readouterr().err)
 
 
 def test_an_interrupted_command_says_so_in_one_line(

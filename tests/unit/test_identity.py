@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add, crypto_core_ed25519_is_valid_point
 
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, BadDid, BadIdentityKey, BadSignature, Malformed, TooLarge
+from agentmesh.errors import (
+    AgentMeshError,
+    ArgumentInvalid,
+    BadDid,
+    BadIdentityKey,
+    BadSignature,
+    LocalError,
+    Malformed,
+    TooLarge,
+)
 from agentmesh.identity import (
     DID_PREFIX,
     Identity,
     IdentityKey,
+    did_argument,
     did_of,
     parse_did,
     sign_statement,
@@ -155,15 +166,60 @@ def test_another_case_never_names_the_same_key(identity: Identity) -> None:
         assert parse_did(changed) == changed != did_of(identity.key.raw)
 
 
-def test_a_subclass_of_str_is_no_did() -> None:
-    class Sneaky(str):
-        __slots__ = ()
+class Sneaky(str):
+    """Says what it likes of itself."""
 
-        def startswith(self, *_: Any) -> bool:
-            return True
+    __slots__ = ("said",)
+    said: str
 
+    def startswith(self, *_: Any) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return self.said
+
+    __getitem__ = __format__ = __str__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(self.said)
+
+
+def test_of_a_subclass_of_str_only_the_text_counts() -> None:
+    # An enum of DIDs is taken, and nothing that a class says of its text is believed.
+    good, bad = Sneaky(NAMED.did), Sneaky("did:other:x")
+    good.said, bad.said = "did:other:x", NAMED.did
+    for call in (parse_did, partial(did_argument, "did")):
+        assert type(call(good)) is str
+        assert call(good) == NAMED.did
     with pytest.raises(BadDid):
-        parse_did(Sneaky(NAMED.did))
+        parse_did(bad)
+    with pytest.raises(ArgumentInvalid):
+        did_argument("did", bad)
+
+
+@pytest.mark.parametrize("variant", variants(NAMED.did))
+def test_a_call_s_own_did_is_a_local_matter(variant: str) -> None:
+    # Because "drop the bytes", which a RemoteError says, is no advice to whoever wrote the name.
+    wrong = variants(NAMED.did)[variant]
+    with pytest.raises(ArgumentInvalid) as caught:
+        did_argument("did", wrong)
+    assert isinstance(caught.value, LocalError)
+    assert (caught.value.argument, caught.value.why) == ("did", "not a did:agentmesh DID in its one form")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(BadDid):
+        parse_did(wrong)
+
+
+def test_one_s_own_did_is_refused_where_it_may_not_stand() -> None:
+    other = Identity.from_seed(bytes(32)).did
+    assert did_argument("did", other, own=NAMED.did) == other
+    assert did_argument("did", NAMED.did) == NAMED.did
+    with pytest.raises(ArgumentInvalid) as caught:
+        did_argument("to", NAMED.did, own=NAMED.did)
+    assert (caught.value.argument, caught.value.why) == ("to", "this agent's own DID")
 
 
 @given(identities, st.data())
@@ -292,9 +348,10 @@ def test_an_identity_comes_back_from_its_seed(seed: bytes) -> None:
 
 
 def test_an_identity_takes_a_seed_only() -> None:
-    for wrong in (b"", bytes(31), bytes(33), bytearray(32), "0" * 32, None, 5):
+    for wrong in (b"", bytes(31), bytes(33), bytearray(31), "0" * 32, None, 5):
         with pytest.raises(ArgumentInvalid):
             Identity.from_seed(wrong)  # type: ignore[arg-type]
+    assert Identity.from_seed(bytearray(32)).key == Identity.from_seed(bytes(32)).key  # type: ignore[arg-type]
     for wrong_type in (bytes(32), PrekeySecret(bytes(32)), None):
         with pytest.raises(ArgumentInvalid):
             Identity(wrong_type)  # type: ignore[arg-type]

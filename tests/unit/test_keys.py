@@ -231,7 +231,7 @@ def test_a_secret_takes_bytes_of_its_size_only(secret_type: type[Secret]) -> Non
         pass
 
     bad: list[Any] = [
-        b"", value[:-1], value + b"\x00", value * 2, bytearray(value), memoryview(value), Derived(value),
+        b"", value[:-1], value + b"\x00", value * 2, bytearray(value[:-1]), memoryview(value * 2), Derived(value[:-1]),
         value.hex(), list(value), None, 0, secret_type(value),
     ]  # fmt: skip
     for wrong in bad:
@@ -241,6 +241,16 @@ def test_a_secret_takes_bytes_of_its_size_only(secret_type: type[Secret]) -> Non
         assert error.argument == "value"
         shown = f"{error} {error!r} {error.args} {vars(error)}"
         assert exposed(shown, [value]) == []
+    for same in (bytearray(value), memoryview(value), memoryview(bytearray(value)), Derived(value)):
+        revealed = secret_type(same).reveal()
+        assert (type(revealed), revealed) == (bytes, value)
+
+
+def test_a_secret_is_a_copy_of_what_its_owner_may_wipe() -> None:
+    buffer = bytearray(range(32))
+    secret, identity = PrekeySecret(buffer), Identity.from_seed(buffer)  # type: ignore[arg-type]
+    buffer[:] = bytes(32)
+    assert secret.reveal() == identity.seed.reveal() == bytes(range(32))
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 255))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from typing import Any
 
 import attrs
@@ -110,6 +111,7 @@ def test_a_limit_is_a_positive_integer(name: str) -> None:
         with pytest.raises(ArgumentInvalid) as caught:
             Limits(**{name: wrong})
         assert caught.value.argument == name
+        assert caught.value.why in ("not an int", "under the least", "over the limit")
         with pytest.raises(ArgumentInvalid):
             attrs.evolve(Limits(), **{name: wrong})
 
@@ -232,6 +234,41 @@ def test_bytes_are_no_part_of_a_message() -> None:
                 for form in ("abcd", "ABCD", "\\xab", "q83N"):
                     assert form not in str(error) + repr(error)
     assert errors.GapTooLarge().session_id is None
+
+
+def test_an_error_says_the_numbers_that_it_knows() -> None:
+    assert "over the size limit: got 12, allowed 10 [wire.too_large]" in str(errors.TooLarge(12, 10))
+    assert "before this one: got 1001, allowed 1000 [message.gap]" in str(errors.GapTooLarge(bytes(16), 1001, 1000))
+    assert "before this one [message.gap]" in str(errors.GapTooLarge(bytes(16)))
+    assert ": detail: over the limit: got 12, allowed 10 [call" in str(
+        ArgumentInvalid("detail", "over the limit", 12, 10)
+    )
+    assert "takes: did [call" in str(ArgumentInvalid("did"))
+    assert "takes: key: over the limit: allowed 0 [call" in str(ArgumentInvalid("key", "over the limit", None, 0))
+    assert "forbids this message: max_messages [session" in str(errors.ConditionNotMet("max_messages"))
+    assert "of the session: ttl_seconds [message" in str(errors.PeerConditionBroken("ttl_seconds"))
+    assert "protocol: ML-KEM-768 [backend" in str(errors.BackendUnfit("ML-KEM-768"))
+
+
+def test_what_an_envelope_claims_is_no_part_of_the_text() -> None:
+    error = errors.UnknownSession("did:agentmesh:somebody", b"0123456789abcdef")
+    assert (error.sender, error.session_id) == ("did:agentmesh:somebody", b"0123456789abcdef")
+    assert str(error) == str(errors.UnknownSession())
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_crosses_to_another_process_whole(leaf: type[AgentMeshError], protocol: int) -> None:
+    # Each argument another value, so that attributes in another order than the constructor's are seen.
+    given = {
+        name: bytes([at]) * 16 if isinstance(value, bytes) else at if isinstance(value, int) else f"{name}{at}"
+        for at, (name, value) in enumerate(arguments(leaf).items())
+    }
+    error = leaf(**given)
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is leaf
+    assert (vars(again), str(again)) == (vars(error), str(error))
+    assert vars(again) == given
 
 
 def test_codes_are_stable_names() -> None:

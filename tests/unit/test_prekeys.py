@@ -390,11 +390,19 @@ def test_an_unacceptable_identity_key_is_refused_under_its_own_did(key: bytes) -
         refused(BadIdentityKey, data, did=did_of(key))
 
 
-@pytest.mark.parametrize("wrong", [None, "", 5, bytearray(DATA), memoryview(DATA), [DATA]])
+@pytest.mark.parametrize("wrong", [None, "", 5, [DATA], object()])
 def test_a_bundle_is_bytes(wrong: Any) -> None:
     with pytest.raises(ArgumentInvalid) as caught:
         check(wrong)
     assert caught.value.argument == "bundle"
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, lambda data: memoryview(bytearray(data))])
+def test_a_bundle_may_stand_in_a_buffer(kind: Any) -> None:
+    assert check(kind(DATA)) == check(DATA)
+    with pytest.raises(TooLarge) as caught:
+        check(kind(bytes(BUNDLE_MAX_BYTES + 1)))
+    assert (caught.value.got, caught.value.allowed) == (BUNDLE_MAX_BYTES + 1, BUNDLE_MAX_BYTES)
 
 
 @given(st.binary(max_size=1600))

@@ -10,8 +10,10 @@ import builtins
 import importlib.metadata
 import inspect
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -78,7 +80,7 @@ STANDARD_LIBRARY = {
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", *TOUCHES_THE_WORLD),
+    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
@@ -87,6 +89,7 @@ PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
+    ("time", "relay.limiter"): {"monotonic_ns"},
     **{("threading", name): {"Lock", "RLock"} for name in LOCKED},
 }
 IMPORTLIB_PARTS = {"importlib.resources", "importlib.metadata"}  # data and versions, not code
@@ -249,6 +252,22 @@ def defines_no_error(module: Module) -> Iterator[str]:
                     yield f"{node.lineno}: {node.name}({ast.unparse(base)})"
 
 
+def says_why_in_its_own_words(module: Module) -> Iterator[str]:
+    # What is wrong with an argument is said in fixed phrases: a phrase that is put together may hold the argument.
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] != "ArgumentInvalid":
+            continue
+        words = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "why")]
+        phrases = [
+            phrase
+            for word in words
+            for phrase in ((word.body, word.orelse) if isinstance(word, ast.IfExp) else (word,))
+        ]
+        for phrase in phrases:
+            if not (isinstance(phrase, ast.Constant) and type(phrase.value) is str):
+                yield f"{node.lineno}: {ast.unparse(phrase)}"
+
+
 def writes_no_label(module: Module) -> Iterator[str]:
     if module.name == "primitives._labels":
         return
@@ -367,7 +386,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("session.established", "from cryptography.hazmat.primitives import hashes"),
         ("agent", "import pickle"),
         ("store.sqlite", "import pickle"),
-        ("cli.demo.demo", "import yaml"),
+        ("cli.demo.parent", "import yaml"),
         ("agent", "import socket"),
         ("testing.network", "from pathlib import Path"),
         ("session.established", "import threading"),
@@ -381,7 +400,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "import hypothesis"),
         ("agent", "import requests"),
     ],
-    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.demo", "exec(text)"), ("agent", "__import__(name)")],
+    runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.parent", "exec(text)"), ("agent", "__import__(name)")],
     neither_opens_nor_prints: [
         ("agent", "open(path)"),
         ("agent", "print(key)"),
@@ -398,7 +417,13 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
     defines_no_error: [
         ("agent", "class Bad(ValueError):\n    pass"),
         ("agent", "class Bad(errors.LocalError):\n    pass"),
-        ("cli.demo.demo", "class Bad(Exception):\n    pass"),
+        ("cli.demo.parent", "class Bad(Exception):\n    pass"),
+    ],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid('did', f'not {did}')"),
+        ("agent", "raise errors.ArgumentInvalid('did', did)"),
+        ("agent", "raise ArgumentInvalid('did', why=str(error))"),
+        ("agent", "raise ArgumentInvalid('did', 'one' if x else did)"),
     ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
@@ -423,25 +448,30 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
     imports_only_downwards: [
         ("handshake.agreement", "from agentmesh.primitives import keys"),
         ("session.established", "from agentmesh.session.ratchet import Ratchet"),
-        ("cli.demo.demo", "from agentmesh import Agent, __version__"),
+        ("cli.demo.parent", "from agentmesh import Agent, __version__"),
         ("audit.log", "from .record import Record\nfrom . import proof\nfrom ..primitives import _crypto"),
     ],
     imports_only_what_it_may: [
         ("engine.seam", "from threading import RLock"),
         ("audit.log", "import threading\nlock = threading.Lock()"),
         ("primitives.entropy", "import os\nos.urandom(32)"),
-        ("cli.demo.demo", "import subprocess, socket\nfrom importlib import resources"),
+        ("cli.demo.parent", "import subprocess, socket\nfrom importlib import resources"),
         ("store.file", "from pathlib import Path"),
         ("testing", "from hypothesis import strategies"),
     ],
     runs_no_code_from_data: [("agent", "self.exec(x)\nre.compile(y)")],
-    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo.demo", "print(x)")],
+    neither_opens_nor_prints: [("agent", "session.open(x)"), ("cli.demo.parent", "print(x)")],
     says_what_it_is: [
         ("primitives._wire", '"""Doc."""\ndef f():\n    pass'),
         ("agent", '"""Doc."""\ndef _f():\n    pass\nclass _C:\n    def f(self):\n        pass'),
         ("agent", '"""Doc."""\ndef f():\n    """Doc."""\n    def inner():\n        pass'),
     ],
     defines_no_error: [("agent", "class Good(Redacted):\n    pass")],
+    says_why_in_its_own_words: [
+        ("agent", "raise ArgumentInvalid(name, 'over the limit', len(x), 5)"),
+        ("agent", "raise ArgumentInvalid('x', 'one' if y else 'two')"),
+        ("agent", "raise ArgumentInvalid('x')"),
+    ],
     writes_no_label: [("session.ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "x = secret is None or len(seed) == 32 or session_id == y or public_key == z"),
@@ -508,6 +538,17 @@ def test_no_module_is_too_long() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
+    # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    floored = [*project["dependencies"], *extras["testing"]]
+    assert all(re.fullmatch(r"[a-z]+>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
+        "attrs", "cryptography", "msgpack", "pynacl",
+    }  # fmt: skip
 
 
 def test_the_installed_version_is_the_packages_own() -> None:
@@ -619,17 +660,25 @@ FORBIDDEN = re.compile(
 
 
 def project_files() -> list[Path]:
-    """Return the files that git tracks or would track; all files where this is no checkout (a source archive)."""
-    if (ROOT / ".git").exists():
+    """Return the files that git tracks or would track; all files where git is missing, or this is a source archive."""
+    if (ROOT / ".git").exists() and shutil.which("git") is not None:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
-    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$")
+    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
     return [
         path
         for path in sorted(ROOT.rglob("*"))
         if path.is_file() and not any(hidden.match(part) for part in path.relative_to(ROOT).parts)
     ]
+
+
+def test_without_git_no_file_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git and a checkout are needed to compare with")
+    with_git = set(project_files())
+    monkeypatch.setenv("PATH", "")
+    assert with_git <= set(project_files())
 
 
 def test_the_files_of_the_project_name_no_machine_and_no_registry() -> None:

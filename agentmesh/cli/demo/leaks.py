@@ -52,7 +52,7 @@ class Counted:
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
-        self.total_bytes = 0
+        self.total_bytes: int = 0
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces:

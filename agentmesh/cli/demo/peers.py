@@ -13,19 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from agentmesh import Agent, Conditions, Intent
+from agentmesh import Conditions, Intent
 from agentmesh.cli.demo.child import end_with_parent, say, say_error, told
-from agentmesh.cli.demo.frames import Channel, FrameType, connect, frame
-from agentmesh.cli.demo.tally import Ledger
+from agentmesh.cli.demo.frames import connect
+from agentmesh.cli.demo.station import Station
 from agentmesh.cli.text import short_hex
-from agentmesh.envelope import receipt_of
 from agentmesh.errors import AgentMeshError
-from agentmesh.events import Event, KnockReceived, MessageReceived, PeerClosed, SessionEstablished
-from agentmesh.outgoing import Outgoing
+from agentmesh.events import KnockReceived, MessageReceived, PeerClosed, SessionEstablished
 from agentmesh.primitives._crypto import Sha256Stream
-from agentmesh.primitives.keys import SessionId
 
-MESH: Final = "agentmesh/demo"
 CHUNK_BYTES: Final = 256 << 10
 CHUNKS_PER_SUM: Final = 8
 _SUMS_UNDER_WAY: Final = 2
@@ -42,72 +38,6 @@ def intent_of(name: str, size_bytes: int) -> Intent:
     return Intent(
         _STORE_FILE, description=f"{name}, {size_bytes} bytes, in chunks; answer each with its SHA-256 so far"
     )
-
-
-class Station:
-    """An agent with its connection to the relay, and a ledger of the envelopes that it sent and received."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.agent = Agent.create(MESH)
-        self._channel = channel
-        self._ledger = Ledger()
-        self._began_at = time.process_time()
-        self._channel.send(frame(FrameType.HELLO, self.agent.did.encode("ascii")))
-
-    def publish(self, bundle: bytes) -> None:
-        """Put a bundle on the relay's shelf."""
-        self._channel.send(frame(FrameType.PUBLISH, bundle))
-        self._next(FrameType.STORED)
-        self.note("bundle", "publishes a bundle")
-
-    def fetch(self, did: str) -> bytes:
-        """Take a bundle of an agent from the relay's shelf."""
-        self._channel.send(frame(FrameType.FETCH, did.encode("ascii")))
-        bundle = self._next(FrameType.BUNDLE)
-        self.note("bundle", "fetches a bundle")
-        return bundle
-
-    def post(self, outgoing: Outgoing, text: str) -> None:
-        """Hand an envelope to the relay, and note what it is."""
-        self._ledger.count("out", outgoing.receipt, len(outgoing.envelope))
-        self.note(outgoing.receipt.hex(), text)
-        self._channel.send(frame(FrameType.ENVELOPE, outgoing.envelope))
-
-    def take(self) -> tuple[Event, str]:
-        """Return what the next envelope means, and its receipt in hexadecimal."""
-        envelope = self._next(FrameType.ENVELOPE)
-        event, *_ = self.agent.receive(envelope)
-        # A message's receipt was computed when it was opened.
-        receipt = event.receipt if isinstance(event, MessageReceived) else receipt_of(envelope)
-        self._ledger.count("in", receipt, len(envelope))
-        return event, receipt.hex()
-
-    def note(self, key: str, text: str) -> None:
-        """Note what this side saw of an envelope."""
-        self._ledger.note([key, text])
-
-    def report(self, peer: str, session_id: SessionId, **more: Any) -> dict[str, Any]:
-        """Close the connection and return what this side tells of the whole."""
-        self._channel.close()
-        status = self.agent.session(peer, session_id).status
-        return {
-            **self._ledger.report(),
-            "peer": peer,
-            "phase": str(status.phase),
-            "data_sent": status.data_sent,
-            "data_opened": status.data_opened,
-            "cpu_seconds": time.process_time() - self._began_at,
-            **more,
-        }
-
-    def _next(self, expected: FrameType) -> bytes:
-        received = self._channel.receive()
-        if received is None:
-            raise ConnectionError("the relay ended the connection")
-        frame_type, payload = received
-        if frame_type is not expected:
-            raise ConnectionError(f"the relay sent a frame of type {frame_type}")
-        return payload
 
 
 # --- the sender ------------------------------------------------------------------------------------------------------

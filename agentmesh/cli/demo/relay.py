@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from agentmesh.cli.demo.child import end_with_parent, say, say_error
 from agentmesh.cli.demo.frames import Channel, FrameType, frame, listen
-from agentmesh.cli.demo.tally import SHOWN, Ledger
+from agentmesh.cli.demo.tally import SHOWN, Tally
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import AgentMeshError
 
@@ -26,7 +26,7 @@ _IN_MEMORY_BYTES: Final = 8 << 20  # of the copy; what is longer goes to an unna
 
 
 class Relay:
-    """Agents by DID, a shelf of bundles for each, and a ledger. One thread serves one connection.
+    """Agents by DID, a shelf of bundles for each, and a tally. One thread serves one connection.
 
     A thread waits until the recipient has taken an envelope before it reads the next, so nothing piles up here; agents
     bound what they have under way, so two threads never wait for one another.
@@ -37,7 +37,7 @@ class Relay:
         self._lock = threading.Condition()
         self._channels: dict[str, Channel] = {}
         self._shelves: dict[str, deque[bytes]] = {}
-        self._ledger = Ledger(SHOWN)
+        self._tally = Tally(SHOWN)
         self._copied_bytes = 0
         self._ended = 0
         self._error: OSError | AgentMeshError | None = None
@@ -60,7 +60,7 @@ class Relay:
             if self._error is not None:
                 raise self._error
             cpu_seconds = time.process_time() - self._began_at
-            return {**self._ledger.report(), "bytes": self._copied_bytes, "cpu_seconds": cpu_seconds}
+            return {**self._tally.report(), "bytes": self._copied_bytes, "cpu_seconds": cpu_seconds}
 
     def serve(self, channel: Channel) -> None:
         """Carry what one agent sends, to its end."""
@@ -108,8 +108,8 @@ class Relay:
             with self._lock:
                 target = self._channels.get(header.recipient)
                 data = self._keep(frame_type, payload)
-                self._ledger.note(_seen(header.kind.name.lower(), payload, did, header.recipient, outer.receipt.hex()))
-                self._ledger.count(did, outer.receipt, outer.size_bytes)
+                self._tally.note(_seen(header.kind.name.lower(), payload, did, header.recipient, outer.receipt.hex()))
+                self._tally.count(did, outer.receipt, outer.size_bytes)
             if target is None:
                 raise ConnectionError("an envelope for nobody here")
             target.send(data)
@@ -118,13 +118,13 @@ class Relay:
             self._keep(frame_type, payload)
             if frame_type is FrameType.PUBLISH:
                 self._shelves.setdefault(did, deque()).append(payload)
-                self._ledger.note(_seen("bundle", payload, did, "", ""))
+                self._tally.note(_seen("bundle", payload, did, "", ""))
                 answer = frame(FrameType.STORED, b"")
             elif frame_type is FrameType.FETCH:
                 owner = payload.decode("ascii", "replace")
                 shelf = self._shelves.get(owner)
                 bundle = shelf.popleft() if shelf else b""
-                self._ledger.note(_seen("bundle", bundle, "", did, ""))
+                self._tally.note(_seen("bundle", bundle, "", did, ""))
                 answer = frame(FrameType.BUNDLE, bundle)
             else:
                 raise ConnectionError("not a frame for a relay")

@@ -6,12 +6,14 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from agentmesh.cli.text import WIDTH, amount, columns, escaped, short_did, short_hex
+from agentmesh.cli.text import PROGRAM, WIDTH, amount, columns, escaped, folded, short_did, short_hex
 from agentmesh.session.phases import Phase
 
 _WIDTHS: Final = (20, 7, 9, 12, 12, 8, 20)
 _RIGHT: Final = frozenset({2})
+_HEAD: Final = ("kind", "bytes", "from", "to", "receipt")
 _SIDES: Final = (_WIDTHS[0], WIDTH - _WIDTHS[0] - _WIDTHS[-1] - 4, _WIDTHS[-1])
+_STACKED: Final = (29, 25)
 
 
 @frozen(kw_only=True)
@@ -80,8 +82,8 @@ def _leak(reports: Reports) -> Check:
         return Check(False, "blind", f"the relay carried plaintext, at byte {reports.leak:,} of {carried}")
     if reports.searched_bytes != reports.relay["bytes"]:
         return Check(False, "blind", f"the relay carried {carried}, and {reports.searched_bytes:,} could be searched")
-    text = f"no plaintext in the {carried} that the relay carried; searched for"
-    return Check(True, "blind", text, reports.searched_for)
+    text = f"no plaintext in the {carried} that the relay carried"
+    return Check(True, "blind", text, f"searched for {reports.searched_for}")
 
 
 def _receipts(reports: Reports) -> Check:
@@ -124,22 +126,90 @@ def _carried(reports: Reports) -> tuple[int, int]:
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def table(reports: Reports) -> list[str]:
-    """Return the lines of the table: what each side and the relay saw, in the order in which the relay saw it."""
+def page(reports: Reports, pids: dict[str, int], width: int) -> list[str]:
+    """Return all that the demo shows, laid out in `width` columns, of which it needs 60."""
+    return [
+        *folded(
+            "", f"{reports.name}, {amount(reports.size_bytes, 'bytes')}: from Alice to Bob, its SHA-256 back", width
+        ),
+        "",
+        *folded("Alice  ", f"process {pids['Alice']}: {reports.alice}", width),
+        *folded(
+            "relay  ",
+            f"process {pids['relay']}: no identity and no key; it reads the outer header of each envelope",
+            width,
+        ),
+        *folded("Bob    ", f"process {pids['Bob']}: {reports.bob}", width),
+        "",
+        *(_table(reports) if width >= WIDTH else _stacked_table(reports)),
+        "",
+        *_verdict(checks(reports), width),
+        *_speed(reports, width),
+    ]
+
+
+def next_steps(width: int) -> list[str]:
+    """Return what a newcomer may do next."""
+    return [
+        line
+        for head, text in (
+            ("docs/tutorial.md", "this conversation in Python, step by step"),
+            (f"python -m {PROGRAM} demo FILE", "the same with a file of yours"),
+            (f"python -m {PROGRAM} --help", "the other commands"),
+        )
+        for line in folded(f"next  {head:<31}", text, width)
+    ]
+
+
+def _table(reports: Reports) -> list[str]:
+    """Return the table as three sides: what each agent and the relay saw, in the order in which the relay saw it."""
     lines = columns([("Alice", "What the relay saw", "Bob")], _SIDES)
-    lines += columns([("", "kind", "bytes", "from", "to", "receipt", "")], _WIDTHS, _RIGHT)
+    lines += columns([("", *_HEAD, "")], _WIDTHS, _RIGHT)
     lines += columns([["-" * width for width in _WIDTHS]], _WIDTHS)
-    lines += columns([_row(entry, reports) for entry in reports.relay["first"]], _WIDTHS, _RIGHT)
+
+    def rows(entries: list[dict[str, Any]]) -> list[str]:
+        return columns([_row(entry, reports) for entry in entries], _WIDTHS, _RIGHT)
+
+    lines += rows(reports.relay["first"])
     if reports.relay["left_out"]:
-        between = f"... {amount(reports.relay['left_out'], 'more envelopes')} ..."
-        lines += columns([("...", between, "...")], _SIDES)
-    lines += columns([_row(entry, reports) for entry in reports.relay["last"]], _WIDTHS, _RIGHT)
-    count, size_bytes = _carried(reports)
+        lines += columns([("...", _left_out(reports), "...")], _SIDES)
+    lines += rows(reports.relay["last"])
     lines.append("-" * WIDTH)
-    total = f"{amount(count, 'envelopes')}, {amount(size_bytes, 'bytes')}; no session, no key"
-    sides = (f"session {reports.sender['phase']}", total, f"session {reports.receiver['phase']}")
-    lines += columns([sides], _SIDES)
-    return lines
+    sides = (f"session {reports.sender['phase']}", _total(reports), f"session {reports.receiver['phase']}")
+    return lines + columns([sides], _SIDES)
+
+
+def _stacked_table(reports: Reports) -> list[str]:
+    """Return the table for a narrow page: below what the relay saw, what the two agents did."""
+    widths = _WIDTHS[1:-1]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = ["What the relay saw, and below it what the two sides did", ""]
+    lines += columns([_HEAD], widths, frozenset({1}))
+    lines.append(rule)
+
+    def rows(entries: list[dict[str, Any]]) -> list[str]:
+        stacked = []
+        for entry in entries:
+            alice, *seen, bob = _row(entry, reports)
+            stacked += columns([seen], widths, frozenset({1}))
+            stacked += columns([(f"  Alice  {alice}" if alice else "", f"Bob  {bob}" if bob else "")], _STACKED)
+        return stacked
+
+    lines += rows(reports.relay["first"])
+    if reports.relay["left_out"]:
+        lines.append(_left_out(reports))
+    lines += rows(reports.relay["last"])
+    sides = (f"  Alice  session {reports.sender['phase']}", f"Bob  session {reports.receiver['phase']}")
+    return [*lines, rule, _total(reports), *columns([sides], _STACKED)]
+
+
+def _left_out(reports: Reports) -> str:
+    return f"... {amount(reports.relay['left_out'], 'more envelopes')} ..."
+
+
+def _total(reports: Reports) -> str:
+    count, size_bytes = _carried(reports)
+    return f"{amount(count, 'envelopes')}, {amount(size_bytes, 'bytes')}; no session, no key"
 
 
 def _row(entry: dict[str, Any], reports: Reports) -> tuple[str, ...]:
@@ -164,23 +234,21 @@ def _note(side: dict[str, Any], key: str) -> str:
     return "?"
 
 
-def verdict(results: list[Check]) -> list[str]:
-    """Return the lines on what was checked."""
+def _verdict(results: list[Check], width: int) -> list[str]:
     lines = []
     for check in results:
-        lines.append(f"{'ok' if check.passed else 'FAIL':<4}  {check.name:<8}  {check.text}")
+        lines += folded(f"{'ok' if check.passed else 'FAIL':<4}  {check.name:<8}  ", check.text, width)
         if check.more:
-            lines.append(f"{'':<16}{check.more}")
+            lines += folded(" " * 16, check.more, width)
     return lines
 
 
-def speed(reports: Reports) -> list[str]:
-    """Return the lines on the throughput, and on where the processors' time went."""
+def _speed(reports: Reports, width: int) -> list[str]:
     seconds = reports.sender["seconds"]
     rate = f"{reports.size_bytes / seconds / 1e6:,.1f} MB/s" if seconds > 0 else "at once"
     sides = (("Alice", reports.sender), ("relay", reports.relay), ("Bob", reports.receiver))
     spent = ", ".join(f"{name} {side['cpu_seconds']:.2f} s" for name, side in sides)
     return [
-        f"{'':<6}{'speed':<10}{amount(reports.size_bytes, 'bytes')} in {seconds:.3f} s: {rate}",
-        f"{'':<16}processor time: {spent}",
+        *folded(f"{'':<6}{'speed':<10}", f"{amount(reports.size_bytes, 'bytes')} in {seconds:.3f} s: {rate}", width),
+        *folded(" " * 16, f"processor time: {spent}", width),
     ]

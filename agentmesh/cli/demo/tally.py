@@ -8,10 +8,10 @@ from typing import Any, Final
 from agentmesh.primitives._crypto import Sha256Stream
 
 SHOWN: Final = 8  # at each end of the table
-KEPT: Final = 64  # at each end of a ledger: two sides see envelopes in different orders, by no more than the window
+KEPT: Final = 64  # at each end of a tally: two sides see envelopes in different orders, by no more than the window
 
 
-class Ledger:
+class Tally:
     """The first and last entries, and for each sender the count, the bytes, and one hash over all receipts in order.
 
     Args:

@@ -19,13 +19,13 @@ from attrs import frozen
 from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
 from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
-from agentmesh.cli.demo.report import Reports, checks, speed, table, verdict
-from agentmesh.cli.text import WIDTH, amount, complain, escaped, fail, reason
+from agentmesh.cli.demo.report import Reports, checks, next_steps, page
+from agentmesh.cli.streams import overwrite, page_width
+from agentmesh.cli.text import WIDTH, Exit, amount, complain, escaped, fail, reason
 from agentmesh.primitives._crypto import Sha256Stream
 
 _NAME_MAX: Final = 40
 _PROGRESS_FROM_BYTES: Final = 16 << 20
-_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +41,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo and print what it shows; return 0 if every check passed, else 1."""
+    """Run the demo and print what it shows; return 0 if every check passed."""
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
         if arguments.file is None:
@@ -60,10 +60,14 @@ class _File:
     """The file to send: what the parent found when it read it."""
 
     path: Path
-    name: str
     size_bytes: int
     sha256: bytes
     plaintext: Plaintext
+
+    @property
+    def name(self) -> str:
+        """The file's name as it stands in the KNOCK: the same whatever terminal the demo is started on."""
+        return escaped(self.path.name, _NAME_MAX, plain=True)
 
 
 def _measure(path: Path) -> _File:
@@ -82,16 +86,17 @@ def _measure(path: Path) -> _File:
         # Before it is opened, because opening a named pipe waits for somebody to write.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            fail(f"cannot send {shown}: {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            fail(f"cannot send {shown}: {kind}", Exit.UNREADABLE)
         with path.open("rb") as file:
             plaintext = plaintext_of(chunks(file), status.st_size, CHUNK_BYTES)
     except OSError as error:
-        fail(f"cannot read {shown}: {reason(error)}")
+        fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
     except ValueError:
-        fail(f"cannot read {shown}: not a file name")
+        fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
     if size_bytes != status.st_size:
         fail(f"cannot send {shown}: it changed while it was read")
-    return _File(path, escaped(path.name, _NAME_MAX), size_bytes, sha256.digest(), plaintext)
+    return _File(path, size_bytes, sha256.digest(), plaintext)
 
 
 @contextmanager
@@ -99,7 +104,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does, so that no child is left."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
+        raise SystemExit(Exit.TERMINATED)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
@@ -148,7 +153,7 @@ def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
         copy = Counted(relay.bytes_left(CHUNK_BYTES))
         leak = find_leak(copy, _secrets(file), names)
         reports = Reports(
-            name=file.name,
+            name=escaped(file.path.name, _NAME_MAX),
             size_bytes=file.size_bytes,
             sha256=file.sha256.hex(),
             alice=alice_did,
@@ -177,29 +182,27 @@ def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
 
     def show(sent: int) -> None:
         if watched:
-            text = f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}"
-            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            overwrite(f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}")
 
     try:
         yield show
     finally:
         if watched:
-            print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)
+            overwrite("")
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------------
 
 
 def _show(reports: Reports, pids: dict[str, int]) -> int:
-    lines = [f"{reports.name}, {amount(reports.size_bytes, 'bytes')}: from Alice to Bob, its SHA-256 back", ""]
-    lines += [f"Alice  process {pids['Alice']}: {reports.alice}"]
-    lines += [f"relay  process {pids['relay']}: no identity and no key; it reads the outer header of each envelope"]
-    lines += [f"Bob    process {pids['Bob']}: {reports.bob}", ""]
-    lines += table(reports)
+    width = page_width()
     results = checks(reports)
-    lines += ["", *verdict(results), *speed(reports)]
+    passed = all(check.passed for check in results)
+    lines = page(reports, pids, width)
+    if passed:
+        lines += ["", *next_steps(width)]
     print("\n".join(lines), flush=True)
-    failed = [check.name for check in results if not check.passed]
-    if failed:
+    if not passed:
+        failed = [check.name for check in results if not check.passed]
         complain(f"{amount(len(failed), 'checks')} failed: {', '.join(failed)}")
-    return 1 if failed else 0
+    return Exit.OK if passed else Exit.FOUND
