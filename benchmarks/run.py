@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.measure import FULL, QUICK, TINY, Progress, Run, groups
 from benchmarks.page import write_page
 from benchmarks.targets import TARGETS, Outcome, middle, outcome, ratio_of
@@ -37,18 +37,6 @@ def show_progress() -> Progress:
             print(f"[{time.monotonic() - begun:4.0f} s] {last}", file=sys.stderr, flush=True)
 
     return show
-
-
-def machine() -> dict[str, str]:
-    """Return what the numbers were taken on."""
-    model = "unknown"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return {"processor": model, "cores": str(os.cpu_count()), "load before": load}
 
 
 def report(run: Run, about: dict[str, str], rounds: int, quick: bool) -> dict[str, Any]:

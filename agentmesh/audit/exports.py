@@ -90,7 +90,7 @@ def _check(entries: Iterable[bytes], owner: str = "-") -> None:
 def to_cloud_events(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str, Any]]:
     """Yield a CloudEvents 1.0 object an entry (structured mode, JSON).
 
-    A time after the year 9999 stands as `at_ms` in the data, and the event has no time.
+    A time after the year 9999 stands as at_ms in the data, and the event has no time.
 
     Args:
         entries: The log.
@@ -144,7 +144,7 @@ def to_agt_entries(entries: Iterable[bytes], *, owner: str) -> Iterator[dict[str
 
     AGT hashes the JSON of nine of its fields with Python's default separators, and the time as Python prints it. Its
     chain starts with an empty `previous_hash`; it does not cover the fields that this library's own chain does not put
-    into `data`, so everything is in `data`. A time after the year 9999 stands there as `at_ms`, and the timestamp is
+    into `data`, so everything is in `data`. A time after the year 9999 stands there as at_ms, and the timestamp is
     the last that there is.
 
     Raises:

@@ -41,7 +41,7 @@ class AuditJournal:
         self.unrecorded = 0
         self._on_failure = on_failure
 
-    def commit(self, _changes: tuple[object, ...], records: tuple[Record, ...], /) -> None:
+    def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
         """Record a step.
 
         Raises:

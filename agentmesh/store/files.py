@@ -178,7 +178,7 @@ def reader(descriptor: int, start: int, end: int) -> Callable[[], bytes]:
 
 
 def append(descriptor: int, data: bytes) -> None:
-    """Write all of `data` at the end of a file that was opened with `O_APPEND`."""
+    """Write all of `data` at the end of a file that was opened for appending."""
     written = _some(os.write(descriptor, data))
     while written < len(data):
         written += _some(os.write(descriptor, memoryview(data)[written:]))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable
+from typing import final
 
 from agentmesh.primitives import _crypto
+
+KemKeys = dict[bytes, _crypto.KemKey]
 
 
 class SeededEntropy:
@@ -34,3 +37,20 @@ class SeededEntropy:
         pair = self._encapsulations.popleft() if self._encapsulations else _crypto.kem_encapsulate(public_key)
         self.recorded.append(pair)
         return pair
+
+
+@final
+class SharedEntropy(SeededEntropy):
+    """Seeded randomness of one agent, which knows the ML-KEM keys of all, so that a run repeats itself to the byte."""
+
+    def __init__(self, seed: str, kem_keys: KemKeys) -> None:
+        super().__init__(seed)
+        self._kem_keys = kem_keys
+
+    def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
+        """Return a ciphertext from the seed, and what its recipient will make of it (FIPS 203's implicit rejection)."""
+        live = self._kem_keys.get(public_key)
+        if live is None:
+            return super().encapsulate(public_key)
+        ciphertext = self.token(_crypto.KEM_CIPHERTEXT_BYTES)
+        return ciphertext, _crypto.kem_decapsulate(live, ciphertext)

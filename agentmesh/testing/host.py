@@ -1,106 +1,134 @@
-"""What runs one simulated agent: it exports the state after every call, and holds the agent to what a refusal is."""
+"""What runs one agent: it starts it, starts it again from what was written, and holds it to what a refusal is."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar, final
+from typing import TypedDict, TypeVar, Unpack, final
 
 from agentmesh.agent import Agent
+from agentmesh.audit.journal import AuditJournal
+from agentmesh.audit.log import AuditLog, Sink
+from agentmesh.engine.core import Clock
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
-from agentmesh.events import Event
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.policy import Policy
 from agentmesh.primitives import _crypto
-from agentmesh.testing.entropy import SeededEntropy
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.testing.entropy import KemKeys, SeededEntropy, SharedEntropy
 from agentmesh.testing.pair import MESH
 
 _R = TypeVar("_R")
 
-KemKeys = dict[bytes, _crypto.KemKey]
+
+class Surroundings(TypedDict):
+    """What an agent has beside identity, state and journal."""
+
+    clock: Clock
+    entropy: Entropy
+    policy: Policy | None
+    limits: Limits | None
 
 
-@final
-class SharedEntropy(SeededEntropy):
-    """Seeded randomness of one agent, which knows the ML-KEM keys of all, so that a run repeats itself to the byte."""
-
-    def __init__(self, seed: str, kem_keys: KemKeys) -> None:
-        super().__init__(seed)
-        self._kem_keys = kem_keys
-
-    def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
-        """Return a ciphertext from the seed, and what its recipient will make of it (FIPS 203's implicit rejection)."""
-        live = self._kem_keys.get(public_key)
-        if live is None:
-            return super().encapsulate(public_key)
-        ciphertext = self.token(_crypto.KEM_CIPHERTEXT_BYTES)
-        return ciphertext, _crypto.kem_decapsulate(live, ciphertext)
-
-
-@final
 class Host:
-    """One agent and the state that it last exported.
+    """One agent, and all that it needs to start again. When the state is written is for a subclass to say.
 
     Attributes:
         did: Its DID, which no restart changes.
-        agent: The agent as it is now.
+        agent: The agent as it is now: a restart puts another object in its place.
+        sink: Where its audit log is, if it has one.
+        journal: Over that log; every start verifies it.
+    """
+
+    __slots__ = ("_around", "agent", "did", "journal", "sink")
+
+    def __init__(
+        self, mesh: str, *, identity: Identity | None = None, sink: Sink | None = None, **around: Unpack[Surroundings]
+    ) -> None:
+        self._around = around
+        self.sink: Sink | None = sink
+        self.start(mesh, identity)
+        self.did: str = self.agent.did
+
+    def start(self, mesh: str, identity: Identity | None) -> None:
+        """Start with an identity and nothing else; with a fresh one if `None`."""
+        self._open_log()
+        self.agent: Agent = Agent.create(mesh, identity=identity, journal=self.journal, **self._around)
+
+    def restart(self, written: bytes) -> None:
+        """Start from an exported state."""
+        self._open_log()
+        self.agent = self.restore(written)
+        if self.agent.export_state() != written:
+            self.broke("a restored agent exports another state")
+
+    def restore(self, written: bytes) -> Agent:
+        """Return the agent that an exported state makes."""
+        return Agent.restore(written, journal=self.journal, **self._around)
+
+    def refused(self, error: AgentMeshError, before: bytes) -> None:
+        """Hold the agent to what a refusal is: the exported state is byte for byte what it was before."""
+        if self.agent.export_state() != before:
+            self.broke(f"a refusal changed the exported state: {error.code}")
+
+    def broke(self, rule: str) -> None:
+        """Say which rule the agent broke."""
+        raise AssertionError(rule)
+
+    def _open_log(self) -> None:
+        self.journal: AuditJournal | None = None if self.sink is None else AuditJournal(AuditLog(self.sink))
+
+
+@final
+class WritingHost(Host):
+    """The host of a simulated mesh: it exports after every call, and compares after every refusal.
+
+    Attributes:
         errors: How often which error was raised, by class; shared by the hosts of a mesh.
     """
+
+    __slots__ = ("_identity", "_kem_keys", "_written", "errors")
 
     def __init__(
         self,
         seed: str,
         *,
-        clock: Callable[[], int],
+        clock: Clock,
         policy: Policy | None,
         limits: Limits | None,
         kem_keys: KemKeys,
         errors: Counter[type[AgentMeshError]],
     ) -> None:
         self._identity = Identity.generate(SeededEntropy(seed))
-        self._clock = clock
-        self._entropy = SharedEntropy(f"{seed}/session", kem_keys)
-        self._policy = policy
-        self._limits = limits
         self._kem_keys = kem_keys
-        self.did: str = self._identity.did
-        self.errors = errors
-        self.start()
+        self.errors: Counter[type[AgentMeshError]] = errors
+        entropy = SharedEntropy(f"{seed}/session", kem_keys)
+        super().__init__(MESH, identity=self._identity, clock=clock, entropy=entropy, policy=policy, limits=limits)
+        self._written = self.agent.export_state()
 
-    def start(self) -> None:
-        """Start with the identity and nothing else."""
-        self.agent: Agent = Agent.create(
-            MESH,
-            identity=self._identity,
-            clock=self._clock,
-            entropy=self._entropy,
-            policy=self._policy,
-            limits=self._limits,
-        )
-        self._exported = self.agent.export_state()
-
-    def restart(self) -> None:
+    def crash(self) -> None:
         """Start from the state that was exported after the last call."""
-        self.agent = Agent.restore(
-            self._exported, clock=self._clock, entropy=self._entropy, policy=self._policy, limits=self._limits
-        )
-        if self.agent.export_state() != self._exported:
-            raise AssertionError("a restored agent exports another state")
+        self.restart(self._written)
+
+    def lose_state(self) -> None:
+        """Start with the identity and nothing else."""
+        self.start(MESH, self._identity)
+        self._written = self.agent.export_state()
 
     def publish(self, one_time: int, *, last_resort: bool) -> Shelf:
         """Publish bundles, and let every agent of the mesh know their ML-KEM keys."""
         shelf = self.agent.publish_bundles(one_time, last_resort=last_resort)
-        self._exported = self.agent.export_state()
+        self._written = self.agent.export_state()
         for bundle in self.agent._core.state.bundles.values():
             if bundle.secrets is not None:
                 live = bundle.secrets.kem_key
                 self._kem_keys[_crypto.kem_public(live)] = live
         return shelf
 
-    def attempt(self, call: Callable[[Agent], _R]) -> _R | None:
-        """Return what the call returns, or `None` where it raises an error of the library, which is counted.
+    def attempt(self, call: Callable[[Agent], _R]) -> _R | AgentMeshError:
+        """Return what the call returns, or the error of the library that it raises, which is counted.
 
         Raises:
             ArgumentInvalid: the caller of the simulator is at fault.
@@ -110,22 +138,8 @@ class Host:
         except ArgumentInvalid:
             raise
         except AgentMeshError as error:
-            self._refused(error)
-            return None
-        self._exported = self.agent.export_state()
-        return result
-
-    def offer(self, envelope: bytes) -> tuple[Event, ...] | AgentMeshError:
-        """Return the events of an envelope, or the error that it was refused with, which is counted."""
-        try:
-            events = self.agent.receive(envelope)
-        except AgentMeshError as error:
-            self._refused(error)
+            self.errors[type(error)] += 1
+            self.refused(error, self._written)
             return error
-        self._exported = self.agent.export_state()
-        return events
-
-    def _refused(self, error: AgentMeshError) -> None:
-        self.errors[type(error)] += 1
-        if self.agent.export_state() != self._exported:
-            raise AssertionError(f"a refusal changed the exported state: {error.code}")
+        self._written = self.agent.export_state()
+        return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Final, final
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field, fields, frozen
 
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.testing.mutation import split
@@ -48,18 +48,11 @@ class Faults:
     lost_state_percent: int = _chance(0)
 
 
-HONEST = Faults(
-    drop_percent=0,
-    delay_percent=0,
-    reorder_percent=0,
-    duplicate_percent=0,
-    tamper_percent=0,
-    replay_percent=0,
-    crash_percent=0,
-)
+HONEST = Faults(**dict.fromkeys((chance.name for chance in fields(Faults)), 0))
 
 
 @final
+@frozen(eq=False)
 class Carried:
     """An envelope under way.
 
@@ -71,15 +64,11 @@ class Carried:
         answers_before: How many envelopes had gone the other way when it was handed over.
     """
 
-    __slots__ = ("answers_before", "envelope", "recipient", "sender", "sequence")
-
-    def __init__(self, envelope: bytes, sequence: int) -> None:
-        header, _, _ = split(envelope)
-        self.envelope: bytes = envelope
-        self.sender: str = header.sender
-        self.recipient: str = header.recipient
-        self.sequence: int = sequence
-        self.answers_before: int = 0
+    envelope: bytes
+    sender: str
+    recipient: str
+    sequence: int
+    answers_before: int
 
 
 @final
@@ -104,9 +93,9 @@ class Network:
     def hand_over(self, envelope: bytes) -> Carried | None:
         """Carry an envelope. Return the oldest one, taken off, if more are under way than the network holds."""
         self._sequence += 1
-        carried = Carried(envelope, self._sequence)
-        carried.answers_before = self._gone[carried.recipient, carried.sender]
-        self.queue.append(carried)
+        header, _, _ = split(envelope)
+        answers_before = self._gone[header.recipient, header.sender]
+        self.queue.append(Carried(envelope, header.sender, header.recipient, self._sequence, answers_before))
         return self.queue.pop(0) if len(self.queue) > self._in_flight_max else None
 
     def put_aside(self, carried: Carried) -> Carried | None:

@@ -20,51 +20,44 @@ are no encapsulations: FIPS 203 has every ciphertext decapsulate to something, w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Sequence
 from typing import Final, final
 
-from agentmesh.agent import Agent
 from agentmesh.envelope import receipt_of
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, GapTooLarge, TryAgain
-from agentmesh.events import (
-    Event,
-    KnockReceived,
-    MessageReceived,
-    PeerClosed,
-    RotationDue,
-    SessionEstablished,
-    SessionOver,
-    SessionRejected,
-    SkippedKeysExpired,
-    StockLow,
-)
-from agentmesh.handshake.knock import Intent
+from agentmesh.errors import GapTooLarge, TryAgain
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import KEPT_CHAINS, Limits
-from agentmesh.outgoing import Accepted, Outgoing
+from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Policy
-from agentmesh.primitives.keys import SessionId
-from agentmesh.session.facts import SESSION_ID_BYTES
-from agentmesh.session.phases import Phase
-from agentmesh.testing.clock import ManualClock
+from agentmesh.testing.applications import Applications
 from agentmesh.testing.deliveries import Ledger
-from agentmesh.testing.host import Host, KemKeys
-from agentmesh.testing.mutation import forge, split
+from agentmesh.testing.mutation import forge
 from agentmesh.testing.network import Carried, Faults, Network
-from agentmesh.testing.shelf import BundleShelf
 
 _STALLED_ROUNDS_MAX: Final = 5  # of a settling; together they stay well inside the 600 s for late data
+_REMEMBERED_MAX: Final = 64
 _TAKE_UP_PERCENT: Final = 25  # of the steps: something that was put aside comes back
 _POLL_PERCENT: Final = 5  # of the steps: an agent is polled
 
 
 @final
-class MeshSimulator:
+class MeshSimulator(Applications):
     """Agents that knock, converse and close over a hostile network.
 
     `step` and `run` let chance decide what the network does; `deliver`, `drop`, `delay`, `duplicate`, `tamper`,
     `replay`, `crash` and `lose_state` do one thing at a time.
+
+        >>> mesh = MeshSimulator(seed=7, faults=Faults(drop_percent=5, crash_percent=20))
+        >>> mesh.knock("alice", "bob")
+        True
+        >>> mesh.settle()  # everything under way arrives, and Bob accepts
+        >>> for number in range(20):
+        ...     sealed = mesh.send("alice", "bob", b"%d" % number)
+        ...     mesh.run(steps=3)
+        >>> mesh.settle()
+        >>> arrived = (*mesh.delivered("alice", "bob"), *mesh.dropped("alice", "bob"))
+        >>> sorted(arrived) == sorted(mesh.sent("alice", "bob"))
+        True
 
     Attributes:
         names: The agents' names, in the order they were given.
@@ -116,52 +109,26 @@ class MeshSimulator:
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
         """
-        if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
-            raise ArgumentInvalid("agents")
-        self.names: tuple[str, ...] = tuple(agents)
-        self.clock: ManualClock = ManualClock()
-        self.shelf: BundleShelf = BundleShelf()
-        self.errors: Counter[type[AgentMeshError]] = Counter()
-        self.events: Counter[type[Event]] = Counter()
-        self.endings: Counter[Phase] = Counter()
+        super().__init__(
+            seed,
+            agents,
+            limits=limits,
+            policy=policy,
+            conditions=conditions,
+            one_time=one_time,
+            reject_percent=reject_percent,
+            defer_percent=defer_percent,
+            skew_max_ms=skew_max_ms,
+            history_max=history_max,
+        )
         self.faults: Counter[str] = Counter()
-        self._random = Random(f"{seed}/mesh")  # noqa: S311 - repeatable on purpose
-        self._chances = faults or Faults()
-        self._conditions = conditions
-        self._one_time = one_time
-        self._reject_percent = reject_percent
-        self._defer_percent = defer_percent
+        self._chances = Faults() if faults is None else faults
         self._step_max_ms = step_max_ms
-        self._network = Network(in_flight_max=in_flight_max, late_answers_max=late_answers_max)
-        self._ledgers = {(a, b): Ledger(history_max) for a in agents for b in agents if a != b}
-        self._make_hosts(seed, skew_max_ms, policy, limits)
-
-    def _make_hosts(self, seed: int | str, skew_max_ms: int, policy: Policy | None, limits: Limits | None) -> None:
-        kem_keys: KemKeys = {}
-        self._hosts = {
-            name: Host(
-                f"{seed}/{name}",
-                clock=_skewed(self.clock, self._random.randint(-skew_max_ms, skew_max_ms)),
-                policy=policy,
-                limits=limits,
-                kem_keys=kem_keys,
-                errors=self.errors,
-            )
-            for name in self.names
-        }
-        self._name_of = {host.did: name for name, host in self._hosts.items()}
-        for name in self.names:
-            self.publish(name, self._one_time)
+        self._network = Network(
+            in_flight_max=in_flight_max, remembered_max=_REMEMBERED_MAX, late_answers_max=late_answers_max
+        )
 
     # --- looking -----------------------------------------------------------------------------------------------------
-
-    def agent(self, name: str) -> Agent:
-        """Return the agent as it is now: a crash puts another object in its place."""
-        return self._hosts[name].agent
-
-    def did(self, name: str) -> str:
-        """Return an agent's DID, which no crash changes."""
-        return self._hosts[name].did
 
     @property
     def in_flight(self) -> int:
@@ -182,80 +149,6 @@ class MeshSimulator:
     def replayable(self) -> int:
         """How many envelopes that were taken before can be replayed."""
         return len(self._network.received)
-
-    def sent(self, sender: str, recipient: str) -> tuple[bytes, ...]:
-        """Return what was sent, early payloads included, oldest first."""
-        return tuple(self._ledgers[sender, recipient].sent)
-
-    def delivered(self, sender: str, recipient: str) -> tuple[bytes, ...]:
-        """Return what was delivered, in the order of its arrival."""
-        return tuple(self._ledgers[sender, recipient].delivered)
-
-    def dropped(self, sender: str, recipient: str) -> tuple[bytes, ...]:
-        """Return the messages of which the network dropped every copy for good."""
-        return tuple(self._ledgers[sender, recipient].dropped)
-
-    def refused(self, sender: str, recipient: str) -> tuple[tuple[bytes, type[AgentMeshError]], ...]:
-        """Return the messages of which the recipient refused every copy for good, and how: its session was over."""
-        return tuple(self._ledgers[sender, recipient].refused)
-
-    def undelivered(self, sender: str, recipient: str) -> tuple[bytes, ...]:
-        """Return the messages that are under way or put aside."""
-        return self._ledgers[sender, recipient].undelivered
-
-    def lost(self, sender: str, recipient: str) -> int:
-        """Return how many messages the recipient said were lost: their keys fell out of its limits."""
-        return self._ledgers[sender, recipient].lost
-
-    # --- what applications do ----------------------------------------------------------------------------------------
-
-    def publish(self, name: str, one_time: int, *, last_resort: bool = True) -> None:
-        """Put fresh bundles of an agent on the shelf."""
-        self.shelf.put(self.did(name), self._hosts[name].publish(one_time, last_resort=last_resort))
-
-    def knock(
-        self, sender: str, recipient: str, intent: Intent | None = None, *, early_payload: bytes | None = None
-    ) -> bool:
-        """Have one agent knock at another. Return False, and count the error, where it is refused to."""
-        bundle, meant = self.shelf.take(self.did(recipient)), Intent("test") if intent is None else intent
-        knock = self._hosts[sender].attempt(
-            lambda agent: agent.knock(self.did(recipient), bundle, meant, early_payload=early_payload)
-        )
-        if knock is None:
-            return False
-        if early_payload is not None and not knock.early_payload_withheld:
-            self._ledgers[sender, recipient].send_early(knock.session_id, early_payload)
-        self._hand_over(knock)
-        return True
-
-    def send(self, sender: str, recipient: str, data: bytes, *, action: str | None = None) -> bool:
-        """Have one agent send to another. Return False, and count the error, where there is no session for it."""
-        sealed = self._hosts[sender].attempt(lambda agent: agent.send(self.did(recipient), data, action=action))
-        if sealed is None:
-            return False
-        session_id = SessionId(split(sealed.envelope)[2][:SESSION_ID_BYTES])
-        self._ledgers[sender, recipient].send(sealed.receipt, session_id, data)
-        self._hand_over(sealed)
-        return True
-
-    def close(self, sender: str, recipient: str, reason: str = "") -> bool:
-        """Have one agent close its session with another. Return False, and count the error, where there is none."""
-        closing = self._hosts[sender].attempt(lambda agent: agent.close(self.did(recipient), reason))
-        if closing is not None:
-            self._hand_over(closing)
-        return closing is not None
-
-    def decide(self, name: str, *, accept: bool = True) -> bool:
-        """Have an agent decide on the oldest KNOCK that waits for it. Return False where none waits."""
-        waiting = self.agent(name).pending_knocks()
-        if waiting:
-            self._decide(name, waiting[0], accept=accept)
-        return bool(waiting)
-
-    def poll(self, name: str) -> None:
-        """Have an agent see what time brought. One whose last-resort bundle is due publishes another."""
-        events = self._hosts[name].attempt(lambda agent: agent.poll())
-        self._take(name, events or ())
 
     # --- what the network does, one thing at a time ------------------------------------------------------------------
 
@@ -278,9 +171,8 @@ class MeshSimulator:
     def duplicate(self, index: int = 0) -> None:
         """Deliver an envelope under way, and leave a copy under way."""
         self.faults["duplicate"] += 1
-        carried = self._network.queue[index]
+        carried = self._network.queue.pop(index)
         self._hand_over(Outgoing(carried.envelope))
-        self._network.queue.remove(carried)
         self._deliver(carried)
 
     def tamper(self, index: int = 0, forged: bytes | None = None) -> None:
@@ -296,19 +188,19 @@ class MeshSimulator:
             forged = forge(self._random, carried.envelope, others)
         # Wherever its header may point now, it is offered to both: a relay misroutes too.
         for did in (carried.recipient, carried.sender):
-            if self._offer(self._name_of[did], forged) is None:
+            if self._offer(did, forged) is None:
                 raise AssertionError("a forgery was taken")
 
     def replay(self, index: int = -1) -> None:
         """Deliver an envelope that its recipient took before; -1 is the latest."""
         self.faults["replay"] += 1
         carried = self._network.received[index]
-        self._offer(self._name_of[carried.recipient], carried.envelope)
+        self._offer(carried.recipient, carried.envelope)
 
     def crash(self, name: str) -> None:
         """Restart an agent from the state that it exported after its last call."""
         self.faults["crash"] += 1
-        self._hosts[name].restart()
+        self._hosts[name].crash()
 
     def lose_state(self, name: str) -> None:
         """Restart an agent with its identity alone: it publishes new bundles, and knocks at everybody it had met."""
@@ -316,7 +208,7 @@ class MeshSimulator:
         met = [other for other in self.names if other != name and self.agent(name).sessions(self.did(other))]
         self.shelf.withdraw(self.did(name))
         self.clock.advance(seconds=1)  # because its next KNOCK must be later than those it has forgotten
-        self._hosts[name].start()
+        self._hosts[name].lose_state()
         self.publish(name, self._one_time)
         for other in met:
             self.knock(name, other)
@@ -392,9 +284,6 @@ class MeshSimulator:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _happens(self, percent: int) -> bool:
-        return self._random.randrange(100) < percent
-
     def _hand_over(self, outgoing: Outgoing) -> None:
         crowded_out = self._network.hand_over(outgoing.envelope)
         if crowded_out is not None:
@@ -432,7 +321,7 @@ class MeshSimulator:
         return taken
 
     def _offer_genuine(self, carried: Carried) -> bool:
-        error = self._offer(self._name_of[carried.recipient], carried.envelope)
+        error = self._offer(carried.recipient, carried.envelope)
         if error is None:
             self._network.note_received(carried)
             return True
@@ -441,55 +330,3 @@ class MeshSimulator:
         elif not self._network.holds(carried.envelope):
             self._ledger(carried).refuse(receipt_of(carried.envelope), error)
         return False
-
-    def _offer(self, name: str, envelope: bytes) -> AgentMeshError | None:
-        outcome = self._hosts[name].offer(envelope)
-        if isinstance(outcome, AgentMeshError):
-            return outcome
-        self._take(name, outcome)
-        return None
-
-    def _take(self, name: str, events: tuple[Event, ...]) -> None:
-        for event in events:
-            self.events[type(event)] += 1
-            if event.reply is not None:
-                self._hand_over(event.reply)
-            if isinstance(event, RotationDue):
-                self.publish(name, 0)
-            elif isinstance(event, KnockReceived):
-                if not self._happens(self._defer_percent):
-                    self._decide(name, event, accept=not self._happens(self._reject_percent))
-            elif isinstance(event, SessionRejected):
-                self._ledgers[name, self._name_of[event.peer.did]].reject(event.session_id)
-            elif not isinstance(event, StockLow):
-                self._note(self._ledgers[self._name_of[event.peer.did], name], event)
-
-    def _note(self, incoming: Ledger, event: Event) -> None:
-        if isinstance(event, MessageReceived | PeerClosed | SkippedKeysExpired):
-            incoming.lost += event.lost
-        if isinstance(event, MessageReceived):
-            incoming.deliver(event.receipt, event.session_id, event.plaintext)
-        elif isinstance(event, SessionEstablished) and event.early_payload is not None:
-            incoming.deliver_early(event.session_id, event.early_payload)
-        elif isinstance(event, SessionOver):
-            self.endings[event.phase] += 1
-            if event.phase is Phase.CLOSED:
-                incoming.close(event.session_id)
-
-    def _decide(self, name: str, knock: KnockReceived, *, accept: bool) -> None:
-        if not accept:
-            reply = self._hosts[name].attempt(lambda agent: agent.reject(knock))
-            if reply is not None:
-                self._hand_over(reply)
-            return
-        accepted: Accepted | None = self._hosts[name].attempt(lambda agent: agent.accept(knock, self._conditions))
-        if accepted is None:
-            return
-        if accepted.early_payload is not None:
-            incoming = self._ledgers[self._name_of[knock.did], name]
-            incoming.deliver_early(accepted.session_id, accepted.early_payload)
-        self._hand_over(accepted)
-
-
-def _skewed(clock: ManualClock, skew_ms: int) -> Callable[[], int]:
-    return lambda: clock() + skew_ms

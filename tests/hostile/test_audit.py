@@ -46,6 +46,7 @@ from agentmesh.audit import (
     verified_records,
 )
 from agentmesh.cli.main import main
+from agentmesh.cli.text import Exit
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import AgentMeshError, StoreFailed
 from agentmesh.handshake.verdict import UNLIMITED
@@ -502,7 +503,7 @@ def exports_of(entries: Sequence[bytes], owner: str) -> Iterator[str]:
 def shown(*arguments: str) -> str:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        assert main(["audit", *arguments]) in (0, 1)
+        assert main(["audit", *arguments]) in (Exit.OK, Exit.FOUND)
     assert out.getvalue()
     return out.getvalue() + err.getvalue()
 

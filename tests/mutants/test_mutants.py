@@ -200,7 +200,7 @@ FAULTS = (
     ),
     Fault(
         "an error carries its inner frames",
-        "engine/guard.py",
+        "primitives/arguments.py",
         "raise left.with_traceback(None)",
         "raise left",
         ("tests/hostile/test_leaks.py",),

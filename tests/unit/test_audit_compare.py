@@ -455,7 +455,7 @@ def test_a_knock_and_an_answer_that_a_crash_lost_are_no_finding() -> None:
     pending = event
     crashed(mail.bob, mail, lambda agent: agent.accept(pending))
     [again] = mail.bob.agent.pending_knocks()
-    reply = mail.bob.agent.accept(again).reply
+    reply = mail.bob.agent.accept(again).envelope
     mail.see(reply)
     mail.alice.agent.receive(reply)
     there = mail.compare()

@@ -17,13 +17,18 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # behind the installed library, for `benchmarks`
 
+import agentmesh.agent  # noqa: E402
+from agentmesh import Agent, AgentMeshError, Event  # noqa: E402
+from agentmesh.engine.replay import KnockMemory  # noqa: E402
+from agentmesh.engine.state import AgentState  # noqa: E402
 from agentmesh.primitives.keys import Receipt  # noqa: E402
-from benchmarks import _fleet_world, fleet  # noqa: E402
-from benchmarks._fleet_ledger import Ledger  # noqa: E402
-from benchmarks._fleet_run import Fleet  # noqa: E402
-from benchmarks._fleet_script import Conversation, Frame  # noqa: E402
-from benchmarks._fleet_settings import PLANTS, Settings  # noqa: E402
-from benchmarks._fleet_world import World  # noqa: E402
+from benchmarks.fleet import __main__ as fleet  # noqa: E402
+from benchmarks.fleet import world as fleet_world  # noqa: E402
+from benchmarks.fleet.deliveries import Ledger  # noqa: E402
+from benchmarks.fleet.run import Fleet  # noqa: E402
+from benchmarks.fleet.script import Conversation, Frame  # noqa: E402
+from benchmarks.fleet.settings import PLANTS, Settings  # noqa: E402
+from benchmarks.fleet.world import World  # noqa: E402
 
 PAGE = ROOT / "docs" / "how-to" / "fleet.md"
 COMMANDS = re.findall(r"^python -m benchmarks\.fleet (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -146,8 +151,34 @@ def test_what_the_relay_never_delivers_is_lost(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_forgery_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fleet_world, "forge", lambda _random, envelope, _others: envelope)
+    monkeypatch.setattr(fleet_world, "forge", lambda _random, envelope, _others: envelope)
     assert faults_of(small(alteration=0.1))["forgery"] > 0
+
+
+def test_a_restart_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = agentmesh.agent.restore_agent
+
+    def restore_less(exported: bytes) -> AgentState:
+        state = restore(exported)
+        state.knocks = KnockMemory()
+        return state
+
+    monkeypatch.setattr(agentmesh.agent, "restore_agent", restore_less)
+    assert faults_of(small(restarts=3))["state"] > 0
+
+
+def test_a_refusal_that_changes_the_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Agent.receive
+
+    def publishes(self: Agent, envelope: bytes) -> tuple[Event, ...]:
+        try:
+            return receive(self, envelope)
+        except AgentMeshError:
+            self.publish_bundles(1, last_resort=False)
+            raise
+
+    monkeypatch.setattr(Agent, "receive", publishes)
+    assert faults_of(small(alteration=0.1))["state"] > 0
 
 
 def test_a_payload_that_is_sealed_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
@@ -609,6 +610,12 @@ def test_time_passes_and_due_bundles_are_published_again() -> None:
     assert mesh.clock() > before[1]
 
 
+def test_the_example_in_its_docstring_runs() -> None:
+    [example] = doctest.DocTestFinder(recurse=False).find(MeshSimulator, "MeshSimulator")
+    assert len(example.examples) > 4
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
 # --- the simulator: bounded memory -----------------------------------------------------------------------------------
 
 
@@ -631,6 +638,16 @@ def test_what_is_under_way_is_bounded() -> None:
         mesh.send("bob", "alice", b"")
         mesh.deliver()
     assert mesh.replayable == 64
+
+
+def test_an_envelope_can_be_duplicated_in_a_network_that_is_full() -> None:
+    mesh = acquainted(in_flight_max=2)
+    for data in (b"one", b"two"):
+        mesh.send("alice", "bob", data)
+    mesh.duplicate()
+    assert mesh.delivered("alice", "bob") == (b"one",)
+    assert mesh.in_flight == 2
+    settled(mesh)
 
 
 def test_a_message_with_a_copy_under_way_is_not_dropped() -> None:

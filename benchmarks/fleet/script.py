@@ -73,19 +73,9 @@ class Conversation:
     """
 
     __slots__ = (
-        "_first",
-        "_next",
-        "_received",
-        "_sizes",
-        "_speakers",
-        "closer",
-        "delivered",
-        "knows",
-        "number",
-        "sides",
-        "slack",
-        "waits",
-    )
+        "_first", "_next", "_received", "_sizes", "_speakers", "closer", "delivered", "knows", "number", "sides",
+        "slack", "waits",
+    )  # fmt: skip
 
     def __init__(
         self, random: Random, number: int, first_payload: int, sides: tuple[int, int], mean: float, closing: float

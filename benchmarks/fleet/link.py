@@ -5,8 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, final
 
+from attrs import define, field
+
 from agentmesh.primitives.keys import Receipt, SessionId
-from benchmarks._fleet_script import ACKS_MAX, Conversation
+from benchmarks.fleet.script import ACKS_MAX, Conversation
 
 # A peer opens late messages of its five latest past chains. So an application that must lose nothing lets no more turns
 # than that go by while something of its own is unconfirmed. The last one is for an acknowledgement of everything that
@@ -25,6 +27,7 @@ class Stage(Enum):
 
 
 @final
+@define(eq=False)
 class Channel:
     """What both ends of a session share, as far as the script goes.
 
@@ -33,29 +36,25 @@ class Channel:
         closer: Who closes it when they are over, by number, or `None`.
     """
 
-    __slots__ = ("closer", "users")
-
-    def __init__(self) -> None:
-        self.users = 0
-        self.closer: int | None = None
+    users: int = 0
+    closer: int | None = None
 
 
 @final
+@define(eq=False)
 class Item:
     """An envelope that was sealed: these bytes are sent again, never other ones, until they are known to have come."""
 
-    __slots__ = ("acks", "envelope", "is_payload", "receipt", "tries", "turn")
-
-    def __init__(self, envelope: bytes, receipt: Receipt, acks: list[Receipt], turn: int, is_payload: bool) -> None:
-        self.envelope = envelope
-        self.receipt = receipt
-        self.acks = acks
-        self.turn = turn
-        self.is_payload = is_payload
-        self.tries = 0
+    envelope: bytes
+    receipt: Receipt
+    acks: list[Receipt]
+    turn: int
+    is_payload: bool
+    tries: int = 0
 
 
 @final
+@define(eq=False)
 class Link:
     """One side of a session.
 
@@ -82,36 +81,33 @@ class Link:
         answered_ms: When a repeated close was last answered.
     """
 
-    __slots__ = (
-        "_has_heard", "_highest", "_turn", "answer", "answered_ms", "answers", "begun", "channel", "close",
-        "close_receipt", "conversations", "early", "expires_ms", "is_ack_due", "knock_receipt", "may_speak", "outbox",
-        "owed", "owes_payload", "peer", "sealed", "session_id", "stage",
-    )  # fmt: skip
+    peer: int
+    session_id: SessionId
+    channel: Channel
+    begun: bool = field(kw_only=True)
+    early: bool = field(kw_only=True)
+    stage: Stage = field(init=False)
+    conversations: list[Conversation] = field(factory=list)
+    outbox: dict[Receipt, Item] = field(factory=dict)
+    owed: list[Receipt] = field(factory=list)
+    owes_payload: bool = False
+    answers: dict[Receipt, Item | None] = field(factory=dict)
+    sealed: int = 0
+    may_speak: bool = field(init=False)
+    knock_receipt: Receipt | None = None
+    expires_ms: int | None = None
+    is_ack_due: bool = False
+    close: bytes | None = None
+    answer: bytes | None = None
+    close_receipt: Receipt | None = None
+    answered_ms: int = 0
+    _turn: int = 0
+    _has_heard: bool = False
+    _highest: int = 0
 
-    def __init__(self, peer: int, session_id: SessionId, channel: Channel, *, begun: bool, early: bool) -> None:
-        self.peer = peer
-        self.session_id = session_id
-        self.stage = Stage.KNOCKING if begun else Stage.OPEN
-        self.channel = channel
-        self.begun = begun
-        self.early = early
-        self.conversations: list[Conversation] = []
-        self.outbox: dict[Receipt, Item] = {}
-        self.owed: list[Receipt] = []
-        self.owes_payload = False
-        self.is_ack_due = False
-        self.answers: dict[Receipt, Item | None] = {}
-        self.sealed = 0
-        self.may_speak = begun or early
-        self.knock_receipt = Receipt(b"")
-        self.expires_ms: int | None = None
-        self.close: bytes | None = None
-        self.answer: bytes | None = None
-        self.close_receipt = Receipt(b"")
-        self.answered_ms = 0
-        self._turn = 0
-        self._has_heard = False
-        self._highest = 0
+    def __attrs_post_init__(self) -> None:
+        self.stage = Stage.KNOCKING if self.begun else Stage.OPEN
+        self.may_speak = self.begun or self.early
 
     @property
     def number(self) -> int:

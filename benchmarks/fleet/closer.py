@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentmesh import PeerClosed, SessionOver
+from agentmesh import Limits, PeerClosed, Policy, SessionOver
 from agentmesh.primitives.keys import Receipt, SessionId
-from benchmarks._fleet_host import Crashed, Host, Place
-from benchmarks._fleet_link import Item, Link, Stage
-from benchmarks._fleet_settings import SECOND_MS
-from benchmarks._fleet_world import World
+from benchmarks.fleet.host import Crashed, FleetHost
+from benchmarks.fleet.link import Item, Link, Stage
+from benchmarks.fleet.settings import SECOND_MS
+from benchmarks.fleet.world import World
 
 FIRST_WAIT_MS: Final = 8 * SECOND_MS
 _WAIT_MAX_MS: Final = 300 * SECOND_MS
@@ -18,7 +18,7 @@ _LINK_KEPT_MS: Final = _LATE_MS + 100 * SECOND_MS  # the peer sends its close ag
 _ANSWER_PAUSE_MS: Final = 5 * SECOND_MS
 
 
-class Closer(Host):
+class Closer(FleetHost):
     """See the module.
 
     Attributes:
@@ -28,8 +28,8 @@ class Closer(Host):
 
     __slots__ = ("current", "links")
 
-    def __init__(self, world: World, place: Place) -> None:
-        super().__init__(world, place)
+    def __init__(self, world: World, index: int, policy: Policy, limits: Limits) -> None:
+        super().__init__(world, index, policy, limits)
         self.links: dict[SessionId, Link] = {}
         self.current: dict[int, Link] = {}
 

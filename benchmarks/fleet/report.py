@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import attrs
 
-import agentmesh
-from benchmarks._fleet_run import Fleet
-from benchmarks._fleet_world import HOSTILE, Cause
+from benchmarks.fleet.audit import LogReport
+from benchmarks.fleet.run import Fleet
+from benchmarks.fleet.world import HOSTILE, Cause
+from benchmarks.machine import facts, machine
 
 _MIB: Final = 1 << 20
 _POOLS: Final = (
@@ -34,17 +32,9 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
     busy = outcome.processor_seconds["conversations"]
     counts = {name: world.counts[name] for name in sorted(world.counts)}
     sessions, sealed = world.counts["sessions established"], world.counts["messages sealed"]
-    logs = outcome.logs
     return {
         "settings": attrs.asdict(fleet.settings),
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "agentmesh": agentmesh.__version__,
-            **{name: _version_of(name) for name in ("cryptography", "pynacl", "msgpack")},
-        },
+        "machine": machine() | facts(),
         "secrets": "from the seed" if fleet.settings.seeded_secrets else "from the operating system",
         "check": {
             "ok": not ledger.faults,
@@ -61,7 +51,8 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
             "messages sealed and opened, a second of one core": sealed / busy,
             "payloads delivered, a second of one core": ledger.delivered / busy,
             "envelopes handed to the relay, a second of one core": world.counts["envelopes handed to the relay"] / busy,
-            "share of the time inside the library": _library_seconds(fleet) / sum(outcome.processor_seconds.values()),
+            "share of the time inside the library": sum(world.calls.seconds.values())
+            / sum(outcome.processor_seconds.values()),
         },
         "calls": {
             name: {"calls": count, "mean_us": world.calls.seconds[name] / count * 1e6}
@@ -72,20 +63,7 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
             "bytes an agent": (outcome.resident["conversations over"] - outcome.resident["before"]) / len(fleet.agents),
         },
         "state": _spread(outcome.exported),
-        "audit": {
-            "sink": fleet.settings.audit,
-            "logs verified": logs.logs,
-            "records": logs.records,
-            "bytes": logs.size_bytes,
-            "bytes a record": logs.size_bytes / max(1, logs.records),
-            "records a message": logs.records / max(1, sealed),
-            "bytes a message": logs.size_bytes / max(1, sealed),
-            "held against a checkpoint": logs.checkpoints,
-            "directions compared": logs.compared,
-            "envelopes recorded alike": logs.matched,
-            "findings": dict(logs.findings),
-            "broken": logs.broken,
-        },
+        "audit": _audit(fleet.settings.audit, outcome.logs, sealed),
         "pools": {name: world.counts[name] for name in _POOLS} | {"one-time bundles left": outcome.unused},
         "refusals": [
             {"cause": str(cause), "code": code, "count": count}
@@ -93,17 +71,6 @@ def report_of(fleet: Fleet) -> dict[str, Any]:
         ],
         "samples": [attrs.asdict(sample) for sample in outcome.samples],
     }
-
-
-def _library_seconds(fleet: Fleet) -> float:
-    return sum(fleet.world.calls.seconds.values())
-
-
-def _version_of(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _spread(sizes: Sequence[int]) -> dict[str, float]:
@@ -120,6 +87,23 @@ def _spread(sizes: Sequence[int]) -> dict[str, float]:
         "9 of 10 below": at(0.9),
         "99 of 100 below": at(0.99),
         "most": ordered[-1],
+    }
+
+
+def _audit(sink: str, logs: LogReport, sealed: int) -> dict[str, Any]:
+    return {
+        "sink": sink,
+        "logs verified": logs.logs,
+        "records": logs.records,
+        "bytes": logs.size_bytes,
+        "bytes a record": logs.size_bytes / max(1, logs.records),
+        "records a message": logs.records / max(1, sealed),
+        "bytes a message": logs.size_bytes / max(1, sealed),
+        "held against a checkpoint": logs.checkpoints,
+        "directions compared": logs.compared,
+        "envelopes recorded alike": logs.matched,
+        "findings": dict(logs.findings),
+        "broken": logs.broken,
     }
 
 

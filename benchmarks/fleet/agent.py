@@ -7,12 +7,11 @@ from typing import Final, final
 from agentmesh import (
     AnswerRepeated,
     Ask,
-    ClaimedSender,
+    AskApplication,
     Conditions,
     Deny,
     Event,
     Grant,
-    IdentityKey,
     Intent,
     KnockReceived,
     KnockRefused,
@@ -23,12 +22,12 @@ from agentmesh import (
 )
 from agentmesh.errors import BundleExpired, TooManySessions
 from agentmesh.primitives.keys import SessionId
-from benchmarks._fleet_host import Crashed
-from benchmarks._fleet_link import Channel, Link, Stage
-from benchmarks._fleet_script import ACTIONS, Conversation, Frame
-from benchmarks._fleet_settings import SECOND_MS
-from benchmarks._fleet_talker import Talker
-from benchmarks._fleet_world import World
+from benchmarks.fleet.host import Crashed
+from benchmarks.fleet.link import Channel, Link, Stage
+from benchmarks.fleet.script import ACTIONS, Conversation, Frame
+from benchmarks.fleet.settings import SECOND_MS
+from benchmarks.fleet.talker import Talker
+from benchmarks.fleet.world import World
 
 _CONDITIONS: Final = Conditions(max_messages=100_000, allowed_actions=ACTIONS)
 _EARLY_SHARE: Final = 0.35
@@ -39,25 +38,17 @@ _GIVE_UP_MS: Final = 600 * SECOND_MS  # behind its end: a verdict may be on its 
 _RETRY_SECONDS: Final = 60
 
 
-class HubPolicy:
+class HubPolicy(AskApplication):
     """Decides without asking the application, as an agent does at which many knock."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-
-    def may_knock(self, _sender: ClaimedSender, /) -> bool:
-        """Let everybody knock."""
-        return True
 
     def decide(self, _knock: KnockRequest, /) -> Grant | Deny | Ask:
         """Accept most."""
         if self._world.happens(self._world.settings.rejection):
             return Deny(Reason.BUSY, _RETRY_SECONDS)
         return Grant(_CONDITIONS)
-
-    def still_allowed(self, _peer: IdentityKey, /) -> bool:
-        """Take nothing back."""
-        return True
 
 
 @final
@@ -71,7 +62,7 @@ class FleetAgent(Talker):
     def begin(self, conversation: Conversation) -> None:
         """Begin a conversation: in the session that there is, or behind a KNOCK."""
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.begin, conversation)
+            self.when_up(self.begin, conversation)
             return
         link = self.current.get(conversation.sides[1])
         if link is not None and link.channel.closer is None:
@@ -105,7 +96,7 @@ class FleetAgent(Talker):
                 lambda: self.agent.knock(did, bundle, intent, early_payload=early, expires_in_seconds=expires),
             )
         except (BundleExpired, Crashed):
-            self.world.later(max(0, self.up_at_ms - world.clock.now_ms), self._knock, conversations)
+            self.when_up(self._knock, conversations)
             return
         except TooManySessions:
             world.counts["KNOCKs put off because five sessions with the peer were open"] += 1
@@ -194,7 +185,7 @@ class FleetAgent(Talker):
     def _decide(self, session_id: SessionId) -> None:
         world = self.world
         if self.is_down:
-            world.later(self.up_at_ms - world.clock.now_ms, self._decide, session_id)
+            self.when_up(self._decide, session_id)
             return
         waiting = [event for event in self.agent.pending_knocks() if event.session_id == session_id]
         if not waiting:
@@ -213,7 +204,7 @@ class FleetAgent(Talker):
                 self._opened(peer, session_id, accepted.early_payload)
                 reply = accepted
         except Crashed:
-            world.later(self.up_at_ms - world.clock.now_ms, self._decide, session_id)
+            self.when_up(self._decide, session_id)
             return
         self.hand_over(peer, reply.envelope, "verdict")
 

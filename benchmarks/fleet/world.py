@@ -10,12 +10,15 @@ from random import Random
 from time import process_time
 from typing import Any, Final, Protocol, TypeVar, final
 
+from agentmesh import Entropy, SystemEntropy
+from agentmesh.audit import MemorySink
 from agentmesh.primitives.keys import SessionId
-from agentmesh.testing import BundleShelf, ManualClock, forge
-from benchmarks._fleet_ledger import Ledger
-from benchmarks._fleet_link import Channel
-from benchmarks._fleet_script import Conversation
-from benchmarks._fleet_settings import SECOND_MS, Settings
+from agentmesh.testing import BundleShelf, ManualClock, SeededEntropy, forge
+from benchmarks.fleet.deliveries import Ledger
+from benchmarks.fleet.link import Channel
+from benchmarks.fleet.log import CommonFile, FleetSink, SharedSink
+from benchmarks.fleet.script import Conversation
+from benchmarks.fleet.settings import SECOND_MS, Settings
 
 _R = TypeVar("_R")
 _PLANTED_AFTER: Final = 10
@@ -76,6 +79,8 @@ class World:
     Attributes:
         clock: The time of all agents.
         random: All chance of the run, in the order in which things happen.
+        entropy: Where all keys and nonces come from.
+        file: Where the audit logs are, or `None`.
         shelf: The registry of bundles.
         ledger: What applications handed over, and what they were given.
         calls: Times of the library's calls.
@@ -95,6 +100,10 @@ class World:
         self.clock = ManualClock()
         self.start_ms = self.clock()
         self.random = Random(f"{settings.seed}/fleet")
+        self.entropy: Entropy = (
+            SeededEntropy(f"{settings.seed}/secrets") if settings.seeded_secrets else SystemEntropy()
+        )
+        self.file = CommonFile() if settings.audit == "file" else None
         self.shelf = BundleShelf()
         self.ledger = Ledger()
         self.calls = Calls()
@@ -111,6 +120,12 @@ class World:
         self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._remembered: deque[tuple[int, bytes, str]] = deque(maxlen=_REMEMBERED)
+
+    def new_sink(self) -> FleetSink | None:
+        """Return where an agent's audit log goes, or `None` where it is to have none."""
+        if self.file is not None:
+            return SharedSink(self.file)
+        return MemorySink() if self.settings.audit == "memory" else None
 
     # --- time --------------------------------------------------------------------------------------------------------
 

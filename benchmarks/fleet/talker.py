@@ -22,12 +22,12 @@ from agentmesh import (
 )
 from agentmesh.envelope import receipt_of
 from agentmesh.primitives.keys import SessionId
-from benchmarks._fleet_closer import FIRST_WAIT_MS, Closer
-from benchmarks._fleet_host import Crashed
-from benchmarks._fleet_link import Item, Link, Stage
-from benchmarks._fleet_script import ACTIONS, Conversation, Frame
-from benchmarks._fleet_settings import SECOND_MS
-from benchmarks._fleet_world import HOSTILE, Cause
+from benchmarks.fleet.closer import FIRST_WAIT_MS, Closer
+from benchmarks.fleet.host import Crashed
+from benchmarks.fleet.link import Item, Link, Stage
+from benchmarks.fleet.script import ACTIONS, Conversation, Frame
+from benchmarks.fleet.settings import SECOND_MS
+from benchmarks.fleet.world import HOSTILE, Cause
 
 _ACK_MS: Final = 3 * SECOND_MS
 _HELD_UP_MS: Final = 10 * SECOND_MS
@@ -59,8 +59,7 @@ class Talker(Closer):
             world.refused[cause, error.code] += 1
             if before is not None:
                 world.counts["refusals whose state was compared"] += 1
-                if self.agent.export_state() != before:
-                    world.ledger.fault("state", f"refusing with {error.code} changed the state of agent {self.index}")
+                self.refused(error, before)
             if is_hostile:
                 return
             if isinstance(error, TryAgain) and tries < _OFFERS_MAX:
@@ -160,12 +159,11 @@ class Talker(Closer):
     def _later(self, link: Link, act: Callable[..., None], *arguments: Any) -> None:
         """Do it when the agent is up again, or when what holds it up may have been confirmed."""
         if self.is_down:
-            wait_ms = self.up_at_ms - self.world.clock.now_ms
-        else:
-            wait_ms = _HELD_UP_MS
-            self.world.counts["times that too many turns were unconfirmed"] += 1
-            self.send_rest(link)
-        self.world.later(wait_ms, act, *arguments)
+            self.when_up(act, *arguments)
+            return
+        self.world.counts["times that too many turns were unconfirmed"] += 1
+        self.send_rest(link)
+        self.world.later(_HELD_UP_MS, act, *arguments)
 
     def _seal(self, link: Link, frame: Frame, action: str | None) -> Item | None:
         did, data, session_id = self.world.dids[link.peer], frame.encode(), link.session_id

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks._fleet_report import report_of, tables
-from benchmarks._fleet_run import Fleet, resident_bytes
-from benchmarks._fleet_settings import PLANTS, SINKS, Settings
+from benchmarks.fleet.report import report_of, tables
+from benchmarks.fleet.run import Fleet, resident_bytes
+from benchmarks.fleet.settings import PLANTS, SINKS, Settings
 
+_SET = ("agents", "conversations", "days", "loss", "restarts", "audit", "plant")  # as they are on the command line
 _LOOK_EVERY = 256  # calls: because looking at a clock costs more than most of what happens between
 
 
@@ -96,15 +97,9 @@ def arguments_of(words: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"no folder for {path}")
     try:
         arguments.settings = Settings(
-            agents=arguments.agents,
-            conversations=arguments.conversations,
-            days=arguments.days,
             seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
             seeded_secrets=arguments.seed is not None,
-            loss=arguments.loss,
-            restarts=arguments.restarts,
-            audit=arguments.audit,
-            plant=arguments.plant,
+            **{name: getattr(arguments, name) for name in _SET},
         )
     except ValueError as error:
         parser.error(str(error))
@@ -130,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.plot is not None:
-        from benchmarks._fleet_plot import plot
+        from benchmarks.fleet.plot import plot
 
         plot(report, arguments.plot)
     return 0 if report["check"]["ok"] else 1

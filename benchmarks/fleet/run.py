@@ -13,15 +13,15 @@ from typing import Final, final
 
 from attrs import define, field
 
-from agentmesh import AskApplication, Entropy, Limits, SystemEntropy
-from agentmesh.audit import Checkpoint, MemorySink
+from agentmesh import AskApplication, Limits
+from agentmesh.audit import MemorySink
 from agentmesh.testing import SeededEntropy
-from benchmarks._fleet_agent import FleetAgent, HubPolicy
-from benchmarks._fleet_host import Place, Restart
-from benchmarks._fleet_log import CommonFile, LogReport, Owner, verify_logs
-from benchmarks._fleet_script import Conversation
-from benchmarks._fleet_settings import DAY_MS, Settings
-from benchmarks._fleet_world import World
+from benchmarks.fleet.agent import FleetAgent, HubPolicy
+from benchmarks.fleet.audit import LogReport, verify_logs
+from benchmarks.fleet.host import Restart
+from benchmarks.fleet.script import Conversation
+from benchmarks.fleet.settings import DAY_MS, Settings
+from benchmarks.fleet.world import World
 
 _BEGUN_SHARE: Final = 0.95  # of the days, in which conversations begin; what they take is left for their end
 _GRACE_MS: Final = 3 * DAY_MS
@@ -100,10 +100,6 @@ class Fleet:
         self.agents: list[FleetAgent] = []
         self.outcome = Outcome()
         self._progress = progress
-        self._file = CommonFile() if settings.audit == "file" else None
-        self._entropy: Entropy = (
-            SeededEntropy(f"{settings.seed}/secrets") if settings.seeded_secrets else SystemEntropy()
-        )
         # Zipf's law, with the head cut off a little: nobody is knocked at by everybody.
         weights = [1 / (rank + 3) for rank in range(settings.agents)]
         self._weights = list(accumulate(weights))
@@ -112,7 +108,6 @@ class Fleet:
         self._total = max(1, round(settings.agents * settings.conversations))
         self._last_peer: dict[int, int] = {}
         self._pairs: list[tuple[int, int]] = []
-        self._checkpoints: dict[int, Checkpoint] = {}
 
     # --- its parts ---------------------------------------------------------------------------------------------------
 
@@ -127,8 +122,8 @@ class Fleet:
 
     def close(self) -> None:
         """Remove the audit logs."""
-        if self._file is not None:
-            self._file.close()
+        if self.world.file is not None:
+            self.world.file.close()
 
     def _part(self, part: str, name: str, run: Callable[[], None]) -> None:
         start, busy = perf_counter(), process_time()
@@ -147,15 +142,7 @@ class Fleet:
             expected = knocks_a_day / (index + 3)
             size = 4 if expected < 1 else 20 if expected < _HUB_KNOCKS_A_DAY else 100
             policy = hub_policy if expected >= _HUB_KNOCKS_A_DAY else asks
-            place = Place(
-                index=index,
-                policy=policy,
-                limits=stocks[size],
-                entropy=self._entropy,
-                file=self._file,
-                audited=settings.audit != "none",
-            )
-            agent = FleetAgent(world, place)
+            agent = FleetAgent(world, index, policy, stocks[size])
             self.agents.append(agent)
             world.dids.append(agent.did)
             world.index_of[agent.did] = index
@@ -171,7 +158,7 @@ class Fleet:
         for _ in range(round(settings.agents * settings.restarts)):
             host = world.random.choice(self.agents)
             how = world.random.choices([how for how, _ in _RESTARTS], [weight for _, weight in _RESTARTS])[0]
-            world.later(world.random.randrange(span_ms), host.restart, how, world.happens(0.5))
+            world.later(world.random.randrange(span_ms), host.go_down, how, world.happens(0.5))
         world.later(span_ms // 2, self._sign_checkpoints)
         every_ms = max(1, span_ms // _SAMPLES)
         next_ms = 0
@@ -190,8 +177,8 @@ class Fleet:
             world.ledger.fault("unfinished", f"{world.unfinished} conversations or closes never came to their end")
 
     def _forget_encapsulations(self) -> None:
-        if isinstance(self._entropy, SeededEntropy):
-            self._entropy.recorded.clear()
+        if isinstance(self.world.entropy, SeededEntropy):
+            self.world.entropy.recorded.clear()
 
     def _begin_next(self, mean_ms: int) -> None:
         world, settings = self.world, self.settings
@@ -216,11 +203,6 @@ class Fleet:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    @property
-    def log_bytes(self) -> int:
-        """How large all audit logs are, or 0 where memory keeps them."""
-        return 0 if self._file is None else self._file.size
-
     def _sample(self, seconds: float) -> None:
         self.outcome.samples.append(
             Sample(
@@ -229,7 +211,7 @@ class Fleet:
                 payloads=self.world.ledger.delivered,
                 sessions=self.world.counts["sessions established"],
                 resident_bytes=resident_bytes(),
-                log_bytes=self.log_bytes,
+                log_bytes=0 if self.world.file is None else self.world.file.size,
             )
         )
 
@@ -238,10 +220,8 @@ class Fleet:
     def _sign_checkpoints(self) -> None:
         """Have some agents sign what their logs hold, and keep it elsewhere."""
         count = min(len(self.agents), _CHECKPOINTS_MAX)
-        for index in self.world.random.sample(range(len(self.agents)), count):
-            agent = self.agents[index]
-            if agent.journal is not None:
-                self._checkpoints[index] = agent.agent.checkpoint(agent.journal.log)
+        for agent in self.world.random.sample(self.agents, count):
+            agent.sign_checkpoint()
 
     def _check(self) -> None:
         world = self.world
@@ -258,21 +238,15 @@ class Fleet:
                 world.ledger.fault("audit", text)
 
     def _verify_logs(self) -> LogReport:
-        owners: list[Owner] = []
-        for index, agent in enumerate(self.agents):
-            if agent.sink is not None:
-                owners.append(
-                    Owner(agent.did, agent.agent.key, agent.sink, self._checkpoints.get(index), agent.rolled_back)
-                )
         if self.settings.plant == "audit":
-            entries = list(owners[0].sink.entries())
-            owners[0].sink = MemorySink(entries[:-2] + entries[-1:])
+            entries = list(self.agents[0].entries())
+            self.agents[0].sink = MemorySink(entries[:-2] + entries[-1:])
         sizes = [0 if agent.journal is None else len(agent.journal.log) for agent in self.agents]
         pairs = [
             pair for pair in dict.fromkeys(self._pairs) if max(sizes[index] for index in pair) < _COMPARED_MAX_ENTRIES
         ]
         return verify_logs(
-            owners,
+            self.agents,
             pairs[: self.settings.compared],
             lambda done, total: self._progress("verifying logs", done / total, self),
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import nacl.secret
-from attrs import frozen
 
-from agentmesh import Agent, Entropy, Event, Limits, Policy, RotationDue, StockLow
-from agentmesh.audit import AuditJournal, AuditLog, MemorySink
-from benchmarks._fleet_log import CommonFile, FleetSink, SharedSink
-from benchmarks._fleet_settings import MESH, SECOND_MS
-from benchmarks._fleet_world import World
+from agentmesh import Agent, Event, Limits, Policy, RotationDue, StockLow
+from agentmesh.audit import Checkpoint
+from agentmesh.testing.host import Host
+from benchmarks.fleet.settings import MESH, SECOND_MS
+from benchmarks.fleet.world import World
 
 _R = TypeVar("_R")
 _POLL_MAX_MS: Final = 12 * 3600 * SECOND_MS
@@ -33,85 +32,60 @@ class Crashed(Exception):
     """The agent went down before the state of this call was written: the call has not happened."""
 
 
-@frozen(kw_only=True)
-class Place:
-    """What an agent is in its fleet.
-
-    Attributes:
-        index: Its number; 0 is knocked at most.
-        policy: Who decides on KNOCKs.
-        limits: Its limits.
-        entropy: Where its secrets come from.
-        file: Where its audit log goes, or `None` for memory.
-        audited: Whether it has one.
-    """
-
-    index: int
-    policy: Policy
-    limits: Limits
-    entropy: Entropy
-    file: CommonFile | None
-    audited: bool
-
-
-class Host:
+class FleetHost(Host):
     """One agent, and what the operator of an agent does for it.
 
     What is written at a restart is the state after the last call (or before it, where the crash came before the write),
     which is what a host has that writes after every call. Everything the application remembers is written with it.
 
     Attributes:
+        index: Its number in the fleet; 0 is knocked at most.
         up_at_ms: Until then it is down: what arrives is lost.
         rolled_back: A crash came before a write, so that the audit log has records of a step that was done again.
+        checkpoint: What it signed of its audit log while the run went on, if it did.
     """
 
     __slots__ = (
-        "_armed",
-        "_is_cut_off",
-        "_is_tick_soon",
-        "_place",
-        "_sealed",
-        "agent",
-        "did",
-        "index",
-        "journal",
-        "rolled_back",
-        "sink",
-        "up_at_ms",
+        "_armed", "_is_cut_off", "_is_tick_soon", "_sealed", "_stock", "checkpoint", "index", "rolled_back", "up_at_ms",
         "world",
-    )
+    )  # fmt: skip
 
-    def __init__(self, world: World, place: Place) -> None:
+    def __init__(self, world: World, index: int, policy: Policy, limits: Limits) -> None:
         self.world = world
-        self.index = place.index
+        self.index = index
         self.up_at_ms = 0
         self.rolled_back = False
-        self.journal: AuditJournal | None = None
-        self.sink: FleetSink | None = None
-        self._place = place
+        self.checkpoint: Checkpoint | None = None
+        self._stock = limits.one_time_bundles
         self._armed: Restart | None = None
         self._sealed = False
         self._is_tick_soon = False
         self._is_cut_off = False
-        if place.audited:
-            self.sink = MemorySink() if place.file is None else SharedSink(place.file)
-            self.journal = AuditJournal(AuditLog(self.sink))
-        self.agent = Agent.create(
-            MESH,
-            clock=world.clock,
-            entropy=place.entropy,
-            policy=place.policy,
-            limits=place.limits,
-            journal=self.journal,
+        super().__init__(
+            MESH, clock=world.clock, entropy=world.entropy, policy=policy, limits=limits, sink=world.new_sink()
         )
-        self.did = self.agent.did
-        self.publish(place.limits.one_time_bundles, last_resort=True)
+        self.publish(self._stock, last_resort=True)
         world.later(world.random.randint(0, _POLL_MAX_MS), self.tick)
 
     @property
     def is_down(self) -> bool:
         """Say whether it is restarting."""
         return self.world.clock.now_ms < self.up_at_ms
+
+    def when_up(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen once it is up again, or next if it is up."""
+        self.world.later(max(0, self.up_at_ms - self.world.clock.now_ms), act, *arguments)
+
+    # --- its audit log -----------------------------------------------------------------------------------------------
+
+    def sign_checkpoint(self) -> None:
+        """Sign what the audit log holds, if there is one, and keep that elsewhere."""
+        if self.journal is not None:
+            self.checkpoint = self.agent.checkpoint(self.journal.log)
+
+    def entries(self) -> Iterable[bytes]:
+        """Return the audit log's entries, as they stand in the sink."""
+        return () if self.sink is None else self.sink.entries()
 
     # --- calls, and where they crash ---------------------------------------------------------------------------------
 
@@ -129,10 +103,10 @@ class Host:
         result = self.world.calls.timed(name, act)  # where it raises, the next call is the one that crashes
         self._armed = None
         if armed is Restart.BEFORE_WRITE:
-            self._go_down(armed, written)
+            self._fall(armed, written)
             self.rolled_back = True
             raise Crashed
-        self._go_down(armed, self.agent.export_state())
+        self._fall(armed, self.agent.export_state())
         # What the application does of this call was written with the state; none of it is handed on before the crash.
         self._is_cut_off = True
         self.world.after.append(self._reconnect)
@@ -148,39 +122,32 @@ class Host:
         else:
             self.world.hand_over(to, envelope, what)
 
-    def restart(self, how: Restart, sealed: bool) -> None:
-        """Restart now, or at the next call that changes something."""
+    def go_down(self, how: Restart, sealed: bool) -> None:
+        """Go down now, or at the next call that changes something."""
         self._sealed = sealed
         if how is Restart.IDLE:
             self.agent.record_refusals()  # an orderly end; what a crash has counted is lost
-            self._go_down(how, self.agent.export_state())
+            self._fall(how, self.agent.export_state())
         else:
             self._armed = how
 
-    def _go_down(self, how: Restart, written: bytes) -> None:
-        world, place = self.world, self._place
+    def _fall(self, how: Restart, written: bytes) -> None:
+        world = self.world
         world.counts[f"restarts {how.value}"] += 1
-        exported = written
         if self._sealed:
             world.counts["restarts from sealed state"] += 1
-            box = nacl.secret.SecretBox(place.entropy.token(nacl.secret.SecretBox.KEY_SIZE))
-            exported = box.decrypt(box.encrypt(written, place.entropy.token(nacl.secret.SecretBox.NONCE_SIZE)))
-        if self.sink is not None:
-            self.journal = AuditJournal(AuditLog(self.sink))  # verifies the log, as every start does
-        self.agent = world.calls.timed(
-            "restore",
-            lambda: Agent.restore(
-                exported,
-                clock=world.clock,
-                entropy=place.entropy,
-                policy=place.policy,
-                limits=place.limits,
-                journal=self.journal,
-            ),
-        )
-        if self.agent.export_state() != written:
-            world.ledger.fault("state", f"agent {self.index} came back with another state")
+            box = nacl.secret.SecretBox(world.entropy.token(nacl.secret.SecretBox.KEY_SIZE))
+            written = box.decrypt(box.encrypt(written, world.entropy.token(nacl.secret.SecretBox.NONCE_SIZE)))
+        self.restart(written)
         self.up_at_ms = world.clock.now_ms + world.random.randint(*_DOWN_MS)
+
+    def restore(self, written: bytes) -> Agent:
+        """Return the agent that an exported state makes, and note how long that took."""
+        return self.world.calls.timed("restore", lambda: super(FleetHost, self).restore(written))
+
+    def broke(self, rule: str) -> None:
+        """Note that the agent broke a rule."""
+        self.world.ledger.fault("state", f"agent {self.index}: {rule}")
 
     # --- what time brings --------------------------------------------------------------------------------------------
 
@@ -194,7 +161,7 @@ class Host:
     def tick(self) -> None:
         """Look at the time every now and then, and again when the agent says so."""
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.tick)
+            self.when_up(self.tick)
             return
         self.poll()
         deadline_ms = self.agent.next_deadline_ms
@@ -209,7 +176,7 @@ class Host:
 
     def _extra_tick(self) -> None:
         if self.is_down:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self._extra_tick)
+            self.when_up(self._extra_tick)
             return
         self._is_tick_soon = False
         self.poll()
@@ -220,7 +187,7 @@ class Host:
             events = self.call("poll", self.agent.poll)
             for event in events:
                 if isinstance(event, StockLow):
-                    self.publish(self._place.limits.one_time_bundles, last_resort=False)
+                    self.publish(self._stock, last_resort=False)
                     self.world.counts["times a stock was low"] += 1
                 elif isinstance(event, RotationDue):
                     self.publish(0, last_resort=True)
@@ -228,7 +195,7 @@ class Host:
                 else:
                     self.take(event)
         except Crashed:
-            self.world.later(self.up_at_ms - self.world.clock.now_ms, self.poll)
+            self.when_up(self.poll)
 
     def take(self, event: Event, envelope: bytes = b"") -> None:
         """Take an event that is the application's, and the envelope that it came of."""
