@@ -31,7 +31,7 @@ from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
-from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy
+from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
@@ -93,6 +93,7 @@ class Agent(Redacted):
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity", "not an Identity")
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
+        check_policy_mesh(policy, mesh)
         source = _working(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
         return cls._over(state, clock, source, policy, limits, journal)
@@ -120,7 +121,9 @@ class Agent(Redacted):
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = _working(entropy)
-        return cls._over(restore_agent(bytes_argument("exported", exported)), clock, source, policy, limits, journal)
+        state = restore_agent(bytes_argument("exported", exported))
+        check_policy_mesh(policy, state.mesh)
+        return cls._over(state, clock, source, policy, limits, journal)
 
     @classmethod
     def _over(
@@ -152,6 +155,11 @@ class Agent(Redacted):
     def key(self) -> IdentityKey:
         """This agent's public identity key."""
         return self._core.state.identity.key
+
+    @property
+    def identity(self) -> Identity:
+        """This agent's own identity, to sign with: to succeed, revoke or vouch. It prints its DID and nothing else."""
+        return self._core.state.identity
 
     @property
     def mesh(self) -> str:

@@ -50,7 +50,7 @@ _open_here: weakref.WeakSet[LogFile] = weakref.WeakSet()
 class LogFile:
     """A sink for `AuditLog` in a file of its own, mode 0600. One process writes it at a time.
 
-    It is `AuditLog` that checks what the entries say; this checks frames alone. Close it, or use it in a with statement. In a
+    It is `AuditLog` that checks what the entries say; this checks frames alone. Close it, or use a with statement. In a
     child of a fork every call raises `ForkedChild`.
 
     Attributes:

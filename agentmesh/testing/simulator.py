@@ -35,7 +35,6 @@ from agentmesh.testing.mutation import forge
 from agentmesh.testing.network import Carried, Faults, Network
 
 _STALLED_ROUNDS_MAX: Final = 5  # of a settling; together they stay well inside the 600 s for late data
-_REMEMBERED_MAX: Final = 64
 _TAKE_UP_PERCENT: Final = 25  # of the steps: something that was put aside comes back
 _POLL_PERCENT: Final = 5  # of the steps: an agent is polled
 
@@ -124,9 +123,7 @@ class MeshSimulator(Applications):
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults
         self._step_max_ms = step_max_ms
-        self._network = Network(
-            in_flight_max=in_flight_max, remembered_max=_REMEMBERED_MAX, late_answers_max=late_answers_max
-        )
+        self._network = Network(in_flight_max=in_flight_max, late_answers_max=late_answers_max)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

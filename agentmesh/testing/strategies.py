@@ -111,7 +111,7 @@ def headers(
 
 def intents(limits: Limits | None = None) -> SearchStrategy[Intent]:
     """Return intents up to the limits: the defaults if `None`."""
-    allowed = limits or Limits()
+    allowed = Limits() if limits is None else limits
     capabilities = st.one_of(
         st.lists(texts(), max_size=min(8, allowed.capabilities_max)),
         st.just(["capability"] * allowed.capabilities_max),

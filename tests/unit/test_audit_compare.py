@@ -469,7 +469,7 @@ def test_what_left_and_was_lost_is_a_finding_though_another_followed() -> None:
     mail = Mail()
     bob = mail.bob.agent.did
     left: list[bytes] = []
-    crashed(mail.alice, mail, lambda alice: left.append(alice.send(bob, b"left")))
+    crashed(mail.alice, mail, lambda alice: left.append(alice.send(bob, b"left").envelope))
     mail.see(left[0])
     [envelope] = mail.send(1)
     mail.see(envelope)
@@ -477,7 +477,7 @@ def test_what_left_and_was_lost_is_a_finding_though_another_followed() -> None:
     assert found(mail.compare()) == of(left[0], Finding.SEEN_NOT_OPENED, Finding.SENT_NOT_OPENED)
     # And the later of two that arrived nowhere is one.
     mail = Mail()
-    crashed(mail.alice, mail, lambda alice: left.append(alice.send(mail.bob.agent.did, b"first")))
+    crashed(mail.alice, mail, lambda alice: left.append(alice.send(mail.bob.agent.did, b"first").envelope))
     [envelope] = mail.send(1)
     assert found(mail.compare(relay=False)) == of(envelope, Finding.SENT_NOT_OPENED)
 
