@@ -24,7 +24,7 @@ from agentmesh.engine.state import AgentState, Journal, Step
 from agentmesh.engine.status import SessionView, view_of
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
-from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
+from agentmesh.errors import ArgumentInvalid, NoSession
 from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
@@ -376,7 +376,7 @@ class Agent(Redacted):
             conversed = conversing.receive_by_prefix(core, outer, now_ms, disclosable=disclosable)
             if conversed is not None:
                 return conversed
-            kind = self._route(outer)
+            kind = core.route(outer)
             if kind is Kind.KNOCK:
                 return verdicts.receive_knock(core, outer, now_ms)
             if kind is Kind.REJECT:
@@ -384,16 +384,6 @@ class Agent(Redacted):
             return conversing.receive_message(core, outer, now_ms, disclosable=disclosable)
 
         return self._seam.run(step, envelope=taken)
-
-    def _route(self, outer: OuterEnvelope) -> Kind:
-        header, state = outer.header, self._core.state
-        if header.recipient != state.identity.did:
-            raise WrongRecipient
-        if header.sender == state.identity.did:
-            raise EnvelopeReflected
-        if header.mesh != state.mesh:
-            raise WrongMesh
-        return header.kind
 
     # --- time ------------------------------------------------------------------------------------------------------
 

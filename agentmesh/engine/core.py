@@ -8,7 +8,8 @@ from typing import final
 
 from agentmesh.engine.budgets import Budgets
 from agentmesh.engine.state import AgentState, Peer
-from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
+from agentmesh.envelope import Kind, OuterEnvelope
+from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, PeerNotAllowed, WrongMesh, WrongRecipient
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
@@ -66,6 +67,22 @@ class Core(Redacted):
         if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
             raise ArgumentInvalid("clock", "does not return milliseconds since the epoch as an int")
         return now_ms
+
+    def route(self, outer: OuterEnvelope) -> Kind:
+        """Return what an envelope carries, once its header says that it is for this agent.
+
+        Raises:
+            TooLarge, Malformed, UnknownVersion: not a header.
+            WrongRecipient, EnvelopeReflected, WrongMesh: for another agent, from this one itself, or of another mesh.
+        """
+        header, state = outer.header, self.state
+        if header.recipient != state.identity.did:
+            raise WrongRecipient
+        if header.sender == state.identity.did:
+            raise EnvelopeReflected
+        if header.mesh != state.mesh:
+            raise WrongMesh
+        return header.kind
 
     def check_allowed(self, peer: IdentityKey) -> None:
         """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.

@@ -346,7 +346,7 @@ def test_the_readme_says_how_many_tests_there_are(request: pytest.FixtureRequest
     match = re.search(r"runs the tests, more than ([0-9,]+) of them", text_of(ROOT / "README.md"))
     assert match is not None
     stated = int(match[1].replace(",", ""))
-    if request.session.testscollected < 1000:
+    if [Path(argument).resolve() for argument in request.config.args] != [ROOT / "tests"]:
         pytest.skip("only a run of the whole suite can tell")
     assert stated <= request.session.testscollected < stated + 2000
 
