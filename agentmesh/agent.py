@@ -18,6 +18,7 @@ from agentmesh.engine.guard import (
     check_flags,
     check_given,
     session_id_argument,
+    working_entropy,
 )
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal, Step
@@ -33,8 +34,7 @@ from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
-from agentmesh.primitives.backend import check_backend
-from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
+from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.pending import Pending
 
@@ -48,6 +48,14 @@ class Agent(Redacted):
     """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
 
     Make one with `create`, or with `restore` from exported state.
+
+        >>> alice, bob = Agent.create("example/prod"), Agent.create("example/prod")
+        >>> bundle = bob.publish_bundles(one_time=1).one_time[0]
+        >>> [asked] = bob.receive(alice.knock(bob.did, bundle, Intent("summarise")).envelope)
+        >>> [established] = alice.receive(bob.accept(asked).envelope)
+        >>> [message] = bob.receive(alice.send(bob.did, b"the numbers").envelope)
+        >>> message.plaintext, message.action, message.number
+        (b'the numbers', 'summarise', 1)
     """
 
     __slots__ = ("_core", "_rotation_told", "_seam", "_stock_told")
@@ -94,7 +102,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("identity", "not an Identity")
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         check_policy_mesh(policy, mesh)
-        source = _working(entropy)
+        source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
         return cls._over(state, clock, source, policy, limits, journal)
 
@@ -120,7 +128,7 @@ class Agent(Redacted):
             RandomnessFailed: the source of randomness is visibly stuck.
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
-        source = _working(entropy)
+        source = working_entropy(entropy)
         state = restore_agent(bytes_argument("exported", exported))
         check_policy_mesh(policy, state.mesh)
         return cls._over(state, clock, source, policy, limits, journal)
@@ -480,14 +488,6 @@ class Agent(Redacted):
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
-
-
-def _working(entropy: Entropy | None) -> Entropy:
-    """Return where randomness comes from, once it and the cryptography under it have shown that they work."""
-    check_backend()
-    source = SystemEntropy() if entropy is None else entropy
-    check_entropy(source)
-    return source
 
 
 def _knock_session(knock: KnockRequest) -> SessionId:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import os
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from attrs import define, field
 
+import agentmesh
 from agentmesh import (
     Agent,
     Ask,
@@ -822,3 +826,35 @@ def test_what_a_facade_call_raises_for_the_caller_is_local() -> None:
     with pytest.raises(LocalError):
         agent.send(Identity.generate().did, b"x")
     assert all(leaf.code.count(".") >= 1 and leaf.text and leaf.hint for leaf in leaves(AgentMeshError))
+
+
+# --- the interface ---------------------------------------------------------------------------------------------------
+
+
+def test_the_example_in_its_docstring_runs() -> None:
+    found = doctest.DocTestFinder(recurse=False).find(Agent, "Agent", globs=vars(agentmesh))
+    assert sum(len(test.examples) for test in found) >= 5
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(agentmesh) == sorted(agentmesh.__all__)
+    assert all(hasattr(agentmesh, name) for name in agentmesh.__all__)
+    # What stands in a public signature can be named by whoever calls it.
+    public = set(agentmesh.__all__)
+    named: set[str] = set()
+    for _, member in inspect.getmembers(Agent):
+        if inspect.isroutine(member) and not member.__name__.startswith("_"):
+            named |= set(re.findall(r"\b[A-Z][A-Za-z]+", str(inspect.signature(member))))
+    internal = {
+        "None",
+        "True",
+        "False",
+        "POLICY",
+        "BytesLike",
+        "Checkpoint",
+        "AuditLog",
+        "Events",
+    }  # of a room of their own, or an alias
+    assert named - internal <= public
