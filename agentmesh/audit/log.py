@@ -229,7 +229,8 @@ class AuditLog:
         # Before the lock, because an iterator runs code of its caller.
         taken = records if type(records) is tuple else _taken(records)
         with self._lock:
-            self._catch_up()
+            if not self._is_in_step:
+                self._catch_up()
             entries: list[bytes] = []
             hashes: list[EntryHash] = []
             head, owner = self._head, self._owner
