@@ -199,6 +199,7 @@ def _copied(held: Held) -> Held:
 class _Draft(AgentState):
     """An agent's state as it would be; the state below it stays as it is."""
 
+    is_draft = True
     __slots__ = ("bundle_layer", "knock_layer", "peer_layer", "session_layer")
 
     def __init__(self, below: AgentState) -> None:

@@ -86,6 +86,7 @@ class AgentState(Redacted):
         undecided: Those of them that wait for the application's verdict, oldest first.
     """
 
+    is_draft = False
     __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
 
     def __init__(self, identity: Identity, mesh: str) -> None:

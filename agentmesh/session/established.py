@@ -39,6 +39,8 @@ from agentmesh.session.ratchet import Opened, Ratchet
 class Holder(Protocol):
     """Where a change finds the session that it advances: an agent's state, or a draft of it."""
 
+    is_draft: bool
+
     def advancing(self, session: Session, /) -> Session:
         """Return the session to change: this one, or a draft's copy of it."""
         ...
@@ -61,7 +63,9 @@ class MessageSent(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session if state is None else state.advancing(self.session)
+        session = self.session
+        if state is not None and state.is_draft:
+            session = state.advancing(session)
         session.ratchet.apply_sealed(self.sending)
         session.data_sent = self.data_sent
         if self.own_close_at_ms is not None:
@@ -82,7 +86,9 @@ class MessageTaken(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session if state is None else state.advancing(self.session)
+        session = self.session
+        if state is not None and state.is_draft:
+            session = state.advancing(session)
         session.ratchet.apply(self.opened)
         session.data_opened = self.data_opened
         session.confirmed = True
