@@ -264,6 +264,8 @@ class Session(Redacted):
         """Say whether data can be sealed now, conditions aside."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
+        if self.conditions.ttl_seconds is None:
+            return True
         ttl_end_ms = self.ttl_end_ms
         return ttl_end_ms is None or now_ms <= ttl_end_ms
 
