@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import final
 
 from agentmesh.engine.budgets import Budgets
+from agentmesh.engine.replay import UnopenedKnocks
 from agentmesh.engine.state import AgentState, Peer
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
 from agentmesh.handshake.prekeys import BundleClass
@@ -38,9 +39,10 @@ class Core(Redacted):
         entropy: Where randomness comes from.
         budgets: Token buckets.
         recording: Records are wanted.
+        unopened: Genuine KNOCKs that did not open; in memory only.
     """
 
-    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state")
+    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state", "unopened")
 
     def __init__(
         self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
@@ -51,6 +53,7 @@ class Core(Redacted):
         self.policy = policy
         self.limits = limits
         self.budgets = Budgets(limits)
+        self.unopened = UnopenedKnocks(limits.unopened_knocks)
         self.recording = recording
 
     def now_ms(self) -> int:
@@ -90,7 +93,7 @@ class Core(Redacted):
         except Exception:
             return False
 
-    def kept(self, limit: int, *, known: bool) -> int:
+    def must_leave(self, limit: int, *, known: bool) -> int:
         """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
         if known:
             return 0
@@ -109,7 +112,7 @@ class Core(Redacted):
         checks, most = self.budgets.signature_checks, self.limits.signature_checks_per_second
         if known and checks.has(None, now_ms) and self.budgets.known_checks.take(key, now_ms):
             return checks.take(None, now_ms)
-        return checks.take(None, now_ms, leave=self.kept(most, known=False))
+        return checks.take(None, now_ms, leave=self.must_leave(most, known=False))
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
         """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
@@ -119,13 +122,14 @@ class Core(Redacted):
         except Exception:
             return False
 
-    def withdraw(self, th: TranscriptHash) -> None:
-        """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
-        memo = self.state.knocks.get(th)
-        if memo is not None and not memo.durable:
-            self.state.knocks.withdraw(th)
-            if memo.charged:
-                self.budgets.knocks.give_back(memo.initiator)
+    def bundle_used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> None:
+        """Tell the policy, if it counts, that a KNOCK opened on such a bundle."""
+        try:
+            used = _optional(self.policy, "used")
+            if used is not None:
+                used(peer, bundle_class, now_ms)
+        except Exception:  # noqa: S110 - it has happened; a policy that cannot count is asked again before the next
+            pass
 
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 

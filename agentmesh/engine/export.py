@@ -62,7 +62,7 @@ def export_agent(state: AgentState) -> bytes:
             state.mesh,
             state.identity.seed.reveal(),
             [export_published(bundle) for bundle in state.bundles.values()],
-            [memo_fields(memo) for memo in state.knocks if memo.durable],
+            [memo_fields(memo) for memo in state.knocks],
             [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
         ]
     )
@@ -93,7 +93,6 @@ def _restore_agent(data: bytes) -> AgentState:
                 receipt=Receipt(receipt),
                 expires_ms=expires_ms,
                 forget_at_ms=forget_at_ms,
-                durable=True,
                 answer=answer,
             )
         )

@@ -38,7 +38,7 @@ def rows_of(state: AgentState) -> Rows:
     return {
         (RowKind.AGENT, b""): _wire.encode([VERSION, state.mesh, state.identity.seed.reveal()]),
         **{(RowKind.BUNDLE, bundle.ref): _bundle_row(bundle) for bundle in state.bundles.values()},
-        **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks if memo.durable},
+        **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks},
         **{(RowKind.PEER, peer.key.raw): _peer_row(peer) for peer in state.peers.values()},
         **{(RowKind.SESSION, session_id_of(held)): export_session(held) for held in state.sessions.values()},
     }
