@@ -28,6 +28,21 @@ def system_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def read_clock(clock: Clock) -> int:
+    """Return what a clock shows.
+
+    Raises:
+        ArgumentInvalid: it does not return milliseconds since the epoch as an int.
+    """
+    try:
+        now_ms: object = clock()
+    except Exception:
+        now_ms = None
+    if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
+        raise ArgumentInvalid("clock")
+    return now_ms
+
+
 @final
 class Core(Redacted):
     """The state and the arguments of one agent.
@@ -57,18 +72,8 @@ class Core(Redacted):
         self.recording = recording
 
     def now_ms(self) -> int:
-        """Return the clock.
-
-        Raises:
-            ArgumentInvalid: the clock does not return milliseconds since the epoch as an int.
-        """
-        try:
-            now_ms: object = self._clock()
-        except Exception:
-            now_ms = None
-        if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
-            raise ArgumentInvalid("clock")
-        return now_ms
+        """Return what the clock shows; see `read_clock`."""
+        return read_clock(self._clock)
 
     def check_allowed(self, peer: IdentityKey) -> None:
         """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.
@@ -177,7 +182,7 @@ class Core(Redacted):
 
 
 def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return what a policy answers besides (`BundlePolicy`, `KnownSenders`), or `None` where it has no such method.
+    """Return what a policy answers besides (`BundlePolicy`, `BundleCounter`, `KnownSenders`), or `None` where it has no such method.
 
     By name, because `isinstance` with such a protocol costs as much as a signature check.
     """

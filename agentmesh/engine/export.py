@@ -54,14 +54,18 @@ def peer_fields(peer: Peer, sessions: list[bytes]) -> list[Any]:
     return [peer.key.raw, _none_if_never(peer.latest_knock_ms), _none_if_never(peer.own_knock_ms), sessions]
 
 
-def export_agent(state: AgentState) -> bytes:
-    """Return the canonical bytes of an agent's whole state: secret, and unsealed."""
+def export_agent(state: AgentState, now_ms: int) -> bytes:
+    """Return the canonical bytes of an agent's whole state: secret, and unsealed.
+
+    Bundles that are past their time by `now_ms` are left out, whether or not `poll` has forgotten them: their secrets
+    may be nowhere any more (section 3).
+    """
     return _wire.encode(
         [
             VERSION,
             state.mesh,
             state.identity.seed.reveal(),
-            [export_published(bundle) for bundle in state.bundles.values()],
+            [export_published(bundle) for bundle in state.bundles.values() if now_ms <= bundle.forget_at_ms],
             [memo_fields(memo) for memo in state.knocks],
             [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
         ]
@@ -71,7 +75,7 @@ def export_agent(state: AgentState) -> bytes:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _restore_agent(data: bytes) -> AgentState:
+def _restore_agent(data: bytes, now_ms: int) -> AgentState:
     # A newer release may write another shape, so the version is read before the rest is held to this one's.
     if isinstance(data, bytes) and _wire.peek_version(data) not in (None, VERSION):
         raise StateVersionUnknown
@@ -80,10 +84,13 @@ def _restore_agent(data: bytes) -> AgentState:
         raise StateVersionUnknown
     require(is_mesh_name(mesh))
     state = AgentState(Identity.from_seed(seed), mesh)
+    refs = set()
     for fields in bundles:
         bundle = restore_published(fields)
-        require(bundle.ref not in state.bundles)
-        state.bundles[bundle.ref] = bundle
+        require(bundle.ref not in refs)
+        refs.add(bundle.ref)
+        if now_ms <= bundle.forget_at_ms:
+            state.bundles[bundle.ref] = bundle
     for th, initiator, receipt, expires_ms, forget_at_ms, answer in memos:
         require(state.knocks.get(TranscriptHash(th)) is None)
         state.knocks.remember(
@@ -111,11 +118,11 @@ def _restore_agent(data: bytes) -> AgentState:
     return state
 
 
-def restore_agent(data: bytes) -> AgentState:
-    """Return the state that `export_agent` wrote.
+def restore_agent(data: bytes, now_ms: int) -> AgentState:
+    """Return the state that `export_agent` wrote, without the bundles that are past their time by `now_ms`.
 
     Raises:
         StateMalformed: damaged, or fields that contradict one another.
         StateVersionUnknown: written by a newer release.
     """
-    return guarded(lambda: _restore_agent(data))
+    return guarded(lambda: _restore_agent(data, now_ms))

@@ -44,6 +44,7 @@ from agentmesh.identity import IdentityKey, did_of
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Ask, ClaimedSender, Decision, Deny, Grant
+from agentmesh.primitives.buckets import Buckets
 
 
 @final
@@ -93,13 +94,13 @@ def check_admission(core: Core, outer: OuterEnvelope, parsed: ParsedKnock) -> No
 
 
 def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_ms: int) -> VerifiedKnock:
-    """Step 3: a bundle of mine, the sender's key, the budgets, the signature.
+    """Step 3: a bundle of mine, the sender's key, the budget, the signature.
 
     Raises:
-        KnockUnknownBundle: no bundle that this agent published and remembers.
+        KnockUnknownBundle: no bundle that this agent published and remembers, or one that is past its time.
         SenderMismatch: the key's DID is not the sender's.
         IdentityConflict: the DID is known with another key.
-        Busy: a budget is used up; nothing was stored and the envelope may be offered again.
+        Busy: the budget is used up; nothing was stored and the envelope may be offered again.
         BadIdentityKey, BadSignature: the key or the signature is not acceptable.
     """
     published = core.state.bundles.get(parsed.bundle_ref)
@@ -137,9 +138,14 @@ def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | 
         kem_ciphertext=parsed.kem_ciphertext,
         expires_ms=parsed.expires_ms,
     )
-    memo = state.knocks.get(th) or core.unopened.get(th)
+    memo = state.knocks.get(th)
     if memo is not None:
-        return _repeated(core, knock, memo, now_ms)
+        leave = core.must_leave(limits.remembered_knocks, known=knock.known)
+        return _repeated(core, knock, memo, core.budgets.answers, leave, now_ms)
+    memo = core.unopened.get(th)
+    if memo is not None:
+        leave = core.must_leave(limits.unopened_knocks, known=knock.known)
+        return _repeated(core, knock, memo, core.budgets.rejections, leave, now_ms)
     leave = core.must_leave(limits.tracked_identities, known=knock.known)
     if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
         raise Busy
@@ -155,7 +161,9 @@ def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | 
     )
 
 
-def _repeated(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) -> AnswerRepeated:
+def _repeated(
+    core: Core, knock: VerifiedKnock, memo: KnockMemo, budget: Buckets, leave: int, now_ms: int
+) -> AnswerRepeated:
     if memo.receipt != knock.outer.receipt or memo.answer is None or now_ms > memo.expires_ms:
         raise KnockReplayed
     if OuterEnvelope(memo.answer, core.limits).header.kind is Kind.ACCEPT:
@@ -163,8 +171,7 @@ def _repeated(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) ->
         if not core.holds_session(knock.initiator, memo.th, now_ms):
             raise KnockReplayed
         core.check_allowed(knock.initiator)
-    leave = core.must_leave(core.limits.remembered_knocks, known=knock.known)
-    if not core.budgets.answers.take(memo.th, now_ms, leave_keys=leave):
+    if not budget.take(memo.th, now_ms, leave_keys=leave):
         raise AnswerOverdue
     return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=Outgoing(memo.answer))
 
@@ -242,4 +249,7 @@ def decide(core: Core, request: KnockReceived, now_ms: int, *, known: bool = Fal
     if now_ms > request.expires_ms:  # it came within the tolerance, and nobody can be asked any more
         return Deny(Reason.STALE)
     room = core.limits.undecided_knocks - core.must_leave(core.limits.undecided_knocks, known=known)
-    return Deny(Reason.BUSY) if len(core.state.undecided) >= room else decision
+    waiting = len(core.state.undecided)
+    if waiting >= room:  # those that ran out wait for nobody, whether or not `poll` came
+        waiting = sum(now_ms <= held.deadline_ms for held in core.state.undecided.values())
+    return Deny(Reason.BUSY) if waiting >= room else decision
