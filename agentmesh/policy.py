@@ -134,7 +134,7 @@ class BundlePolicy(Protocol):
     """What a policy may answer besides: which classes of bundle a sender may use (section 5.1, step 4)."""
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
-        """Say whether a KNOCK of this sender, whose signature was verified, may be made on a bundle of this class. Only looks."""
+        """Say whether a KNOCK of this sender, who is verified, may be made on a bundle of this class. Only looks."""
         ...
 
 

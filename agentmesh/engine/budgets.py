@@ -17,7 +17,7 @@ class Budgets:
         known_checks: Those that may use what is kept from strangers, for each known identity that a KNOCK claims.
         knocks: KNOCKs, for each identity; charged once its signature has been verified.
         answers: Repeated answers, for each th that opened.
-        rejections: Repeated REJECTs, for each th that did not: apart, so that whoever fills one holds up none of the other.
+        rejections: Repeated REJECTs, for each th that did not: apart, so that filling one holds up none of the other.
     """
 
     __slots__ = ("answers", "knocks", "known_checks", "rejections", "signature_checks")

@@ -182,7 +182,7 @@ class Core(Redacted):
 
 
 def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return what a policy answers besides (`BundlePolicy`, `BundleCounter`, `KnownSenders`), or `None` where it has no such method.
+    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `BundleCounter`, `KnownSenders`.
 
     By name, because `isinstance` with such a protocol costs as much as a signature check.
     """

@@ -17,7 +17,6 @@ from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envel
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
 from agentmesh.cli.text import EXITS
-from agentmesh.engine.export import export_agent
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
@@ -298,9 +297,9 @@ def test_an_idle_session_is_about_half_a_kilobyte() -> None:
     pair.alice.receive(pair.bob.send(pair.alice.did, b"hello"))
     [session] = pair.alice._core.state.sessions.values()
     assert 400 < len(export_session(session)) < 800
-    before = len(export_agent(pair.bob._core.state))
+    before = len(pair.bob.export_state())
     pair.bob.publish_bundles(100, last_resort=False)
-    assert 130 < (len(export_agent(pair.bob._core.state)) - before) / 100 < 170
+    assert 130 < (len(pair.bob.export_state()) - before) / 100 < 170
 
 
 # --- known answers ---------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "outgoing policy",
         "session session.*",
         "audit audit.*",
-        "events relay relay.* trust trust.*",
+        "events relay relay.* retries trust trust.*",
         "engine engine.*",
         "store store.*",
         "agt agt.*",

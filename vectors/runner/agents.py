@@ -68,7 +68,7 @@ class _Policy:
 
 def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
     return Agent.restore(
-        export_agent(state), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
+        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
     )
 
 
