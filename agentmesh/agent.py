@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
-from agentmesh.engine.core import Clock, Core, system_clock_ms
+from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import (
     check_clock,
@@ -120,16 +120,18 @@ class Agent(Redacted):
     ) -> Agent:
         """Return the agent that `export_state` wrote; the other arguments are those of `create`. Section 7.
 
-        Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md.
+        Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md. Bundles
+        that are past their time are left out, with their secrets.
 
         Raises:
             StateMalformed: damaged, or fields that contradict one another; nothing was loaded.
+            ArgumentInvalid: a hook without the methods of its kind, or a clock that shows no time.
             StateVersionUnknown: written by a newer release.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = working_entropy(entropy)
-        state = restore_agent(bytes_argument("exported", exported))
+        state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
         check_policy_mesh(policy, state.mesh)
         return cls._over(state, clock, source, policy, limits, journal)
 
@@ -482,9 +484,15 @@ class Agent(Redacted):
 
     @frameless
     def export_state(self) -> bytes:
-        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
+        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7.
+
+        Bundles that are past their time are left out, whether or not `poll` was called.
+
+        Raises:
+            ArgumentInvalid: the clock shows no time.
+        """
         with self._seam.lock:
-            return export_agent(self._core.state)
+            return export_agent(self._core.state, self._core.now_ms())
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"

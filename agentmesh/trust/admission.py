@@ -312,17 +312,26 @@ class AdmissionPolicy:
             return False
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
-        """Say whether this peer's KNOCK may be made on a bundle of this class; charges strangers' one-time budget."""
+        """Say whether this peer's KNOCK may be made on a bundle of this class. Only looks: see `used`."""
         self._birthplace.check()
         try:
             if bundle_class is not BundleClass.ONE_TIME:
                 return not self._require_one_time
-            if self._one_time_per_hour is None or self._standing(peer.raw) >= self._threshold:
+            if not self._is_rationed(peer):
                 return True
             leave = 0 if self.is_known(peer.raw) else self._one_time_kept
-            return self._one_time is not None and self._one_time.take(None, now_ms, leave=leave)
+            return self._one_time is not None and self._one_time.has(None, now_ms, leave=leave)
         except Exception:
             return False
+
+    def used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> None:
+        """Charge strangers' one-time budget: a KNOCK of this peer opened on such a bundle, and used it up."""
+        self._birthplace.check()
+        if bundle_class is BundleClass.ONE_TIME and self._is_rationed(peer) and self._one_time is not None:
+            self._one_time.take(None, now_ms)
+
+    def _is_rationed(self, peer: IdentityKey) -> bool:
+        return self._one_time_per_hour is not None and self._standing(peer.raw) < self._threshold
 
     def decide(self, knock: KnockRequest, /) -> Decision:
         """Decide on a KNOCK that was verified and opened."""

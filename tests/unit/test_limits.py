@@ -58,7 +58,7 @@ def test_the_defaults_of_the_protocol() -> None:
     assert default.last_resort_rotation_seconds == 7 * 86_400
     assert default.knock_lifetime_seconds == 86_400
     assert default.signature_checks_per_second == 2000
-    assert default.failed_checks_per_bundle == 8
+    assert default.unopened_knocks == 1024
 
 
 SMALLEST = {"plaintext_max_bytes": 1, "intent_detail_max_bytes": 1, "capabilities_max": 1}
