@@ -422,9 +422,10 @@ class Session(Redacted):
             data, announced = self._parse_close(data, number, now_ms)
         if len(data) > limits.plaintext_max_bytes:
             raise TooLarge(len(data), limits.plaintext_max_bytes)
-        ttl_end_ms = self.ttl_end_ms
-        if ttl_end_ms is not None and time_ms > ttl_end_ms:
-            raise PeerConditionBroken("ttl_seconds")
+        if conditions.ttl_seconds is not None:
+            ttl_end_ms = self.ttl_end_ms
+            if ttl_end_ms is not None and time_ms > ttl_end_ms:
+                raise PeerConditionBroken("ttl_seconds")
         action = "" if announced is not None else action or facts.action
         if announced is None:
             if conditions.max_messages is not None and number > conditions.max_messages:
