@@ -79,14 +79,16 @@ def rejection_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: i
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------
+#
+# The two of a message are written out, because every message passes here.
 
 
 def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Records:
     """Record a data message or a close of this agent."""
-    if not core.recording:  # at once, since every message passes here
+    if not core.recording:
         return _NOTHING
     return (
-        Record(  # written out, as in the next: every message passes here
+        Record(
             AuditEvent.MESSAGE_SEALED,
             at_ms=now_ms,
             mesh=facts.mesh,
@@ -153,11 +155,11 @@ def _sent(
     facts: Facts,
     outgoing: Outgoing,
     now_ms: int,
-    number: int = 0,
+    *,
     time_ms: int | None = None,
     reason: str = "",
 ) -> Records:
-    """Return the record of an envelope of a session from this side; its time is now, unless `time_ms` says another."""
+    """Return the record of this side's part of a handshake; its time is now, unless `time_ms` says another."""
     if not core.recording:
         return _NOTHING
     return (
@@ -170,7 +172,6 @@ def _sent(
             envelope_time_ms=now_ms if time_ms is None else time_ms,
             receipt=outgoing.receipt,
             session_id=facts.session_id,
-            number=number,
             size_bytes=len(outgoing.envelope),
             bundle_class=facts.bundle_class,
             reason=reason,
@@ -184,11 +185,10 @@ def _received(
     facts: Facts,
     outer: OuterEnvelope,
     now_ms: int,
-    number: int = 0,
-    time_ms: int | None = None,
+    *,
     reason: str = "",
 ) -> Records:
-    """Return the record of an envelope of a session from the peer; `time_ms` is its header's, parsed where `None`."""
+    """Return the record of the peer's part of a handshake."""
     if not core.recording:
         return _NOTHING
     return (
@@ -198,10 +198,9 @@ def _received(
             mesh=facts.mesh,
             sender=facts.peer.did,
             recipient=facts.own_did,
-            envelope_time_ms=outer.header.time_ms if time_ms is None else time_ms,
+            envelope_time_ms=outer.header.time_ms,
             receipt=outer.receipt,
             session_id=facts.session_id,
-            number=number,
             size_bytes=outer.size_bytes,
             bundle_class=facts.bundle_class,
             reason=reason,

@@ -22,7 +22,7 @@ from agentmesh.errors import (
     SessionNotOpen,
     TooLarge,
 )
-from agentmesh.handshake.verdict import Conditions
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, Limits
 from agentmesh.outgoing import Sealed
 from agentmesh.primitives import _crypto
@@ -399,7 +399,7 @@ class Session(Redacted):
         """
         if self.ending(now_ms) is not None:
             raise ClosedSession
-        facts, conditions, close = self.facts, self.conditions, self.peer_close
+        facts, close = self.facts, self.peer_close
         opened = open_in_session(facts, self.ratchet, outer, now_ms, limits)
         number = facts.number_in(opened.number)
         kind = Kind.MESSAGE
@@ -422,18 +422,23 @@ class Session(Redacted):
             data, announced = self._parse_close(data, number, now_ms)
         if len(data) > limits.plaintext_max_bytes:
             raise TooLarge(len(data), limits.plaintext_max_bytes)
-        if conditions.ttl_seconds is not None:
-            ttl_end_ms = self.ttl_end_ms
-            if ttl_end_ms is not None and time_ms > ttl_end_ms:
-                raise PeerConditionBroken("ttl_seconds")
         action = "" if announced is not None else action or facts.action
-        if announced is None:
-            if conditions.max_messages is not None and number > conditions.max_messages:
-                raise PeerConditionBroken("max_messages")
-            if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
-                raise PeerConditionBroken("allowed_actions")
+        if self.conditions is not UNLIMITED:
+            self._check_conditions(number, time_ms, None if announced is not None else action)
         key = DisclosureKey(opened.message_key) if disclosable else None
         return Incoming(self, opened, content_type, action, data, number, time_ms, announced, key)
+
+    def _check_conditions(self, number: int, time_ms: int, action: str | None) -> None:
+        """Hold a message of the peer to what was agreed; `action` is `None` for a close, which no number forbids."""
+        conditions, ttl_end_ms = self.conditions, self.ttl_end_ms
+        if ttl_end_ms is not None and time_ms > ttl_end_ms:
+            raise PeerConditionBroken("ttl_seconds")
+        if action is None:
+            return
+        if conditions.max_messages is not None and number > conditions.max_messages:
+            raise PeerConditionBroken("max_messages")
+        if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
+            raise PeerConditionBroken("allowed_actions")
 
     def _parse_close(self, content: bytes, number: int, now_ms: int) -> tuple[bytes, PeerClose]:
         # A close is the last thing that its sender seals, so one that stands before another message is a lie.

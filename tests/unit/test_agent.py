@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import agentmesh
 from agentmesh import (
     Agent,
     Ask,
+    AskApplication,
     Conditions,
     Deny,
     Grant,
@@ -34,12 +36,15 @@ from agentmesh import (
     SessionEstablished,
     SessionRejected,
     StockLow,
+    SystemEntropy,
     errors,
 )
 from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.engine import guard
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
+    BackendUnfit,
     BadDid,
     CommitFailed,
     DecryptionFailed,
@@ -50,6 +55,7 @@ from agentmesh.errors import (
     ReentrantCall,
 )
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
+from agentmesh.trust import AdmissionPolicy, RevocationList
 
 MESH = "example/agent"
 
@@ -860,3 +866,101 @@ def test_the_package_shows_its_public_names_alone() -> None:
         "Events",
     }  # of a room of their own, or an alias
     assert named - internal <= public
+
+
+# --- what an agent is made with --------------------------------------------------------------------------------------
+
+
+class Empty:
+    """Falsy, as an allow list is that holds nobody at the moment."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class NobodyYet(Empty):
+    """A policy that denies."""
+
+    def may_knock(self, _sender: object) -> bool:
+        return True
+
+    def decide(self, _knock: object) -> Deny:
+        return Deny()
+
+    def still_allowed(self, _peer: object) -> bool:
+        return True
+
+
+class Drawing(Empty, SystemEntropy):
+    """A source of randomness that counts what is drawn."""
+
+    drawn = 0
+
+    def token(self, size: int, /) -> bytes:
+        self.drawn += 1
+        return super().token(size)
+
+
+class Told(Empty):
+    """A journal."""
+
+    told = 0
+
+    def commit(self, _changes: object, _records: object, /) -> None:
+        self.told += 1
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_what_is_falsy_is_not_taken_for_nothing(restored: bool) -> None:
+    policy, entropy, journal = NobodyYet(), Drawing(), Told()
+    given: dict[str, Any] = {"policy": policy, "entropy": entropy, "journal": journal}
+    bob = Agent.create("example/test", **given)
+    if restored:
+        bob = Agent.restore(bob.export_state(), **given)
+    before = entropy.drawn
+    alice = Agent.create("example/test")
+    bundle = bob.publish_bundles(1).one_time[0]
+    assert entropy.drawn > before
+    [event] = bob.receive(alice.knock(bob.did, bundle, Intent("x")))
+    assert isinstance(event, KnockRefused)  # and nobody was asked
+    assert journal.told == 2
+
+
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize(
+    ("argument", "value", "why"),
+    [
+        ("policy", AskApplication, "a class, not an instance: call it"),
+        ("entropy", SystemEntropy, "a class, not an instance: call it"),
+        ("clock", lambda: 1_767_225_600, "seconds, not milliseconds since the epoch"),
+        ("policy", AdmissionPolicy(revocations=RevocationList("example/elsewhere")), ""),
+    ],
+)
+def test_what_an_agent_cannot_be_made_with(restored: bool, argument: str, value: Any, why: str) -> None:
+    exported = Agent.create("example/test").export_state()
+    make = partial(Agent.restore, exported) if restored else partial(Agent.create, "example/test")
+    with pytest.raises(ArgumentInvalid) as caught:
+        make(**{argument: value})
+    assert caught.value.argument == argument
+    assert not why or caught.value.why == why
+
+
+def test_an_agent_is_made_only_where_the_cryptography_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = Agent.create("example/test").export_state()
+
+    def unfit() -> None:
+        raise BackendUnfit("ML-KEM-768")
+
+    monkeypatch.setattr(guard, "check_backend", unfit)
+    for make in (lambda: Agent.create("example/test"), lambda: Agent.restore(exported)):
+        with pytest.raises(BackendUnfit):
+            make()
+
+
+def test_an_agent_gives_its_identity_and_nothing_prints_of_it() -> None:
+    made = Agent.create("example/test")
+    for agent in (made, Agent.restore(made.export_state())):
+        assert agent.identity.key == agent.key
+        assert agent.identity.seed.reveal().hex() not in f"{agent.identity!r} {agent.identity} {agent!r}"
+    again = Agent.create("example/test", identity=Identity.from_seed(made.identity.seed.reveal()))
+    assert again.did == made.did
