@@ -81,7 +81,7 @@ _SESSION: Final = _wire.array(
     _MS,
     _COUNT,
     _COUNT,
-    _wire.Uint(1),
+    _wire.Maybe(_MS),
     _wire.Maybe(_MS),
     _wire.Maybe(_CLOSE),
     _wire.Maybe(_MS),
@@ -183,7 +183,7 @@ def export_session(held: Held) -> bytes:
                 held.accepted_at_ms,
                 held.data_sent,
                 held.data_opened,
-                int(held.confirmed),
+                held.begin_by_ms,
                 held.own_close_at_ms,
                 None if close is None else [close.number, close.data_sent, close.data_opened, close.at_ms],
                 held.superseded_at_ms,
@@ -304,8 +304,8 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
 
 
 def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
-    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, data_opened, confirmed, *rest = fields
-    own_close_at_ms, close, superseded_at_ms = rest
+    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, data_opened, *rest = fields
+    begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
     ratchet = _restore_ratchet(ratchet_fields)
     require(ratchet.sending is not None)
     return Session(
@@ -315,7 +315,7 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
         accepted_at_ms=accepted_at_ms,
         data_sent=data_sent,
         data_opened=data_opened,
-        confirmed=bool(confirmed),
+        begin_by_ms=begin_by_ms,
         own_close_at_ms=own_close_at_ms,
         peer_close=None if close is None else PeerClose(*close),
         superseded_at_ms=superseded_at_ms,

@@ -23,7 +23,7 @@ from agentmesh.errors import (
     TooLarge,
 )
 from agentmesh.handshake.verdict import Conditions
-from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, Limits
+from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.outgoing import Sealed
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, text_argument
@@ -64,6 +64,8 @@ class MessageSent(Redacted):
         session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply_sealed(self.sending)
         session.data_sent = self.data_sent
+        if session.facts.initiator:
+            session.begin_by_ms = None
         if self.own_close_at_ms is not None:
             session.own_close_at_ms = self.own_close_at_ms
 
@@ -85,7 +87,8 @@ class MessageTaken(Redacted):
         session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply(self.opened)
         session.data_opened = self.data_opened
-        session.confirmed = True
+        if not session.facts.initiator:
+            session.begin_by_ms = None
         if self.peer_close is not None:
             session.peer_close = self.peer_close
 
@@ -159,7 +162,8 @@ class Session(Redacted):
         accepted_at_ms: The ACCEPT's header time.
         data_sent: Data messages sealed, early payload included.
         data_opened: Data messages opened, early payload included.
-        confirmed: The peer has shown that it holds the session's keys.
+        begin_by_ms: Until when data is sent though this side knows of no message of the initiator; `None` once it does:
+            A has sealed one, B has opened one.
         own_close_at_ms: When this side sealed its close.
         peer_close: The peer's close, once it was opened.
         superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
@@ -168,8 +172,8 @@ class Session(Redacted):
     phase: ClassVar = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
+        "begin_by_ms",
         "conditions",
-        "confirmed",
         "data_opened",
         "data_sent",
         "facts",
@@ -188,7 +192,7 @@ class Session(Redacted):
         accepted_at_ms: int,
         data_sent: int = 0,
         data_opened: int = 0,
-        confirmed: bool = False,
+        begin_by_ms: int | None = None,
         own_close_at_ms: int | None = None,
         peer_close: PeerClose | None = None,
         superseded_at_ms: int | None = None,
@@ -199,7 +203,7 @@ class Session(Redacted):
         self.accepted_at_ms = accepted_at_ms
         self.data_sent = data_sent
         self.data_opened = data_opened
-        self.confirmed = confirmed
+        self.begin_by_ms = begin_by_ms
         self.own_close_at_ms = own_close_at_ms
         self.peer_close = peer_close
         self.superseded_at_ms = superseded_at_ms
@@ -213,11 +217,16 @@ class Session(Redacted):
             accepted_at_ms=self.accepted_at_ms,
             data_sent=self.data_sent,
             data_opened=self.data_opened,
-            confirmed=self.confirmed,
+            begin_by_ms=self.begin_by_ms,
             own_close_at_ms=self.own_close_at_ms,
             peer_close=self.peer_close,
             superseded_at_ms=self.superseded_at_ms,
         )
+
+    @property
+    def confirmed(self) -> bool:
+        """The peer has shown that it holds the session's keys: A by its first message, B by its ACCEPT."""
+        return self.facts.initiator or self.begin_by_ms is None
 
     # --- when it ends ----------------------------------------------------------------------------------------------
 
@@ -231,6 +240,8 @@ class Session(Redacted):
     def deadline_ms(self) -> int | None:
         """The next time at which it ends by itself, or `None`."""
         times: list[int] = []
+        if self.begin_by_ms is not None:  # what was sent by then may lie at a relay for a day
+            times.append(self.begin_by_ms + PENDING_GRACE_MS)
         if self.ttl_end_ms is not None:
             times.append(self.ttl_end_ms + CLOCK_TOLERANCE_MS)
         if self.peer_close is not None:  # from here on only what it announced is awaited
@@ -245,7 +256,7 @@ class Session(Redacted):
         """Return what has ended it by `now_ms`, or `None` while it lives."""
         close = self.peer_close
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
-        if not closing and self.conditions.ttl_seconds is None:
+        if not closing and self.conditions.ttl_seconds is None and self.begin_by_ms is None:
             return None
         if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
             return Happening.COMPLETED
@@ -256,6 +267,10 @@ class Session(Redacted):
 
     def may_send(self, now_ms: int) -> bool:
         """Say whether data can be sealed now, conditions aside."""
+        return self.may_answer(now_ms) and (self.begin_by_ms is None or now_ms <= self.begin_by_ms)
+
+    def may_answer(self, now_ms: int) -> bool:
+        """Say whether a close of the peer is answered now: not closing, superseded or past its time to live."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
         ttl_end_ms = self.ttl_end_ms
@@ -412,7 +427,7 @@ class Session(Redacted):
         announced: PeerClose | None = None
         if content_type is ContentType.CLOSE:
             data, announced = self._parse_close(data, number, now_ms)
-        if len(data) > limits.plaintext_max_bytes:
+        if announced is None and len(data) > limits.plaintext_max_bytes:  # a close is bounded by its 128 bytes
             raise TooLarge(len(data), limits.plaintext_max_bytes)
         ttl_end_ms = self.ttl_end_ms
         if ttl_end_ms is not None and time_ms > ttl_end_ms:
