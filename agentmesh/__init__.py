@@ -2,7 +2,7 @@
 
 Applications use `Agent` and the values around it. The rooms below are importable and useful alone:
 `agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`,
-`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`.
+`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`, `agentmesh.retries`.
 """
 
 import sys

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, final
 
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
-from agentmesh.engine.core import Clock, Core, system_clock_ms
+from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import (
     check_clock,
@@ -20,13 +20,14 @@ from agentmesh.engine.guard import (
     check_given,
     refs_argument,
     session_id_argument,
+    working_entropy,
 )
 from agentmesh.engine.seam import Seam
-from agentmesh.engine.state import AgentState, Journal, Step
+from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.status import SessionView, view_of
 from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
-from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, NoSession, WrongMesh, WrongRecipient
+from agentmesh.envelope import mesh_argument
+from agentmesh.errors import ArgumentInvalid, NoSession
 from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
@@ -35,8 +36,7 @@ from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
-from agentmesh.primitives.backend import check_backend
-from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
+from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import BundleRef, Redacted, SessionId
 from agentmesh.session.pending import Pending
 
@@ -50,6 +50,14 @@ class Agent(Redacted):
     """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
 
     Make one with `create`, or with `restore` from exported state.
+
+        >>> alice, bob = Agent.create("example/prod"), Agent.create("example/prod")
+        >>> bundle = bob.publish_bundles(one_time=1).one_time[0]
+        >>> [asked] = bob.receive(alice.knock(bob.did, bundle, Intent("summarise")).envelope)
+        >>> [established] = alice.receive(bob.accept(asked).envelope)
+        >>> [message] = bob.receive(alice.send(bob.did, b"the numbers").envelope)
+        >>> message.plaintext, message.action, message.number
+        (b'the numbers', 'summarise', 1)
     """
 
     __slots__ = ("_core", "_rotation_told", "_seam", "_stock_told")
@@ -96,7 +104,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("identity", "not an Identity")
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         check_policy_mesh(policy, mesh)
-        source = _working(entropy)
+        source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
         return cls._over(state, clock, source, policy, limits, journal)
 
@@ -114,16 +122,18 @@ class Agent(Redacted):
     ) -> Agent:
         """Return the agent that `export_state` wrote; the other arguments are those of `create`. Section 7.
 
-        Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md.
+        Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md. Bundles
+        that are past their time are left out, with their secrets.
 
         Raises:
             StateMalformed: damaged, or fields that contradict one another; nothing was loaded.
+            ArgumentInvalid: a hook without the methods of its kind, or a clock that shows no time.
             StateVersionUnknown: written by a newer release.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
-        source = _working(entropy)
-        state = restore_agent(bytes_argument("exported", exported))
+        source = working_entropy(entropy)
+        state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
         check_policy_mesh(policy, state.mesh)
         return cls._over(state, clock, source, policy, limits, journal)
 
@@ -395,7 +405,7 @@ class Agent(Redacted):
             conversed = conversing.receive_by_prefix(core, outer, now_ms, disclosable=disclosable)
             if conversed is not None:
                 return conversed
-            kind = self._route(outer)
+            kind = core.route(outer)
             if kind is Kind.KNOCK:
                 return verdicts.receive_knock(core, outer, now_ms)
             if kind is Kind.REJECT:
@@ -403,16 +413,6 @@ class Agent(Redacted):
             return conversing.receive_message(core, outer, now_ms, disclosable=disclosable)
 
         return self._seam.run(step, envelope=taken)
-
-    def _route(self, outer: OuterEnvelope) -> Kind:
-        header, state = outer.header, self._core.state
-        if header.recipient != state.identity.did:
-            raise WrongRecipient
-        if header.sender == state.identity.did:
-            raise EnvelopeReflected
-        if header.mesh != state.mesh:
-            raise WrongMesh
-        return header.kind
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -503,20 +503,18 @@ class Agent(Redacted):
 
     @frameless
     def export_state(self) -> bytes:
-        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7."""
+        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7.
+
+        Bundles that are past their time are left out, whether or not `poll` was called.
+
+        Raises:
+            ArgumentInvalid: the clock shows no time.
+        """
         with self._seam.lock:
-            return export_agent(self._core.state)
+            return export_agent(self._core.state, self._core.now_ms())
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
-
-
-def _working(entropy: Entropy | None) -> Entropy:
-    """Return where randomness comes from, once it and the cryptography under it have shown that they work."""
-    check_backend()
-    source = SystemEntropy() if entropy is None else entropy
-    check_entropy(source)
-    return source
 
 
 def _knock_session(knock: KnockRequest) -> SessionId:

@@ -81,13 +81,12 @@ class Limits:
     # KNOCKs: lifetime of one's own, and what strangers can make this agent do or keep.
     knock_lifetime_seconds: int = _limit(86_400, KNOCK_LIFETIME_MAX_MS // 1000)
     signature_checks_per_second: int = _limit(2000)  # about a tenth of a core for a flood of forged KNOCKs
-    failed_checks_per_bundle: int = _limit(8)  # forgeries on one bundle_ref before it is left alone for a while
-    failed_checks_refill_seconds: int = _limit(1)  # one check comes back so often
     knocks_per_identity: int = _limit(20)  # a burst; see the next
     knock_refill_seconds: int = _limit(1)  # one KNOCK of an identity comes back so often
     answers_per_knock: int = _limit(5)  # how often one answer is repeated before the next
     answer_refill_seconds: int = _limit(60)
-    remembered_knocks: int = _limit(65_536)  # memory against replay, in all; full means busy
+    remembered_knocks: int = _limit(65_536)  # memory of those that opened, in all; full means busy
+    unopened_knocks: int = _limit(1024)  # memory of genuine ones that did not open; the oldest makes room
     remembered_knocks_per_identity: int = _limit(8192)
     undecided_knocks: int = _limit(1024)  # waiting for the application, in all; those per peer count as sessions
     tracked_identities: int = _limit(65_536)  # peers, and rate-limit buckets; full means busy
@@ -112,10 +111,7 @@ class Limits:
             raise ArgumentInvalid(
                 "skipped_keys_per_step", "over the limit", self.skipped_keys_per_step, self.skipped_keys_per_session
             )
-        # A publication must fit what is kept, or every one is refused; and a new last-resort bundle is due while the
-        # old one serves, or there is none between.
-        if self.one_time_bundles >= self.bundles_max:
-            raise ArgumentInvalid("one_time_bundles", "over the limit", self.one_time_bundles, self.bundles_max - 1)
+        # A new last-resort bundle is due while the old one serves, or there is none between.
         if self.last_resort_rotation_seconds > self.last_resort_lifetime_seconds:
             raise ArgumentInvalid(
                 "last_resort_rotation_seconds",

@@ -55,6 +55,9 @@ class Outgoing:
 class Knock(Outgoing):
     """A KNOCK, and what became of the call.
 
+    There may be no answer to it: a peer that is busy says nothing. Hand the same bytes to the relay again, and after a
+    while knock on another bundle (docs/how-to/closing.md).
+
     Attributes:
         session_id: The pending session, 16 bytes.
         bundle_class: The class of the bundle that it was made on.

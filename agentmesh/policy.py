@@ -133,7 +133,16 @@ class BundlePolicy(Protocol):
     """What a policy may answer besides: which classes of bundle a sender may use (section 5.1, step 4)."""
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
-        """Say whether a KNOCK of this sender, whose signature was verified, may be made on a bundle of this class."""
+        """Say whether a KNOCK of this sender, who is verified, may be made on a bundle of this class. Only looks."""
+        ...
+
+
+@runtime_checkable
+class BundleCounter(Protocol):
+    """What a policy that rations bundles is told besides: what was asked is not yet used (section 5.1, step 5)."""
+
+    def used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> None:
+        """Take note that a KNOCK of this sender opened on a bundle of this class. What it raises changes nothing."""
         ...
 
 

@@ -16,7 +16,7 @@ from benchmarks.sizes import MESH
 def exported_session() -> tuple[bytes, str]:
     """Return one idle session as bytes, and whose it is."""
     alice = conversation().alice
-    [held] = restore_agent(alice.export_state()).sessions.values()
+    [held] = restore_agent(alice.export_state(), 0).sessions.values()
     return export_session(held), alice.did
 
 

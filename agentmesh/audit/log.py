@@ -28,7 +28,7 @@ from agentmesh.audit.record import Record
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
-from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives import _crypto, _wire, forked
 from agentmesh.primitives.forked import Birthplace
 
 _FIRST: Final = Handover()
@@ -135,7 +135,8 @@ class AuditLog:
     """
 
     __slots__ = (
-        "_birthplace", "_encode", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner", "_sink", "_tree"
+        "_birthplace", "_encode", "_generation", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner",
+        "_sink", "_tree",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
@@ -157,6 +158,7 @@ class AuditLog:
         ):
             raise ArgumentInvalid("sink")
         self._birthplace = Birthplace()
+        self._generation = forked.generation
         self._sink = sink
         self._long = sink if isinstance(sink, LongSink) else None
         self._lock = threading.Lock()
@@ -225,11 +227,13 @@ class AuditLog:
             OwnerMismatch: a record of another identity than the log's.
             StoreError: the sink did not take them; the log is as it was.
         """
-        self._birthplace.check()
+        if self._generation != forked.generation:  # the sink asks the operating system, before it writes
+            self._birthplace.check()
         # Before the lock, because an iterator runs code of its caller.
         taken = records if type(records) is tuple else _taken(records)
         with self._lock:
-            self._catch_up()
+            if not self._is_in_step:
+                self._catch_up()
             entries: list[bytes] = []
             hashes: list[EntryHash] = []
             head, owner = self._head, self._owner

@@ -144,8 +144,7 @@ class MerkleTree:
         leaves += entry_hash
         if len(leaves) % (2 * _SIZE):
             return None
-        self._push(1, _crypto.sha256(_NODE + leaves[-2 * _SIZE :]))
-        if len(self) % CHUNK:
+        if self._push(1, _crypto.sha256(_NODE + leaves[-2 * _SIZE :])) < _CHUNK_LEVEL:
             return None
         node = self._complete(_CHUNK_LEVEL, len(self) // CHUNK - 1)
         if self._leaves is not None:
@@ -161,15 +160,17 @@ class MerkleTree:
         self._drop_chunk((chunk + 1) * CHUNK)
         self._push(_CHUNK_LEVEL, node)
 
-    def _push(self, start: int, node: bytes) -> None:
+    def _push(self, start: int, node: bytes) -> int:
+        """Add a complete subtree, and those that it completes; return the level of the largest."""
         for number in range(start, len(self._levels)):
             level = self._levels[number]
             level += node
             if len(level) % (2 * _SIZE):
-                return
+                return number
             node = _crypto.sha256(_NODE + level[-2 * _SIZE : -_SIZE] + node)
         self._levels.append(bytearray(node))
         self._first.append(0)
+        return len(self._levels) - 1
 
     def _drop_chunk(self, end: int) -> None:
         """Forget what is within chunks; the last of them ends at `end`."""

@@ -33,7 +33,9 @@ def can_stand(owner: str, record: Record) -> bool:
     """Say whether a record can stand in the log of `owner`."""
     event = record.event
     if event in _OF_SENDER:
-        return record.sender in (owner, "")
+        return record.sender == owner or not record.sender
+    if event in _OF_RECIPIENT and record.receipt:
+        return record.recipient == owner or not record.recipient
     if event in _OF_EITHER:
         return owner in (record.sender, record.recipient)
     return owner_named(record) in (owner, "")

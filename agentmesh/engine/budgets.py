@@ -15,20 +15,19 @@ class Budgets:
     Attributes:
         signature_checks: Conversions and signature checks of KNOCKs, all senders together.
         known_checks: Those that may use what is kept from strangers, for each known identity that a KNOCK claims.
-        failed_checks: Failed checks, for each one-time bundle_ref.
         knocks: KNOCKs, for each identity; charged once its signature has been verified.
-        answers: Repeated answers, for each th.
+        answers: Repeated answers, for each th that opened.
+        rejections: Repeated REJECTs, for each th that did not: apart, so that filling one holds up none of the other.
     """
 
-    __slots__ = ("answers", "failed_checks", "knocks", "known_checks", "signature_checks")
+    __slots__ = ("answers", "knocks", "known_checks", "rejections", "signature_checks")
 
     def __init__(self, limits: Limits) -> None:
         checks = limits.signature_checks_per_second
         self.signature_checks = Buckets(Rate(checks, checks, 1000), max_keys=1)
-        refill_ms = limits.failed_checks_refill_seconds * 1000
-        self.failed_checks = Buckets(Rate(limits.failed_checks_per_bundle, 1, refill_ms), max_keys=limits.bundles_max)
         refill_ms = limits.knock_refill_seconds * 1000
         self.knocks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
         self.known_checks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
-        refill_ms = limits.answer_refill_seconds * 1000
-        self.answers = Buckets(Rate(limits.answers_per_knock, 1, refill_ms), max_keys=limits.remembered_knocks)
+        answers = Rate(limits.answers_per_knock, 1, limits.answer_refill_seconds * 1000)
+        self.answers = Buckets(answers, max_keys=limits.remembered_knocks)
+        self.rejections = Buckets(answers, max_keys=limits.unopened_knocks)

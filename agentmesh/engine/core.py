@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import final
 
 from agentmesh.engine.budgets import Budgets
+from agentmesh.engine.replay import UnopenedKnocks
 from agentmesh.engine.state import AgentState, Peer
-from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
+from agentmesh.envelope import Kind, OuterEnvelope
+from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, PeerNotAllowed, WrongMesh, WrongRecipient
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
@@ -27,6 +29,21 @@ def system_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def read_clock(clock: Clock) -> int:
+    """Return what a clock shows.
+
+    Raises:
+        ArgumentInvalid: it does not return milliseconds since the epoch as an int.
+    """
+    try:
+        now_ms: object = clock()
+    except Exception:
+        now_ms = None
+    if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
+        raise ArgumentInvalid("clock")
+    return now_ms
+
+
 @final
 class Core(Redacted):
     """The state and the arguments of one agent.
@@ -38,9 +55,10 @@ class Core(Redacted):
         entropy: Where randomness comes from.
         budgets: Token buckets.
         recording: Records are wanted.
+        unopened: Genuine KNOCKs that did not open; in memory only.
     """
 
-    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state")
+    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state", "unopened")
 
     def __init__(
         self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
@@ -51,21 +69,28 @@ class Core(Redacted):
         self.policy = policy
         self.limits = limits
         self.budgets = Budgets(limits)
+        self.unopened = UnopenedKnocks(limits.unopened_knocks)
         self.recording = recording
 
     def now_ms(self) -> int:
-        """Return the clock.
+        """Return what the clock shows; see `read_clock`."""
+        return read_clock(self._clock)
+
+    def route(self, outer: OuterEnvelope) -> Kind:
+        """Return what an envelope carries, once its header says that it is for this agent.
 
         Raises:
-            ArgumentInvalid: the clock does not return milliseconds since the epoch as an int.
+            TooLarge, Malformed, UnknownVersion: not a header.
+            WrongRecipient, EnvelopeReflected, WrongMesh: for another agent, from this one itself, or of another mesh.
         """
-        try:
-            now_ms: object = self._clock()
-        except Exception:
-            now_ms = None
-        if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
-            raise ArgumentInvalid("clock", "does not return milliseconds since the epoch as an int")
-        return now_ms
+        header, state = outer.header, self.state
+        if header.recipient != state.identity.did:
+            raise WrongRecipient
+        if header.sender == state.identity.did:
+            raise EnvelopeReflected
+        if header.mesh != state.mesh:
+            raise WrongMesh
+        return header.kind
 
     def check_allowed(self, peer: IdentityKey) -> None:
         """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.
@@ -90,7 +115,7 @@ class Core(Redacted):
         except Exception:
             return False
 
-    def kept(self, limit: int, *, known: bool) -> int:
+    def must_leave(self, limit: int, *, known: bool) -> int:
         """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
         if known:
             return 0
@@ -109,7 +134,7 @@ class Core(Redacted):
         checks, most = self.budgets.signature_checks, self.limits.signature_checks_per_second
         if known and checks.has(None, now_ms) and self.budgets.known_checks.take(key, now_ms):
             return checks.take(None, now_ms)
-        return checks.take(None, now_ms, leave=self.kept(most, known=False))
+        return checks.take(None, now_ms, leave=self.must_leave(most, known=False))
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
         """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
@@ -119,13 +144,14 @@ class Core(Redacted):
         except Exception:
             return False
 
-    def withdraw(self, th: TranscriptHash) -> None:
-        """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
-        memo = self.state.knocks.get(th)
-        if memo is not None and not memo.durable:
-            self.state.knocks.withdraw(th)
-            if memo.charged:
-                self.budgets.knocks.give_back(memo.initiator)
+    def bundle_used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> None:
+        """Tell the policy, if it counts, that a KNOCK opened on such a bundle."""
+        try:
+            used = _optional(self.policy, "used")
+            if used is not None:
+                used(peer, bundle_class, now_ms)
+        except Exception:  # noqa: S110 - it has happened; a policy that cannot count is asked again before the next
+            pass
 
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 
@@ -181,7 +207,7 @@ class Core(Redacted):
 
 
 def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return what a policy answers besides (`BundlePolicy`, `KnownSenders`), or `None` where it has no such method.
+    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `BundleCounter`, `KnownSenders`.
 
     By name, because `isinstance` with such a protocol costs as much as a signature check.
     """

@@ -54,15 +54,19 @@ def peer_fields(peer: Peer, sessions: list[bytes]) -> list[Any]:
     return [peer.key.raw, _none_if_never(peer.latest_knock_ms), _none_if_never(peer.own_knock_ms), sessions]
 
 
-def export_agent(state: AgentState) -> bytes:
-    """Return the canonical bytes of an agent's whole state: secret, and unsealed."""
+def export_agent(state: AgentState, now_ms: int) -> bytes:
+    """Return the canonical bytes of an agent's whole state: secret, and unsealed.
+
+    Bundles that are past their time by `now_ms` are left out, whether or not `poll` has forgotten them: their secrets
+    may be nowhere any more (section 3).
+    """
     return _wire.encode(
         [
             VERSION,
             state.mesh,
             state.identity.seed.reveal(),
-            [export_published(bundle) for bundle in state.bundles.values()],
-            [memo_fields(memo) for memo in state.knocks if memo.durable],
+            [export_published(bundle) for bundle in state.bundles.values() if now_ms <= bundle.forget_at_ms],
+            [memo_fields(memo) for memo in state.knocks],
             [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
         ]
     )
@@ -71,7 +75,7 @@ def export_agent(state: AgentState) -> bytes:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _restore_agent(data: bytes) -> AgentState:
+def _restore_agent(data: bytes, now_ms: int) -> AgentState:
     # A newer release may write another shape, so the version is read before the rest is held to this one's.
     if isinstance(data, bytes) and _wire.peek_version(data) not in (None, VERSION):
         raise StateVersionUnknown
@@ -86,6 +90,8 @@ def _restore_agent(data: bytes) -> AgentState:
         put_memo(state, fields)
     for fields in peers:
         put_peer(state, fields)
+    for ref in [ref for ref, bundle in state.bundles.items() if now_ms > bundle.forget_at_ms]:
+        del state.bundles[ref]
     return state
 
 
@@ -107,7 +113,6 @@ def put_memo(state: AgentState, fields: list[Any]) -> None:
             receipt=Receipt(receipt),
             expires_ms=expires_ms,
             forget_at_ms=forget_at_ms,
-            durable=True,
             answer=answer,
         )
     )
@@ -129,11 +134,11 @@ def put_peer(state: AgentState, fields: list[Any]) -> None:
     state.hold_all(peer, restored)
 
 
-def restore_agent(data: bytes) -> AgentState:
-    """Return the state that `export_agent` wrote.
+def restore_agent(data: bytes, now_ms: int) -> AgentState:
+    """Return the state that `export_agent` wrote, without the bundles that are past their time by `now_ms`.
 
     Raises:
         StateMalformed: damaged, or fields that contradict one another.
         StateVersionUnknown: written by a newer release.
     """
-    return guarded(lambda: _restore_agent(data))
+    return guarded(lambda: _restore_agent(data, now_ms))

@@ -2,13 +2,15 @@
 
     1. envelope     shape, recipient, times                       refused: an error, counted
     2. admission    local, read only                              refused: an error, counted
-    3. signature    known bundle_ref, DID, budgets, signature     refused: an error; over a budget: Busy, nothing stored
-    4. novelty      th is new; then, and only then, A is charged; the bundle is unused and valid
-                                                                  refused: a replay is dropped; else a signed REJECT
+    3. signature    known bundle_ref, DID, budget, signature      refused: an error; over the budget: Busy
+    4. novelty      th is new, it could be remembered, A's rate, the policy lets the bundle serve
+                                                                  refused: a replay is dropped; else Busy
+                    the bundle is unused                          refused: a signed REJECT, which nothing can contradict
     5. opening      three DHs, decapsulation, content             refused: an error, in silence
     6. decision     stale, room, policy                           accept, reject, or ask the application
 
-Until 3 has passed nothing is answered, charged or remembered. What becomes of a KNOCK is in `verdicts`.
+Until 3 has passed nothing is answered, charged or remembered; Busy means that nothing was stored. What becomes of a
+KNOCK is in `verdicts`.
 """
 
 from __future__ import annotations
@@ -31,18 +33,18 @@ from agentmesh.errors import (
     KnockReplayed,
     KnockUnknownBundle,
     KnockUnopened,
-    RemoteError,
     SenderMismatch,
 )
 from agentmesh.events import AnswerRepeated, KnockReceived
 from agentmesh.handshake.agreement import SessionKeys, respond, transcript_hash
 from agentmesh.handshake.knock import KnockContent, ParsedKnock, parse_knock_body
-from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, is_valid_at
+from agentmesh.handshake.prekeys import PublishedBundle, is_valid_at
 from agentmesh.handshake.verdict import Reason
 from agentmesh.identity import IdentityKey, did_of
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Ask, ClaimedSender, Decision, Deny, Grant
+from agentmesh.primitives.buckets import Buckets
 
 
 @final
@@ -92,42 +94,33 @@ def check_admission(core: Core, outer: OuterEnvelope, parsed: ParsedKnock) -> No
 
 
 def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_ms: int) -> VerifiedKnock:
-    """Step 3: a bundle of mine, the sender's key, the budgets, the signature.
+    """Step 3: a bundle of mine, the sender's key, the budget, the signature.
 
     Raises:
-        KnockUnknownBundle: no bundle that this agent published and remembers.
+        KnockUnknownBundle: no bundle that this agent published and remembers, or one that is past its time.
         SenderMismatch: the key's DID is not the sender's.
         IdentityConflict: the DID is known with another key.
-        Busy: a budget is used up; nothing was stored and the envelope may be offered again.
+        Busy: the budget is used up; nothing was stored and the envelope may be offered again.
         BadIdentityKey, BadSignature: the key or the signature is not acceptable.
     """
     published = core.state.bundles.get(parsed.bundle_ref)
-    if published is None:
+    if published is None or now_ms > published.forget_at_ms:
         raise KnockUnknownBundle
     if did_of(parsed.claimed_key) != outer.header.sender:
         raise SenderMismatch
     known = core.state.dids.get(outer.header.sender)
     if known is not None and known != parsed.claimed_key:
         raise IdentityConflict
-    budgets = core.budgets
-    guarded = published.bundle_class is BundleClass.ONE_TIME
-    if guarded and not budgets.failed_checks.has(published.ref, now_ms):
-        raise Busy
     is_known = core.is_known(parsed.claimed_key)
     if not core.take_check(parsed.claimed_key, now_ms, known=is_known):
         raise Busy
-    try:
-        initiator = IdentityKey(parsed.claimed_key)
-        parsed.verify(initiator, outer.header_bytes)
-    except RemoteError:
-        if guarded:
-            budgets.failed_checks.take(published.ref, now_ms)
-        raise
+    initiator = IdentityKey(parsed.claimed_key)
+    parsed.verify(initiator, outer.header_bytes)
     return VerifiedKnock(outer, parsed, initiator, published, is_known)
 
 
 def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | AnswerRepeated:
-    """Step 4, its first half: an equal th gets no other answer than the first; a new one is remembered.
+    """Step 4, its first half: an equal th gets no other answer than the first; a new one could be remembered.
 
     Raises:
         KnockReplayed: seen before, and no answer is to be repeated, or the session that it began has ended.
@@ -147,52 +140,68 @@ def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | 
     )
     memo = state.knocks.get(th)
     if memo is not None:
-        if memo.receipt != knock.outer.receipt or memo.answer is None or now_ms > memo.expires_ms:
-            raise KnockReplayed
-        if OuterEnvelope(memo.answer, limits).header.kind is Kind.ACCEPT:
-            # Its sender would establish what this side has ended, or take up again with whom it has dropped.
-            if not core.holds_session(knock.initiator, th, now_ms):
-                raise KnockReplayed
-            core.check_allowed(knock.initiator)
-        leave = core.kept(limits.remembered_knocks, known=knock.known)
-        if not core.budgets.answers.take(th, now_ms, leave_keys=leave):
-            raise AnswerOverdue
-        return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=Outgoing(memo.answer))
-    leave = core.kept(limits.tracked_identities, known=knock.known)
+        leave = core.must_leave(limits.remembered_knocks, known=knock.known)
+        return _repeated(core, knock, memo, core.budgets.answers, leave, now_ms)
+    memo = core.unopened.get(th)
+    if memo is not None:
+        leave = core.must_leave(limits.unopened_knocks, known=knock.known)
+        return _repeated(core, knock, memo, core.budgets.rejections, leave, now_ms)
+    leave = core.must_leave(limits.tracked_identities, known=knock.known)
     if knock.initiator.raw not in state.peers and len(state.peers) >= limits.tracked_identities - leave:
         raise Busy
-    leave = core.kept(limits.remembered_knocks, known=knock.known)
+    leave = core.must_leave(limits.remembered_knocks, known=knock.known)
     if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
-        # What did not open may be forgotten here; what did goes with a commit (upkeep).
-        for memo_th in state.knocks.due(now_ms):
-            state.knocks.withdraw(memo_th)
-        if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
-            raise Busy
-    memo = KnockMemo(
+        raise Busy
+    return KnockMemo(
         th=th,
         initiator=knock.initiator.raw,
         receipt=knock.outer.receipt,
         expires_ms=parsed.expires_ms,
-        forget_at_ms=parsed.expires_ms + CLOCK_TOLERANCE_MS,
+        forget_at_ms=max(parsed.expires_ms + CLOCK_TOLERANCE_MS, knock.published.forget_at_ms),
     )
-    state.knocks.remember(memo)
-    return memo
 
 
-def check_bundle(core: Core, knock: VerifiedKnock, now_ms: int) -> Reason | None:
-    """Step 4, its second half: A's own rate limit, charged only now, and whether the bundle can serve.
+def _repeated(
+    core: Core, knock: VerifiedKnock, memo: KnockMemo, budget: Buckets, leave: int, now_ms: int
+) -> AnswerRepeated:
+    if memo.receipt != knock.outer.receipt or memo.answer is None or now_ms > memo.expires_ms:
+        raise KnockReplayed
+    if OuterEnvelope(memo.answer, core.limits).header.kind is Kind.ACCEPT:
+        # Its sender would establish what this side has ended, or take up again with whom it has dropped.
+        if not core.holds_session(knock.initiator, memo.th, now_ms):
+            raise KnockReplayed
+        core.check_allowed(knock.initiator)
+    if not budget.take(memo.th, now_ms, leave_keys=leave):
+        raise AnswerOverdue
+    return AnswerRepeated(peer=knock.initiator, receipt=memo.receipt, reply=Outgoing(memo.answer))
 
-    Returns the reason of a REJECT, or `None`.
+
+def charge_rate(core: Core, knock: VerifiedKnock, now_ms: int) -> None:
+    """Step 4: A's own rate limit, charged only now that the KNOCK is known to be A's and new.
+
+    Raises:
+        Busy: it is used up; nothing was stored. There is no REJECT: one that is signed must stay true, and this KNOCK
+            may be taken later.
+    """
+    leave = core.must_leave(core.limits.tracked_identities, known=knock.known)
+    if not core.budgets.knocks.take(knock.initiator.raw, now_ms, leave_keys=leave):
+        raise Busy
+
+
+def bundle_can_serve(core: Core, knock: VerifiedKnock, now_ms: int) -> bool:
+    """Step 4: whether the bundle can serve this KNOCK; if it cannot, it never will, so a REJECT may say so.
+
+    Raises:
+        Busy: not now: its time has not come, or the policy does not let it serve this sender for the moment.
     """
     published = knock.published
-    leave = core.kept(core.limits.tracked_identities, known=knock.known)
-    if not core.budgets.knocks.take(knock.initiator.raw, now_ms, leave_keys=leave):
-        return Reason.BUSY
-    if published.secrets is None or not is_valid_at(now_ms, published.not_before_ms, published.not_after_ms):
-        return Reason.BUNDLE
-    if knock.parsed.expires_ms > published.not_after_ms:
-        return Reason.BUNDLE
-    return None if core.may_use(knock.initiator, published.bundle_class, now_ms) else Reason.BUNDLE
+    if published.secrets is None or knock.parsed.expires_ms > published.not_after_ms:
+        return False
+    if not is_valid_at(now_ms, published.not_before_ms, published.not_after_ms):
+        raise Busy
+    if not core.may_use(knock.initiator, published.bundle_class, now_ms):
+        raise Busy
+    return True
 
 
 def open_knock(core: Core, knock: VerifiedKnock, memo: KnockMemo) -> tuple[SessionKeys, KnockContent]:
@@ -226,7 +235,7 @@ def decide(core: Core, request: KnockReceived, now_ms: int, *, known: bool = Fal
     if peer is not None and request.time_ms <= peer.latest_knock_ms:
         return Deny(Reason.STALE)
     replaced = len(core.gives_way(request.peer, request.time_ms, now_ms, fresh=request.fresh))
-    leave = core.kept(core.limits.sessions_max, known=known)
+    leave = core.must_leave(core.limits.sessions_max, known=known)
     if not core.has_room(peer, now_ms, replaced=replaced, leave=leave):
         return Deny(Reason.BUSY)
     try:
@@ -239,5 +248,8 @@ def decide(core: Core, request: KnockReceived, now_ms: int, *, known: bool = Fal
         return Deny()
     if now_ms > request.expires_ms:  # it came within the tolerance, and nobody can be asked any more
         return Deny(Reason.STALE)
-    room = core.limits.undecided_knocks - core.kept(core.limits.undecided_knocks, known=known)
-    return Deny(Reason.BUSY) if len(core.state.undecided) >= room else decision
+    room = core.limits.undecided_knocks - core.must_leave(core.limits.undecided_knocks, known=known)
+    waiting = len(core.state.undecided)
+    if waiting >= room:  # those that ran out wait for nobody, whether or not `poll` came
+        waiting = sum(now_ms <= held.deadline_ms for held in core.state.undecided.values())
+    return Deny(Reason.BUSY) if waiting >= room else decision

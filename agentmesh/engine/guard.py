@@ -8,6 +8,8 @@ from typing import Final
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.limits import Limits
 from agentmesh.primitives.arguments import bytes_argument
+from agentmesh.primitives.backend import check_backend
+from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import BundleRef, SessionId
 
 
@@ -76,3 +78,16 @@ def check_clock(now_ms: int) -> None:
     """
     if now_ms in _SECONDS:
         raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+
+
+def working_entropy(entropy: Entropy | None) -> Entropy:
+    """Return where randomness comes from, once it and the cryptography under it have shown that they work.
+
+    Raises:
+        BackendUnfit: this machine's cryptography lacks what the protocol needs.
+        RandomnessFailed: the source is visibly stuck.
+    """
+    check_backend()
+    source = SystemEntropy() if entropy is None else entropy
+    check_entropy(source)
+    return source

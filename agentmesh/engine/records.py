@@ -85,15 +85,14 @@ def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Rec
     """Record a data message or a close of this agent."""
     if not core.recording:  # at once, since every message passes here
         return _NOTHING
-    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed, now_ms, number=sealed.number)
+    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed, now_ms, sealed.number)
 
 
 def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
     """Record a data message or a close of the peer."""
     if not core.recording:
         return _NOTHING
-    number, time_ms = incoming.number, incoming.time_ms
-    return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, number=number, time_ms=time_ms)
+    return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, incoming.number, incoming.time_ms)
 
 
 def session_ended(core: Core, over: Ended, now_ms: int) -> Records:
@@ -126,7 +125,6 @@ def _sent(
     facts: Facts,
     outgoing: Outgoing,
     now_ms: int,
-    *,
     number: int = 0,
     time_ms: int | None = None,
     reason: str = "",
@@ -158,7 +156,6 @@ def _received(
     facts: Facts,
     outer: OuterEnvelope,
     now_ms: int,
-    *,
     number: int = 0,
     time_ms: int | None = None,
     reason: str = "",

@@ -1,14 +1,16 @@
 """The memory of KNOCKs by transcript hash: no KNOCK serves twice (docs/protocol.md, section 5.1, step 4).
 
 It is keyed by th and not by receipt, because th does not change with the framing of an envelope or with a malleable
-signature. It is bounded, per sender and in all, and fails closed: when it is full, nothing new is taken.
+signature. There are two. What *opened* is remembered durably, bounded for each sender and in all; when that is full,
+nothing new is taken. What did *not* open is remembered in memory alone, and the oldest makes room: whoever fills that
+one wins a check of a KNOCK that he could have sent anew.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, final
 
 from attrs import evolve, field, frozen
 
@@ -26,8 +28,6 @@ class KnockMemo:
         receipt: The receipt of the envelope that was answered.
         expires_ms: The KNOCK's own expiry: until then its answer is repeated.
         forget_at_ms: Until when it is remembered.
-        durable: It opened (step 5), so the memory survives a restart.
-        charged: Its sender's rate was charged for it.
         answer: The ACCEPT or REJECT that was given, until the initiator's first message or the expiry.
     """
 
@@ -36,20 +36,42 @@ class KnockMemo:
     receipt: Receipt = field(repr=lambda receipt: receipt.hex())
     expires_ms: int
     forget_at_ms: int
-    durable: bool = False
     answer: bytes | None = field(default=None, repr=False)
-    charged: bool = False
 
     def answered(self, answer: bytes | None) -> KnockMemo:
         """Return this memory with another answer."""
         return evolve(self, answer=answer)
 
 
+@final
+class UnopenedKnocks:
+    """The KNOCKs that were genuine and did not open, the oldest first, in bounded memory."""
+
+    __slots__ = ("_by_th", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._by_th: dict[TranscriptHash, KnockMemo] = {}
+        self._most = most
+
+    def __len__(self) -> int:
+        return len(self._by_th)
+
+    def get(self, th: TranscriptHash) -> KnockMemo | None:
+        """Return what is remembered of this KNOCK."""
+        return self._by_th.get(th)
+
+    def remember(self, memo: KnockMemo) -> None:
+        """Add a memory; the oldest goes where there is no room."""
+        if memo.th not in self._by_th and len(self._by_th) >= self._most:
+            self._by_th.pop(next(iter(self._by_th)), None)
+        self._by_th[memo.th] = memo
+
+
 _STALE_ENTRIES: Final = 64  # of memories that are gone: more than there are others, and the order is made anew
 
 
 class KnockMemory:
-    """All KNOCKs that are remembered, in `by_th`."""
+    """All KNOCKs that opened, in `by_th`."""
 
     __slots__ = ("_counts", "_order", "by_th")
 
@@ -99,12 +121,6 @@ class KnockMemory:
     def _is_live(self, entry: tuple[int, TranscriptHash]) -> bool:
         memo = self.by_th.get(entry[1])
         return memo is not None and memo.forget_at_ms == entry[0]
-
-    def withdraw(self, th: TranscriptHash) -> None:
-        """Drop a memory that was never committed."""
-        memo = self.by_th.get(th)
-        if memo is not None and not memo.durable:
-            self.drop(th)
 
     def drop(self, th: TranscriptHash) -> None:
         """Forget a KNOCK, if it is remembered."""

@@ -42,7 +42,7 @@ def rows_of(state: AgentState) -> Rows:
     return {
         (RowKind.AGENT, b""): _wire.encode([VERSION, state.mesh, state.identity.seed.reveal()]),
         **{(RowKind.BUNDLE, bundle.ref): _bundle_row(bundle) for bundle in state.bundles.values()},
-        **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks if memo.durable},
+        **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks},
         **{(RowKind.PEER, peer.key.raw): _peer_row(peer) for peer in state.peers.values()},
         **{(RowKind.SESSION, session_id_of(held)): export_session(held) for held in state.sessions.values()},
     }
@@ -199,6 +199,7 @@ def _copied(held: Held) -> Held:
 class _Draft(AgentState):
     """An agent's state as it would be; the state below it stays as it is."""
 
+    is_draft = True
     __slots__ = ("bundle_layer", "knock_layer", "peer_layer", "session_layer")
 
     def __init__(self, below: AgentState) -> None:
@@ -251,7 +252,7 @@ def rows_after(state: AgentState, changes: Iterable[Change]) -> RowChanges:
     for ref, bundle in draft.bundle_layer.changes():
         rows[RowKind.BUNDLE, ref] = None if bundle is None else _bundle_row(bundle)
     for th, memo in draft.knock_layer.changes():
-        rows[RowKind.KNOCK, th] = _knock_row(memo) if memo is not None and memo.durable else None
+        rows[RowKind.KNOCK, th] = _knock_row(memo) if memo is not None else None
     for raw, peer in draft.peer_layer.changes():
         rows[RowKind.PEER, raw] = None if peer is None else _peer_row(peer)
     for session_id, held in draft.session_layer.changes():

@@ -112,11 +112,13 @@ class Seam(Redacted):
             try:
                 self._tell(ChangesOf(step.changes, self._core.state), step.records)
             except BaseException:
-                if step.withdraw is not None:
-                    self._core.withdraw(step.withdraw)
+                if step.charged is not None:
+                    self._core.budgets.knocks.give_back(step.charged)
                 raise
         for change in step.changes:
             change.apply(self._core.state)
+        if step.afterwards is not None:
+            step.afterwards()
 
     def _tell(self, changes: ChangesOf, records: tuple[Record, ...]) -> None:
         if self._journal is None:

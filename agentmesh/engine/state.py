@@ -10,7 +10,7 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar, final
 
@@ -19,7 +19,7 @@ from agentmesh.engine.replay import KnockMemory
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle
 from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
-from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
+from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
 from agentmesh.session.pending import Undecided
@@ -86,6 +86,7 @@ class AgentState(Redacted):
         undecided: Those of them that wait for the application's verdict, oldest first.
     """
 
+    is_draft = False
     __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
 
     def __init__(self, identity: Identity, mesh: str) -> None:
@@ -172,11 +173,11 @@ _Output = TypeVar("_Output", covariant=True)
 class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
-    `withdraw` is a KNOCK that was remembered in memory while the step was computed: where the journal refuses the step,
-    that memory goes too, so that the KNOCK can be offered again.
+    `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
+    rate was charged while the step was computed: where it takes no effect, that is given back.
     """
 
-    __slots__ = ("changes", "output", "records", "withdraw")
+    __slots__ = ("afterwards", "changes", "charged", "output", "records")
 
     def __init__(
         self,
@@ -184,12 +185,14 @@ class Step(Redacted, Generic[_Output]):
         records: tuple[Record, ...],
         output: _Output,
         *,
-        withdraw: TranscriptHash | None = None,
+        afterwards: Callable[[], None] | None = None,
+        charged: Ed25519PublicKey | None = None,
     ) -> None:
         self.changes = changes
         self.records = records
         self.output = output
-        self.withdraw = withdraw
+        self.afterwards = afterwards
+        self.charged = charged
 
 
 class RowKind(StrEnum):

@@ -6,7 +6,7 @@ th is remembered durably.
 
 from __future__ import annotations
 
-from attrs import evolve
+from functools import partial
 
 from agentmesh.engine import records
 from agentmesh.engine.changes import (
@@ -20,8 +20,9 @@ from agentmesh.engine.changes import (
 from agentmesh.engine.core import Core
 from agentmesh.engine.gate import (
     VerifiedKnock,
+    bundle_can_serve,
+    charge_rate,
     check_admission,
-    check_bundle,
     check_envelope,
     check_novelty,
     check_signature,
@@ -31,7 +32,7 @@ from agentmesh.engine.gate import (
 from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Header, Kind, OuterEnvelope, build
-from agentmesh.errors import KnockNotPending, RemoteError
+from agentmesh.errors import KnockNotPending, KnockUnopened
 from agentmesh.events import AnswerRepeated, Event, Events, KnockReceived, KnockRefused, SessionEstablished
 from agentmesh.handshake.agreement import SessionKeys
 from agentmesh.handshake.knock import KnockContent
@@ -39,7 +40,7 @@ from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason, build_reject_body
 from agentmesh.identity import IdentityKey
 from agentmesh.outgoing import Accepted, Outgoing
-from agentmesh.policy import Ask, Deny, Grant
+from agentmesh.policy import Ask, Decision, Deny
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Facts
@@ -56,37 +57,47 @@ def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step[Events]
     memo = check_novelty(core, knock, now_ms)
     if isinstance(memo, AnswerRepeated):
         return Step((), (), (memo,))
+    charge_rate(core, knock, now_ms)
     try:
         return _receive_new(core, knock, memo, now_ms)
-    except RemoteError:
-        raise  # the KNOCK's own fault: it stays remembered
+    except KnockUnopened:
+        raise  # the KNOCK's own fault: it stays charged and remembered
     except BaseException:
-        core.withdraw(memo.th)
+        core.budgets.knocks.give_back(memo.initiator)
         raise
 
 
 def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) -> Step[Events]:
-    outer = knock.outer
-    reason = check_bundle(core, knock, now_ms)
-    if reason is not Reason.BUSY:  # its sender was charged, and gets it back if the step is not committed
-        memo = evolve(memo, charged=True)
-        core.state.knocks.remember(memo)
-    if reason is not None:
-        # Nothing durable has happened: the REJECT is remembered with its KNOCK, in memory alone.
-        reply = _reject_envelope(core, knock.initiator, outer.receipt, Deny(reason), now_ms)
-        core.state.knocks.remember(memo.answered(reply.envelope))
-        refused = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=reason, reply=reply)
+    if not bundle_can_serve(core, knock, now_ms):
+        denial = Deny(Reason.BUNDLE)
+        reply = _reject_envelope(core, knock.initiator, memo.receipt, denial, now_ms)
         return Step(
-            (), records.knock_rejected(core, knock.initiator, reply, now_ms, str(reason)), (refused,), withdraw=memo.th
+            (),
+            records.knock_rejected(core, knock.initiator, reply, now_ms, _why(denial)),
+            (KnockRefused(peer=knock.initiator, receipt=memo.receipt, reason=denial.reason, reply=reply),),
+            afterwards=partial(core.unopened.remember, memo.answered(reply.envelope)),
+            charged=memo.initiator,
         )
-    keys, content = open_knock(core, knock, memo)
-    return _commit_opened(core, knock, memo, keys, content, now_ms)
+    try:
+        keys, content = open_knock(core, knock, memo)
+    except KnockUnopened:
+        core.unopened.remember(memo)
+        raise
+    undecided = _undecided_of(core, knock, keys, content)
+    request = request_of(core, undecided, now_ms)
+    decision = decide(core, request, now_ms, known=knock.known)
+    changes, trail = _opened(core, knock, undecided.facts, now_ms, asked=isinstance(decision, Ask))
+    more, written, event = _decided(core, undecided, memo, request, decision, now_ms)
+    return Step(
+        (*changes, *more),
+        trail + written,
+        (event,),
+        afterwards=partial(core.bundle_used, knock.initiator, knock.published.bundle_class, now_ms),
+        charged=memo.initiator,
+    )
 
 
-def _commit_opened(
-    core: Core, knock: VerifiedKnock, memo: KnockMemo, keys: SessionKeys, content: KnockContent, now_ms: int
-) -> Step[Events]:
-    outer, published, parsed = knock.outer, knock.published, knock.parsed
+def _undecided_of(core: Core, knock: VerifiedKnock, keys: SessionKeys, content: KnockContent) -> Undecided:
     facts = Facts(
         session_id=keys.session_id,
         th=keys.th,
@@ -94,62 +105,63 @@ def _commit_opened(
         own_did=core.state.identity.did,
         peer=knock.initiator,
         initiator=False,
-        bundle_class=published.bundle_class,
-        knock_time_ms=outer.header.time_ms,
-        knock_receipt=outer.receipt,
+        bundle_class=knock.published.bundle_class,
+        knock_time_ms=knock.outer.header.time_ms,
+        knock_receipt=knock.outer.receipt,
         action=content.intent.action,
         early_payload=content.early_payload is not None,
     )
-    undecided = Undecided(
+    return Undecided(
         facts,
         root=keys.root,
         header_key_ab=keys.header_key_ab,
         header_key_ba=keys.header_key_ba,
-        ephemeral=parsed.ephemeral,
-        expires_ms=parsed.expires_ms,
+        ephemeral=knock.parsed.ephemeral,
+        expires_ms=knock.parsed.expires_ms,
         content=content,
     )
-    memo = KnockMemo(
-        th=memo.th,
-        initiator=memo.initiator,
-        receipt=memo.receipt,
-        expires_ms=memo.expires_ms,
-        forget_at_ms=max(memo.forget_at_ms, published.forget_at_ms),
-        durable=True,
-    )
-    request = request_of(core, undecided, now_ms)
-    decision = decide(core, request, now_ms, known=knock.known)
-    changes: list[Change] = [TheirKnockTime(knock.initiator, outer.header.time_ms)]
-    if published.bundle_class is BundleClass.ONE_TIME:
-        changes.append(BundleUsed(published.ref))
-    received = records.knock_received(core, facts, outer, now_ms, asked=isinstance(decision, Ask))
-    if published.bundle_class is BundleClass.ONE_TIME and core.recording and core.state.unused_one_time(now_ms) == 1:
-        received += records.stock_exhausted(core, now_ms)
+
+
+def _opened(
+    core: Core, knock: VerifiedKnock, facts: Facts, now_ms: int, *, asked: bool
+) -> tuple[list[Change], records.Records]:
+    """What a KNOCK that opened changes and records, whatever is decided on it."""
+    changes: list[Change] = [TheirKnockTime(knock.initiator, facts.knock_time_ms)]
+    trail = records.knock_received(core, facts, knock.outer, now_ms, asked=asked)
+    if knock.published.bundle_class is BundleClass.ONE_TIME:
+        changes.append(BundleUsed(knock.published.ref))
+        if core.recording and core.state.unused_one_time(now_ms) == 1:
+            trail += records.stock_exhausted(core, now_ms)
+    return changes, trail
+
+
+def _decided(
+    core: Core, undecided: Undecided, memo: KnockMemo, request: KnockReceived, decision: Decision, now_ms: int
+) -> tuple[list[Change], records.Records, Event]:
+    """What the decision changes, records and tells."""
+    facts = undecided.facts
     if isinstance(decision, Deny):
-        reply = _reject_envelope(core, knock.initiator, outer.receipt, decision, now_ms)
-        changes.append(KnockRemembered(memo.answered(reply.envelope)))
-        event: Event = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=decision.reason, reply=reply)
-        received += records.knock_rejected(core, knock.initiator, reply, now_ms, _why(decision))
-        return Step(tuple(changes), received, (event,), withdraw=memo.th)
-    if isinstance(decision, Grant):
-        session, envelope = undecided.accept(
-            core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy
+        reply = _reject_envelope(core, facts.peer, facts.knock_receipt, decision, now_ms)
+        return (
+            [KnockRemembered(memo.answered(reply.envelope))],
+            records.knock_rejected(core, facts.peer, reply, now_ms, _why(decision)),
+            KnockRefused(peer=facts.peer, receipt=facts.knock_receipt, reason=decision.reason, reply=reply),
         )
-        reply = Outgoing(envelope)
-        changes += [KnockRemembered(memo.answered(reply.envelope)), *_accepting(core, session, content, now_ms)]
-        event = SessionEstablished(
-            peer=knock.initiator,
-            session_id=keys.session_id,
-            bundle_class=published.bundle_class,
-            conditions=decision.conditions,
-            intent=content.intent,
-            early_payload=content.early_payload,
-            reply=reply,
-        )
-        received += records.knock_accepted(core, facts, reply, now_ms, str(decision.why or "policy"))
-        return Step(tuple(changes), received, (event,), withdraw=memo.th)
-    changes += [KnockRemembered(memo), SessionPut(undecided)]
-    return Step(tuple(changes), received, (request,), withdraw=memo.th)
+    if isinstance(decision, Ask):
+        return [KnockRemembered(memo), SessionPut(undecided)], (), request
+    session, envelope = undecided.accept(core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy)
+    reply = Outgoing(envelope)
+    event = SessionEstablished(
+        peer=facts.peer,
+        session_id=facts.session_id,
+        bundle_class=facts.bundle_class,
+        conditions=decision.conditions,
+        intent=undecided.content.intent,
+        early_payload=undecided.content.early_payload,
+        reply=reply,
+    )
+    changes = [KnockRemembered(memo.answered(envelope)), *_accepting(core, session, undecided.content, now_ms)]
+    return changes, records.knock_accepted(core, facts, reply, now_ms, str(decision.why or "policy")), event
 
 
 def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:

@@ -7,6 +7,20 @@ from typing import Final, final
 
 from agentmesh.errors import ForkedChild
 
+# How many forks lie between this process and the one that imported this module. It costs a look, where `Birthplace`
+# asks the operating system; but it knows only the forks that run Python's own handlers, so it may stand in front of a
+# `Birthplace` that is asked later all the same, and not in its place.
+generation = 0
+
+
+def _count() -> None:
+    global generation
+    generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count)
+
 
 @final
 class Birthplace:

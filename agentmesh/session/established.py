@@ -39,6 +39,8 @@ from agentmesh.session.ratchet import Opened, Ratchet
 class Holder(Protocol):
     """Where a change finds the session that it advances: an agent's state, or a draft of it."""
 
+    is_draft: bool
+
     def advancing(self, session: Session, /) -> Session:
         """Return the session to change: this one, or a draft's copy of it."""
         ...
@@ -61,7 +63,9 @@ class MessageSent(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session if state is None else state.advancing(self.session)
+        session = self.session
+        if state is not None and state.is_draft:
+            session = state.advancing(session)
         session.ratchet.apply_sealed(self.sending)
         session.data_sent = self.data_sent
         if session.facts.initiator:
@@ -84,7 +88,9 @@ class MessageTaken(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session if state is None else state.advancing(self.session)
+        session = self.session
+        if state is not None and state.is_draft:
+            session = state.advancing(session)
         session.ratchet.apply(self.opened)
         session.data_opened = self.data_opened
         if not session.facts.initiator:
@@ -228,6 +234,10 @@ class Session(Redacted):
         """The peer has shown that it holds the session's keys: A by its first message, B by its ACCEPT."""
         return self.facts.initiator or self.begin_by_ms is None
 
+    def unheard(self, now_ms: int) -> bool:
+        """Say whether no message of the initiator has come in time."""
+        return self.begin_by_ms is not None and now_ms > self.begin_by_ms + PENDING_GRACE_MS
+
     # --- when it ends ----------------------------------------------------------------------------------------------
 
     @property
@@ -273,6 +283,8 @@ class Session(Redacted):
         """Say whether a close of the peer is answered now: not closing, superseded or past its time to live."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
+        if self.conditions.ttl_seconds is None:
+            return True
         ttl_end_ms = self.ttl_end_ms
         return ttl_end_ms is None or now_ms <= ttl_end_ms
 

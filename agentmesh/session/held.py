@@ -32,7 +32,7 @@ def ended(held: Open, happening: Happening, *, at_ms: int, detail: str = "", ope
     if session is not None and not detail:
         if session.superseded_at_ms is not None:
             detail = "superseded"
-        elif session.begin_by_ms is not None and happening is Happening.TIMED_OUT:
+        elif happening is Happening.TIMED_OUT and session.unheard(at_ms):
             detail = "unconfirmed"
     return Ended(
         session_id=held.facts.session_id,

@@ -121,6 +121,29 @@ class AdmissionPolicy:
     """Who gets in. Decides by lists, revocations, scores and tiers; see docs/how-to/admission.md.
 
     Without tiers nothing is accepted by itself: who passes the threshold is left to the application.
+
+    Args:
+        scores: The score of an identity, 32 bytes, instead of ledger and graph. It is called under the agent's
+            lock, for whoever knocks; it answers an int from 0 to 1000, or the identity is denied.
+        ledger: Scores by signed updates.
+        graph: Scores by signed edges. The larger of ledger and graph counts.
+        revocations: Whoever is revoked is denied everything, at once.
+        successions: Whoever was retired is denied everything, at once.
+        allow: Identities that pass the threshold whatever their score: keys, 32 raw bytes, or DIDs.
+        block: Identities that are denied everything, whatever else is said of them. As `allow`.
+        knock_floor: Below this score a KNOCK is dropped before its signature is checked. 0 lets newcomers knock.
+        threshold: Below this score a KNOCK is rejected, and a session goes no further.
+        ask_from: From this score on, below the threshold, the application is asked instead.
+        transitive_cap: The most that paths of two hops count for; one below the threshold if `None`.
+        known_from: From this score on, and on the allow list, an identity may use what is kept from strangers; from
+            the knock floor or one above the ledger's default, whichever is more, if `None`.
+        tiers: What which score gives access to. Of several that fit a KNOCK the one with the highest score counts.
+        require_one_time: Reject KNOCKs on last-resort bundles.
+        one_time_per_hour: How many one-time bundles all senders below the threshold together may use, a quarter of
+            them only the known among these; `None` for any number.
+        retry_after_seconds: Advice that goes with a rejection, 0 for none.
+        timer: Returns milliseconds of any clock; with `timeout_ms`.
+        timeout_ms: An answer of `scores` that took longer denies.
     """
 
     def __init__(
@@ -145,30 +168,7 @@ class AdmissionPolicy:
         timer: Callable[[], int] | None = None,
         timeout_ms: int | None = None,
     ) -> None:
-        """Make a policy.
-
-        Args:
-            scores: The score of an identity, 32 bytes, instead of ledger and graph. It is called under the agent's
-                lock, for whoever knocks; it answers an int from 0 to 1000, or the identity is denied.
-            ledger: Scores by signed updates.
-            graph: Scores by signed edges. The larger of ledger and graph counts.
-            revocations: Whoever is revoked is denied everything, at once.
-            successions: Whoever was retired is denied everything, at once.
-            allow: Identities that pass the threshold whatever their score: keys, 32 raw bytes, or DIDs.
-            block: Identities that are denied everything, whatever else is said of them. As `allow`.
-            knock_floor: Below this score a KNOCK is dropped before its signature is checked. 0 lets newcomers knock.
-            threshold: Below this score a KNOCK is rejected, and a session goes no further.
-            ask_from: From this score on, below the threshold, the application is asked instead.
-            transitive_cap: The most that paths of two hops count for; one below the threshold if `None`.
-            known_from: From this score on, and on the allow list, an identity may use what is kept from strangers; from
-                the knock floor or one above the ledger's default, whichever is more, if `None`.
-            tiers: What which score gives access to. Of several that fit a KNOCK the one with the highest score counts.
-            require_one_time: Reject KNOCKs on last-resort bundles.
-            one_time_per_hour: How many one-time bundles all senders below the threshold together may use, a quarter of
-                them only the known among these; `None` for any number.
-            retry_after_seconds: Advice that goes with a rejection, 0 for none.
-            timer: Returns milliseconds of any clock; with `timeout_ms`.
-            timeout_ms: An answer of `scores` that took longer denies.
+        """Make a policy of the arguments that stand above.
 
         Raises:
             ArgumentInvalid: an argument of another type or range, two sources of scores, or sources of two meshes.
@@ -201,12 +201,18 @@ class AdmissionPolicy:
         if type(require_one_time) is not bool:
             raise ArgumentInvalid("require_one_time")
         self._require_one_time = require_one_time
-        self._one_time_per_hour = one_time_per_hour
-        self._one_time, self._one_time_kept = None, 0
-        if one_time_per_hour is not None and uint_argument("one_time_per_hour", one_time_per_hour):
-            self._one_time = Buckets(Rate(one_time_per_hour, one_time_per_hour, _HOUR_MS), max_keys=1)
-            self._one_time_kept = one_time_per_hour // _KEPT_ONE_IN
+        self._limit_one_time(one_time_per_hour)
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
+        self._time_scores(timer, timeout_ms)
+
+    def _limit_one_time(self, per_hour: int | None) -> None:
+        self._one_time_per_hour = per_hour
+        self._one_time, self._one_time_kept = None, 0
+        if per_hour is not None and uint_argument("one_time_per_hour", per_hour):
+            self._one_time = Buckets(Rate(per_hour, per_hour, _HOUR_MS), max_keys=1)
+            self._one_time_kept = per_hour // _KEPT_ONE_IN
+
+    def _time_scores(self, timer: Callable[[], int] | None, timeout_ms: int | None) -> None:
         if (timer is None) is not (timeout_ms is None):
             raise ArgumentInvalid("timer" if timer is None else "timeout_ms")
         if timer is not None and not callable(timer):
@@ -306,17 +312,26 @@ class AdmissionPolicy:
             return False
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
-        """Say whether this peer's KNOCK may be made on a bundle of this class; charges strangers' one-time budget."""
+        """Say whether this peer's KNOCK may be made on a bundle of this class. Only looks: see `used`."""
         self._birthplace.check()
         try:
             if bundle_class is not BundleClass.ONE_TIME:
                 return not self._require_one_time
-            if self._one_time_per_hour is None or self._standing(peer.raw) >= self._threshold:
+            if not self._is_rationed(peer):
                 return True
             leave = 0 if self.is_known(peer.raw) else self._one_time_kept
-            return self._one_time is not None and self._one_time.take(None, now_ms, leave=leave)
+            return self._one_time is not None and self._one_time.has(None, now_ms, leave=leave)
         except Exception:
             return False
+
+    def used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> None:
+        """Charge strangers' one-time budget: a KNOCK of this peer opened on such a bundle, and used it up."""
+        self._birthplace.check()
+        if bundle_class is BundleClass.ONE_TIME and self._is_rationed(peer) and self._one_time is not None:
+            self._one_time.take(None, now_ms)
+
+    def _is_rationed(self, peer: IdentityKey) -> bool:
+        return self._one_time_per_hour is not None and self._standing(peer.raw) < self._threshold
 
     def decide(self, knock: KnockRequest, /) -> Decision:
         """Decide on a KNOCK that was verified and opened."""

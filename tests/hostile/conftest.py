@@ -18,6 +18,7 @@ import pytest
 from attrs import define, evolve, field, frozen
 
 from agentmesh import Agent, Conditions, Identity, Intent, Kind, KnockReceived, Limits
+from agentmesh.engine.export import export_agent
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError
 from agentmesh.handshake.agreement import Initiation, initiate
@@ -161,8 +162,8 @@ def universal_signature(_message: bytes) -> bytes:
 
 @contextmanager
 def refused(agent: Agent, error: type[AgentMeshError], **attributes: object) -> Iterator[None]:
-    """Within it exactly this error is raised, and the agent's whole state is what it was."""
-    before = agent.export_state()
+    """Within it exactly this error is raised, and the agent's whole state is what it was, whatever its clock shows."""
+    before = export_agent(agent._core.state, now_ms=0)
     caught = None
     try:
         yield
@@ -171,7 +172,7 @@ def refused(agent: Agent, error: type[AgentMeshError], **attributes: object) -> 
     assert caught is not None, "nothing was refused"
     assert type(caught) is error, repr(caught)
     assert {name: getattr(caught, name) for name in attributes} == attributes
-    assert agent.export_state() == before
+    assert export_agent(agent._core.state, now_ms=0) == before
 
 
 def converse(initiator: Agent, responder: Agent) -> None:
@@ -223,6 +224,22 @@ class Rules:
         self.asked.append("still_allowed")
         answer: bool = self.allows(peer) if callable(self.allows) else self.allows
         return answer
+
+
+@define
+class Rationing(Rules):
+    """Rules that also say whether a bundle may serve, and are told when one did."""
+
+    serves: Any = True
+    uses: list[tuple[IdentityKey, BundleClass, int]] = field(factory=list)
+
+    def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
+        self.asked.append("may_use")
+        answer: bool = self.serves(peer) if callable(self.serves) else self.serves
+        return answer
+
+    def used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> None:
+        self.uses.append((peer, bundle_class, now_ms))
 
 
 class JournalFailed(Exception):
@@ -571,10 +588,11 @@ def header_of(envelope: bytes) -> Header:
 
 
 def volatile(agent: Agent) -> tuple[int, ...]:
-    """How much is held that is not exported: memories of KNOCKs, and buckets of each kind."""
+    """How much is held for KNOCKs: those that opened, buckets of senders, those that did not, buckets of answers."""
     core = agent._core
     budgets = core.budgets
-    return (len(core.state.knocks), len(budgets.knocks), len(budgets.failed_checks), len(budgets.answers))
+    answers = len(budgets.answers) + len(budgets.rejections)
+    return (len(core.state.knocks), len(budgets.knocks), len(core.unopened), answers)
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

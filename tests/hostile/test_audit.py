@@ -169,7 +169,6 @@ class Scenario:
             envelope_max_bytes=2 << 20,
             knocks_per_identity=20,
             answers_per_knock=2,
-            failed_checks_per_bundle=1_000,
         )
         self.clock = ManualClock()
         self.clock.now_ms = self.clock.now_ms // MINUTE_MS * MINUTE_MS

@@ -170,18 +170,45 @@ def test_a_replay_charges_nobodys_limit(decision: Any, forge: ModuleType) -> Non
     assert len(scene.bob._core.state.knocks) == 1
 
 
-def test_a_rejection_for_lack_of_budget_is_repeated_too(forge: ModuleType) -> None:
+def test_a_rejection_before_the_opening_is_repeated_too_and_at_a_rate_that_holds_up_no_other_answer(
+    forge: ModuleType,
+) -> None:
+    scene = forge.new_scene(Limits(answers_per_knock=1, unopened_knocks=2))
+    used, other = scene.one_time(2)
+    accepted = scene.craft(other, sender=scene.mallory)
+    [event] = scene.bob.receive(accepted.envelope)
+    answer = scene.bob.accept(event).envelope
+    scene.bob.receive(scene.craft(used, sender=scene.mallory, time_ms=scene.clock.now_ms).envelope)
+    late = [scene.craft(used, time_ms=scene.clock.now_ms + number) for number in range(3)]
+    refused = [scene.bob.receive(knock.envelope)[0] for knock in late]
+    assert [event.reason for event in refused] == [Reason.BUNDLE] * 3
+    left = knocks_charged(scene.bob, scene)
+    for knock, event in zip(late[1:], refused[1:], strict=True):  # the first was let go
+        [again] = scene.bob.receive(knock.envelope)
+        assert again.reply.envelope == event.reply.envelope
+        with forge.refused(scene.bob, AnswerOverdue):
+            scene.bob.receive(knock.envelope)
+    assert knocks_charged(scene.bob, scene) == left
+    assert len(scene.bob._core.budgets.answers) == 0
+    assert scene.bob.receive(accepted.envelope)[0].reply.envelope == answer
+    # What was let go is answered anew, with the same word: it is true for good.
+    [again] = scene.bob.receive(late[0].envelope)
+    assert (type(again), again.reason) == (KnockRefused, Reason.BUNDLE)
+    assert knocks_charged(scene.bob, scene) == left - 1
+
+
+def test_over_the_rate_nothing_is_signed_and_the_same_knock_is_taken_later(forge: ModuleType) -> None:
     scene = forge.new_scene(Limits(knocks_per_identity=1))
     scene.rules.decides = Deny()
     first, second = scene.one_time(2)
     scene.bob.receive(scene.craft(first).envelope)
     busy = scene.craft(second, time_ms=scene.clock.now_ms)
+    with forge.refused(scene.bob, Busy):
+        scene.bob.receive(busy.envelope)
+    assert knocks_charged(scene.bob, scene) == 0
+    scene.clock.advance(seconds=1)
     [event] = scene.bob.receive(busy.envelope)
-    assert (event.reason, knocks_charged(scene.bob, scene)) == (Reason.BUSY, 0)
-    scene.clock.advance(seconds=30)
-    [again] = scene.bob.receive(busy.envelope)
-    assert again.reply.envelope == event.reply.envelope
-    assert knocks_charged(scene.bob, scene) == 1
+    assert (event.reason, knocks_charged(scene.bob, scene)) == (Reason.POLICY, 0)
 
 
 # --- an equal th in other bytes ---------------------------------------------------------------------------------------
@@ -402,7 +429,7 @@ def test_a_clock_set_back_after_forgetting_brings_no_knock_back(
 
 
 def test_busy_is_not_remembered_so_the_same_knock_is_taken_later(forge: ModuleType) -> None:
-    scene = forge.new_scene(attrs.evolve(forge.ROOMY, remembered_knocks=1, failed_checks_per_bundle=1))
+    scene = forge.new_scene(attrs.evolve(forge.ROOMY, remembered_knocks=1))
     bundle, other = scene.one_time(2)
     scene.bob.receive(scene.craft(bundle, sender=scene.mallory, lifetime_ms=1001, content=None).envelope)
     knock = scene.craft(other)

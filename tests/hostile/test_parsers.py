@@ -171,7 +171,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], set[str]]] = {
     ),
     "parse_content": (parse_content, {"padded"}),
     "parse_close": (parse_close, {"close content"}),
-    "restore_agent": (restore_agent, {"agent"}),
+    "restore_agent": (lambda data: restore_agent(data, 0), {"agent"}),
     "restore_session": (lambda data: restore_session(data, mesh=MESH, own_did=genuine().bob_did), {"session"}),
     "receive, nothing before": (receiving("bob_idle"), {"knock"}),
     "receive, a KNOCK waits": (receiving("alice_pending"), {"accept"}),

@@ -34,6 +34,7 @@ from agentmesh.audit import AuditJournal, AuditLog, MemorySink, owner_of, verifi
 from agentmesh.audit.record import AuditEvent, Outcome, Record
 from agentmesh.errors import (
     ArgumentInvalid,
+    Busy,
     KnockNotAdmitted,
     KnockNotPending,
     KnockReplayed,
@@ -41,7 +42,7 @@ from agentmesh.errors import (
     StatementUnfit,
 )
 from agentmesh.identity import IdentityKey
-from agentmesh.policy import BundlePolicy, KnownSenders
+from agentmesh.policy import BundleCounter, BundlePolicy, KnownSenders
 from agentmesh.primitives.keys import SessionId
 from agentmesh.testing import ManualClock, SeededEntropy
 from agentmesh.testing.pair import MESH
@@ -120,6 +121,7 @@ def why(decision: object) -> str:
 def test_it_is_what_an_agent_asks() -> None:
     policy: Policy = AdmissionPolicy()
     assert isinstance(policy, BundlePolicy)
+    assert isinstance(policy, BundleCounter)
     assert isinstance(policy, KnownSenders)
 
 
@@ -429,34 +431,54 @@ def test_last_resort_bundles_can_be_refused() -> None:
     assert scoring(1000).may_use(PEER, BundleClass.LAST_RESORT, NOW) is True
 
 
+def uses(policy: AdmissionPolicy, key: IdentityKey, now_ms: int = NOW) -> bool:
+    """Ask whether a one-time bundle may serve, and use it if so, as an agent does."""
+    if not policy.may_use(key, BundleClass.ONE_TIME, now_ms):
+        return False
+    policy.used(key, BundleClass.ONE_TIME, now_ms)
+    return True
+
+
 def test_strangers_share_an_hourly_budget_of_one_time_bundles() -> None:
     trusted = IdentityKey(BEN.key.raw)
     policy = AdmissionPolicy(scores=lambda raw: 600 if raw == trusted.raw else 0, one_time_per_hour=3)
     strangers = [Identity.generate(SeededEntropy(f"using {number}")).key for number in range(5)]
-    assert [policy.may_use(key, BundleClass.ONE_TIME, NOW) for key in strangers] == [True] * 3 + [False] * 2
-    assert all(policy.may_use(trusted, BundleClass.ONE_TIME, NOW) for _ in range(10))
+    assert [uses(policy, key) for key in strangers] == [True] * 3 + [False] * 2
+    assert all(uses(policy, trusted) for _ in range(10))
     assert all(policy.may_use(key, BundleClass.LAST_RESORT, NOW) for key in strangers)
     policy.allow(strangers[4])
     assert policy.may_use(strangers[4], BundleClass.ONE_TIME, NOW)
-    assert not policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW + HOUR // 3 - 1)
-    assert policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW + HOUR // 3)
-    assert not policy.may_use(strangers[0], BundleClass.ONE_TIME, NOW)  # a clock set back gives nothing
+    assert not uses(policy, strangers[0], NOW + HOUR // 3 - 1)
+    assert uses(policy, strangers[0], NOW + HOUR // 3)
+    assert not uses(policy, strangers[0], NOW)  # a clock set back gives nothing
+
+
+def test_asking_charges_nothing_and_only_a_rationed_use_does() -> None:
+    policy = scoring(0, one_time_per_hour=1)
+    assert all(policy.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(100))
+    policy.used(PEER, BundleClass.LAST_RESORT, NOW)
+    policy.allow(PEER)
+    policy.used(PEER, BundleClass.ONE_TIME, NOW)
+    policy.disallow(PEER)
+    assert policy.may_use(PEER, BundleClass.ONE_TIME, NOW)
+    policy.used(PEER, BundleClass.ONE_TIME, NOW)
+    assert not policy.may_use(PEER, BundleClass.ONE_TIME, NOW)
 
 
 def test_strangers_leave_a_quarter_of_the_one_time_bundles_to_the_known() -> None:
     scores = {BEN.key.raw: 1, AUDITOR.key.raw: 499}
     policy = AdmissionPolicy(scores=lambda raw: scores.get(raw, 0), one_time_per_hour=8, ask_from=0)
-    assert sum(policy.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(20)) == 6
-    assert policy.may_use(BEN.key, BundleClass.ONE_TIME, NOW)
-    assert policy.may_use(AUDITOR.key, BundleClass.ONE_TIME, NOW)
-    assert not policy.may_use(AUDITOR.key, BundleClass.ONE_TIME, NOW)
+    assert sum(uses(policy, PEER) for _ in range(20)) == 6
+    assert uses(policy, BEN.key)
+    assert uses(policy, AUDITOR.key)
+    assert not uses(policy, AUDITOR.key)
 
 
 def test_the_budget_can_be_nothing_or_anything() -> None:
     assert scoring(0, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is False
     assert scoring(500, one_time_per_hour=0).may_use(PEER, BundleClass.ONE_TIME, NOW) is True
     free = scoring(0, one_time_per_hour=None)
-    assert all(free.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(1000))
+    assert all(uses(free, PEER) for _ in range(1000))
 
 
 # --- whatever goes wrong denies ---------------------------------------------------------------------------------------
@@ -564,7 +586,7 @@ def test_the_widest_and_the_narrowest_policy() -> None:
     tier = Tier(min_score=0, actions=["a"], capabilities=[""])
     assert tier.fits(0, "a", ("",))
     newcomers = AdmissionPolicy()
-    assert sum(newcomers.may_use(PEER, BundleClass.ONE_TIME, NOW) for _ in range(50)) == 15
+    assert sum(uses(newcomers, PEER) for _ in range(50)) == 15
 
 
 def test_a_default_score_makes_nobody_known() -> None:
@@ -761,28 +783,44 @@ def test_a_peer_that_was_dropped_since_one_knocked_at_it_cannot_accept() -> None
     assert isinstance(events(bob, reply), SessionEstablished)
 
 
-def test_a_bundle_of_a_class_that_may_not_be_used_is_rejected_and_kept() -> None:
+def test_a_bundle_that_may_not_be_used_now_is_kept_and_serves_the_same_knock_later() -> None:
     policy = AdmissionPolicy(ask_from=0, one_time_per_hour=1)
     ann, bob, _, clock = mesh_of(policy)
     shelf = bob.publish_bundles(3)
     assert isinstance(events(bob, ann.knock(bob.did, shelf.one_time[0], Intent("read")).envelope), KnockReceived)
     clock.advance(ms=1)
     before = bob.export_state()
-    refused = events(bob, ann.knock(bob.did, shelf.one_time[1], Intent("read")).envelope)
-    assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
+    over = ann.knock(bob.did, shelf.one_time[1], Intent("read")).envelope
+    for _ in range(30):  # more than the sender's own rate, which is not used up by it
+        with pytest.raises(Busy):
+            bob.receive(over)
     assert bob.export_state() == before
-    clock.advance(ms=1)
+    clock.advance(seconds=3600)
+    assert isinstance(events(bob, over), KnockReceived)
     assert isinstance(events(bob, ann.knock(bob.did, shelf.last_resort or b"", Intent("read")).envelope), KnockReceived)
 
 
 @pytest.mark.parametrize("answer", [False, None, 1, "yes", raising(ValueError()), raising(TimeoutError())], ids=told)
-def test_whatever_goes_wrong_about_a_bundle_rejects_it(answer: Any) -> None:
+def test_whatever_goes_wrong_about_a_bundle_lets_it_serve_nobody(answer: Any) -> None:
     policy = AdmissionPolicy(ask_from=0)
     ann, bob, _, _ = mesh_of(policy)
     policy.may_use = (lambda *_: answer(b"")) if callable(answer) else (lambda *_: answer)  # type: ignore[method-assign]
-    refused = events(bob, ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope)
-    assert (type(refused), refused.reason) == (KnockRefused, Reason.BUNDLE)
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
+    before = bob.export_state()
+    with pytest.raises(Busy):
+        bob.receive(knock)
+    assert bob.export_state() == before
     assert bob._core.state.unused_one_time(bob._core.now_ms()) == 1
+
+
+@pytest.mark.parametrize("counts", [None, 5, raising(ValueError()), raising(TimeoutError())], ids=told)
+def test_a_policy_that_cannot_count_changes_nothing_of_what_happened(counts: Any) -> None:
+    policy = AdmissionPolicy(ask_from=0)
+    ann, bob, _, _ = mesh_of(policy)
+    policy.used = (lambda *_: counts(b"")) if callable(counts) else counts  # type: ignore[method-assign]
+    knock = ann.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")).envelope
+    assert isinstance(events(bob, knock), KnockReceived)
+    assert bob._core.state.unused_one_time(bob._core.now_ms()) == 0
 
 
 # --- records of statements --------------------------------------------------------------------------------------------

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import os
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from attrs import define, field
 
+import agentmesh
 from agentmesh import (
     Agent,
     Ask,
@@ -45,6 +49,7 @@ from agentmesh.errors import (
     RandomnessFailed,
     ReentrantCall,
 )
+from agentmesh.handshake.prekeys import verify_bundle
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
 
 MESH = "example/agent"
@@ -706,8 +711,14 @@ def test_a_low_stock_is_told_once_until_bundles_are_published() -> None:
     clock = ManualClock()
     agent = Agent.create(MESH, clock=clock, limits=Limits(one_time_bundles_low=3))
     assert agent.poll() == ()
-    agent.publish_bundles(2, last_resort=False)
-    assert agent.poll() == (StockLow(unused=2),)
+    refs = [
+        verify_bundle(bundle, did=agent.did, mesh=MESH, now_ms=clock.now_ms).ref
+        for bundle in agent.publish_bundles(10, last_resort=False).one_time
+    ]
+    assert agent.withdraw_bundles(refs[:8]) == tuple(refs[:8])
+    assert agent.poll() == ()  # a fifth of ten is left
+    agent.withdraw_bundles(refs[:9])
+    assert agent.poll() == (StockLow(unused=1),)
     assert agent.poll() == ()
     agent.publish_bundles(1, last_resort=False)
     assert agent.poll() == ()
@@ -737,7 +748,9 @@ def test_a_rotation_is_told_once_when_it_is_due() -> None:
 def test_bundles_go_with_their_time() -> None:
     clock = ManualClock()
     agent = Agent.create(
-        MESH, clock=clock, limits=Limits(one_time_lifetime_seconds=60, last_resort_lifetime_seconds=120)
+        MESH,
+        clock=clock,
+        limits=Limits(one_time_lifetime_seconds=60, last_resort_lifetime_seconds=120, last_resort_rotation_seconds=120),
     )
     agent.publish_bundles(2)
     exported = agent.export_state()
@@ -822,3 +835,35 @@ def test_what_a_facade_call_raises_for_the_caller_is_local() -> None:
     with pytest.raises(LocalError):
         agent.send(Identity.generate().did, b"x")
     assert all(leaf.code.count(".") >= 1 and leaf.text and leaf.hint for leaf in leaves(AgentMeshError))
+
+
+# --- the interface ---------------------------------------------------------------------------------------------------
+
+
+def test_the_example_in_its_docstring_runs() -> None:
+    found = doctest.DocTestFinder(recurse=False).find(Agent, "Agent", globs=vars(agentmesh))
+    assert sum(len(test.examples) for test in found) >= 5
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(agentmesh) == sorted(agentmesh.__all__)
+    assert all(hasattr(agentmesh, name) for name in agentmesh.__all__)
+    # What stands in a public signature can be named by whoever calls it.
+    public = set(agentmesh.__all__)
+    named: set[str] = set()
+    for _, member in inspect.getmembers(Agent):
+        if inspect.isroutine(member) and not member.__name__.startswith("_"):
+            named |= set(re.findall(r"\b[A-Z][A-Za-z]+", str(inspect.signature(member))))
+    internal = {
+        "None",
+        "True",
+        "False",
+        "POLICY",
+        "BytesLike",
+        "Checkpoint",
+        "AuditLog",
+        "Events",
+    }  # of a room of their own, or an alias
+    assert named - internal <= public

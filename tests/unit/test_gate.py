@@ -34,13 +34,13 @@ from agentmesh.envelope import OuterEnvelope, build
 from agentmesh.errors import (
     AgentMeshError,
     AnswerOverdue,
+    Busy,
     CommitFailed,
     IdentityConflict,
     KnockExpired,
     KnockFromFuture,
     KnockNotAdmitted,
     KnockNotPending,
-    KnockReplayed,
     KnockUnknownBundle,
     KnockUnopened,
     Malformed,
@@ -136,7 +136,11 @@ class Room:
         return gate.check_signature(self.core, self.outer(envelope), self.parsed(envelope), self.clock.now_ms)
 
     def volatile(self) -> tuple[int, ...]:
-        return (len(self.core.state.knocks), len(self.core.state.undecided), len(self.core.state.peers))
+        state, budgets = self.core.state, self.core.budgets
+        memories = (state.knocks, state.undecided, state.peers, self.core.unopened, budgets.answers, budgets.rejections)
+        knocks, elapsed_ms = budgets.knocks, budgets.knocks._elapsed.at(self.clock.now_ms)
+        owed = sum(knocks._debt(entry, elapsed_ms) for entry in knocks._debts.values())  # one that owes nothing is none
+        return (*map(len, memories), owed)
 
     def talk(self) -> None:
         """The sending session carries data both ways."""
@@ -241,28 +245,48 @@ def test_step_3_takes_a_known_did_with_its_known_key_only(room: Room) -> None:
         gate.check_signature(room.core, room.outer(knock), parsed, room.clock.now_ms)
 
 
-def test_step_4_remembers_before_it_charges(room: Room) -> None:
+def test_step_4_looks_before_it_charges(room: Room) -> None:
     verified, now_ms = room.verified(room.knock()), room.clock.now_ms
-    memo = gate.check_novelty(room.core, verified, now_ms)
-    assert not isinstance(memo, AnswerRepeated)
-    assert room.core.state.knocks.get(memo.th) == memo
-    assert (memo.initiator, memo.durable, memo.answer) == (room.alice.key.raw, False, None)
-    assert (memo.expires_ms, memo.forget_at_ms) == (now_ms + DAY, now_ms + DAY + TOLERANCE)
-    assert len(room.core.budgets.knocks) == 0
-    with pytest.raises(KnockReplayed):
-        gate.check_novelty(room.core, verified, now_ms)
-    assert len(room.core.budgets.knocks) == 0
-    assert gate.check_bundle(room.core, verified, now_ms) is None
+    before = room.bob.export_state()
+    for _ in range(3):  # it is looked at, and not kept
+        memo = gate.check_novelty(room.core, verified, now_ms)
+        assert not isinstance(memo, AnswerRepeated)
+        assert memo.initiator == room.alice.key.raw
+    assert len(room.core.state.knocks) == len(room.core.unopened) == len(room.core.budgets.knocks) == 0
+    gate.charge_rate(room.core, verified, now_ms)
     assert len(room.core.budgets.knocks) == 1
+    assert gate.bundle_can_serve(room.core, verified, now_ms)
+    assert room.bob.export_state() == before
 
 
 def test_step_4_charges_before_it_looks_at_the_bundle() -> None:
     room = new_room(Limits(knocks_per_identity=1))
+    bundle = knock_bundle(room)
+    first, second = room.knock(bundle), room.knock(bundle)
+    room.bob.receive(first)
+    with pytest.raises(Busy):
+        room.bob.receive(second)
+    room.clock.advance(seconds=1)
+    [refused] = room.bob.receive(second)
+    assert refused.reason is Reason.BUNDLE
+
+
+def test_step_4_says_in_a_rejection_only_what_stays_so(room: Room) -> None:
     verified, now_ms = room.verified(room.knock()), room.clock.now_ms
-    used = evolve(verified, published=verified.published.used())
-    assert gate.check_bundle(room.core, used, now_ms) is Reason.BUNDLE
-    assert gate.check_bundle(room.core, used, now_ms) is Reason.BUSY
-    assert gate.check_bundle(room.core, verified, now_ms + 1000) is None
+    published, expires_ms = verified.published, verified.parsed.expires_ms
+
+    def served(at_ms: int = now_ms, **changes: Any) -> bool:
+        return gate.bundle_can_serve(room.core, evolve(verified, published=evolve(published, **changes)), at_ms)
+
+    assert served(not_after_ms=expires_ms)
+    assert not served(not_after_ms=expires_ms - 1)
+    assert not served(secrets=None)
+    assert served(not_before_ms=now_ms + TOLERANCE)
+    with pytest.raises(Busy):
+        served(not_before_ms=now_ms + TOLERANCE + 1)
+    # What can never serve is said at once, also where it could not serve now either.
+    assert not served(not_before_ms=now_ms + TOLERANCE + 1, secrets=None)
+    assert not served(not_before_ms=now_ms + TOLERANCE + 1, not_after_ms=expires_ms - 1)
 
 
 def test_step_5_has_one_error_for_all(room: Room) -> None:
@@ -287,8 +311,10 @@ def test_step_6_is_stale_then_room_then_policy(room: Room) -> None:
     later = evolve(event, time_ms=event.time_ms + 1)
     assert room.policy.asked == 0
     assert gate.decide(room.core, later, now_ms) == Grant()
+    room.policy.decision = Ask()
     for _ in range(4):
         room.bob.receive(room.knock())
+    room.policy.decision = Grant()
     assert gate.decide(room.core, later, now_ms) == Deny(Reason.STALE)
     room.policy.asked = 0
     assert gate.decide(room.core, evolve(event, time_ms=now_ms + 99, fresh=False), now_ms) == Deny(Reason.BUSY)
@@ -447,20 +473,50 @@ def test_a_journal_that_fails_for_long_does_not_use_up_the_senders_rate(room: Ro
     assert isinstance(room.bob.receive(knock)[0], KnockReceived)
 
 
-def test_a_rejection_that_was_not_charged_gives_nothing_back_when_the_journal_refused_it() -> None:
+def test_what_is_charged_once_is_given_back_once_when_the_journal_refused_it() -> None:
     room = new_room(Limits(knocks_per_identity=1))
     room.policy.decision = Deny()
     room.bob.receive(room.knock())
     over = room.knock()
+    with pytest.raises(Busy):
+        room.bob.receive(over)
+    room.clock.advance(seconds=1)
     fails(room, lambda: room.bob.receive(over))
-    for knock in (over, room.knock()):
-        [refused] = room.bob.receive(knock)
-        assert refused.reason is Reason.BUSY
+    [refused] = room.bob.receive(over)
+    assert refused.reason is Reason.POLICY
+    with pytest.raises(Busy):  # nothing was given back beyond what was taken
+        room.bob.receive(room.knock())
+
+
+@pytest.mark.parametrize("decision", [Ask(), Grant(), Deny(), "used bundle"])
+def test_a_journal_that_fails_for_long_leaves_memory_as_it_was(decision: Any, room: Room) -> None:
+    bundle = knock_bundle(room)
+    if decision == "used bundle":
+        room.bob.receive(room.knock(bundle))
+    else:
+        room.policy.decision = decision
+    knock, core = room.knock(bundle), room.core
+
+    def held() -> list[int]:
+        budgets = [getattr(core.budgets, name) for name in core.budgets.__slots__]
+        memories = [core.state.knocks, core.state.knocks._order, core.state.knocks._counts, core.unopened]
+        return [len(memory) for memory in (*memories, *budgets)]
+
+    room.journal.failing = True
+    sizes = []
+    for _ in range(1000):
+        with pytest.raises(CommitFailed):
+            room.bob.receive(knock)
+        sizes.append(held())
+    assert sizes[0] == sizes[-1] == max(sizes)
+    room.journal.failing = False
+    expected = {Ask: KnockReceived, Grant: SessionEstablished, Deny: KnockRefused, str: KnockRefused}[type(decision)]
+    assert isinstance(room.bob.receive(knock)[0], expected)
 
 
 def test_publishing_and_polling_that_the_journal_refused(room: Room) -> None:
     fails(room, lambda: room.bob.publish_bundles(3))
-    shelf = room.bob.publish_bundles(3)
+    shelf = room.bob.publish_bundles(1)
     room.bob.receive(room.knock(shelf.one_time[0]))
     room.clock.advance(seconds=2 * 86_400)
     fails(room, room.bob.poll)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agentmesh.engine.replay import KnockMemo, KnockMemory
+from agentmesh.engine.replay import KnockMemo, KnockMemory, UnopenedKnocks
 from agentmesh.limits import Limits
 from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, TranscriptHash
 
@@ -23,14 +23,13 @@ def key_of(number: int) -> Ed25519PublicKey:
     return Ed25519PublicKey(number.to_bytes(32, "big"))
 
 
-def memo(number: int, *, initiator: int = 0, forget_at_ms: int = 1000, durable: bool = False) -> KnockMemo:
+def memo(number: int, *, initiator: int = 0, forget_at_ms: int = 1000) -> KnockMemo:
     return KnockMemo(
         th=th_of(number),
         initiator=key_of(initiator),
         receipt=Receipt(number.to_bytes(32, "big")),
         expires_ms=forget_at_ms,
         forget_at_ms=forget_at_ms,
-        durable=durable,
     )
 
 
@@ -46,11 +45,9 @@ class Remembering(RuleBasedStateMachine):
         self.memory = KnockMemory()
         self.model: dict[TranscriptHash, KnockMemo] = {}
 
-    @rule(number=numbers, forget_at_ms=times, durable=st.booleans())
-    def remember(self, number: int, forget_at_ms: int, durable: bool) -> None:
-        # As the gate does: who signed is part of th, and what is durable stays so.
-        durable |= th_of(number) in self.model and self.model[th_of(number)].durable
-        new = memo(number, initiator=number % 3, forget_at_ms=forget_at_ms, durable=durable)
+    @rule(number=numbers, forget_at_ms=times)
+    def remember(self, number: int, forget_at_ms: int) -> None:
+        new = memo(number, initiator=number % 3, forget_at_ms=forget_at_ms)  # who signed is part of th
         self.memory.remember(new)
         self.model[new.th] = new
 
@@ -60,13 +57,6 @@ class Remembering(RuleBasedStateMachine):
         if held is not None:
             self.memory.remember(held.answered(answer))
             self.model[held.th] = evolve(held, answer=answer)
-
-    @rule(number=numbers)
-    def withdraw(self, number: int) -> None:
-        self.memory.withdraw(th_of(number))
-        held = self.model.get(th_of(number))
-        if held is not None and not held.durable:
-            del self.model[held.th]
 
     @rule(now_ms=times)
     def forget(self, now_ms: int) -> None:
@@ -87,6 +77,7 @@ class Remembering(RuleBasedStateMachine):
             own = sum(held.initiator == key_of(initiator) for held in self.model.values())
             full = len(self.model) >= 6 or own >= 3
             assert self.memory.is_full(key_of(initiator), LIMITS) is full
+            assert self.memory.is_full(key_of(initiator), LIMITS, leave=2) is (len(self.model) >= 4 or own >= 3)
         assert self.memory.is_full(key_of(77), LIMITS) is (len(self.model) >= 6)
 
 
@@ -94,27 +85,56 @@ TestRemembering = Remembering.TestCase
 TestRemembering.settings = settings(max_examples=max(1, settings().max_examples // 2), stateful_step_count=30)
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_a_memory_goes_past_its_time_and_not_at_it(durable: bool) -> None:
+class RememberingUnopened(RuleBasedStateMachine):
+    """The memory that lets its oldest go, against a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = UnopenedKnocks(4)
+        self.model: list[KnockMemo] = []
+
+    @rule(number=numbers, answer=st.none() | st.binary(min_size=1, max_size=4))
+    def remember(self, number: int, answer: bytes | None) -> None:
+        new = memo(number).answered(answer)
+        self.memory.remember(new)
+        places = [place for place, held in enumerate(self.model) if held.th == new.th]
+        if places:
+            self.model[places[0]] = new
+        else:
+            self.model = [*self.model, new][-4:]
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.memory) == len(self.model) <= 4
+        held = {memo.th: memo for memo in self.model}
+        for number in range(10):
+            assert self.memory.get(th_of(number)) == held.get(th_of(number))
+
+
+TestRememberingUnopened = RememberingUnopened.TestCase
+TestRememberingUnopened.settings = TestRemembering.settings
+
+
+def test_a_memory_goes_past_its_time_and_not_at_it() -> None:
     memory = KnockMemory()
-    memory.remember(memo(1, forget_at_ms=1000, durable=durable))
+    memory.remember(memo(1, forget_at_ms=1000))
     assert memory.due(1000) == ()
     assert memory.due(1001) == (th_of(1),)
-    memory.withdraw(th_of(1))
-    assert len(memory) == durable
     memory.drop(th_of(1))
     assert len(memory) == 0
     assert memory.due(2000) == ()
 
 
-def test_what_is_withdrawn_leaves_nothing_behind() -> None:
-    # A journal that fails for hours has the same KNOCK offered again and again.
+@pytest.mark.parametrize("dropped", [False, True])
+def test_what_is_replaced_or_dropped_leaves_nothing_behind(dropped: bool) -> None:
     memory = KnockMemory()
-    for _ in range(5000):
-        memory.remember(memo(1))
-        memory.withdraw(th_of(1))
-    assert len(memory) == 0
+    for number in range(5000):
+        memory.remember(memo(1, forget_at_ms=10_000 - number))
+        if dropped:
+            memory.drop(th_of(1))
+    assert len(memory) == len(memory._counts) == (not dropped)
     assert len(memory._order) < 200
+    assert memory.due(20_000) == (() if dropped else (th_of(1),))
 
 
 def test_the_limits_at_their_edges() -> None:
@@ -130,7 +150,7 @@ def test_the_limits_at_their_edges() -> None:
     # What is known can still be answered, and counts once.
     memory.remember(memo(5, initiator=5).answered(b"answer"))
     assert len(memory) == 6
-    memory.withdraw(th_of(5))
+    memory.drop(th_of(5))
     assert not memory.is_full(key_of(5), LIMITS)
     assert memory.is_full(key_of(0), LIMITS)
 

@@ -707,8 +707,8 @@ def test_it_notices_a_message_that_is_delivered_twice(monkeypatch: pytest.Monkey
 def test_it_notices_a_restore_that_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     restore = agentmesh.agent.restore_agent
 
-    def restore_less(exported: bytes) -> AgentState:
-        state = restore(exported)
+    def restore_less(exported: bytes, now_ms: int) -> AgentState:
+        state = restore(exported, now_ms)
         state.bundles.popitem()
         return state
 

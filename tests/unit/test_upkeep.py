@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, Limits, Phase, RotationDue, SessionOver, StockLow
+from agentmesh.engine.export import export_agent
 from agentmesh.engine.state import AgentState
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import ArgumentInvalid, UnknownSession
@@ -78,9 +79,9 @@ def test_polling_at_each_deadline_misses_nothing(
             pair.clock.now_ms = deadline_ms - 1
             assert agent.poll() == ()
             pair.clock.now_ms = deadline_ms
-            before = agent.export_state()
+            before = export_agent(state_of(agent), now_ms=0)  # with the bundles that are past their time
             events = agent.poll()
-            assert events or agent.export_state() != before
+            assert events or export_agent(state_of(agent), now_ms=0) != before
             assert agent.poll() == ()
         else:
             pytest.fail("the deadlines do not end")
@@ -89,12 +90,14 @@ def test_polling_at_each_deadline_misses_nothing(
         assert all(held.conditions.ttl_seconds is None for held in state.sessions.values())
 
 
-@pytest.mark.parametrize(("unused", "told"), [(20, False), (19, True)])
+@pytest.mark.parametrize(("unused", "told"), [(2, False), (1, True)])
 def test_a_low_stock_is_a_deadline_of_its_own(unused: int, told: bool) -> None:
     # Whoever polls when told to must hear of it: the stock can be gone within seconds.
     pair = agent_pair()
-    bundles = pair.bob.publish_bundles(unused + 1).one_time
-    pair.bob.receive(pair.alice.knock(pair.bob.did, bundles[0], Intent("use one")))
+    for bundle in pair.bob.publish_bundles(10).one_time[unused:]:
+        knock = pair.alice.knock(pair.bob.did, bundle, Intent("use one"))
+        pair.bob.receive(knock)
+        pair.alice.drop(pair.bob.did, knock.session_id)
     deadline_ms = pair.bob.next_deadline_ms
     assert deadline_ms is not None
     assert (deadline_ms <= pair.clock.now_ms) is told
@@ -117,8 +120,8 @@ def test_a_stock_that_expired_is_low() -> None:
 
 def test_a_restored_agent_tells_again_and_has_the_same_deadlines() -> None:
     pair = agent_pair()
-    pair.bob.publish_bundles(5)
-    knock_at(pair)
+    [bundle] = pair.bob.publish_bundles(1).one_time
+    pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("the only one")))
     pair.clock.advance(seconds=7 * 86_400)
     told = pair.bob.poll()
     assert [type(event) for event in told] == [SessionOver, StockLow, RotationDue]
@@ -195,6 +198,11 @@ def test_each_phase_ends_past_its_deadline_and_not_at_it(late_ms: int) -> None:
     assert overs(pair.alice.poll()) == [(Phase.TRUNCATED, "")] * late_ms
     assert overs(pair.bob.poll()) == []
 
+    pair = established_pair()
+    pair.clock.advance(ms=3 * DAY + late_ms)  # the KNOCK's own day, and two more
+    for agent in (pair.alice, pair.bob):
+        assert overs(agent.poll()) == [(Phase.EXPIRED, "unconfirmed")] * late_ms
+
 
 def test_a_poll_ends_all_that_is_over_at_once() -> None:
     pair = agent_pair()
@@ -241,6 +249,7 @@ def test_a_peer_is_forgotten_when_no_knock_of_before_can_come(late_ms: int) -> N
 
 def test_a_peer_with_a_session_is_never_forgotten() -> None:
     pair = established_pair()
+    pair.bob.receive(pair.alice.send(pair.bob.did, b"heard"))
     envelope = pair.alice.send(pair.bob.did, b"after a long time").envelope
     for _ in range(10):
         pair.clock.advance(seconds=30 * 86_400)
@@ -270,19 +279,18 @@ def test_bundles_and_their_knocks_are_forgotten_together(last_resort: bool, late
     assert len(state.bundles) == expected
 
 
-def test_what_did_not_open_is_forgotten_when_it_has_expired() -> None:
-    pair = agent_pair(limits=Limits(knocks_per_identity=1))
-    first = knock_at(pair)
-    bundle = pair.bob.publish_bundles(1).one_time[0]
-    [busy] = pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("too fast"), expires_in_seconds=60))
-    assert busy.reason == "busy"
-    assert len(state_of(pair.bob).knocks) == 2
-    pair.clock.now_ms = first.time_ms + 60 * SECOND + TOLERANCE
-    pair.bob.poll()
-    assert len(state_of(pair.bob).knocks) == 2
-    pair.clock.advance(ms=2)
+def test_what_opened_is_forgotten_with_its_bundle_or_past_its_own_time_if_that_is_later() -> None:
+    pair = agent_pair()
+    knock_at(pair)
+    [held] = state_of(pair.bob).knocks
+    [bundle] = [each for each in state_of(pair.bob).bundles.values() if each.secrets is None]
+    assert held.forget_at_ms == bundle.forget_at_ms > held.expires_ms + TOLERANCE
+    pair.clock.now_ms = held.forget_at_ms
     pair.bob.poll()
     assert len(state_of(pair.bob).knocks) == 1
+    pair.clock.advance(ms=1)
+    pair.bob.poll()
+    assert len(state_of(pair.bob).knocks) == 0
 
 
 def test_a_message_to_what_was_forgotten_is_unknown() -> None:

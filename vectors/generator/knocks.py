@@ -8,8 +8,8 @@ from typing import Any, Final
 from agentmesh.identity import Identity
 from agentmesh.primitives._labels import INTENT
 from agentmesh.primitives.aead import seal
-from generator import wire
-from generator.codes import BAD_SIGNATURE, TOO_LARGE
+from generator import knock_budgets, wire
+from generator.codes import TOO_LARGE
 from generator.forge import ACTION, CAPABILITIES, DETAIL, ForgedKnock, content, knock
 from generator.knock_forgeries import bad_forms, bad_headers, bad_inner, bad_signatures, unopened
 from generator.scenario import Scenario
@@ -73,12 +73,16 @@ class _Gate:
         """Accept or reject the KNOCK that waits."""
         return self._scenario.step(do, expect, now_ms=now_ms, **fields)
 
+    def drop(self, *, now_ms: int = NOW_MS) -> Json:
+        """End the session that was accepted, without a word."""
+        return self._scenario.step("drop", now_ms=now_ms)
+
     def finish(self) -> None:
         """Write the file."""
         self._scenario.finish()
 
 
-receive, decide = step(_Gate.receive), step(_Gate.decide)
+receive, decide, drop = step(_Gate.receive), step(_Gate.decide), step(_Gate.drop)
 
 
 # --- made ------------------------------------------------------------------------------------------------------------
@@ -201,9 +205,6 @@ REJECTED: Final = (
     row("rejected-sixth", "five sessions of one peer are open, those that wait included: REJECT busy",
         [receive(knock(LAST_RESORT, number=number, time_ms=NOW_MS + number)) for number in range(6)],
         stocks=[LAST_RESORT]),
-    row("rejected-over-the-rate", "the sender's own rate limit is used up: REJECT busy",
-        [receive(knock(LAST_RESORT)), receive(knock(LAST_RESORT, index=1, time_ms=NOW_MS + 1))],
-        limits={"knocks_per_identity": 1}, stocks=[LAST_RESORT]),
 )  # fmt: skip
 
 
@@ -239,7 +240,6 @@ def _refused() -> Iterator[Row]:
 
 REPLAYED: Final = "knock.replayed"
 _UNOPENED: Final = knock().with_inner(5, wire.binary(wire.flipped(knock().sealed, -1)))
-_FORGED: Final = knock().signed_with(bytes(64))
 _BIG: Final = seal(
     bytes.fromhex(knock().values["intent_key"]), INTENT, knock().header, bytes(4000), token("alice/knock/nonce", 24)
 )
@@ -269,9 +269,6 @@ REFUSED_AGAIN: Final = (
           ("sender", "the memory of this sender's KNOCKs is full", "remembered_knocks_per_identity", ALICE),
           ("memory", "the memory of all KNOCKs is full", "remembered_knocks", MALLORY),
       )),
-    row("refuse-busy-failed-checks", "two failed checks on one bundle are its budget; another bundle serves on",
-        [receive(_FORGED, BAD_SIGNATURE), receive(_FORGED, BAD_SIGNATURE), receive(knock().envelope, "knock.busy"),
-         receive(knock(OTHER_ONE_TIME))], limits={"failed_checks_per_bundle": 2}, stocks=[ONE_TIME, OTHER_ONE_TIME]),
     row("refuse-blocked", "local admission refuses the sender, before any cryptography",
         [receive(knock(who=MALLORY).envelope, "knock.not_admitted"), receive(knock(index=1))], blocked=[MALLORY.did],
         stocks=[ONE_TIME, OTHER_ONE_TIME]),
@@ -289,6 +286,11 @@ def knock_family() -> Files:
     """Return the family knock."""
     files = Files("knock")
     _build(files)
-    for rows in (TAKEN, ANSWERED, REJECTED, _refused(), REFUSED_AGAIN):
+    budgets = (
+        knock_budgets.limited(receive),
+        knock_budgets.timed(receive),
+        knock_budgets.answers(receive, decide, drop),
+    )
+    for rows in (TAKEN, ANSWERED, REJECTED, _refused(), REFUSED_AGAIN, *budgets):
         play(_Gate, files, rows)
     return files

@@ -68,7 +68,7 @@ class _Policy:
 
 def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
     return Agent.restore(
-        export_agent(state), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
+        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
     )
 
 
@@ -110,6 +110,10 @@ class KnockRunner:
             return _accept(self.agent, self._waiting(), step)
         if step["do"] == "reject":
             return _reject(self.agent, self._waiting(), step)
+        if step["do"] == "drop":
+            waiting = self._waiting()
+            self.agent.drop(waiting.peer.did, waiting.session_id)
+            return {}
         [event] = self.agent.receive(unhex(step["envelope"]))
         if isinstance(event, KnockReceived):
             self._latest = event
@@ -154,15 +158,16 @@ class KnockRunner:
 
     def state(self) -> Json:
         """Return which bundles can still serve, and how many KNOCKs wait."""
-        bundles = self.agent._core.state.bundles.values()
+        bundles, now_ms = self.agent._core.state.bundles.values(), self._clock.now_ms
+        left = [bundle for bundle in bundles if bundle.secrets is not None and now_ms <= bundle.forget_at_ms]
         return {
-            "bundles_left": [bundle.ref.hex() for bundle in bundles if bundle.secrets is not None],
+            "bundles_left": [bundle.ref.hex() for bundle in left],
             "undecided": len(self.agent.pending_knocks()),
         }
 
     def export(self) -> bytes:
-        """Return the whole state."""
-        return self.agent.export_state()
+        """Return the whole state, whatever the time is."""
+        return export_agent(self.agent._core.state, now_ms=0)
 
 
 class SessionRunner:

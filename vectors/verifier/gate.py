@@ -7,6 +7,7 @@ from typing import Any
 
 from verifier.common import (
     KNOCK,
+    LATE_WINDOW_MS,
     OPEN_SESSIONS_PER_PEER,
     REJECT,
     TOLERANCE_MS,
@@ -60,6 +61,10 @@ class Budget:
         self.spent += 1
         return True
 
+    def give_back(self) -> None:
+        """Return the token that was taken last."""
+        self.spent -= 1
+
 
 @dataclass
 class Published:
@@ -70,16 +75,14 @@ class Published:
     not_before: int
     not_after: int
     secrets: tuple[bytes, bytes] | None
-    failed: Budget
 
     def has_secrets(self, now: int) -> bool:
         """Whether the secrets are still there: they go with the validity at the latest."""
         return self.secrets is not None and now <= self.not_after + TOLERANCE_MS
 
-    def serves(self, knock: Knock, now: int) -> bool:
-        """Whether the bundle is unused and valid, and the KNOCK does not outlive it."""
-        valid = self.not_before - TOLERANCE_MS <= now <= self.not_after + TOLERANCE_MS
-        return self.has_secrets(now) and valid and knock.expires <= self.not_after
+    def can_ever_serve(self, knock: Knock) -> bool:
+        """Whether the bundle is unused, and the KNOCK does not outlive it."""
+        return self.secrets is not None and knock.expires <= self.not_after
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Remembered:
     sender: str
     expires: int
     until: int
-    repeats: Budget
+    held: Held | None = None  # the session that the answer began, if it is an ACCEPT
     answer: bytes | None = None
 
 
@@ -105,16 +108,23 @@ class Held:
     early_payload: bytes | None
     status: str = "undecided"
     ends: int | None = None
+    superseded: int = 0
 
     def open_at(self, now: int) -> bool:
         """Whether the session counts as open, section 7."""
         if self.status == "undecided":
             return now <= self.knock.expires
-        return self.status == "established" and (self.ends is None or now <= self.ends + TOLERANCE_MS)
+        return self.status == "established" and not self.over(now)
+
+    def over(self, now: int) -> bool:
+        """Whether a session that was accepted has ended, section 7."""
+        if self.status == "dropped" or (self.ends is not None and now > self.ends + TOLERANCE_MS):
+            return True
+        return self.status == "superseded" and now > self.superseded + LATE_WINDOW_MS
 
 
 class Gate:
-    """B, who takes KNOCKs. A refusal changes budgets and the memory of step 4 alone."""
+    """B, who takes KNOCKs. A refusal changes budgets and the memory of what did not open alone."""
 
     def __init__(self, given: Json) -> None:
         self.own = Identity(unhex(given["identity_seed"]))
@@ -125,13 +135,14 @@ class Gate:
         self.bundles: dict[bytes, Published] = {}
         for b in given["bundles"]:
             ref, secrets = unhex(b["bundle_ref"]), (unhex(b["prekey_secret"]), unhex(b["kem_seed"]))
-            failed = self._budget("failed_checks_per_bundle", "failed_checks_refill_seconds")
-            self.bundles[ref] = Published(ref, b["class"], b["not_before_ms"], b["not_after_ms"], secrets, failed)
+            self.bundles[ref] = Published(ref, b["class"], b["not_before_ms"], b["not_after_ms"], secrets)
         per_second = self.limits["signature_checks_per_second"]
         self.checks = Budget(per_second, 1000, per_second)
         self.rates: dict[str, Budget] = {}
         self.peers: dict[str, bytes] = {}
-        self.memory: dict[bytes, Remembered] = {}
+        self.opened: dict[bytes, Remembered] = {}
+        self.unopened: dict[bytes, Remembered] = {}  # the oldest first
+        self.repeats: dict[bytes, Budget] = {}
         self.latest: dict[str, int] = {}
         self.held: list[Held] = []
 
@@ -142,14 +153,17 @@ class Gate:
         """One step of knock.run."""
         if step["do"] == "receive":
             return self._receive(step, step["now_ms"], trace)
-        if step["do"] not in ("accept", "reject"):
+        if step["do"] not in ("accept", "reject", "drop"):
             raise Unusable(f"unknown step {step['do']!r}")
         held = self.held[-1] if self.held else refuse("knock.not_pending")
+        if step["do"] == "drop":
+            held.status = "dropped"
+            return {}
         if held.status != "undecided" or not held.open_at(step["now_ms"]):
             refuse("knock.not_pending")
         if step["do"] == "reject":
             held.status = "rejected"
-            return {"envelope": self._rejection(held.envelope, held.keys.th, step)}
+            return {"envelope": self._rejection(held.envelope, self.opened[held.keys.th], step)}
         return self._accept(held, step["conditions"], step, trace)
 
     def _receive(self, step: Json, now: int, trace: Trace) -> Json:
@@ -171,14 +185,24 @@ class Gate:
         answer = self._repeat(envelope, th, now)
         if answer is not None:
             return {"event": "answered", "envelope": answer}
-        self._remember(envelope, knock, th)
+        self._check_room(envelope)
         rate = self.rates.setdefault(envelope.sender, self._budget("knocks_per_identity", "knock_refill_seconds"))
         if not rate.spend(now):
-            return self._rejected(envelope, th, "busy", now)
-        if not bundle.serves(knock, now):
-            return self._rejected(envelope, th, "bundle", now)
-        held, content = self._open(envelope, knock, th, bundle)
-        self.memory[th].until = max(self.memory[th].until, bundle.not_after + TOLERANCE_MS)
+            refuse("knock.busy")
+        until = max(knock.expires, bundle.not_after) + TOLERANCE_MS
+        remembered = Remembered(envelope.receipt, envelope.sender, knock.expires, until)
+        if not bundle.can_ever_serve(knock):
+            self._remember_unopened(th, remembered)
+            return self._rejected(envelope, remembered, "bundle", now)
+        if now < bundle.not_before - TOLERANCE_MS:
+            rate.give_back()
+            refuse("knock.busy")
+        try:
+            held, content = self._open(envelope, knock, th, bundle)
+        except Refused:
+            self._remember_unopened(th, remembered)
+            raise
+        self.opened[th] = remembered
         if bundle.bundle_class == 1:
             bundle.secrets = None
         return self._decide(held, content, bundle, step, now, trace)
@@ -192,38 +216,39 @@ class Gate:
             refuse("envelope.sender")
         if self.peers.get(envelope.sender, knock.identity) != knock.identity:
             refuse("identity.conflict")
-        if bundle.bundle_class == 1 and not bundle.failed.available(now):
-            refuse("knock.busy")
         if not self.checks.spend(now):
             refuse("knock.busy")
-        try:
-            verify(knock.identity, "knock", signed_header(envelope.header, knock.inner), knock.signature)
-        except Refused:
-            bundle.failed.spend(now)
-            raise
+        verify(knock.identity, "knock", signed_header(envelope.header, knock.inner), knock.signature)
         return bundle
 
     def _repeat(self, envelope: Envelope, th: bytes, now: int) -> bytes | None:
         """Step 4: the answer to a KNOCK that is known, None for a new one."""
-        self.memory = {key: known for key, known in self.memory.items() if now <= known.until}
-        known = self.memory.get(th)
+        self.opened = {key: known for key, known in self.opened.items() if now <= known.until}
+        known = self.opened.get(th) or self.unopened.get(th)
         if known is None:
             return None
         if known.receipt != envelope.receipt or known.answer is None or now > known.expires:
             refuse("knock.replayed")
-        if not known.repeats.spend(now):
+        if known.held is not None and known.held.over(now):
+            refuse("knock.replayed")
+        if not self.repeats.setdefault(th, self._budget("answers_per_knock", "answer_refill_seconds")).spend(now):
             refuse("knock.answer_overdue")
         return known.answer
 
-    def _remember(self, envelope: Envelope, knock: Knock, th: bytes) -> None:
-        """Step 4: th is remembered before anything is charged."""
-        of_sender = sum(known.sender == envelope.sender for known in self.memory.values())
-        full = len(self.memory) >= self.limits["remembered_knocks"]
+    def _check_room(self, envelope: Envelope) -> None:
+        """Step 4: A could be tracked, and th remembered, before anything is charged."""
+        if envelope.sender not in self.peers and len(self.peers) >= self.limits["tracked_identities"]:
+            refuse("knock.busy")
+        of_sender = sum(known.sender == envelope.sender for known in self.opened.values())
+        full = len(self.opened) >= self.limits["remembered_knocks"]
         if full or of_sender >= self.limits["remembered_knocks_per_identity"]:
             refuse("knock.busy")
-        repeats = self._budget("answers_per_knock", "answer_refill_seconds")
-        until = knock.expires + TOLERANCE_MS
-        self.memory[th] = Remembered(envelope.receipt, envelope.sender, knock.expires, until, repeats)
+
+    def _remember_unopened(self, th: bytes, remembered: Remembered) -> None:
+        """Step 4: in the memory whose oldest makes room."""
+        while len(self.unopened) >= self.limits["unopened_knocks"]:
+            del self.unopened[next(iter(self.unopened))]
+        self.unopened[th] = remembered
 
     def _open(self, envelope: Envelope, knock: Knock, th: bytes, bundle: Published) -> tuple[Held, list[Any]]:
         """Step 5."""
@@ -246,20 +271,20 @@ class Gate:
 
     def _decide(self, held: Held, intent: list[Any], bundle: Published, step: Json, now: int, trace: Trace) -> Json:
         """Step 6."""
-        envelope, th = held.envelope, held.keys.th
+        envelope, remembered = held.envelope, self.opened[held.keys.th]
         sender = envelope.sender
         self.peers[sender] = held.knock.identity
         stale = sender in self.latest and envelope.time <= self.latest[sender]
         self.latest[sender] = max(envelope.time, self.latest.get(sender, 0))
         if stale:
-            return self._rejected(envelope, th, "stale", now)
+            return self._rejected(envelope, remembered, "stale", now)
         sessions = [other for other in self.held if other.open_at(now)]
         others = [other for other in sessions if other.envelope.sender == sender and not self._superseded(other, held)]
         if len(others) >= OPEN_SESSIONS_PER_PEER or len(sessions) >= self.limits["sessions_max"]:
-            return self._rejected(envelope, th, "busy", now)
+            return self._rejected(envelope, remembered, "busy", now)
         policy = self.policy
         if policy is not None and policy["decision"] == "reject":
-            return self._rejected(envelope, th, policy["reason"], now, policy["retry_after_seconds"])
+            return self._rejected(envelope, remembered, policy["reason"], now, policy["retry_after_seconds"])
         if policy is not None and policy["decision"] == "accept":
             self.held.append(held)
             accepted = self._accept(held, policy["conditions"], step, trace)
@@ -267,9 +292,9 @@ class Gate:
         if policy is not None:
             raise Unusable("unknown decision")
         if now > held.knock.expires:
-            return self._rejected(envelope, th, "stale", now)
+            return self._rejected(envelope, remembered, "stale", now)
         if self.undecided(now) >= self.limits["undecided_knocks"]:
-            return self._rejected(envelope, th, "busy", now)
+            return self._rejected(envelope, remembered, "busy", now)
         self.held.append(held)
         action, capabilities, detail = intent
         return {
@@ -298,21 +323,24 @@ class Gate:
         )
         for other in self.held:
             if self._superseded(other, held):
-                other.status = "superseded"
+                other.status, other.superseded = "superseded", step["now_ms"]
         ttl = conditions["ttl_seconds"]
         held.status, held.ends = "established", None if ttl is None else step["now_ms"] + ttl * 1000
-        self.memory[held.keys.th].answer = envelope
+        remembered = self.opened[held.keys.th]
+        remembered.answer, remembered.held = envelope, held
         return {"envelope": envelope, "early_payload": held.early_payload}
 
-    def _rejection(self, envelope: Envelope, th: bytes, verdict: Json) -> bytes:
+    def _rejection(self, envelope: Envelope, remembered: Remembered, verdict: Json) -> bytes:
         now, reason, retry = verdict["now_ms"], verdict["reason"], verdict["retry_after_seconds"]
         answer = build_reject(self.own, self.mesh, envelope.sender, now, envelope.receipt, reason, retry, {})
-        self.memory[th].answer = answer
+        remembered.answer = answer
         return answer
 
-    def _rejected(self, envelope: Envelope, th: bytes, reason: str, now: int, retry_after: int = 0) -> Json:
+    def _rejected(
+        self, envelope: Envelope, remembered: Remembered, reason: str, now: int, retry_after: int = 0
+    ) -> Json:
         verdict = {"now_ms": now, "reason": reason, "retry_after_seconds": retry_after}
-        return {"event": "rejected", "reason": reason, "envelope": self._rejection(envelope, th, verdict)}
+        return {"event": "rejected", "reason": reason, "envelope": self._rejection(envelope, remembered, verdict)}
 
     def undecided(self, now: int) -> int:
         """How many KNOCKs wait for the application."""
