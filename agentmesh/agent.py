@@ -23,10 +23,10 @@ from agentmesh.engine.guard import (
     working_entropy,
 )
 from agentmesh.engine.seam import Seam
-from agentmesh.engine.state import AgentState, Journal
+from agentmesh.engine.state import AgentState, Journal, Step
 from agentmesh.engine.status import SessionView, view_of
 from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import mesh_argument
+from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
 from agentmesh.errors import ArgumentInvalid, NoSession
 from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
