@@ -13,7 +13,16 @@ from agentmesh.handshake.knock import decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, KEPT_CHAINS, UINT_MAX, Limits
+from agentmesh.limits import (
+    ACTION_MAX_BYTES,
+    CLOCK_TOLERANCE_MS,
+    COUNTER_MAX,
+    KEPT_CHAINS,
+    KNOCK_LIFETIME_MAX_MS,
+    PENDING_GRACE_MS,
+    UINT_MAX,
+    Limits,
+)
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import (
     ChainKey,
@@ -81,7 +90,7 @@ _SESSION: Final = _wire.array(
     _MS,
     _COUNT,
     _COUNT,
-    _wire.Maybe(_MS),
+    _MS,
     _wire.Maybe(_MS),
     _wire.Maybe(_CLOSE),
     _wire.Maybe(_MS),
@@ -98,6 +107,7 @@ _ENDED: Final = _wire.array(
     _COUNT,
     _COUNT,
 )
+_HEARD: Final = 1  # in the place of the time until which the initiator is to be heard
 _TAGS: Final = {1: _PENDING, 2: _UNDECIDED, 3: _SESSION, 4: _ENDED}
 
 _OVER: Final = {str(phase) for phase in ENDINGS}
@@ -183,7 +193,7 @@ def export_session(held: Held) -> bytes:
                 held.accepted_at_ms,
                 held.data_sent,
                 held.data_opened,
-                held.begin_by_ms,
+                _HEARD if held.begin_by_ms is None else held.begin_by_ms,
                 held.own_close_at_ms,
                 None if close is None else [close.number, close.data_sent, close.data_opened, close.at_ms],
                 held.superseded_at_ms,
@@ -308,6 +318,8 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
     begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
     ratchet = _restore_ratchet(ratchet_fields)
     require(ratchet.sending is not None)
+    if begin_by_ms == 0:  # not heard, and written when no time was kept: the latest that it can be
+        begin_by_ms = accepted_at_ms + CLOCK_TOLERANCE_MS + KNOCK_LIFETIME_MAX_MS + PENDING_GRACE_MS
     return Session(
         _restore_facts(facts_fields, mesh, own_did),
         ratchet,
@@ -315,7 +327,7 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
         accepted_at_ms=accepted_at_ms,
         data_sent=data_sent,
         data_opened=data_opened,
-        begin_by_ms=begin_by_ms,
+        begin_by_ms=None if begin_by_ms == _HEARD else begin_by_ms,
         own_close_at_ms=own_close_at_ms,
         peer_close=None if close is None else PeerClose(*close),
         superseded_at_ms=superseded_at_ms,
