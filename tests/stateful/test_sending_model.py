@@ -1,0 +1,144 @@
+"""Which session sends (docs/protocol.md, section 7): all small schedules of two agents, exhaustively.
+
+A schedule is a session that works, and then KNOCKs of either side. Of each KNOCK any part may be lost or late, its maker
+may drop it, and may have lost its state before. AGENTMESH_DEPTH above 1 makes them one KNOCK longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+
+from agentmesh import Agent, Intent, KnockReceived, Limits
+from agentmesh.envelope import OuterEnvelope
+from agentmesh.errors import NoSession
+from agentmesh.session.established import Session
+from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish
+
+KNOCKS = 2 if int(os.environ.get("AGENTMESH_DEPTH") or "1") == 1 else 3
+FATES = ("answered", "answer late", "answer lost", "answer lost, dropped", "lost")
+STEPS = tuple(itertools.product(("alice", "bob"), (False, True), FATES))
+
+
+class Scene:
+    """Two agents, and the answers that are still under way."""
+
+    def __init__(self) -> None:
+        pair: Pair = agent_pair()
+        self.clock: ManualClock = pair.clock
+        self.sides = {"alice": pair.alice, "bob": pair.bob}
+        self.late: list[tuple[Agent, bytes]] = []
+        self.losses = 0
+        establish(pair.alice, pair.bob)
+        self.tell("alice", "bob")
+
+    def held(self, name: str) -> dict[bytes, Session]:
+        """The sessions that a side could receive in."""
+        sessions = self.sides[name]._core.state.sessions.values()
+        return {
+            one.facts.session_id: one
+            for one in sessions
+            if isinstance(one, Session) and one.ending(self.clock.now_ms) is None
+        }
+
+    def choice(self, name: str, other: str) -> bytes | None:
+        peer = self.sides[name]._core.state.peer(self.sides[other].did)
+        session = None if peer is None else self.sides[name]._core.sending_session(peer, self.clock.now_ms)
+        return None if session is None else session.facts.session_id
+
+    def tell(self, *names: str) -> None:
+        """Each side says something at once, in the session of its choice; it arrives where it can."""
+        sent = []
+        for name in names:
+            [other] = set(self.sides) - {name}
+            try:
+                sent.append((other, self.sides[name].send(self.sides[other].did, b"heard")))
+            except NoSession:
+                pass
+        for other, sealed in sent:
+            if session_of(sealed.envelope) in self.held(other):
+                self.sides[other].receive(sealed)
+
+    def lose_state(self, name: str) -> None:
+        before = self.sides[name]
+        self.losses += 1
+        self.late = [(agent, answer) for agent, answer in self.late if agent is not before]
+        self.sides[name] = Agent.create(
+            before.mesh,
+            identity=before.identity,
+            clock=self.clock,
+            entropy=SeededEntropy(f"{name}/{self.losses}"),
+        )
+
+    def knock(self, name: str, fate: str) -> None:
+        [other] = set(self.sides) - {name}
+        knocker, peer = self.sides[name], self.sides[other]
+        knock = knocker.knock(peer.did, peer.publish_bundles(1, last_resort=False).one_time[0], Intent("model"))
+        earlier, self.late = self.late, []
+        if fate != "lost":
+            [event] = peer.receive(knock)
+            assert isinstance(event, KnockReceived)
+            answer = peer.accept(event).envelope
+            if fate == "answered":
+                knocker.receive(answer)
+            elif fate == "answer late":
+                self.late.append((knocker, answer))
+            elif fate == "answer lost, dropped":
+                knocker.drop(peer.did, knock.session_id)
+        self.arrive(earlier)
+
+    def arrive(self, answers: list[tuple[Agent, bytes]]) -> None:
+        for agent, answer in answers:
+            agent.receive(answer)
+
+    def check(self) -> None:
+        """No side sends where the other holds nothing, while a session that both hold and know of would do."""
+        held = {name: self.held(name) for name in self.sides}
+        known = [
+            session_id
+            for session_id in held["alice"].keys() & held["bob"].keys()
+            if all(held[name][session_id].confirmed and held[name][session_id].may_send(0) for name in held)
+        ]
+        for name, other in (("alice", "bob"), ("bob", "alice")):
+            chosen = self.choice(name, other)
+            assert not known or chosen in held[other], (name, "sends where nobody is")
+
+
+def session_of(envelope: bytes) -> bytes:
+    return OuterEnvelope(envelope, Limits()).body[:16]
+
+
+def run(steps: tuple[tuple[str, bool, str], ...], *, talking: bool) -> None:
+    scene = Scene()
+    for name, loses, fate in steps:
+        scene.clock.advance(seconds=1)
+        if loses:
+            scene.lose_state(name)
+        scene.knock(name, fate)
+        scene.check()
+        if talking:
+            scene.tell("alice", "bob")
+            scene.check()
+    # Silence: what is under way arrives, and each side is heard as often as it takes a turn.
+    scene.arrive(scene.late)
+    for _ in range(2):
+        scene.tell("alice", "bob")
+    scene.check()
+    held = {name: scene.held(name) for name in scene.sides}
+    both = [one for one in held["alice"].keys() & held["bob"].keys() if all(h[one].may_send(0) for h in held.values())]
+    if both:
+        chosen = {scene.choice("alice", "bob"), scene.choice("bob", "alice")}
+        assert len(chosen) == 1, "they do not agree"
+        assert chosen <= set(both), "they agree on what one of them does not hold"
+
+
+@pytest.mark.parametrize("first", STEPS, ids=str)
+def test_no_side_sends_where_nobody_is_and_both_agree(first: tuple[str, bool, str]) -> None:
+    for rest in itertools.product(STEPS, repeat=KNOCKS - 1):
+        for talking in (False, True):
+            try:
+                run((first, *rest), talking=talking)
+            except Exception as error:
+                raise AssertionError((first, *rest), talking) from error
