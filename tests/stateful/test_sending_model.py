@@ -15,15 +15,16 @@ from agentmesh import Agent, Intent, KnockReceived, Limits
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import NoSession
 from agentmesh.session.established import Session
+from agentmesh.session.pending import Pending
 from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish
 
 KNOCKS = 2 if int(os.environ.get("AGENTMESH_DEPTH") or "1") == 1 else 3
-FATES = ("answered", "answer late", "answer lost", "answer lost, dropped", "lost")
+FATES = ("answered", "answer late", "answer lost", "answer lost, dropped", "lost", "late")
 STEPS = tuple(itertools.product(("alice", "bob"), (False, True), FATES))
 
 
 class Scene:
-    """Two agents, and the answers that are still under way."""
+    """Two agents, and what is still under way."""
 
     def __init__(self) -> None:
         pair: Pair = agent_pair()
@@ -64,7 +65,6 @@ class Scene:
     def lose_state(self, name: str) -> None:
         before = self.sides[name]
         self.losses += 1
-        self.late = [(agent, answer) for agent, answer in self.late if agent is not before]
         self.sides[name] = Agent.create(
             before.mesh,
             identity=before.identity,
@@ -77,7 +77,9 @@ class Scene:
         knocker, peer = self.sides[name], self.sides[other]
         knock = knocker.knock(peer.did, peer.publish_bundles(1, last_resort=False).one_time[0], Intent("model"))
         earlier, self.late = self.late, []
-        if fate != "lost":
+        if fate == "late":
+            self.late.append((peer, knock.envelope))
+        elif fate != "lost":
             [event] = peer.receive(knock)
             assert isinstance(event, KnockReceived)
             answer = peer.accept(event).envelope
@@ -89,9 +91,21 @@ class Scene:
                 knocker.drop(peer.did, knock.session_id)
         self.arrive(earlier)
 
-    def arrive(self, answers: list[tuple[Agent, bytes]]) -> None:
-        for agent, answer in answers:
-            agent.receive(answer)
+    def arrive(self, envelopes: list[tuple[Agent, bytes]]) -> None:
+        """What was late comes, and so does the answer to a KNOCK; an answer to whom lost its state is for nobody."""
+        for agent, envelope in envelopes:
+            if agent not in self.sides.values():
+                continue
+            [event, *_] = agent.receive(envelope)
+            if isinstance(event, KnockReceived):
+                envelope = agent.accept(event).envelope
+            elif event.reply is not None:
+                envelope = event.reply.envelope
+            else:
+                continue
+            [knocker] = [one for one in self.sides.values() if one is not agent]
+            if any(held.facts.knock_receipt == event.receipt for held in pending(knocker)):
+                knocker.receive(envelope)
 
     def check(self) -> None:
         """No side sends where the other holds nothing, while a session that both hold and know of would do."""
@@ -101,9 +115,16 @@ class Scene:
             for session_id in held["alice"].keys() & held["bob"].keys()
             if all(held[name][session_id].confirmed and held[name][session_id].may_send(0) for name in held)
         ]
+        for session_id in held["alice"].keys() & held["bob"].keys():
+            for name in held:
+                assert held[name][session_id].superseded_at_ms is None, (name, "supersedes what the other holds")
         for name, other in (("alice", "bob"), ("bob", "alice")):
             chosen = self.choice(name, other)
             assert not known or chosen in held[other], (name, "sends where nobody is")
+
+
+def pending(agent: Agent) -> list[Pending]:
+    return [held for held in agent._core.state.sessions.values() if isinstance(held, Pending)]
 
 
 def session_of(envelope: bytes) -> bytes:
@@ -116,8 +137,15 @@ def run(steps: tuple[tuple[str, bool, str], ...], *, talking: bool) -> None:
         scene.clock.advance(seconds=1)
         if loses:
             scene.lose_state(name)
+        late = bool(scene.late)
         scene.knock(name, fate)
         scene.check()
+        # A fresh KNOCK, accepted: nothing is left of what its maker has lost, but what comes only now.
+        if loses and not late and fate not in ("lost", "late"):
+            [other] = set(scene.sides) - {name}
+            open_ones = {one for one, session in scene.held(other).items() if session.may_send(scene.clock.now_ms)}
+            entered = {knock for knock, session in scene.held(other).items() if not session.confirmed}
+            assert open_ones <= scene.held(name).keys() | entered, "sessions that its maker lost"
         if talking:
             scene.tell("alice", "bob")
             scene.check()
