@@ -8,7 +8,6 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, final
 
 from agentmesh.engine import conversing, knocking, upkeep, verdicts
@@ -37,7 +36,7 @@ from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import BundleRef, Redacted, SessionId
+from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.pending import Pending
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class Agent(Redacted):
             return shelf
 
     @frameless
-    def withdraw_bundles(self, refs: Iterable[BundleRef] | None = None) -> tuple[BundleRef, ...]:
+    def withdraw_bundles(self, refs: tuple[bytes, ...] | list[bytes] | None = None) -> tuple[bytes, ...]:
         """Delete the secrets of bundles that are not to serve any more; returns which had any. Section 3.
 
         A KNOCK on one of them is rejected (`bundle`) from now on. Take them from the registries too.
