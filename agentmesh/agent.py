@@ -502,13 +502,7 @@ class Agent(Redacted):
 
     @frameless
     def export_state(self) -> bytes:
-        """Return the whole state as canonical bytes: *secret and unsealed*. `restore` takes them back. Section 7.
-
-        Bundles that are past their time are left out, whether or not `poll` was called.
-
-        Raises:
-            ArgumentInvalid: the clock shows no time.
-        """
+        """Return the whole state, but bundles past their time, as canonical bytes: *secret and unsealed*. Section 7."""
         with self._seam.lock:
             return export_agent(self._core.state, self._core.now_ms())
 

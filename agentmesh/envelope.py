@@ -157,9 +157,10 @@ class OuterEnvelope:
     def __init__(self, envelope: BytesLike, limits: Limits) -> None:
         self._header: Header | None = None
         self._receipt: Receipt | None = None
+        self.envelope: bytes = b""
         if type(envelope) is not bytes:
             envelope = received_argument("envelope", envelope, limits.envelope_max_bytes)
-        self.envelope: bytes = envelope
+        self.envelope = envelope
         self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
 
     @classmethod

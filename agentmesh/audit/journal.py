@@ -41,6 +41,8 @@ class AuditJournal:
         self.unrecorded = 0
         self._on_failure = on_failure
 
+    reads_changes = False  # what a step changes is not for the trail
+
     def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
         """Record a step.
 

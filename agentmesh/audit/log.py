@@ -24,7 +24,7 @@ from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.handover import Handover
 from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
 from agentmesh.audit.owner import can_stand, owner_named
-from agentmesh.audit.record import Record
+from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
@@ -32,6 +32,8 @@ from agentmesh.primitives import _crypto, _wire, forked
 from agentmesh.primitives.forked import Birthplace
 
 _FIRST: Final = Handover()
+_SEALED: Final = AuditEvent.MESSAGE_SEALED
+_OPENED: Final = AuditEvent.MESSAGE_OPENED
 
 
 class Sink(Protocol):
@@ -242,9 +244,12 @@ class AuditLog:
                 if type(record) is not Record:
                     raise ArgumentInvalid("records")
                 entry = record.encode(sequence, head, self._encode)
+                event = record.event
+                # Of the two that are nearly all, at once.
+                named = record.sender if event is _SEALED else record.recipient if event is _OPENED else ""
                 if not owner:
                     owner = owner_named(record)
-                elif not can_stand(owner, record):
+                elif named != owner and not can_stand(owner, record):
                     raise OwnerMismatch
                 head = leaf_hash(entry)
                 entries.append(entry)

@@ -202,7 +202,7 @@ def _receive_close(
     missing = max(0, close.data_sent - session.data_opened)
     changes += (taken,)
     reply: Sealed | None = None
-    if session.may_answer(now_ms):
+    if session.may_send(now_ms, answer=True):
         # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
         answer = _answer_close(core, session, taken, now_ms)
         if answer is not None:

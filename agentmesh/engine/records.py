@@ -85,14 +85,42 @@ def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Rec
     """Record a data message or a close of this agent."""
     if not core.recording:  # at once, since every message passes here
         return _NOTHING
-    return _sent(core, AuditEvent.MESSAGE_SEALED, facts, sealed, now_ms, sealed.number)
+    return (
+        Record(  # written out, as in the next: every message passes here
+            AuditEvent.MESSAGE_SEALED,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.own_did,
+            recipient=facts.peer.did,
+            envelope_time_ms=now_ms,
+            receipt=sealed.receipt,
+            session_id=facts.session_id,
+            number=sealed.number,
+            size_bytes=len(sealed.envelope),
+            bundle_class=facts.bundle_class,
+        ),
+    )
 
 
 def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
     """Record a data message or a close of the peer."""
     if not core.recording:
         return _NOTHING
-    return _received(core, AuditEvent.MESSAGE_OPENED, facts, outer, now_ms, incoming.number, incoming.time_ms)
+    return (
+        Record(
+            AuditEvent.MESSAGE_OPENED,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=facts.peer.did,
+            recipient=facts.own_did,
+            envelope_time_ms=incoming.time_ms,
+            receipt=outer.receipt,
+            session_id=facts.session_id,
+            number=incoming.number,
+            size_bytes=outer.size_bytes,
+            bundle_class=facts.bundle_class,
+        ),
+    )
 
 
 def session_ended(core: Core, over: Ended, now_ms: int) -> Records:

@@ -13,7 +13,7 @@ from agentmesh.audit.record import Record
 from agentmesh.audit.refusals import Refusals
 from agentmesh.engine.core import Core
 from agentmesh.engine.rows import ChangesOf
-from agentmesh.engine.state import Journal, Step
+from agentmesh.engine.state import Change, Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, CommitFailed, PeerNotAllowed, ReentrantCall
 from agentmesh.primitives.keys import Receipt, Redacted
@@ -29,13 +29,15 @@ class Seam(Redacted):
         lock: Held during every call; reading calls take it too.
     """
 
-    __slots__ = ("_busy", "_core", "_journal", "_refusals", "lock")
+    __slots__ = ("_busy", "_core", "_journal", "_refusals", "_unread", "lock")
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self.lock = threading.RLock()
         self._busy = False
         self._core = core
         self._journal = journal
+        # One for all steps, where the journal does not read what they change.
+        self._unread = ChangesOf((), core.state) if getattr(journal, "reads_changes", True) is False else None
         state = core.state
         self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
 
@@ -55,7 +57,7 @@ class Seam(Redacted):
             self._busy = True
             try:
                 now_ms = self._core.now_ms()
-                if self._refusals:
+                if self._refusals.counts:
                     self._record(self._refusals.due(now_ms))
                 try:
                     step = compute(now_ms)
@@ -104,13 +106,13 @@ class Seam(Redacted):
 
     def _record(self, refusals: tuple[Record, ...]) -> None:
         if refusals:
-            self._tell(ChangesOf((), self._core.state), refusals)
+            self._tell((), refusals)
             self._refusals.recorded()
 
     def _commit(self, step: Step[Any]) -> None:
         if self._journal is not None and (step.changes or step.records):
             try:
-                self._tell(ChangesOf(step.changes, self._core.state), step.records)
+                self._tell(step.changes, step.records)
             except BaseException:
                 if step.charged is not None:
                     self._core.budgets.knocks.give_back(step.charged)
@@ -120,11 +122,12 @@ class Seam(Redacted):
         if step.afterwards is not None:
             step.afterwards()
 
-    def _tell(self, changes: ChangesOf, records: tuple[Record, ...]) -> None:
+    def _tell(self, changes: tuple[Change, ...], records: tuple[Record, ...]) -> None:
         if self._journal is None:
             return
         try:
-            self._journal.commit(changes, records)
+            told = ChangesOf(changes, self._core.state) if self._unread is None else self._unread
+            self._journal.commit(told, records)
         except AgentMeshError:
             raise
         except Exception as error:

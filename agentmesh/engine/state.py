@@ -225,7 +225,10 @@ class Changes(Protocol):
 
 
 class Journal(Protocol):
-    """What an agent tells of each step before it takes effect: an audit log, a durable store."""
+    """What an agent tells of each step before it takes effect: an audit log, a durable store.
+
+    One that has `reads_changes = False` is told of records alone.
+    """
 
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Take note of a step, durably if that is the journal's promise.

@@ -275,16 +275,12 @@ class Session(Redacted):
             return None
         return Happening.CUT_OFF if closing else Happening.TIMED_OUT
 
-    def may_send(self, now_ms: int) -> bool:
-        """Say whether data can be sealed now, conditions aside."""
-        return self.may_answer(now_ms) and (self.begin_by_ms is None or now_ms <= self.begin_by_ms)
-
-    def may_answer(self, now_ms: int) -> bool:
-        """Say whether a close of the peer is answered now: not closing, superseded or past its time to live."""
+    def may_send(self, now_ms: int, *, answer: bool = False) -> bool:
+        """Say whether data can be sealed now, conditions aside; or the close in answer to the peer's."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
-        if self.conditions.ttl_seconds is None:
-            return True
+        if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:
+            return False
         ttl_end_ms = self.ttl_end_ms
         return ttl_end_ms is None or now_ms <= ttl_end_ms
 
@@ -441,9 +437,10 @@ class Session(Redacted):
             data, announced = self._parse_close(data, number, now_ms)
         if announced is None and len(data) > limits.plaintext_max_bytes:  # a close is bounded by its 128 bytes
             raise TooLarge(len(data), limits.plaintext_max_bytes)
-        ttl_end_ms = self.ttl_end_ms
-        if ttl_end_ms is not None and time_ms > ttl_end_ms:
-            raise PeerConditionBroken("ttl_seconds")
+        if conditions.ttl_seconds is not None:
+            ttl_end_ms = self.ttl_end_ms
+            if ttl_end_ms is not None and time_ms > ttl_end_ms:
+                raise PeerConditionBroken("ttl_seconds")
         action = "" if announced is not None else action or facts.action
         if announced is None:
             if conditions.max_messages is not None and number > conditions.max_messages:

@@ -508,8 +508,8 @@ def test_a_hook_that_raises_shows_nothing(which: str) -> None:
     story.establish()
     story.converse()
     answer = story.bob.send(story.alice.did, story.watch.canaries["answer"]).envelope
-    hook.broken = True
     before = story.alice.export_state()
+    hook.broken = True
     for call in (
         lambda: story.alice.send(story.bob.did, story.watch.canaries["plaintext"]).envelope,
         lambda: story.alice.receive(answer),

@@ -390,6 +390,7 @@ POLICY_CALLS: dict[str, Callable[[AdmissionPolicy], object]] = {
     "follow": lambda policy: policy.follow(ANN.key, BEN.key),
     "may_knock": lambda policy: policy.may_knock(ClaimedSender(ANN.did, ANN.key.raw)),
     "is_known": lambda policy: policy.is_known(ANN.key.raw),
+    "used": lambda policy: policy.used(ANN.key, BundleClass.ONE_TIME, 0),
     "may_use": lambda policy: policy.may_use(ANN.key, BundleClass.ONE_TIME, NOW),
     "decide": lambda policy: policy.decide(None),  # type: ignore[arg-type]
     "still_allowed": lambda policy: policy.still_allowed(ANN.key),

@@ -32,6 +32,7 @@ RATCHET = ("tests/unit/test_ratchet.py",)
 MESSAGES = ("tests/hostile/test_messages.py",)
 KNOCK = ("tests/hostile/test_knock.py",)
 VERDICT = ("tests/hostile/test_verdict.py",)
+KNOCK_MEMORY = ("tests/hostile/test_knock_memory.py",)
 BUNDLES = ("tests/hostile/test_bundles.py",)
 
 FAULTS = (
@@ -103,7 +104,7 @@ FAULTS = (
     Fault(
         "a KNOCK's signature is not checked",
         "engine/gate.py",
-        "        parsed.verify(initiator, outer.header_bytes)\n",
+        "    parsed.verify(initiator, outer.header_bytes)\n",
         "",
         KNOCK,
     ),
@@ -131,7 +132,7 @@ FAULTS = (
     Fault(
         "a one-time bundle serves twice",
         "engine/verdicts.py",
-        "        changes.append(BundleUsed(published.ref))",
+        "        changes.append(BundleUsed(knock.published.ref))",
         "        pass",
         BUNDLES,
     ),
@@ -145,9 +146,72 @@ FAULTS = (
     Fault(
         "a sender is charged before its signature is checked",
         "engine/gate.py",
-        "    budgets = core.budgets\n    guarded",
-        "    budgets = core.budgets\n    budgets.knocks.take(parsed.claimed_key, now_ms)\n    guarded",
+        "    is_known = core.is_known(parsed.claimed_key)\n",
+        "    is_known = core.is_known(parsed.claimed_key)\n    core.budgets.knocks.take(parsed.claimed_key, now_ms)\n",
         ("tests/hostile/test_knock_flood.py",),
+    ),
+    Fault(
+        "what does not open fills the memory of what did",
+        "engine/verdicts.py",
+        "        core.unopened.remember(memo)\n        raise",
+        "        core.state.knocks.remember(memo)\n        raise",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "what does not open is kept without a bound",
+        "engine/replay.py",
+        "            self._by_th.pop(next(iter(self._by_th)), None)\n",
+        "            pass\n",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "a REJECT says what may change",
+        "engine/gate.py",
+        "    if not is_valid_at(now_ms, published.not_before_ms, published.not_after_ms):\n        raise Busy\n",
+        "    if not is_valid_at(now_ms, published.not_before_ms, published.not_after_ms):\n        return False\n",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "a REJECT before the opening shares the rate of other answers",
+        "engine/gate.py",
+        "core.budgets.rejections, leave, now_ms)",
+        "core.budgets.answers, leave, now_ms)",
+        ("tests/hostile/test_knock_replay.py",),
+    ),
+    Fault(
+        "the hour is charged when it is asked for",
+        "trust/admission.py",
+        "self._one_time.has(None, now_ms, leave=leave)",
+        "self._one_time.take(None, now_ms, leave=leave)",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "an export holds bundles past their time",
+        "engine/export.py",
+        " if now_ms <= bundle.forget_at_ms],",
+        "],",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "a bundle past its time serves until poll",
+        "engine/gate.py",
+        "    if published is None or now_ms > published.forget_at_ms:",
+        "    if published is None:",
+        KNOCK_MEMORY,
+    ),
+    Fault(
+        "a charge is not given back where the journal fails",
+        "engine/seam.py",
+        "                if step.charged is not None:\n",
+        "                if False:\n",
+        ("tests/unit/test_gate.py",),
+    ),
+    Fault(
+        "whoever offers most keeps most",
+        "retries.py",
+        "self._let_go(max(self._bytes, key=self._bytes.__getitem__))",
+        "self._let_go(next(iter(self._bytes)))",
+        ("tests/unit/test_retries.py",),
     ),
     Fault(
         "a peer may write another name on its envelopes",

@@ -216,12 +216,14 @@ def test_a_clock_that_shows_no_time_stops_every_call(shown: Any) -> None:
         lambda: pair.bob.publish_bundles(1),
         lambda: pair.bob.sessions(pair.alice.did),
         lambda: pair.bob.pending_knocks(),
+        lambda: pair.bob.export_state(),
+        lambda: Agent.restore(before, clock=pair.clock),
     ):
         with pytest.raises(ArgumentInvalid) as caught:
             call()
         assert caught.value.argument == "clock"
-    assert pair.bob.export_state() == before
     pair.clock.now_ms = good
+    assert pair.bob.export_state() == before
     assert pair.bob.receive(envelope)
 
 

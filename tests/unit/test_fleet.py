@@ -158,8 +158,8 @@ def test_a_forgery_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_restart_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     restore = agentmesh.agent.restore_agent
 
-    def restore_less(exported: bytes) -> AgentState:
-        state = restore(exported)
+    def restore_less(exported: bytes, now_ms: int) -> AgentState:
+        state = restore(exported, now_ms)
         state.knocks = KnockMemory()
         return state
 

@@ -207,7 +207,7 @@ CASES = [
 
 
 def session_row(agent: Agent, session_id: SessionId) -> bytes | None:
-    return rows_of(restore_agent(agent.export_state())).get((RowKind.SESSION, session_id))
+    return rows_of(restore_agent(agent.export_state(), 0)).get((RowKind.SESSION, session_id))
 
 
 @pytest.mark.parametrize(("name", "phase", "happening"), CASES)

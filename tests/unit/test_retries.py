@@ -155,6 +155,15 @@ def test_a_flood_in_one_name_takes_nothing_from_another() -> None:
     assert retries.dropped == 60 + 5000 + 1 - len(retries)
 
 
+def test_whoever_has_the_most_envelopes_makes_room_however_small_they_are() -> None:
+    retries = Retries(max_envelopes=4)
+    honest = [envelope_of(1, 0, 0), envelope_of(2, 0, 5000)]
+    flood = [envelope_of(0, number, 0) for number in range(10)]
+    for envelope in [*honest, *flood]:
+        retries.hold(envelope, NOW)
+    assert retries.due(NOW + 1000) == (*honest, *flood[-2:])
+
+
 # --- with an agent ----------------------------------------------------------------------------------------------------
 
 

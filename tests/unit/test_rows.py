@@ -13,11 +13,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, BundleClass, Conditions, Limits
+from agentmesh import Agent, Conditions, Limits
 from agentmesh.engine import changes as change_kinds
 from agentmesh.engine.export import export_agent
 from agentmesh.engine.rows import ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
@@ -42,6 +41,9 @@ CHANGE_KINDS = {
 }
 
 
+NOW_MS = 0  # no bundle is past its time: rows are of all that is held
+
+
 class Witness:
     """Stands at the seam of every agent, and keeps a store of rows for each."""
 
@@ -60,21 +62,21 @@ class Witness:
     def before(self, state: AgentState, changes: tuple[Change, ...]) -> None:
         self.steps += bool(changes)
         self.seen |= {type(change) for change in changes}
-        store, exported = self.store(state), export_agent(state)
+        store, exported = self.store(state), export_agent(state, NOW_MS)
         rows = ChangesOf(changes, state).rows()
         assert rows_after(state, [change for change in changes for _ in range(2)]) == rows
         for done in range(1, len(changes) + 1):  # broken off behind so many changes, and done again
             assert rows_after(state, changes[:done] + changes) == rows
-        assert export_agent(state) == exported  # and nothing was altered
+        assert export_agent(state, NOW_MS) == exported  # and nothing was altered
         self.removed |= {str(kind) for (kind, key), data in rows.items() if data is None and (kind, key) in store}
         keep(store, rows)
 
     def after(self, state: AgentState, changes: tuple[Change, ...]) -> None:
         assert self.store(state) == rows_of(state) == rows_of(state_of(self.store(state)))
-        exported = export_agent(state)
+        exported = export_agent(state, NOW_MS)
         for change in changes:
             change.apply(state)
-        assert export_agent(state) == exported
+        assert export_agent(state, NOW_MS) == exported
 
 
 def keep(store: Rows, rows: dict[RowKey, bytes | None]) -> None:
@@ -178,7 +180,7 @@ class RowStore:
 
 
 def reopened(store: RowStore, clock: ManualClock) -> Agent:
-    state = export_agent(state_of(store.rows))
+    state = export_agent(state_of(store.rows), NOW_MS)
     return Agent.restore(state, clock=clock, entropy=SeededEntropy("again"), journal=store)
 
 
@@ -299,13 +301,3 @@ def test_the_rows_of_a_newer_release_say_so() -> None:
         state_of({**ROWS, key: _wire.encode([2, mesh, seed])})
     with pytest.raises(StateVersionUnknown):
         state_of({**ROWS, key: _wire.encode([2, "another", "shape"])})
-
-
-def test_what_is_remembered_in_memory_alone_has_no_row() -> None:
-    state = state_of(ROWS)
-    th, memo = next(iter(state.knocks.by_th.items()))
-    state.knocks.drop(th)
-    state.knocks.remember(evolve(memo, durable=False))
-    assert (RowKind.KNOCK, th) not in rows_of(state)
-    assert rows_after(state, [change_kinds.AnswerDropped(th)]) == {(RowKind.KNOCK, th): None}
-    assert BundleClass.ONE_TIME in {bundle.bundle_class for bundle in state.bundles.values()}
