@@ -13,16 +13,7 @@ from agentmesh.handshake.knock import decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import (
-    ACTION_MAX_BYTES,
-    CLOCK_TOLERANCE_MS,
-    COUNTER_MAX,
-    KEPT_CHAINS,
-    KNOCK_LIFETIME_MAX_MS,
-    PENDING_GRACE_MS,
-    UINT_MAX,
-    Limits,
-)
+from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, KEPT_CHAINS, UINT_MAX, Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import (
     ChainKey,
@@ -318,8 +309,7 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
     begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
     ratchet = _restore_ratchet(ratchet_fields)
     require(ratchet.sending is not None)
-    if begin_by_ms == 0:  # not heard, and written when no time was kept: the latest that it can be
-        begin_by_ms = accepted_at_ms + CLOCK_TOLERANCE_MS + KNOCK_LIFETIME_MAX_MS + PENDING_GRACE_MS
+    require(begin_by_ms > 0)  # 0 was written for one that was not heard, without the time until which it can be
     return Session(
         _restore_facts(facts_fields, mesh, own_did),
         ratchet,
