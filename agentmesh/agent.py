@@ -17,6 +17,7 @@ from agentmesh.engine.guard import (
     check_clock,
     check_flags,
     check_given,
+    refs_argument,
     session_id_argument,
     working_entropy,
 )
@@ -183,11 +184,12 @@ class Agent(Redacted):
         """Make prekey bundles and keep their secrets. Hand the bytes to any registry. Section 3.
 
         Args:
-            one_time: How many one-time bundles; `limits.one_time_bundles` (100) if `None`.
+            one_time: How many one-time bundles; so many that `limits.one_time_bundles` (100) are unused if `None`.
             last_resort: Make a last-resort bundle too. Older ones serve on until they expire.
 
         Raises:
-            ArgumentInvalid: negative, or more than `limits.bundles_max` in all.
+            ArgumentInvalid: not a number of bundles.
+            StockFull: more than `limits.bundles_max` in all, or ten times as many with the used ones.
         """
         check_flags(last_resort=last_resort)
 
@@ -196,6 +198,21 @@ class Agent(Redacted):
             self._stock_told = False
             self._rotation_told = self._rotation_told and not last_resort
             return shelf
+
+    @frameless
+    def withdraw_bundles(self, refs: tuple[bytes, ...] | list[bytes] | None = None) -> tuple[bytes, ...]:
+        """Delete the secrets of bundles that are not to serve any more; returns which had any. Section 3.
+
+        A KNOCK on one of them is rejected (`bundle`) from now on. Take them from the registries too.
+
+        Args:
+            refs: The `ref` of each, 32 bytes; all bundles of this agent if `None`. What has no secrets is left out.
+
+        Raises:
+            ArgumentInvalid: not refs.
+        """
+        named = None if refs is None else refs_argument(refs)
+        return self._seam.run(lambda _: upkeep.withdraw(self._core, named))
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
@@ -229,7 +246,7 @@ class Agent(Redacted):
             IdentityConflict: the DID is known with another key.
             OneTimeRequired: the bundle is a last-resort one.
             PeerNotAllowed: the policy does not allow the peer.
-            TooManySessions: five open sessions with the peer, or too many in all.
+            TooManySessions: five open sessions with the peer, or too many in all; its `sessions` could be ended.
         """
         did = did_argument("did", did, own=self.did)
         check_flags(early_with_last_resort=early_with_last_resort, require_one_time=require_one_time)
@@ -313,14 +330,14 @@ class Agent(Redacted):
             did: The peer.
             data: 0 to `limits.plaintext_max_bytes` bytes.
             action: What it is for; the KNOCK's action if `None`.
-            session_id: Which session; the one whose KNOCK is the latest if `None`.
+            session_id: Which session; of those that the peer is known to hold the one with the latest KNOCK if `None`.
             disclosable: Keep the key that discloses this one message (section 8.1). That undoes the message's forward
                 secrecy; give the key out only after the peer has opened the message.
 
         Raises:
             ArgumentInvalid: a bad argument, or data over the limit.
-            NoSession: there is no session that sends.
-            SessionNotOpen: the named session is closed, superseded or expired.
+            NoSession: there is no session that sends, or none that is named so (any more).
+            SessionNotOpen: the named session is closed, superseded, over, or was never answered.
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
@@ -339,7 +356,8 @@ class Agent(Redacted):
 
         Raises:
             ArgumentInvalid: a bad argument; the reason is at most 128 bytes of UTF-8.
-            NoSession, SessionNotOpen: there is nothing to close.
+            NoSession: there is no session that sends, or none that is named so (any more).
+            SessionNotOpen: the named session is closed or over.
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
         named = session_id_argument(session_id)
@@ -366,7 +384,7 @@ class Agent(Redacted):
 
         Args:
             envelope: The bytes as they came; where both agents are in one process, what the other's call returned.
-            disclosable: Keep the key that discloses this one message (section 8.1).
+            disclosable: Keep the key that discloses this one message or close (section 8.1).
 
         Raises:
             ArgumentInvalid: not bytes.

@@ -184,6 +184,7 @@ class PeerClosed:
         peer_opened: How many of this side's data messages the peer says it had opened.
         lost: Messages whose kept keys were evicted by this one.
         reply: This side's own close, unless it had closed before.
+        disclosure: Discloses this one close; only where it was asked for.
     """
 
     peer: IdentityKey
@@ -194,6 +195,7 @@ class PeerClosed:
     peer_opened: int
     lost: int
     reply: Outgoing | None
+    disclosure: Disclosure | None = field(default=None, repr=_hidden)
 
 
 @frozen(kw_only=True)

@@ -30,6 +30,7 @@ _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, comm
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
+_LIFETIME_MAX_SECONDS: Final = UINT_MAX // 2000  # half of all times are left to the clock that it begins at
 
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
@@ -41,8 +42,13 @@ def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
         raise ArgumentInvalid(attribute.name, "over the limit", allowed=UINT_MAX)
 
 
-def _limit(default: int) -> Any:
-    return field(default=default, validator=_positive)
+def _limit(default: int, most: int = UINT_MAX) -> Any:
+    def bounded(instance: object, attribute: Attribute[Any], value: Any) -> None:
+        _positive(instance, attribute, value)
+        if value > most:
+            raise ArgumentInvalid(attribute.name, "over the limit", value, most)
+
+    return field(default=default, validator=bounded)
 
 
 @frozen(kw_only=True)
@@ -67,13 +73,13 @@ class Limits:
     # Prekeys: how many a publication makes, when the shelf is low, how long they serve.
     one_time_bundles: int = _limit(100)
     one_time_bundles_low: int = _limit(20)
-    one_time_lifetime_seconds: int = _limit(30 * 86_400)
-    last_resort_lifetime_seconds: int = _limit(21 * 86_400)
+    one_time_lifetime_seconds: int = _limit(30 * 86_400, _LIFETIME_MAX_SECONDS)
+    last_resort_lifetime_seconds: int = _limit(21 * 86_400, _LIFETIME_MAX_SECONDS)
     last_resort_rotation_seconds: int = _limit(7 * 86_400)
     bundles_max: int = _limit(10_000)  # that hold secrets; of used ones the bare memory is kept, ten times as many
 
     # KNOCKs: lifetime of one's own, and what strangers can make this agent do or keep.
-    knock_lifetime_seconds: int = _limit(86_400)
+    knock_lifetime_seconds: int = _limit(86_400, KNOCK_LIFETIME_MAX_MS // 1000)
     signature_checks_per_second: int = _limit(2000)  # about a tenth of a core for a flood of forged KNOCKs
     knocks_per_identity: int = _limit(20)  # a burst; see the next
     knock_refill_seconds: int = _limit(1)  # one KNOCK of an identity comes back so often
@@ -104,6 +110,14 @@ class Limits:
         if self.skipped_keys_per_step > self.skipped_keys_per_session:
             raise ArgumentInvalid(
                 "skipped_keys_per_step", "over the limit", self.skipped_keys_per_step, self.skipped_keys_per_session
+            )
+        # A new last-resort bundle is due while the old one serves, or there is none between.
+        if self.last_resort_rotation_seconds > self.last_resort_lifetime_seconds:
+            raise ArgumentInvalid(
+                "last_resort_rotation_seconds",
+                "over the limit",
+                self.last_resort_rotation_seconds,
+                self.last_resort_lifetime_seconds,
             )
         # The largest KNOCK and the largest message must fit an envelope: padding adds an eighth at most.
         intent_max_bytes = self.intent_detail_max_bytes + self.capabilities_max * (CAPABILITY_MAX_BYTES + 3)

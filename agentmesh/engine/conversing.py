@@ -15,6 +15,7 @@ from agentmesh.errors import (
     Malformed,
     NoSession,
     SenderMismatch,
+    SessionNotOpen,
     UnknownSession,
 )
 from agentmesh.events import Event, Events, MessageReceived, PeerClosed, SessionOver
@@ -23,7 +24,7 @@ from agentmesh.primitives.arguments import BytesLike
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 from agentmesh.session.content import ContentType
 from agentmesh.session.established import Incoming, MessageSent, MessageTaken, Session
-from agentmesh.session.facts import SESSION_ID_BYTES, Ended
+from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Facts
 from agentmesh.session.held import ended
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import TRANSITIONS, Happening
@@ -36,6 +37,7 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
 
     Raises:
         NoSession: there is none.
+        SessionNotOpen: the named one is over.
     """
     peer = core.state.peer(did)
     if peer is None:
@@ -44,6 +46,8 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
         session = core.sending_session(peer, now_ms)
     else:
         held = peer.session(session_id)
+        if held is not None and (isinstance(held, Ended) or held.ending(now_ms) is not None):
+            raise SessionNotOpen
         session = held if isinstance(held, Session) else None
     if session is None:
         raise NoSession
@@ -85,7 +89,9 @@ def drop(core: Core, did: str, session_id: SessionId, now_ms: int) -> Step[None]
     """
     peer = core.state.peer(did)
     held = None if peer is None else peer.session(session_id)
-    if held is None or isinstance(held, Ended) or (held.phase, Happening.DROPPED) not in TRANSITIONS:
+    if held is None or isinstance(held, Ended) or held.ending(now_ms) is not None:
+        raise NoSession
+    if (held.phase, Happening.DROPPED) not in TRANSITIONS:
         raise NoSession
     over = ended(held, Happening.DROPPED, at_ms=now_ms, detail="dropped")
     # Its ACCEPT is not given again: the peer would establish what this side no longer holds.
@@ -155,7 +161,6 @@ def _receive_message(
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
     lost = len(taken.opened.evicted)
-    key = incoming.disclosure_key
     event: Event = MessageReceived(
         facts.peer,
         facts.session_id,
@@ -164,7 +169,7 @@ def _receive_message(
         incoming.number,
         incoming.time_ms,
         outer,
-        None if key is None else Disclosure(facts.th + key.reveal()),
+        _disclosure(facts, incoming),
         lost,
     )
     close = session.peer_close
@@ -174,6 +179,11 @@ def _receive_message(
         changes += (SessionEnded(over),)
         return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
     return Step((*changes, taken), trail, (event,))
+
+
+def _disclosure(facts: Facts, incoming: Incoming) -> Disclosure | None:
+    key = incoming.disclosure_key
+    return None if key is None else Disclosure(facts.th + key.reveal())
 
 
 def _receive_close(
@@ -192,7 +202,7 @@ def _receive_close(
     missing = max(0, close.data_sent - session.data_opened)
     changes += (taken,)
     reply: Sealed | None = None
-    if session.may_send(now_ms):
+    if session.may_send(now_ms, answer=True):
         # Sealed over the state as it will be: a peer's turn that came with its close is taken first.
         answer = _answer_close(core, session, taken, now_ms)
         if answer is not None:
@@ -208,6 +218,7 @@ def _receive_close(
         peer_opened=close.data_opened,
         lost=len(taken.opened.evicted),
         reply=reply,
+        disclosure=_disclosure(facts, incoming),
     )
     if missing:
         return Step(changes, trail, (event,))

@@ -181,16 +181,24 @@ class Core(Redacted):
             and len(self.state.sessions) < self.limits.sessions_max - leave
         )
 
-    def begun_before(self, initiator: IdentityKey, before_ms: int, now_ms: int) -> list[Session]:
-        """Return the open sessions that this peer began before: a fresh KNOCK says that it holds them no more."""
-        return [
-            held
-            for held in self.open_sessions(self.state.peers.get(initiator.raw), now_ms)
-            if isinstance(held, Session) and not held.facts.initiator and held.facts.knock_time_ms < before_ms
-        ]
+    def gives_way(self, initiator: IdentityKey, knock_ms: int, now_ms: int, *, fresh: bool) -> list[Session]:
+        """Return the sessions that a KNOCK of this peer supersedes when it is accepted. Section 7.
+
+        A fresh one: all that the peer had entered before, because it says that it holds none. Another one: beyond five,
+        those of its earlier KNOCKs whose ACCEPT may never have come, the oldest first.
+        """
+        held = self.open_sessions(self.state.peers.get(initiator.raw), now_ms)
+        established = [one for one in held if isinstance(one, Session)]
+        if fresh:
+            return [one for one in established if _entered_ms(one) < knock_ms]
+        surplus = sum(one.facts.initiator or one.facts.knock_time_ms != knock_ms for one in held) + 1
+        surplus -= OPEN_SESSIONS_PER_PEER
+        unheard = [one for one in established if not one.confirmed and one.facts.knock_time_ms < knock_ms]
+        unheard.sort(key=lambda one: (one.facts.knock_time_ms, one.facts.th))
+        return unheard[: max(0, surplus)]
 
     def sending_session(self, peer: Peer, now_ms: int) -> Session | None:
-        """Return the session that sends: the one whose KNOCK is the latest, ties by the smaller th. Section 7."""
+        """Return the session that sends: confirmed, then with the latest KNOCK, then with the smaller th. Section 7."""
         best: Session | None = None
         for held in peer.sessions:
             if isinstance(held, Session) and held.may_send(now_ms) and (best is None or _precedes(held, best)):
@@ -207,7 +215,14 @@ def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
     return method
 
 
+def _entered_ms(session: Session) -> int:
+    # By the peer's clock in both roles: when it knocked, or when it accepted.
+    return session.accepted_at_ms if session.facts.initiator else session.facts.knock_time_ms
+
+
 def _precedes(held: Session, best: Session) -> bool:
+    if held.confirmed is not best.confirmed:
+        return held.confirmed
     ours, theirs = held.facts, best.facts
     if ours.knock_time_ms != theirs.knock_time_ms:
         return ours.knock_time_ms > theirs.knock_time_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from agentmesh.errors import ArgumentInvalid
@@ -9,7 +10,7 @@ from agentmesh.limits import Limits
 from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
-from agentmesh.primitives.keys import SessionId
+from agentmesh.primitives.keys import BundleRef, SessionId
 
 
 def check_flags(**flags: object) -> None:
@@ -30,6 +31,17 @@ def session_id_argument(session_id: object) -> SessionId | None:
         ArgumentInvalid: it is neither.
     """
     return None if session_id is None else SessionId(bytes_argument("session_id", session_id, 16, 16))
+
+
+def refs_argument(refs: Iterable[object]) -> tuple[BundleRef, ...]:
+    """Return names of bundles, each 32 bytes.
+
+    Raises:
+        ArgumentInvalid: they are none.
+    """
+    if isinstance(refs, str | bytes | bytearray | memoryview) or not isinstance(refs, Iterable):
+        raise ArgumentInvalid("refs", "not several refs")
+    return tuple(BundleRef(bytes_argument("refs", ref, 32, 32)) for ref in refs)
 
 
 _METHODS: Final = {

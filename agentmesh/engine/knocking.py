@@ -22,10 +22,9 @@ from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.outgoing import Knock
 from agentmesh.primitives.arguments import uint_argument
-from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts
 from agentmesh.session.held import ended
-from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.pending import Pending
 from agentmesh.session.phases import Happening
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
@@ -47,7 +46,7 @@ def knock(
     bundle = _usable_bundle(core, did, bundle_bytes, now_ms, require_one_time=require_one_time)
     peer = core.state.peer(did)
     if not core.has_room(peer, now_ms):
-        raise TooManySessions
+        raise TooManySessions(tuple(held.facts.session_id for held in core.open_sessions(peer, now_ms)))
     is_last_resort = bundle.bundle_class is BundleClass.LAST_RESORT
     withheld = early_payload is not None and is_last_resort and not early_with_last_resort
     time_ms = _knock_time_ms(peer, now_ms)
@@ -58,7 +57,8 @@ def knock(
     content = KnockContent(
         intent=intent,
         early_payload=None if withheld else early_payload,
-        fresh=not any(held.facts.initiator for held in _held(peer)),
+        # A KNOCK whose time was put forward says nothing of sessions that were entered until then.
+        fresh=time_ms == now_ms and not _holds_any(peer, now_ms),
     )
     initiation, made = _make(core, bundle, content, time_ms, expires_ms, withheld=withheld)
     pending = _pending(core, bundle, initiation, content, made, time_ms, expires_ms)
@@ -152,8 +152,9 @@ def _lifetime_ms(expires_in_seconds: int | None, default_seconds: int) -> int:
     return uint_argument("expires_in_seconds", seconds, KNOCK_LIFETIME_MAX_MS // 1000, minimum=1) * 1000
 
 
-def _held(peer: Peer | None) -> list[Pending | Undecided | Session]:
-    return [] if peer is None else [held for held in peer.sessions if not isinstance(held, Ended)]
+def _holds_any(peer: Peer | None, now_ms: int) -> bool:
+    sessions = () if peer is None else peer.sessions
+    return any(not isinstance(held, Ended) and held.ending(now_ms) is None for held in sessions)
 
 
 # --- the verdict -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.handshake.verdict import number_of_actions
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives.keys import SessionId
 from agentmesh.session.established import Session
@@ -60,7 +61,7 @@ class SessionStatus:
     data_opened: int = 0
     messages_left_out: int | None = None
     messages_left_in: int | None = None
-    allowed_actions: tuple[str, ...] | None = None
+    allowed_actions: tuple[str, ...] | None = field(default=None, repr=number_of_actions)
     ends_at_ms: int | None = None
     closing: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, final
 
 from attrs import frozen
@@ -11,6 +12,7 @@ from agentmesh.engine import records
 from agentmesh.engine.changes import (
     BundlesForgotten,
     BundlesPublished,
+    BundleUsed,
     KeptKeysExpired,
     KnocksForgotten,
     PeersForgotten,
@@ -19,16 +21,18 @@ from agentmesh.engine.changes import (
 )
 from agentmesh.engine.conversing import session_over
 from agentmesh.engine.core import Core
-from agentmesh.engine.state import Change, Step
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.engine.state import Change, Peer, Step
+from agentmesh.errors import StockFull
 from agentmesh.events import Event, Events, RotationDue, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
 from agentmesh.primitives.arguments import uint_argument
+from agentmesh.primitives.keys import BundleRef
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import ended, session_id_of
 
 _REMEMBERED: Final = 10  # used bundles are remembered, without secrets, up to so many times `bundles_max`
+_LOW_ONE_IN: Final = 5  # a stock of which less than one part in so many is left is low
 
 
 @final
@@ -51,9 +55,13 @@ class Shelf:
 def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) -> Step[Shelf]:
     """Make bundles. The secrets are in the step."""
     state, limits = core.state, core.limits
-    count = limits.one_time_bundles if one_time is None else uint_argument("one_time", one_time)
-    if not _fits(core, count, last_resort):
-        raise ArgumentInvalid("one_time", "over the limit", count, limits.bundles_max)
+    room = _room(core, last_resort)
+    if one_time is None:
+        count = max(0, min(limits.one_time_bundles - state.unused_one_time(now_ms), room))
+    else:
+        count = uint_argument("one_time", one_time)
+    if count > max(0, room) or (last_resort and _with_secrets(core) >= limits.bundles_max):
+        raise StockFull(count + last_resort, limits.bundles_max)
     shelf: list[bytes] = []
     published: list[PublishedBundle] = []
     classes = [BundleClass.ONE_TIME] * count + [BundleClass.LAST_RESORT] * last_resort
@@ -77,18 +85,39 @@ def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) ->
     return Step((BundlesPublished(tuple(published)),), trail, output)
 
 
-def _fits(core: Core, one_time: int, last_resort: bool) -> bool:
+def withdraw(core: Core, refs: Iterable[BundleRef] | None) -> Step[tuple[BundleRef, ...]]:
+    """Delete the secrets of bundles that hold some; a KNOCK on one of them is rejected from now on."""
     bundles = core.state.bundles
-    with_secrets = sum(bundle.secrets is not None for bundle in bundles.values())
-    # What strangers used up must not keep the last-resort bundle from being rotated.
-    remembered = not one_time or len(bundles) + one_time <= _REMEMBERED * core.limits.bundles_max
-    return remembered and with_secrets + one_time + last_resort <= core.limits.bundles_max
+    named = bundles if refs is None else dict.fromkeys(refs)
+    gone = tuple(ref for ref in named if ref in bundles and bundles[ref].secrets is not None)
+    return Step(tuple(BundleUsed(ref) for ref in gone), (), gone)
+
+
+def _is_low(core: Core, unused: int) -> bool:
+    # Relative to what the shelf held: the last publication, and what was left before it.
+    one_time = [one for one in core.state.bundles.values() if one.bundle_class is BundleClass.ONE_TIME]
+    last_ms = max((one.not_before_ms for one in one_time), default=0)
+    stock = unused + sum(one.not_before_ms == last_ms and one.secrets is None for one in one_time)
+    return unused < max(1, min(core.limits.one_time_bundles_low, stock // _LOW_ONE_IN))
+
+
+def _room(core: Core, last_resort: bool) -> int:
+    """Return how many one-time bundles can be published beside a last-resort one."""
+    most = core.limits.bundles_max
+    # What strangers used up is remembered, and must not keep the last-resort bundle from being rotated.
+    return min(most - _with_secrets(core) - last_resort, _REMEMBERED * most - len(core.state.bundles))
+
+
+def _with_secrets(core: Core) -> int:
+    return sum(bundle.secrets is not None for bundle in core.state.bundles.values())
 
 
 def last_resort_published_ms(core: Core) -> int | None:
     """Return when the newest last-resort bundle was published, or `None`."""
     times = [
-        bundle.not_before_ms for bundle in core.state.bundles.values() if bundle.bundle_class is BundleClass.LAST_RESORT
+        bundle.not_before_ms
+        for bundle in core.state.bundles.values()
+        if bundle.bundle_class is BundleClass.LAST_RESORT and bundle.secrets is not None
     ]
     return max(times, default=None)
 
@@ -121,7 +150,7 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
         changes.append(SessionsForgotten(tuple(forgotten)))
     changes += _forget(core, {over.session_id for over in forgotten}, now_ms)
     unused = core.state.unused_one_time(now_ms)
-    if tell_stock and unused < core.limits.one_time_bundles_low:
+    if tell_stock and _is_low(core, unused):
         events.append(StockLow(unused=unused))
     published_at_ms = last_resort_published_ms(core)
     if tell_rotation and published_at_ms is not None and now_ms >= _rotation_due_ms(core, published_at_ms):
@@ -132,7 +161,7 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
 def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> int | None:
     """Return the earliest time at which `poll` has something to do, or `None`; it may have come already."""
     times: list[int] = []
-    if tell_stock and core.state.unused_one_time(now_ms) < core.limits.one_time_bundles_low:
+    if tell_stock and _is_low(core, core.state.unused_one_time(now_ms)):
         times.append(now_ms)
     for held in core.state.sessions.values():
         if isinstance(held, Ended):
@@ -143,11 +172,21 @@ def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation
         if isinstance(held, Session) and held.ratchet.skipped:
             _, kept_at_ms = next(iter(held.ratchet.skipped.values()))
             times.append(kept_at_ms + core.limits.skipped_key_lifetime_seconds * 1000 + 1)
+    times += [_forget_peer_ms(core, peer) for peer in core.state.peers.values() if _is_over(peer)]
     times += [bundle.forget_at_ms + 1 for bundle in core.state.bundles.values()]
     published_at_ms = last_resort_published_ms(core)
     if tell_rotation and published_at_ms is not None:
         times.append(_rotation_due_ms(core, published_at_ms))
     return min(times, default=None)
+
+
+def _is_over(peer: Peer) -> bool:
+    return all(isinstance(held, Ended) for held in peer.sessions)
+
+
+def _forget_peer_ms(core: Core, peer: Peer) -> int:
+    kept_ms = core.limits.ended_session_seconds * 1000
+    return max([peer.forget_at_ms, *(held.at_ms + kept_ms for held in peer.sessions if isinstance(held, Ended))]) + 1
 
 
 def _rotation_due_ms(core: Core, published_at_ms: int) -> int:

@@ -168,8 +168,8 @@ def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
     """Return what the policy and the application are asked about a KNOCK."""
     facts, content = undecided.facts, undecided.content
     peer = core.state.peers.get(facts.peer.raw)
-    # Sessions that a fresh KNOCK is to take the place of are not open beside it.
-    replaced = core.begun_before(facts.peer, facts.knock_time_ms, now_ms) if content.fresh else []
+    # Sessions that the KNOCK is to take the place of are not open beside it.
+    replaced = core.gives_way(facts.peer, facts.knock_time_ms, now_ms, fresh=content.fresh)
     gone = {facts.session_id, *(held.facts.session_id for held in replaced)}
     others = [held for held in core.open_sessions(peer, now_ms) if held.facts.session_id not in gone]
     return KnockReceived(
@@ -231,9 +231,9 @@ def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -
 
 def _accepting(core: Core, session: Session, content: KnockContent, now_ms: int) -> list[Change]:
     changes: list[Change] = [SessionPut(session)]
-    if content.fresh:
-        for held in core.begun_before(session.facts.peer, session.facts.knock_time_ms, now_ms):
-            changes.append(SessionSuperseded(held.facts.session_id, now_ms))
+    facts = session.facts
+    for held in core.gives_way(facts.peer, facts.knock_time_ms, now_ms, fresh=content.fresh):
+        changes.append(SessionSuperseded(held.facts.session_id, now_ms))
     return changes
 
 

@@ -37,6 +37,7 @@ from agentmesh.errors.local import (
     RandomnessFailed,
     ReentrantCall,
     SessionNotOpen,
+    StockFull,
     TooManySessions,
 )
 from agentmesh.errors.remote import (
@@ -137,6 +138,7 @@ __all__ = [
     "StateVersionUnknown",
     "StatementStale",
     "StatementUnfit",
+    "StockFull",
     "StoreError",
     "StoreFailed",
     "StoreLocked",

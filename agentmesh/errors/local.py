@@ -86,11 +86,19 @@ class SessionNotOpen(LocalError):
 
 
 class TooManySessions(LocalError):
-    """This agent holds as many open sessions, pending ones included, as its limits allow."""
+    """This agent holds as many open sessions, pending ones included, as its limits allow.
+
+    Attributes:
+        sessions: The ids of those with this peer, oldest first: what could be closed or dropped.
+    """
 
     code = "session.too_many"
     text = "too many open sessions"
-    hint = "close one, or wait until a pending one ends"
+    hint = "close or drop one of .sessions, or wait until a pending one ends"
+
+    def __init__(self, sessions: tuple[bytes, ...] = ()) -> None:
+        super().__init__()
+        self.sessions = sessions
 
 
 class ConditionNotMet(LocalError):
@@ -130,6 +138,27 @@ class KnockNotPending(LocalError):
     code = "knock.not_pending"
     text = "this KNOCK does not wait for a decision"
     hint = "pending_knocks() lists those that do"
+
+
+class StockFull(LocalError):
+    """No more bundles can be kept: as many as `limits.bundles_max` are, or ten times as many are remembered.
+
+    Attributes:
+        got: How many bundles would be kept.
+        allowed: How many may be.
+    """
+
+    code = "bundle.stock_full"
+    text = "no more bundles can be kept"
+    hint = "publish fewer, withdraw_bundles() those that nobody can fetch any more, or wait until old ones expire"
+
+    def __init__(self, got: int | None = None, allowed: int | None = None) -> None:
+        super().__init__()
+        self.got = got
+        self.allowed = allowed
+
+    def _detail(self) -> str:
+        return numbers(self.got, self.allowed)
 
 
 class OneTimeRequired(LocalError):

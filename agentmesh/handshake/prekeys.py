@@ -182,7 +182,7 @@ class PublishedBundle:
         bundle_class: One-time or last-resort.
         not_before_ms: Begin of its validity.
         not_after_ms: End of its validity; secrets and memory go 300 s later.
-        secrets: The secret halves, or `None` once a one-time bundle was used.
+        secrets: The secret halves, or `None` once a one-time bundle was used, or any was withdrawn.
     """
 
     ref: BundleRef = field(repr=lambda ref: ref.hex())
@@ -277,11 +277,11 @@ def restore_published(fields: list[Any]) -> PublishedBundle:
     """Return what `export_published` wrote; the layout has been checked.
 
     Raises:
-        Malformed: an unknown class, or a last-resort bundle without secrets.
+        Malformed: an unknown class.
     """
     ref, class_number, not_before_ms, not_after_ms, secret_fields = fields
     bundle_class = _CLASSES.get(class_number)
-    if bundle_class is None or (bundle_class is BundleClass.LAST_RESORT and secret_fields is None):
+    if bundle_class is None:
         raise Malformed
     secrets = None
     if secret_fields is not None:

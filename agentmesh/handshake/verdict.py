@@ -45,8 +45,8 @@ def _actions(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return texts_argument("allowed_actions", value, 1, ACTION_MAX_BYTES, most=_ACTIONS_MAX)
 
 
-def _number_of_actions(actions: tuple[str, ...] | None) -> str:
-    # What somebody is allowed to do is part of what the intent says.
+def number_of_actions(actions: tuple[str, ...] | None) -> str:
+    """Say how many actions there are: what somebody is allowed to do is part of what the intent says."""
     return "None" if actions is None else f"<{len(actions)} actions>"
 
 
@@ -63,7 +63,7 @@ class Conditions:
 
     max_messages: int | None = field(default=None, validator=maybe_uint)
     ttl_seconds: int | None = field(default=None, validator=maybe_uint)
-    allowed_actions: tuple[str, ...] | None = field(default=None, converter=_actions, repr=_number_of_actions)
+    allowed_actions: tuple[str, ...] | None = field(default=None, converter=_actions, repr=number_of_actions)
 
     def encode(self) -> bytes:
         """Return `msgpack [max_messages, ttl_seconds, allowed_actions]`."""

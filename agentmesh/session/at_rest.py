@@ -81,7 +81,7 @@ _SESSION: Final = _wire.array(
     _MS,
     _COUNT,
     _COUNT,
-    _wire.Uint(1),
+    _MS,
     _wire.Maybe(_MS),
     _wire.Maybe(_CLOSE),
     _wire.Maybe(_MS),
@@ -98,6 +98,7 @@ _ENDED: Final = _wire.array(
     _COUNT,
     _COUNT,
 )
+_HEARD: Final = 1  # in the place of the time until which the initiator is to be heard
 _TAGS: Final = {1: _PENDING, 2: _UNDECIDED, 3: _SESSION, 4: _ENDED}
 
 _OVER: Final = {str(phase) for phase in ENDINGS}
@@ -183,7 +184,7 @@ def export_session(held: Held) -> bytes:
                 held.accepted_at_ms,
                 held.data_sent,
                 held.data_opened,
-                int(held.confirmed),
+                _HEARD if held.begin_by_ms is None else held.begin_by_ms,
                 held.own_close_at_ms,
                 None if close is None else [close.number, close.data_sent, close.data_opened, close.at_ms],
                 held.superseded_at_ms,
@@ -304,10 +305,11 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
 
 
 def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
-    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, data_opened, confirmed, *rest = fields
-    own_close_at_ms, close, superseded_at_ms = rest
+    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, data_opened, *rest = fields
+    begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
     ratchet = _restore_ratchet(ratchet_fields)
     require(ratchet.sending is not None)
+    require(begin_by_ms > 0)  # 0 was written for one that was not heard, without the time until which it can be
     return Session(
         _restore_facts(facts_fields, mesh, own_did),
         ratchet,
@@ -315,7 +317,7 @@ def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
         accepted_at_ms=accepted_at_ms,
         data_sent=data_sent,
         data_opened=data_opened,
-        confirmed=bool(confirmed),
+        begin_by_ms=None if begin_by_ms == _HEARD else begin_by_ms,
         own_close_at_ms=own_close_at_ms,
         peer_close=None if close is None else PeerClose(*close),
         superseded_at_ms=superseded_at_ms,

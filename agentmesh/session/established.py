@@ -23,7 +23,7 @@ from agentmesh.errors import (
     TooLarge,
 )
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
-from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, Limits
+from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.outgoing import Sealed
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, text_argument
@@ -68,6 +68,8 @@ class MessageSent(Redacted):
             session = state.advancing(session)
         session.ratchet.apply_sealed(self.sending)
         session.data_sent = self.data_sent
+        if session.facts.initiator:
+            session.begin_by_ms = None
         if self.own_close_at_ms is not None:
             session.own_close_at_ms = self.own_close_at_ms
 
@@ -91,7 +93,8 @@ class MessageTaken(Redacted):
             session = state.advancing(session)
         session.ratchet.apply(self.opened)
         session.data_opened = self.data_opened
-        session.confirmed = True
+        if not session.facts.initiator:
+            session.begin_by_ms = None
         if self.peer_close is not None:
             session.peer_close = self.peer_close
 
@@ -165,7 +168,8 @@ class Session(Redacted):
         accepted_at_ms: The ACCEPT's header time.
         data_sent: Data messages sealed, early payload included.
         data_opened: Data messages opened, early payload included.
-        confirmed: The peer has shown that it holds the session's keys.
+        begin_by_ms: Until when data is sent though this side knows of no message of the initiator; `None` once it does:
+            A has sealed one, B has opened one.
         own_close_at_ms: When this side sealed its close.
         peer_close: The peer's close, once it was opened.
         superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
@@ -174,8 +178,8 @@ class Session(Redacted):
     phase: ClassVar = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
+        "begin_by_ms",
         "conditions",
-        "confirmed",
         "data_opened",
         "data_sent",
         "facts",
@@ -194,7 +198,7 @@ class Session(Redacted):
         accepted_at_ms: int,
         data_sent: int = 0,
         data_opened: int = 0,
-        confirmed: bool = False,
+        begin_by_ms: int | None = None,
         own_close_at_ms: int | None = None,
         peer_close: PeerClose | None = None,
         superseded_at_ms: int | None = None,
@@ -205,7 +209,7 @@ class Session(Redacted):
         self.accepted_at_ms = accepted_at_ms
         self.data_sent = data_sent
         self.data_opened = data_opened
-        self.confirmed = confirmed
+        self.begin_by_ms = begin_by_ms
         self.own_close_at_ms = own_close_at_ms
         self.peer_close = peer_close
         self.superseded_at_ms = superseded_at_ms
@@ -219,11 +223,20 @@ class Session(Redacted):
             accepted_at_ms=self.accepted_at_ms,
             data_sent=self.data_sent,
             data_opened=self.data_opened,
-            confirmed=self.confirmed,
+            begin_by_ms=self.begin_by_ms,
             own_close_at_ms=self.own_close_at_ms,
             peer_close=self.peer_close,
             superseded_at_ms=self.superseded_at_ms,
         )
+
+    @property
+    def confirmed(self) -> bool:
+        """The peer has shown that it holds the session's keys: A by its first message, B by its ACCEPT."""
+        return self.facts.initiator or self.begin_by_ms is None
+
+    def unheard(self, now_ms: int) -> bool:
+        """Say whether no message of the initiator has come in time."""
+        return self.begin_by_ms is not None and now_ms > self.begin_by_ms + PENDING_GRACE_MS
 
     # --- when it ends ----------------------------------------------------------------------------------------------
 
@@ -237,6 +250,8 @@ class Session(Redacted):
     def deadline_ms(self) -> int | None:
         """The next time at which it ends by itself, or `None`."""
         times: list[int] = []
+        if self.begin_by_ms is not None:  # what was sent by then may lie at a relay for a day
+            times.append(self.begin_by_ms + PENDING_GRACE_MS)
         if self.ttl_end_ms is not None:
             times.append(self.ttl_end_ms + CLOCK_TOLERANCE_MS)
         if self.peer_close is not None:  # from here on only what it announced is awaited
@@ -251,7 +266,7 @@ class Session(Redacted):
         """Return what has ended it by `now_ms`, or `None` while it lives."""
         close = self.peer_close
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
-        if not closing and self.conditions.ttl_seconds is None:
+        if not closing and self.conditions.ttl_seconds is None and self.begin_by_ms is None:
             return None
         if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
             return Happening.COMPLETED
@@ -260,12 +275,12 @@ class Session(Redacted):
             return None
         return Happening.CUT_OFF if closing else Happening.TIMED_OUT
 
-    def may_send(self, now_ms: int) -> bool:
-        """Say whether data can be sealed now, conditions aside."""
+    def may_send(self, now_ms: int, *, answer: bool = False) -> bool:
+        """Say whether data can be sealed now, conditions aside; or the close in answer to the peer's."""
         if self.own_close_at_ms is not None or self.peer_close is not None or self.superseded_at_ms is not None:
             return False
-        if self.conditions.ttl_seconds is None:
-            return True
+        if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:
+            return False
         ttl_end_ms = self.ttl_end_ms
         return ttl_end_ms is None or now_ms <= ttl_end_ms
 
@@ -420,7 +435,7 @@ class Session(Redacted):
         announced: PeerClose | None = None
         if content_type is ContentType.CLOSE:
             data, announced = self._parse_close(data, number, now_ms)
-        if len(data) > limits.plaintext_max_bytes:
+        if announced is None and len(data) > limits.plaintext_max_bytes:  # a close is bounded by its 128 bytes
             raise TooLarge(len(data), limits.plaintext_max_bytes)
         action = "" if announced is not None else action or facts.action
         if self.conditions is not UNLIMITED:

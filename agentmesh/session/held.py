@@ -24,12 +24,16 @@ def ended(held: Open, happening: Happening, *, at_ms: int, detail: str = "", ope
         held: The session.
         happening: What ends it, by the table of phases.
         at_ms: When.
-        detail: A fixed word; where it is empty and a fresh KNOCK had taken the session's place, that is said.
+        detail: A fixed word; where it is empty, `superseded` if a later KNOCK has taken the session's place, and
+            `unconfirmed` if no message of the initiator came in time.
         opened_now: How many data messages the step that ends it has opened.
     """
     session = held if isinstance(held, Session) else None
-    if session is not None and session.superseded_at_ms is not None and not detail:
-        detail = "superseded"
+    if session is not None and not detail:
+        if session.superseded_at_ms is not None:
+            detail = "superseded"
+        elif happening is Happening.TIMED_OUT and session.unheard(at_ms):
+            detail = "unconfirmed"
     return Ended(
         session_id=held.facts.session_id,
         peer=held.facts.peer,

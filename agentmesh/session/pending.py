@@ -86,7 +86,7 @@ class Pending(Redacted):
             conditions,
             accepted_at_ms=accepted_at_ms,
             data_sent=int(self.facts.early_payload),
-            confirmed=True,
+            begin_by_ms=self.deadline_ms,
         )
 
 
@@ -170,5 +170,6 @@ class Undecided(Redacted):
             conditions,
             accepted_at_ms=now_ms,
             data_opened=int(self.facts.early_payload),
+            begin_by_ms=self.expires_ms + PENDING_GRACE_MS,
         )
         return session, build(header_bytes, self.facts.session_id, *message)

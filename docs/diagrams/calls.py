@@ -26,7 +26,7 @@ LEFT_OUT = (
     "engine.core:Core.now_ms",
     "engine.core:Core.must_leave",
     "engine.core:Core.is_known",
-    "engine.core:Core.begun_before",
+    "engine.core:Core.gives_way",
     "engine.core:Core.open_sessions",
     "engine.core:Core.sending_session",
     "engine.guard:*",

@@ -1090,6 +1090,7 @@ def test_a_fresh_knock_has_the_room_of_the_sessions_that_it_replaces(scene: Any,
         knock = scene.alice.knock(scene.bob.did, bundle, Intent("open"))
         [event] = scene.bob.receive(knock)
         scene.alice.receive(scene.bob.accept(event).envelope)
+        scene.bob.receive(scene.alice.send(scene.bob.did, b"heard", session_id=knock.session_id))
     scene.clock.advance(seconds=2)
     [bundle, other] = scene.one_time(2)
     assert outcome(scene.bob, scene.craft(bundle, fresh=False).envelope) == Reason.BUSY

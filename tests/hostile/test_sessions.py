@@ -519,9 +519,9 @@ TABLE: dict[str, tuple[Phase, dict[str, type[AgentMeshError] | None]]] = {
     ),
 }  # fmt: skip
 OVER: dict[str, type[AgentMeshError] | None] = {
-    "send": NoSession, "send to the peer": NoSession, "seal": NoSession, "close": NoSession, "drop": NoSession,
-    "accept": KnockNotPending, "reject": KnockNotPending, "late data": ClosedSession, "the ACCEPT": ClosedSession,
-    "a verdict too late": VerdictUnmatched,
+    "send": SessionNotOpen, "send to the peer": NoSession, "seal": SessionNotOpen, "close": SessionNotOpen,
+    "drop": NoSession, "accept": KnockNotPending, "reject": KnockNotPending, "late data": ClosedSession,
+    "the ACCEPT": ClosedSession, "a verdict too late": VerdictUnmatched,
 }  # fmt: skip
 TABLE |= {
     "rejected": (Phase.REJECTED, {call: error for call, error in OVER.items() if call != "the ACCEPT"}),
@@ -578,10 +578,13 @@ def test_the_session_of_the_latest_knock_sends_and_all_receive() -> None:
     spare = pair.alice.send(pair.bob.did, b"on the first").envelope
     pair.clock.advance(ms=10)
     establish(pair.bob, pair.alice)
-    second = pair.alice.session(pair.bob.did).session_id
+    second = pair.bob.session(pair.alice.did).session_id
     pair.clock.advance(ms=10)
     establish(pair.alice, pair.bob)  # not fresh: Alice holds the first
     third = pair.alice.session(pair.bob.did).session_id
+    # Each prefers what it knows the other to hold: which that is shows as soon as each has been heard.
+    for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
+        peer.receive(agent.send(peer.did, b"heard"))
     assert len({first, second, third}) == 3
     for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
         assert [view.session_id for view in agent.sessions(peer.did) if view.status.sends] == [third]
@@ -609,6 +612,14 @@ def test_both_knock_at_once_and_agree_which_session_sends(seed: int) -> None:
     order = [(pair.alice, accepts[0]), (pair.bob, accepts[1])]
     for receiver, accept in order if seed % 2 else reversed(order):
         one(SessionEstablished, receiver.receive(accept))
+    # Each sends at first where the other is known to be: in its own.
+    for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
+        assert [view.status.initiated for view in agent.sessions(peer.did) if view.status.sends] == [True]
+    crossing = [
+        (peer, agent.send(peer.did, b"heard")) for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice))
+    ]
+    for receiver, sealed in crossing:
+        receiver.receive(sealed)
     sending = [
         [view.session_id for view in agent.sessions(peer.did) if view.status.sends]
         for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice))
@@ -654,7 +665,7 @@ def test_a_peer_that_lost_its_state_lets_its_older_sessions_end() -> None:
     establish(returned, pair.bob)
     views = {view.session_id: view.status for view in pair.bob.sessions(returned.did)}
     assert views[begun_by_alice].closing
-    assert not views[begun_by_bob].closing  # Bob's own is not hers to end
+    assert views[begun_by_bob].closing  # she accepted it before, and holds none
     assert [status.sends for status in views.values()] == [False, False, True]
     assert delivered(pair.bob, returned.send(pair.bob.did, b"new").envelope) == b"new"
     assert delivered(returned, pair.bob.send(returned.did, b"new too").envelope) == b"new too"
@@ -662,8 +673,9 @@ def test_a_peer_that_lost_its_state_lets_its_older_sessions_end() -> None:
     assert delivered(pair.bob, in_flight[0]) == b"in flight"
     pair.clock.advance(ms=1)
     refuse(pair.bob, in_flight[1], ClosedSession)
-    over = one(SessionOver, pair.bob.poll())
-    assert (over.session_id, over.phase, over.detail) == (begun_by_alice, Phase.TRUNCATED, "superseded")
+    overs = [event for event in pair.bob.poll() if isinstance(event, SessionOver)]
+    assert {over.session_id for over in overs} == {begun_by_alice, begun_by_bob}
+    assert {(over.phase, over.detail) for over in overs} == {(Phase.TRUNCATED, "superseded")}
 
 
 def test_superseded_sessions_do_not_count_towards_five() -> None:

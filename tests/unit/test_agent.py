@@ -54,6 +54,7 @@ from agentmesh.errors import (
     RandomnessFailed,
     ReentrantCall,
 )
+from agentmesh.handshake.prekeys import verify_bundle
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
 from agentmesh.trust import AdmissionPolicy, RevocationList
 
@@ -78,7 +79,7 @@ NO_DIDS = (
 )
 NO_BYTES = (None, 5, "text", [b"x"], object())
 NO_SESSION_IDS = ("x", 5, b"short", bytes(17), [], {}, bytearray(16), 1.5)
-NO_COUNTS = (-1, True, 1.5, "1", b"1", [], 100_001, 2**70)
+NO_COUNTS = (-1, True, 1.5, "1", b"1", [], 2**70)
 NO_FLAGS = ("yes", 5, None, [], b"")
 NO_SECONDS = (0, -1, True, 1.5, "60", 14 * 86_400 + 1, 2**70, [])
 NO_ACTIONS = ("", "x" * 129, "\ud800", 5, b"x", ["x"], {})
@@ -718,8 +719,14 @@ def test_a_low_stock_is_told_once_until_bundles_are_published() -> None:
     clock = ManualClock()
     agent = Agent.create(MESH, clock=clock, limits=Limits(one_time_bundles_low=3))
     assert agent.poll() == ()
-    agent.publish_bundles(2, last_resort=False)
-    assert agent.poll() == (StockLow(unused=2),)
+    refs = [
+        verify_bundle(bundle, did=agent.did, mesh=MESH, now_ms=clock.now_ms).ref
+        for bundle in agent.publish_bundles(10, last_resort=False).one_time
+    ]
+    assert agent.withdraw_bundles(refs[:8]) == tuple(refs[:8])
+    assert agent.poll() == ()  # a fifth of ten is left
+    agent.withdraw_bundles(refs[:9])
+    assert agent.poll() == (StockLow(unused=1),)
     assert agent.poll() == ()
     agent.publish_bundles(1, last_resort=False)
     assert agent.poll() == ()
@@ -749,7 +756,9 @@ def test_a_rotation_is_told_once_when_it_is_due() -> None:
 def test_bundles_go_with_their_time() -> None:
     clock = ManualClock()
     agent = Agent.create(
-        MESH, clock=clock, limits=Limits(one_time_lifetime_seconds=60, last_resort_lifetime_seconds=120)
+        MESH,
+        clock=clock,
+        limits=Limits(one_time_lifetime_seconds=60, last_resort_lifetime_seconds=120, last_resort_rotation_seconds=120),
     )
     agent.publish_bundles(2)
     exported = agent.export_state()

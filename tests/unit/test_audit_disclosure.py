@@ -161,7 +161,8 @@ def test_without_asking_there_is_nothing_to_disclose() -> None:
     assert isinstance(event, MessageReceived)
     assert event.disclosure is not None
     [closed, _] = bob.agent.receive(alice.agent.close(bob.agent.did), disclosable=True)
-    assert not hasattr(closed, "disclosure")
+    assert closed.disclosure is not None
+    assert "disclosure=<redacted>" in repr(closed)
 
 
 # --- anything else in its place ---------------------------------------------------------------------------------------

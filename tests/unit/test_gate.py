@@ -311,8 +311,10 @@ def test_step_6_is_stale_then_room_then_policy(room: Room) -> None:
     later = evolve(event, time_ms=event.time_ms + 1)
     assert room.policy.asked == 0
     assert gate.decide(room.core, later, now_ms) == Grant()
+    room.policy.decision = Ask()
     for _ in range(4):
         room.bob.receive(room.knock())
+    room.policy.decision = Grant()
     assert gate.decide(room.core, later, now_ms) == Deny(Reason.STALE)
     room.policy.asked = 0
     assert gate.decide(room.core, evolve(event, time_ms=now_ms + 99, fresh=False), now_ms) == Deny(Reason.BUSY)
@@ -514,7 +516,7 @@ def test_a_journal_that_fails_for_long_leaves_memory_as_it_was(decision: Any, ro
 
 def test_publishing_and_polling_that_the_journal_refused(room: Room) -> None:
     fails(room, lambda: room.bob.publish_bundles(3))
-    shelf = room.bob.publish_bundles(3)
+    shelf = room.bob.publish_bundles(1)
     room.bob.receive(room.knock(shelf.one_time[0]))
     room.clock.advance(seconds=2 * 86_400)
     fails(room, room.bob.poll)

@@ -73,6 +73,10 @@ def valid_with(name: str, value: int) -> Limits:
         changes["skipped_keys_per_session"] = max(value, 2000)
     if name == "skipped_keys_per_session":
         changes["skipped_keys_per_step"] = min(value, 1000)
+    if name == "last_resort_lifetime_seconds":
+        changes["last_resort_rotation_seconds"] = min(value, 604_800)
+    if name == "last_resort_rotation_seconds":
+        changes["last_resort_lifetime_seconds"] = max(value, 604_800)
     if name == "envelope_max_bytes":
         changes |= SMALLEST
     if name in SMALLEST:
@@ -85,7 +89,12 @@ def edges(name: str) -> tuple[int, int]:
         return LEAST_ENVELOPE, UINT_MAX
     if name in SMALLEST:
         return 1, MOST_CONTENT // 131 if name == "capabilities_max" else MOST_CONTENT
-    return 1, UINT_MAX
+    # What the protocol, or the last time that there is, allows.
+    most = {"knock_lifetime_seconds": 14 * 86_400, **dict.fromkeys(LIFETIMES, UINT_MAX // 2000)}
+    return 1, most.get(name, UINT_MAX)
+
+
+LIFETIMES = ("one_time_lifetime_seconds", "last_resort_lifetime_seconds", "last_resort_rotation_seconds")
 
 
 @each_limit

@@ -407,6 +407,8 @@ def test_the_earliest_end_counts() -> None:
     a.peer_close = PeerClose(1, 1, 1, NOW_MS - 500_000)
     assert a.deadline_ms == NOW_MS + 100_000
     unlimited, _ = two_sessions()
+    assert unlimited.deadline_ms is not None  # until its initiator is heard
+    seal(unlimited)
     assert unlimited.deadline_ms is None
 
 
@@ -460,6 +462,7 @@ def test_an_answer_is_sealed_over_the_state_after_the_close() -> None:
 @pytest.mark.parametrize("time_ms", [0, 1, 2**32 - 1, 2**32, NOW_MS, 2**53 - 1])
 def test_a_header_of_any_time_opens_and_is_told(time_ms: int) -> None:
     a, b = two_sessions()
+    take(b, seal(a))  # at any time, once there was a first message
     envelope = seal(a, now_ms=time_ms)
     outer = OuterEnvelope.parse(envelope)
     assert outer.header == Header(

@@ -124,6 +124,9 @@ def test_nothing_is_left_and_never_less() -> None:
 
 def test_unlimited_is_none() -> None:
     pair = established_pair()
+    day_ms = 86_400_000
+    assert status(pair.alice, pair.bob).ends_at_ms == pair.clock.now_ms + 3 * day_ms  # expires + 48 h: nobody was heard
+    pair.alice.send(pair.bob.did, b"heard")
     seen = status(pair.alice, pair.bob)
     assert (seen.messages_left_out, seen.messages_left_in, seen.allowed_actions, seen.ends_at_ms) == (None,) * 4
 

@@ -90,12 +90,14 @@ def test_polling_at_each_deadline_misses_nothing(
         assert all(held.conditions.ttl_seconds is None for held in state.sessions.values())
 
 
-@pytest.mark.parametrize(("unused", "told"), [(20, False), (19, True)])
+@pytest.mark.parametrize(("unused", "told"), [(2, False), (1, True)])
 def test_a_low_stock_is_a_deadline_of_its_own(unused: int, told: bool) -> None:
     # Whoever polls when told to must hear of it: the stock can be gone within seconds.
     pair = agent_pair()
-    bundles = pair.bob.publish_bundles(unused + 1).one_time
-    pair.bob.receive(pair.alice.knock(pair.bob.did, bundles[0], Intent("use one")))
+    for bundle in pair.bob.publish_bundles(10).one_time[unused:]:
+        knock = pair.alice.knock(pair.bob.did, bundle, Intent("use one"))
+        pair.bob.receive(knock)
+        pair.alice.drop(pair.bob.did, knock.session_id)
     deadline_ms = pair.bob.next_deadline_ms
     assert deadline_ms is not None
     assert (deadline_ms <= pair.clock.now_ms) is told
@@ -118,8 +120,8 @@ def test_a_stock_that_expired_is_low() -> None:
 
 def test_a_restored_agent_tells_again_and_has_the_same_deadlines() -> None:
     pair = agent_pair()
-    pair.bob.publish_bundles(5)
-    knock_at(pair)
+    [bundle] = pair.bob.publish_bundles(1).one_time
+    pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("the only one")))
     pair.clock.advance(seconds=7 * 86_400)
     told = pair.bob.poll()
     assert [type(event) for event in told] == [SessionOver, StockLow, RotationDue]
@@ -196,6 +198,11 @@ def test_each_phase_ends_past_its_deadline_and_not_at_it(late_ms: int) -> None:
     assert overs(pair.alice.poll()) == [(Phase.TRUNCATED, "")] * late_ms
     assert overs(pair.bob.poll()) == []
 
+    pair = established_pair()
+    pair.clock.advance(ms=3 * DAY + late_ms)  # the KNOCK's own day, and two more
+    for agent in (pair.alice, pair.bob):
+        assert overs(agent.poll()) == [(Phase.EXPIRED, "unconfirmed")] * late_ms
+
 
 def test_a_poll_ends_all_that_is_over_at_once() -> None:
     pair = agent_pair()
@@ -242,6 +249,7 @@ def test_a_peer_is_forgotten_when_no_knock_of_before_can_come(late_ms: int) -> N
 
 def test_a_peer_with_a_session_is_never_forgotten() -> None:
     pair = established_pair()
+    pair.bob.receive(pair.alice.send(pair.bob.did, b"heard"))
     envelope = pair.alice.send(pair.bob.did, b"after a long time").envelope
     for _ in range(10):
         pair.clock.advance(seconds=30 * 86_400)

@@ -24,13 +24,14 @@ from generator.talk import (
     sealed_by_peer,
     send,
 )
-from generator.world import ALICE, BOB, SMALL, TOLERANCE_MS, UNLIMITED, Files
+from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
 
 Json = dict[str, Any]
 
 SPEC: Final = "6.1"
 CLOSING: Final = "7"
 LATE_MS: Final = 600_000
+BEGIN_BY_MS: Final = EXPIRES_MS + DAY_MS
 CONDITION: Final = "message.condition"
 OWN_CONDITION: Final = "session.condition"
 NOT_OPEN: Final = "session.not_open"
@@ -116,6 +117,22 @@ CLOSES: Final = (
         spec=CLOSING),
     row("close-both", "both close at once: neither answers",
         [keep("other", peer_close()), close(), receive(kept("other"))], spec=CLOSING),
+    row("close-reason-over-limit", "a reason longer than the data that the receiver takes: a close has its own bound",
+        [receive(peer_close("a reason of 25 characters"))], spec=CLOSING, limits={"plaintext_max_bytes": 8}),
+    row("close-counts-impossible", "more announced than positions allow, more opened than was sent: the peer's word",
+        [say(b"one"), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(9), wire.uint(9))))],
+        spec=CLOSING),
+    row("close-counts-too-few", "fewer announced than were opened: nothing is missing",
+        [receive(hear()), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))))],
+        spec=CLOSING),
+    *(row(f"refuse-unconfirmed-{role}", "no message of A for a day behind the KNOCK's expiry, and for another",
+          [[send(b"in time", now_ms=BEGIN_BY_MS)] if role == "responder" else [],
+           send(b"too late", NOT_OPEN, now_ms=BEGIN_BY_MS + 1), poll(BEGIN_BY_MS + DAY_MS),
+           poll(BEGIN_BY_MS + DAY_MS + 1)], spec=CLOSING, role=role)
+      for role in ("initiator", "responder")),
+    row("unconfirmed-heard", "A was heard in the last millisecond: B sends on",
+        [receive(hear(), now_ms=BEGIN_BY_MS + DAY_MS), send(b"on", now_ms=BEGIN_BY_MS + 2 * DAY_MS)],
+        spec=CLOSING, role="responder"),
     row("truncated-no-answer", "no answer to the close within 600 s",
         [close(), poll(LATER_MS + LATE_MS), poll(LATER_MS + LATE_MS + 1)], spec=CLOSING),
     row("truncated-counts", "what the peer's close announced does not come within 600 s",

@@ -9,6 +9,7 @@ from verifier.common import (
     KNOCK,
     LATE_WINDOW_MS,
     OPEN_SESSIONS_PER_PEER,
+    PENDING_GRACE_MS,
     REJECT,
     TOLERANCE_MS,
     Json,
@@ -119,6 +120,8 @@ class Held:
     def over(self, now: int) -> bool:
         """Whether a session that was accepted has ended, section 7."""
         if self.status == "dropped" or (self.ends is not None and now > self.ends + TOLERANCE_MS):
+            return True
+        if self.status != "undecided" and now > self.knock.expires + 2 * PENDING_GRACE_MS:
             return True
         return self.status == "superseded" and now > self.superseded + LATE_WINDOW_MS
 
@@ -279,7 +282,8 @@ class Gate:
         if stale:
             return self._rejected(envelope, remembered, "stale", now)
         sessions = [other for other in self.held if other.open_at(now)]
-        others = [other for other in sessions if other.envelope.sender == sender and not self._superseded(other, held)]
+        superseded = self._superseded(held, now)
+        others = [other for other in sessions if other.envelope.sender == sender and other not in superseded]
         if len(others) >= OPEN_SESSIONS_PER_PEER or len(sessions) >= self.limits["sessions_max"]:
             return self._rejected(envelope, remembered, "busy", now)
         policy = self.policy
@@ -309,11 +313,14 @@ class Gate:
             "receipt": envelope.receipt,
         } | held.keys.named("th", "session_id", "root", "hk_ba", "hk_ab")
 
-    @staticmethod
-    def _superseded(other: Held, by: Held) -> bool:
-        """Whether accepting a KNOCK with fresh = 1 would supersede a session, section 7."""
-        same = other.envelope.sender == by.envelope.sender and other.envelope.time < by.envelope.time
-        return by.fresh == 1 and same and other.status == "established"
+    def _superseded(self, by: Held, now: int) -> list[Held]:
+        """The sessions that accepting a KNOCK supersedes, section 7. No message of A comes here: none is confirmed."""
+        same = [other for other in self.held if other.envelope.sender == by.envelope.sender and other.open_at(now)]
+        before = [o for o in same if o.status == "established" and o.envelope.time < by.envelope.time]
+        if by.fresh == 1:
+            return before
+        surplus = sum(other is not by for other in same) + 1 - OPEN_SESSIONS_PER_PEER
+        return sorted(before, key=lambda o: (o.envelope.time, o.keys.th))[: max(0, surplus)]
 
     def _accept(self, held: Held, conditions: Json, step: Json, trace: Trace) -> Json:
         keys = held.keys.named("th", "session_id", "root", "hk_ba", "hk_ab")
@@ -321,9 +328,8 @@ class Gate:
         _, envelope = make_accept(
             self.own, peer, self.mesh, keys, held.knock.ephemeral, receipt, conditions, step, trace
         )
-        for other in self.held:
-            if self._superseded(other, held):
-                other.status, other.superseded = "superseded", step["now_ms"]
+        for other in self._superseded(held, step["now_ms"]):
+            other.status, other.superseded = "superseded", step["now_ms"]
         ttl = conditions["ttl_seconds"]
         held.status, held.ends = "established", None if ttl is None else step["now_ms"] + ttl * 1000
         remembered = self.opened[held.keys.th]

@@ -91,6 +91,7 @@ class Session:
     latest_position: int = -1
     closed_at: int | None = None
     peer_close: PeerClose | None = None
+    heard: bool = False  # A has sealed a message, or B has opened one
 
     @classmethod
     def of(cls, given: Json) -> Session:
@@ -137,7 +138,7 @@ class Session:
         closing_at = self.peer_close.at if self.peer_close else self.closed_at
         if closing_at is not None and now > closing_at + LATE_WINDOW_MS:
             return "truncated"
-        if self._past_end(now - TOLERANCE_MS):
+        if self._past_end(now - TOLERANCE_MS) or self._unconfirmed(now - PENDING_GRACE_MS):
             return "expired" if closing_at is None else "truncated"
         return "established"
 
@@ -193,12 +194,17 @@ class Session:
             raise Unusable("the step seals a message, and has no nonce")
         header = encode_header(MESSAGE, self.mesh, self.own.did, did_of(self.peer), now)
         tail = self.keys["session_id"] + self.keys["th"] + header
+        self.heard = self.heard or self.initiator
         self.ratchet, message, position = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
         return encode([header, self.keys["session_id"] + message]), position + self.offset(self.initiator)
 
     def _past_end(self, time: int) -> bool:
         """Whether a time is past the time to live."""
         return self.ends is not None and time > self.ends
+
+    def _unconfirmed(self, time: int) -> bool:
+        """Whether no message of A is known of, and a time is past that until which there should be one."""
+        return not self.heard and time > self.keys["expires_ms"] + PENDING_GRACE_MS
 
     def _check_open(self, now: int) -> None:
         """A side that closed, or was closed to, or is past the time to live, sends nothing."""
@@ -213,6 +219,8 @@ class Session:
 
     def _send(self, step: Json, now: int, trace: Trace) -> Json:
         self._check_open(now)
+        if self._unconfirmed(now):
+            refuse("session.not_open")
         assert self.ratchet is not None
         position = self.ratchet.next_position + self.offset(self.initiator)
         self._check_conditions(step["action"] or self.keys["action"], position, "session.condition")
@@ -283,6 +291,7 @@ class Session:
             else:
                 refuse("message.refused")
         self.ratchet = opened.finish()
+        self.heard = self.heard or not self.initiator
         self.latest_position = max(self.latest_position, position)
         if kind[0] == CLOSE_TYPE:
             result["envelope"] = None
