@@ -14,46 +14,47 @@ _OTHERS: Final = ""  # peers beyond the number that a minute's records may name
 
 @final
 class Refusals:
-    """The refusals of the minute that runs, and those of earlier minutes that have not been recorded yet."""
+    """The refusals of the minute that runs, and those of earlier minutes that have not been recorded yet.
 
-    __slots__ = ("_counts", "_max_peers", "_mesh", "_minute", "_owner")
+    Attributes:
+        counts: The records, by reason, sender and recipient; empty where nothing is counted.
+    """
+
+    __slots__ = ("_max_peers", "_mesh", "_minute", "_owner", "counts")
 
     def __init__(self, mesh: str, owner: str, *, max_peers: int) -> None:
         self._mesh = mesh
         self._owner = owner
         self._max_peers = max_peers
         self._minute = 0
-        self._counts: dict[tuple[str, str, str], Record] = {}  # by reason, sender and recipient
-
-    def __bool__(self) -> bool:
-        return bool(self._counts)
+        self.counts: dict[tuple[str, str, str], Record] = {}
 
     def is_known(self, reason: str, peer: str) -> bool:
         """Say whether the minute already has a record for this: its receipt is not needed then."""
-        counts = self._counts
+        counts = self.counts
         others = (reason, _OTHERS, self._owner)
         return (reason, peer, self._owner) in counts or (len(counts) >= self._max_peers and others in counts)
 
     def count(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
         """Count a refused envelope. Call `due` first, so that a new minute begins with new records."""
-        if (reason, peer, self._owner) not in self._counts and len(self._counts) >= self._max_peers:
+        if (reason, peer, self._owner) not in self.counts and len(self.counts) >= self._max_peers:
             peer = _OTHERS
         self._add(reason, peer, self._owner, receipt, size_bytes, now_ms)
 
     def count_unsent(self, reason: str, peer: str, *, now_ms: int) -> None:
         """Count an envelope to a peer that was not made. Call `due` first."""
-        if (reason, self._owner, peer) not in self._counts and len(self._counts) >= self._max_peers:
+        if (reason, self._owner, peer) not in self.counts and len(self.counts) >= self._max_peers:
             peer = _OTHERS
         self._add(reason, self._owner, peer, _NO_RECEIPT, 0, now_ms)
 
     def _add(self, reason: str, sender: str, recipient: str, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
-        if not self._counts:
+        if not self.counts:
             self._minute = now_ms // _MINUTE_MS
-        record = self._counts.get((reason, sender, recipient))
+        record = self.counts.get((reason, sender, recipient))
         if record is not None:
             record.count += 1
             return
-        self._counts[reason, sender, recipient] = Record(
+        self.counts[reason, sender, recipient] = Record(
             AuditEvent.MESSAGE_REFUSED,
             at_ms=now_ms,
             mesh=self._mesh,
@@ -67,7 +68,7 @@ class Refusals:
     @property
     def due_ms(self) -> int | None:
         """When the minute that is counted is over, or `None` where nothing is counted."""
-        return (self._minute + 1) * _MINUTE_MS if self._counts else None
+        return (self._minute + 1) * _MINUTE_MS if self.counts else None
 
     def due(self, now_ms: int) -> tuple[Record, ...]:
         """Return the records of a minute that is over; `recorded` drops them."""
@@ -75,8 +76,8 @@ class Refusals:
 
     def counted(self) -> tuple[Record, ...]:
         """Return the records of what is counted so far; `recorded` drops them."""
-        return tuple(self._counts.values())
+        return tuple(self.counts.values())
 
     def recorded(self) -> None:
         """Drop what `due` or `counted` returned: it is in the log now."""
-        self._counts.clear()
+        self.counts.clear()

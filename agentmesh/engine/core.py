@@ -119,14 +119,6 @@ class Core(Redacted):
         except Exception:
             return False
 
-    def withdraw(self, th: TranscriptHash) -> None:
-        """Take back what a KNOCK changed in memory alone, because its step was not committed: it may come again."""
-        memo = self.state.knocks.get(th)
-        if memo is not None and not memo.durable:
-            self.state.knocks.withdraw(th)
-            if memo.charged:
-                self.budgets.knocks.give_back(memo.initiator)
-
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 
     def open_sessions(self, peer: Peer | None, now_ms: int) -> list[Pending | Undecided | Session]:

@@ -127,7 +127,7 @@ def check_signature(core: Core, outer: OuterEnvelope, parsed: ParsedKnock, now_m
 
 
 def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | AnswerRepeated:
-    """Step 4, its first half: an equal th gets no other answer than the first; a new one is remembered.
+    """Step 4, its first half: an equal th gets no other answer than the first; a new one is to be remembered.
 
     Raises:
         KnockReplayed: seen before, and no answer is to be repeated, or the session that it began has ended.
@@ -168,15 +168,13 @@ def check_novelty(core: Core, knock: VerifiedKnock, now_ms: int) -> KnockMemo | 
             state.knocks.withdraw(memo_th)
         if state.knocks.is_full(knock.initiator.raw, limits, leave=leave):
             raise Busy
-    memo = KnockMemo(
+    return KnockMemo(
         th=th,
         initiator=knock.initiator.raw,
         receipt=knock.outer.receipt,
         expires_ms=parsed.expires_ms,
         forget_at_ms=parsed.expires_ms + CLOCK_TOLERANCE_MS,
     )
-    state.knocks.remember(memo)
-    return memo
 
 
 def check_bundle(core: Core, knock: VerifiedKnock, now_ms: int) -> Reason | None:

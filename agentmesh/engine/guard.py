@@ -1,13 +1,59 @@
-"""The façade's edge: what its calls take."""
+"""The façade's edge: what its calls take, and what each call that changes something begins and ends with."""
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from collections.abc import Callable
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.engine.seam import THREAD, Seam
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 from agentmesh.limits import Limits
+from agentmesh.policy import KnockRequest
 from agentmesh.primitives.arguments import bytes_argument
+from agentmesh.primitives.backend import check_backend
+from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import SessionId
+
+
+class _Seamed(Protocol):
+    _seam: Seam
+
+
+_Self = TypeVar("_Self", bound=_Seamed)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
+    """Make a method of an agent a call that may be broken off anywhere, and `frameless`.
+
+    Until it has returned, its output is kept: see `agentmesh.engine.seam`.
+    """
+
+    @functools.wraps(call)
+    def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        seam = self._seam
+        left = seam.refuse_entry()
+        if left is None:
+            try:
+                result = call(self, *args, **kwargs)
+                # The last thing: where nothing is called any more, Python looks for no signal before the return.
+                THREAD.step = None
+                return result
+            except AgentMeshError as error:
+                seam.broken_off()
+                left = error
+            except BaseException:
+                seam.broken_off()
+                raise
+        del self, seam, args, kwargs  # this frame stays in the traceback
+        left.__context__ = None
+        if not isinstance(left, StoreError):
+            left.__cause__ = None
+        raise left.with_traceback(None)
+
+    return guarded
 
 
 def check_flags(**flags: object) -> None:
@@ -64,3 +110,26 @@ def check_clock(now_ms: int) -> None:
     """
     if now_ms in _SECONDS:
         raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+
+
+def working_entropy(entropy: Entropy | None) -> Entropy:
+    """Return where randomness comes from, once it and the cryptography under it have shown that they work.
+
+    Raises:
+        BackendUnfit, RandomnessFailed: they do not.
+    """
+    check_backend()
+    source = SystemEntropy() if entropy is None else entropy
+    check_entropy(source)
+    return source
+
+
+def session_of_knock(knock: object) -> SessionId:
+    """Return the session that the event of a KNOCK is about.
+
+    Raises:
+        ArgumentInvalid: it is no such event.
+    """
+    if not isinstance(knock, KnockRequest):
+        raise ArgumentInvalid("knock", "not the event of a KNOCK")
+    return knock.session_id

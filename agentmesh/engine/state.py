@@ -10,7 +10,7 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar, final
 
@@ -19,7 +19,7 @@ from agentmesh.engine.replay import KnockMemory
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle
 from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
-from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId, TranscriptHash
+from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, Redacted, SessionId
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
 from agentmesh.session.pending import Undecided
@@ -124,8 +124,8 @@ class AgentState(Redacted):
         """Return the peer of this identity, made if it is new. For changes alone."""
         peer = self.peers.get(key.raw)
         if peer is None:
+            self.dids[key.did] = key.raw  # first, because a peer that is there is looked at no more
             peer = self.peers[key.raw] = Peer(key)
-            self.dids[key.did] = key.raw
         return peer
 
     def hold(self, peer: Peer, held: Held) -> None:
@@ -172,11 +172,12 @@ _Output = TypeVar("_Output", covariant=True)
 class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
-    `withdraw` is a KNOCK that was remembered in memory while the step was computed: where the journal refuses the step,
-    that memory goes too, so that the KNOCK can be offered again.
+    `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
+    rate was charged while the step was computed: where it takes no effect, that is given back. `call` is what the seam
+    is to give the output for again, if it does not get there: see `agentmesh.engine.seam`.
     """
 
-    __slots__ = ("changes", "output", "records", "withdraw")
+    __slots__ = ("afterwards", "call", "changes", "charged", "output", "records")
 
     def __init__(
         self,
@@ -184,12 +185,15 @@ class Step(Redacted, Generic[_Output]):
         records: tuple[Record, ...],
         output: _Output,
         *,
-        withdraw: TranscriptHash | None = None,
+        afterwards: Callable[[], None] | None = None,
+        charged: Ed25519PublicKey | None = None,
     ) -> None:
         self.changes = changes
         self.records = records
         self.output = output
-        self.withdraw = withdraw
+        self.afterwards = afterwards
+        self.charged = charged
+        self.call: object = None
 
 
 class RowKind(StrEnum):
@@ -229,5 +233,20 @@ class Journal(Protocol):
 
         Raising leaves the agent's state as it was, and nothing of the step's output leaves: the caller gets
         `CommitFailed` with this error as its cause.
+
+        A call may be broken off in here, or just behind, by what Python raises between two byte codes (a signal, a lack
+        of memory). A journal that can tell afterwards whether it took the step says so in `settled`; see `Settling`. Of
+        one that has no such method a step is taken once `commit` has returned, and not before.
+        """
+        ...
+
+
+class Settling(Protocol):
+    """What a journal may answer besides: what became of a commit that was broken off."""
+
+    def settled(self) -> bool:
+        """Say whether the step that `commit` was told of last was taken, whole.
+
+        It is asked before anything else is done with the agent, and asked again where it raises.
         """
         ...

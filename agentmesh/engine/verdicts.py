@@ -6,7 +6,7 @@ th is remembered durably.
 
 from __future__ import annotations
 
-from attrs import evolve
+from functools import partial
 
 from agentmesh.engine import records
 from agentmesh.engine.changes import (
@@ -40,7 +40,7 @@ from agentmesh.handshake.verdict import Conditions, Reason, build_reject_body
 from agentmesh.identity import IdentityKey
 from agentmesh.outgoing import Accepted, Outgoing
 from agentmesh.policy import Ask, Deny, Grant
-from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, SessionId
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Facts
 from agentmesh.session.held import ended
@@ -56,31 +56,36 @@ def receive_knock(core: Core, outer: OuterEnvelope, now_ms: int) -> Step[Events]
     memo = check_novelty(core, knock, now_ms)
     if isinstance(memo, AnswerRepeated):
         return Step((), (), (memo,))
+    reason = check_bundle(core, knock, now_ms)
+    # Its sender was charged, and gets it back if the step takes no effect.
+    charged = None if reason is Reason.BUSY else memo.initiator
     try:
-        return _receive_new(core, knock, memo, now_ms)
+        if reason is None:
+            keys, content = open_knock(core, knock, memo)
+            return _commit_opened(core, knock, memo, keys, content, now_ms)
+        return _rejected(core, knock, memo, reason, charged, now_ms)
     except RemoteError:
-        raise  # the KNOCK's own fault: it stays remembered
+        core.state.knocks.remember(memo)  # the KNOCK's own fault
+        raise
     except BaseException:
-        core.withdraw(memo.th)
+        if charged is not None:
+            core.budgets.knocks.give_back(charged)
         raise
 
 
-def _receive_new(core: Core, knock: VerifiedKnock, memo: KnockMemo, now_ms: int) -> Step[Events]:
-    outer = knock.outer
-    reason = check_bundle(core, knock, now_ms)
-    if reason is not Reason.BUSY:  # its sender was charged, and gets it back if the step is not committed
-        memo = evolve(memo, charged=True)
-        core.state.knocks.remember(memo)
-    if reason is not None:
-        # Nothing durable has happened: the REJECT is remembered with its KNOCK, in memory alone.
-        reply = _reject_envelope(core, knock.initiator, outer.receipt, Deny(reason), now_ms)
-        core.state.knocks.remember(memo.answered(reply.envelope))
-        refused = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=reason, reply=reply)
-        return Step(
-            (), records.knock_rejected(core, knock.initiator, reply, now_ms, str(reason)), (refused,), withdraw=memo.th
-        )
-    keys, content = open_knock(core, knock, memo)
-    return _commit_opened(core, knock, memo, keys, content, now_ms)
+def _rejected(
+    core: Core, knock: VerifiedKnock, memo: KnockMemo, reason: Reason, charged: Ed25519PublicKey | None, now_ms: int
+) -> Step[Events]:
+    # Nothing durable happens: the REJECT is remembered with its KNOCK, in memory alone.
+    receipt = knock.outer.receipt
+    reply = _reject_envelope(core, knock.initiator, receipt, Deny(reason), now_ms)
+    return Step(
+        (),
+        records.knock_rejected(core, knock.initiator, reply, now_ms, str(reason)),
+        (KnockRefused(peer=knock.initiator, receipt=receipt, reason=reason, reply=reply),),
+        afterwards=partial(core.state.knocks.remember, memo.answered(reply.envelope)),
+        charged=charged,
+    )
 
 
 def _commit_opened(
@@ -130,7 +135,7 @@ def _commit_opened(
         changes.append(KnockRemembered(memo.answered(reply.envelope)))
         event: Event = KnockRefused(peer=knock.initiator, receipt=outer.receipt, reason=decision.reason, reply=reply)
         received += records.knock_rejected(core, knock.initiator, reply, now_ms, _why(decision))
-        return Step(tuple(changes), received, (event,), withdraw=memo.th)
+        return Step(tuple(changes), received, (event,), charged=memo.initiator)
     if isinstance(decision, Grant):
         session, envelope = undecided.accept(
             core.state.identity, decision.conditions, now_ms=now_ms, entropy=core.entropy
@@ -147,9 +152,16 @@ def _commit_opened(
             reply=reply,
         )
         received += records.knock_accepted(core, facts, reply, now_ms, str(decision.why or "policy"))
-        return Step(tuple(changes), received, (event,), withdraw=memo.th)
+        return Step(tuple(changes), received, (event,), charged=memo.initiator)
     changes += [KnockRemembered(memo), SessionPut(undecided)]
-    return Step(tuple(changes), received, (request,), withdraw=memo.th)
+    return Step(tuple(changes), received, (request,), charged=memo.initiator)
+
+
+def pending(core: Core, now_ms: int) -> tuple[KnockReceived, ...]:
+    """Return what the application is asked about the KNOCKs that wait for it, oldest first."""
+    waiting = [held for held in core.state.undecided.values() if now_ms <= held.deadline_ms]
+    waiting.sort(key=lambda held: held.facts.knock_time_ms)
+    return tuple(request_of(core, held, now_ms) for held in waiting)
 
 
 def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
