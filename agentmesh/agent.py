@@ -183,14 +183,10 @@ class Agent(Redacted):
         """
         check_flags(last_resort=last_resort)
 
-        with self._seam.lock:
-            shelf = self._seam.run(
-                lambda now_ms: upkeep.publish(self._core, one_time, last_resort, now_ms),
-                ("publish", one_time, last_resort),
-            )
-            self._stock_told = False
-            self._rotation_told = self._rotation_told and not last_resort
-            return shelf
+        shelf = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, last_resort, now_ms))
+        self._stock_told = False
+        self._rotation_told = self._rotation_told and not last_resort
+        return shelf
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
@@ -244,8 +240,7 @@ class Agent(Redacted):
                 require_one_time=require_one_time,
                 expires_in_seconds=expires_in_seconds,
                 now_ms=now_ms,
-            ),
-            ("knock", did, bundle, intent, early, early_with_last_resort, require_one_time, expires_in_seconds),
+            )
         )
 
     @changing
@@ -260,10 +255,7 @@ class Agent(Redacted):
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions", "not Conditions")
         session_id = session_of_knock(knock)
-        return self._seam.run(
-            lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms),
-            ("accept", session_id, conditions),
-        )
+        return self._seam.run(lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms))
 
     @changing
     def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> Outgoing:
@@ -277,10 +269,7 @@ class Agent(Redacted):
             raise ArgumentInvalid("reason", "not a Reason")
         denial = Deny(reason, retry_after_seconds)
         session_id = session_of_knock(knock)
-        return self._seam.run(
-            lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms),
-            ("reject", session_id, denial),
-        )
+        return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
     @frameless
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
@@ -327,8 +316,7 @@ class Agent(Redacted):
         return self._seam.run(
             lambda now_ms: conversing.send(
                 self._core, did, data, action=action, session_id=named, disclosable=disclosable, now_ms=now_ms
-            ),
-            ("send", did, data, action, named, disclosable),
+            )
         )
 
     @changing
@@ -341,9 +329,7 @@ class Agent(Redacted):
             PeerNotAllowed: the policy does not allow the peer (any more); `drop` ends the session without a word.
         """
         named = session_id_argument(session_id)
-        return self._seam.run(
-            lambda now_ms: conversing.close(self._core, did, reason, named, now_ms), ("close", did, reason, named)
-        )
+        return self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, named, now_ms))
 
     @changing
     def drop(self, did: str, session_id: SessionId) -> None:
@@ -356,7 +342,7 @@ class Agent(Redacted):
             NoSession: no such session, or it is over, or it waits for this application's own decision.
         """
         named = SessionId(bytes_argument("session_id", session_id, 16, 16))
-        self._seam.run(lambda now_ms: conversing.drop(self._core, did, named, now_ms), ("drop", did, named))
+        self._seam.run(lambda now_ms: conversing.drop(self._core, did, named, now_ms))
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -413,11 +399,10 @@ class Agent(Redacted):
 
         A low stock and a due rotation are told once, until bundles are published again.
         """
-        with self._seam.lock:
-            events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell), ("poll",))
-            self._stock_told |= any(isinstance(event, StockLow) for event in events)
-            self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
-            return events
+        events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell))
+        self._stock_told |= any(isinstance(event, StockLow) for event in events)
+        self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
+        return events
 
     @property
     def next_deadline_ms(self) -> int | None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from agentmesh.engine.seam import THREAD, Seam
+from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 from agentmesh.limits import Limits
 from agentmesh.policy import KnockRequest
@@ -26,26 +26,33 @@ _R = TypeVar("_R")
 
 
 def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
-    """Make a method of an agent a call that may be broken off anywhere, and `frameless`.
+    """Make a method of an agent a call that changes something, may be broken off anywhere, and is `frameless`.
 
-    Until it has returned, its output is kept: see `agentmesh.engine.seam`.
+    It is refused in a child of a fork and inside a hook, before any lock; else it holds the agent's lock. Until it has
+    returned, its output is kept: see `agentmesh.engine.seam`.
     """
 
     @functools.wraps(call)
     def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        seam = self._seam
-        left = seam.refuse_entry()
+        seam, step = self._seam, None
+        left = seam.refusal() if INSIDE else None
         if left is None:
             try:
-                result = call(self, *args, **kwargs)
+                with seam.lock:
+                    INSIDE[seam.lock] = None
+                    result = call(self, *args, **kwargs)
+                    step = seam.step
+                    seam.step = None
+                    del INSIDE[seam.lock]
                 # The last thing: where nothing is called any more, Python looks for no signal before the return.
-                THREAD.step = None
+                if step is not None:
+                    step.call = None
                 return result
             except AgentMeshError as error:
-                seam.broken_off()
                 left = error
             except BaseException:
-                seam.broken_off()
+                if step is not None:
+                    seam.keep(step)
                 raise
         del self, seam, args, kwargs  # this frame stays in the traceback
         left.__context__ = None

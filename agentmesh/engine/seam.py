@@ -1,9 +1,9 @@
 """The one seam through which an agent's state changes: compute a step, tell the journal, apply, return.
 
-Theory of operation. A signal, a timer or a lack of memory may raise between any two byte codes. So the seam keeps a step
-until it is applied whole: whoever comes next finishes it first, by applying it again. Where the journal was being told,
-the journal says whether it has the step. What a step was to return is given to the same call made again. For that the
-thread remembers the step until its call has returned.
+Theory of operation. A signal, a timer or a lack of memory may raise between any two byte codes. So a step is kept
+until it is applied whole and its call has taken its output: whoever comes next finishes it first, by applying it again.
+Where the journal was being told, the journal says whether it has the step. What a call that was broken off was to
+return is given to the same call, made again.
 
 Here stand too: the agent's lock, the refusal of a child of a fork and of hooks that call an agent, and the counting of
 refusals for the journal.
@@ -11,6 +11,7 @@ refusals for the journal.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, final
@@ -29,14 +30,22 @@ _Output = TypeVar("_Output")
 _UNRETURNED: Final = 8  # outputs of calls that were broken off; the oldest makes room
 
 
-class _Thread(threading.local):
-    """What a thread is at: the lock of the agent that it called last, and the step of the call that it is in."""
-
-    lock: Any = None
-    step: Step[Any] | None = None
+# The locks of the agents that are in a call, of any thread. While there is none, a call need not be looked at closer.
+INSIDE: Final[dict[Any, None]] = {}
 
 
-THREAD: Final = _Thread()
+def is_inside() -> bool:
+    """Say whether this thread is in a call of some agent: one of its hooks is calling.
+
+    The locks themselves say who holds them, so one that a call left behind when it was broken off means nothing.
+    """
+    return any(lock._is_owned() for lock in [*INSIDE])
+
+
+# In a child of a fork each call is looked at closer. Of a fork that native code makes behind Python's back only
+# `Birthplace` knows.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: INSIDE.setdefault(threading.RLock()))
 
 
 @final
@@ -46,16 +55,19 @@ class Seam(Redacted):
     Attributes:
         lock: Held during every call; reading calls take it too.
         birthplace: The process that made the agent.
+        step: What the call changes that is under way, or was broken off; `None` once its output is its caller's.
     """
 
-    __slots__ = ("_core", "_is_taken", "_journal", "_refusals", "_step", "_unreturned", "birthplace", "lock")
+    __slots__ = (
+        "_core", "_is_taken", "_journal", "_refusals", "_unreturned", "birthplace", "lock", "step"
+    )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self.birthplace = Birthplace()
         self.lock = threading.RLock()
         self._core = core
         self._journal = journal
-        self._step: Step[Any] | None = None  # committed, and not yet applied whole
+        self.step: Step[Any] | None = None
         self._is_taken = True  # the journal has it, if there is a journal
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         state = core.state
@@ -63,17 +75,11 @@ class Seam(Redacted):
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def refuse_entry(self) -> AgentMeshError | None:
-        """Return, before any lock, why a call that changes something must not be made here, or `None`.
-
-        `ForkedChild`: this process is a fork of the one that made the agent. `ReentrantCall`: a hook made the call, of
-        this agent or of another, whose lock is held.
-        """
+    def refusal(self) -> AgentMeshError | None:
+        """Return why no call that changes something can be made here, or `None`."""
         if not self.birthplace.is_here:
             return ForkedChild()
-        lock = THREAD.lock
-        # Who holds a lock says the lock itself, so that nothing can be left behind by a call that was broken off.
-        return ReentrantCall() if lock is not None and lock._is_owned() else None
+        return ReentrantCall() if is_inside() else None
 
     def look(self, reading: Callable[[], _Output]) -> _Output:
         """Return what a reading call reads, once the last step is whole. A hook may look at the agent that calls it.
@@ -84,70 +90,62 @@ class Seam(Redacted):
             StoreError: a step was broken off, and the journal cannot say whether it has it.
         """
         self.birthplace.check()
-        lock = THREAD.lock
-        is_inside = lock is not None and lock._is_owned()
-        if is_inside and lock is not self.lock:
-            raise ReentrantCall
-        with self.lock:
-            THREAD.lock = self.lock
-            if self._step is not None and not is_inside:
-                self._settle(self._step)
+        if is_inside():
+            if not self.lock._is_owned():  # type: ignore[attr-defined]
+                raise ReentrantCall
             return reading()
+        with self.lock:
+            INSIDE[self.lock] = None
+            if self.step is not None:
+                self._settle(self.step)
+            looked = reading()
+            del INSIDE[self.lock]
+        return looked
 
-    def run(
-        self, compute: Callable[[int], Step[_Output]], call: object = None, *, envelope: bytes | None = None
-    ) -> _Output:
-        """Compute a step from the state, commit it, return its output.
+    def run(self, compute: Callable[[int], Step[_Output]], *, envelope: bytes | None = None) -> _Output:
+        """Compute a step from the state, commit it, return its output; within a call that is `changing`.
 
         A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that a peer
         is not to be sent anything.
 
         Args:
             compute: Gives the step of the time that it is given.
-            call: What is called, with all its arguments; equal for the same call alone.
-            envelope: What was received. It is the call, then.
+            envelope: What was received, if that is what the call is about.
 
         Raises:
             CommitFailed: the journal did not take the step; the state is as it was.
         """
-        with self.lock:
-            THREAD.lock = self.lock
-            if self._step is not None:
-                self._settle(self._step)
-            if envelope is not None:
-                call = envelope
-            if self._unreturned and self._is_given_again(call):
-                return THREAD.step.output  # type: ignore[union-attr]
-            now_ms = self._core.now_ms()
-            if self._refusals.counts:
-                self._record(self._refusals.due(now_ms))
-            try:
-                step = compute(now_ms)
-            except AgentMeshError as error:
-                if self._journal is not None and envelope is not None:
-                    self._count(error.code, envelope, now_ms)
-                elif self._journal is not None and isinstance(error, PeerNotAllowed):
-                    self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
-                raise
-            step.call = call
-            self._commit(step)
-            return step.output
+        if self.step is not None:
+            self._settle(self.step)
+        if self._unreturned:
+            again: Step[_Output] | None = self._again(compute if envelope is None else envelope)
+            if again is not None:
+                return again.output
+        now_ms = self._core.now_ms()
+        if self._refusals.counts:
+            self._record(self._refusals.due(now_ms))
+        try:
+            step = compute(now_ms)
+        except AgentMeshError as error:
+            if self._journal is not None and envelope is not None:
+                self._count(error.code, envelope, now_ms)
+            elif self._journal is not None and isinstance(error, PeerNotAllowed):
+                self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
+            raise
+        step.call = compute if envelope is None else envelope
+        self._commit(step)
+        return step.output
 
     # --- committing --------------------------------------------------------------------------------------------------
 
     def _commit(self, step: Step[Any]) -> None:
         if self._journal is not None and (step.changes or step.records):
             self._is_taken = False
-            self._step = THREAD.step = step  # the seam first: what only the thread has is whole
+            self.step = step
             self._tell(self._journal, step)
             self._is_taken = True
         else:
-            self._is_taken = True
-            self._step = THREAD.step = step
-        self._apply(step)
-        self._step = None
-
-    def _apply(self, step: Step[Any]) -> None:
+            self.step = step
         for change in step.changes:
             change.apply(self._core.state)
         if step.afterwards is not None:
@@ -167,11 +165,10 @@ class Seam(Redacted):
 
     def _forget(self, step: Step[Any]) -> None:
         """Let go of a step that takes no effect."""
-        step.call = None
         charged, step.charged = step.charged, None
         if charged is not None:
             self._core.budgets.knocks.give_back(charged)
-        self._step = None
+        self.step = None
 
     # --- what was broken off -----------------------------------------------------------------------------------------
 
@@ -182,9 +179,12 @@ class Seam(Redacted):
                 self._forget(step)
                 return
             self._is_taken = True
-        self._apply(step)
+        for change in step.changes:
+            change.apply(self._core.state)
+        if step.afterwards is not None:
+            step.afterwards()
         self._keep(step)
-        self._step = None
+        self.step = None
 
     def _was_taken(self) -> bool:
         settled = getattr(self._journal, "settled", None)
@@ -195,35 +195,33 @@ class Seam(Redacted):
         except Exception as error:
             raise CommitFailed from error
 
-    def broken_off(self) -> None:
-        """Keep what this thread's call was to return, if its step took effect."""
-        step = THREAD.step
-        if step is not None:
-            with self.lock:
-                if step is not self._step:  # that one is for the next call to settle
-                    self._keep(step)
-            THREAD.step = None
+    def keep(self, step: Step[Any]) -> None:
+        """Keep what a call was to return that was broken off behind its step."""
+        with self.lock:
+            if step is not self.step:  # that one is for the next call to settle
+                self._keep(step)
 
     def _keep(self, step: Step[Any]) -> None:
-        if step.call is not None and not any(output is step.output for _, output in self._unreturned):
-            self._unreturned = [*self._unreturned, (step.call, step.output)][-_UNRETURNED:]
+        if step.call is not None and not any(one[1] is step.output is not None for one in self._unreturned):
+            self._unreturned = [*self._unreturned, (_named(step.call), step.output)][-_UNRETURNED:]
         step.call = None
 
-    def _is_given_again(self, call: object) -> bool:
-        """Say whether this call was broken off before it returned; the thread's step has its output then.
+    def _again(self, call: object) -> Step[Any] | None:
+        """Return a step with what this call was to return before, if it was broken off.
 
         An envelope may come again at any time. Of any other call nothing is kept once another is made: what it was to
         return may not fit what comes then.
         """
+        named = _named(call)
         for kept, output in self._unreturned:
-            if kept == call:
+            if kept == named:
                 again: Step[Any] = Step((), (), output)
                 again.call = call
-                THREAD.step = again
-                self._unreturned = [one for one in self._unreturned if one[1] is not output]
-                return True
+                self.step = again
+                self._unreturned = [one for one in self._unreturned if one[0] != named]
+                return again
         self._unreturned = [one for one in self._unreturned if type(one[0]) is bytes]
-        return False
+        return None
 
     # --- refusals ----------------------------------------------------------------------------------------------------
 
@@ -244,23 +242,31 @@ class Seam(Redacted):
         return self._refusals.due_ms
 
     def record_refusals(self) -> None:
-        """Record the refusals counted so far.
+        """Record the refusals counted so far; within a call that is `changing`.
 
         Raises:
             StoreError, CommitFailed: the journal did not take them; they are still counted.
         """
-        with self.lock:
-            THREAD.lock = self.lock
-            if self._step is not None:
-                self._settle(self._step)
-            self._record(self._refusals.counted())
+        if self.step is not None:
+            self._settle(self.step)
+        self._record(self._refusals.counted())
 
     def _record(self, refusals: tuple[Record, ...]) -> None:
         if refusals:
-            self._commit(Step((), refusals, None, afterwards=self._refusals.recorded))
+            step = Step((), refusals, None, afterwards=self._refusals.recorded)
+            step.call = None
+            self._commit(step)
+            self.step = None
 
 
 _UNREAD = Receipt(b"")
+
+
+def _named(call: Any) -> object:
+    """Return what is equal for the same call alone: the envelope, or the function over equal arguments."""
+    if type(call) is bytes:
+        return call
+    return call.__code__, [cell.cell_contents for cell in call.__closure__ or ()]
 
 
 def _claimed_sender(envelope: bytes, core: Core) -> str:

@@ -173,10 +173,10 @@ class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
     `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
-    rate was charged while the step was computed: where it takes no effect, that is given back. `call` is what the seam
-    is to give the output for again, if it does not get there: see `agentmesh.engine.seam`.
+    rate was charged while the step was computed: where it takes no effect, that is given back. `call` is the seam's.
     """
 
+    call: object
     __slots__ = ("afterwards", "call", "changes", "charged", "output", "records")
 
     def __init__(
@@ -193,7 +193,6 @@ class Step(Redacted, Generic[_Output]):
         self.output = output
         self.afterwards = afterwards
         self.charged = charged
-        self.call: object = None
 
 
 class RowKind(StrEnum):
