@@ -41,7 +41,8 @@ class AuditJournal:
         self.log = log
         self.unrecorded = 0
         self._on_failure = on_failure
-        self._told: tuple[int, tuple[Record, ...]] = 0, ()  # the log's size before the last commit, and its records
+        self._size = len(log)  # when the last commit that returned was over
+        self._told: tuple[Record, ...] = ()
 
     def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
         """Record a step.
@@ -52,11 +53,11 @@ class AuditJournal:
                 raises goes up as it is.
         """
         if not records:
-            self._told = 0, ()
+            self._told = ()
             return
+        self._told = records
         try:
-            self._told = len(self.log), records
-            self.log.append(records)
+            self._size = self.log.append(records)
         except ForkedChild:
             raise  # nothing is to be carried on in a copy of the agent
         except Exception:
@@ -71,7 +72,7 @@ class AuditJournal:
             ForkedChild: this process is a fork of the one that opened the log.
             LogBroken, StoreError: the log cannot be read, and the agent is to stop.
         """
-        size, records = self._told
+        size, records = self._size, self._told
         try:
             self.log.append(())  # a log that was broken off reads its sink again
             entries = islice(self.log.entries(), max(0, size - self.log.handover.size), None)

@@ -34,20 +34,16 @@ def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate
 
     @functools.wraps(call)
     def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        seam, step = self._seam, None
-        left = seam.refusal() if INSIDE else None
-        if left is None:
+        seam = self._seam
+        lock, step = seam.lock, None
+        if not INSIDE or (left := seam.refusal()) is None:
             try:
-                with seam.lock:
-                    INSIDE[seam.lock] = None
+                with lock:
+                    INSIDE[lock] = None
                     result = call(self, *args, **kwargs)
-                    step = seam.step
-                    seam.step = None
-                    del INSIDE[seam.lock]
-                # The last thing: where nothing is called any more, Python looks for no signal before the return.
-                if step is not None:
-                    step.call = None
-                return result
+                    step, seam.step = seam.step, None
+                    del INSIDE[lock]
+                return result  # where nothing is called any more, Python looks for no signal
             except AgentMeshError as error:
                 left = error
             except BaseException:
