@@ -80,7 +80,7 @@ def _leaving_with(code: CodeType) -> frozenset[int]:
             continue
         if called.opname == "CALL" and called.arg == exits:
             first = place
-            while first and steps[first - 1].opname in {"COPY", "NOP", "SWAP"}:
+            while first and steps[first - 1].opname in {"COPY", "LOAD_FAST", "NOP", "SWAP"}:
                 first -= 1
             found.update(range(steps[first].offset, called.offset + 1))
     return frozenset(found)

@@ -42,7 +42,7 @@ class AuditJournal:
         self.unrecorded = 0
         self._on_failure = on_failure
         self._size = len(log)  # when the last commit that returned was over
-        self._told: tuple[Record, ...] = ()
+        self._told: tuple[int, tuple[Record, ...]] = 0, ()  # that size before the last commit, and its records
 
     def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
         """Record a step.
@@ -53,9 +53,9 @@ class AuditJournal:
                 raises goes up as it is.
         """
         if not records:
-            self._told = ()
+            self._told = 0, ()
             return
-        self._told = records
+        self._told = self._size, records
         try:
             self._size = self.log.append(records)
         except ForkedChild:
@@ -72,7 +72,7 @@ class AuditJournal:
             ForkedChild: this process is a fork of the one that opened the log.
             LogBroken, StoreError: the log cannot be read, and the agent is to stop.
         """
-        size, records = self._size, self._told
+        size, records = self._told
         try:
             self.log.append(())  # a log that was broken off reads its sink again
             entries = islice(self.log.entries(), max(0, size - self.log.handover.size), None)

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
-from agentmesh import Agent, AskApplication, Conditions, Grant, Intent, Limits
+from agentmesh import Agent, AskApplication, Conditions, Intent, Limits
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink
-from agentmesh.audit.journal import OnFailure
 from agentmesh.audit.record import AuditEvent, Record, decode_entry
 from agentmesh.engine.rows import rows_of
-from agentmesh.engine.seam import Seam
-from agentmesh.errors import AgentMeshError, CommitFailed, DuplicateMessage, ForkedChild, ReentrantCall
+from agentmesh.errors import AgentMeshError, DuplicateMessage, ForkedChild, ReentrantCall
 from agentmesh.session.established import Session
 from agentmesh.store import LogFile
 from agentmesh.testing import SeededEntropy, agent_pair, established_pair
@@ -222,7 +216,14 @@ CALLS: dict[str, Prepare] = {
     )
 }  # fmt: skip
 # With a journal what it is told in, and what is done behind it.
-TOLD = ("engine/seam.py", "engine/changes.py", "engine/replay.py", "engine/state.py", "audit/journal.py", "audit/log.py")
+TOLD = (
+    "engine/seam.py",
+    "engine/changes.py",
+    "engine/replay.py",
+    "engine/state.py",
+    "audit/journal.py",
+    "audit/log.py",
+)
 CASES = [
     *((name, "none", ROOMS) for name in CALLS if name != "refused"),
     *((name, "memory", TOLD) for name in CALLS),
@@ -278,3 +279,94 @@ def test_a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again(
             with pytest.raises(DuplicateMessage):
                 call(scene)
         scene.close()
+
+
+# --- forks and hooks --------------------------------------------------------------------------------------------------
+
+
+def in_a_child(call: Callable[[], object]) -> str:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tried
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends one that waits for a lock
+        try:
+            call()
+            name = "nothing"
+        except BaseException as error:
+            name = type(error).__name__
+        os.write(writing, name.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        name = answer.read().decode()
+    os.waitpid(child, 0)
+    return name
+
+
+def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(tmp_path: Path) -> None:
+    scene = Scene("none", tmp_path)
+    bob, did = scene.bob, scene.alice.did
+    event = waiting(scene)
+    log = AuditLog(MemorySink())
+    session_id = bob.session(did).session_id
+    bundle = scene.alice.publish_bundles(1).one_time[0]
+    calls: dict[str, Callable[[], object]] = {
+        "identity": lambda: bob.identity,
+        "publish_bundles": lambda: bob.publish_bundles(1),
+        "knock": lambda: bob.knock(did, bundle, Intent("x")),
+        "accept": lambda: bob.accept(event),
+        "reject": lambda: bob.reject(event),
+        "pending_knocks": bob.pending_knocks,
+        "pending_envelopes": lambda: bob.pending_envelopes(did),
+        "send": lambda: bob.send(did, b""),
+        "close": lambda: bob.close(did),
+        "drop": lambda: bob.drop(did, session_id),
+        "receive": lambda: bob.receive(b""),
+        "poll": bob.poll,
+        "next_deadline_ms": lambda: bob.next_deadline_ms,
+        "record_refusals": bob.record_refusals,
+        "checkpoint": lambda: bob.checkpoint(log),
+        "session": lambda: bob.session(did),
+        "sessions": lambda: bob.sessions(did),
+        "export_state": bob.export_state,
+    }
+    public = {name for name in dir(Agent) if not name.startswith("_")}
+    assert public - calls.keys() == {"create", "restore", "did", "key", "mesh"}
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with bob._seam.lock:
+            taken.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)  # as a thread of the parent may, at the moment of the fork
+    thread.start()
+    taken.wait()
+    try:
+        for name, call in calls.items():
+            assert in_a_child(call) == ForkedChild.__name__, name
+    finally:
+        done.set()
+        thread.join()
+    assert scene.alice.receive(bob.send(did, b"the parent goes on"))
+
+
+def test_a_policy_cannot_call_another_agent() -> None:
+    outcomes: list[type[BaseException]] = []
+    other = agent_pair(7).alice
+
+    class Looking(AskApplication):
+        def still_allowed(self, peer: Any, /) -> bool:
+            for call in (other.export_state, other.poll, lambda: other.sessions(peer.did)):
+                with pytest.raises(ReentrantCall) as caught:
+                    call()
+                outcomes.append(caught.type)
+            return True
+
+    pair = established_pair()
+    bob = Agent.restore(pair.bob.export_state(), clock=pair.clock, policy=Looking())
+    assert bob.receive(pair.alice.send(bob.did, b"x"))
+    assert outcomes == [ReentrantCall] * 3
+    assert other.poll() is not None

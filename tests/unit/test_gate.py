@@ -241,11 +241,12 @@ def test_step_3_takes_a_known_did_with_its_known_key_only(room: Room) -> None:
         gate.check_signature(room.core, room.outer(knock), parsed, room.clock.now_ms)
 
 
-def test_step_4_remembers_before_it_charges(room: Room) -> None:
+def test_step_4_tells_what_is_to_be_remembered_before_it_charges(room: Room) -> None:
     verified, now_ms = room.verified(room.knock()), room.clock.now_ms
     memo = gate.check_novelty(room.core, verified, now_ms)
     assert not isinstance(memo, AnswerRepeated)
-    assert room.core.state.knocks.get(memo.th) == memo
+    assert room.core.state.knocks.get(memo.th) is None  # what is not committed is remembered nowhere
+    room.core.state.knocks.remember(memo)
     assert (memo.initiator, memo.durable, memo.answer) == (room.alice.key.raw, False, None)
     assert (memo.expires_ms, memo.forget_at_ms) == (now_ms + DAY, now_ms + DAY + TOLERANCE)
     assert len(room.core.budgets.knocks) == 0
