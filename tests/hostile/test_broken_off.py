@@ -51,6 +51,7 @@ class Scene:
         self.sink: Any = None
         self.bob = pair.bob
         self.refusals = 0
+        self.opened: list[LogFile] = []
 
     def make(self) -> Scene:
         """Return this scene with a second agent and a journal of its own."""
@@ -60,8 +61,11 @@ class Scene:
         if self.kind == "memory":
             made.sink = MemorySink()
         elif self.kind == "file":
+            for sink in self.opened:  # the last one that was made was not broken off, and nobody closed it
+                sink.close()
             self.path.unlink(missing_ok=True)
             made.sink = LogFile(self.path)
+            self.opened[:] = [made.sink]
         if made.sink is not None:
             made.journal = AuditJournal(AuditLog(made.sink))
         if self.kind == "plain":
@@ -233,7 +237,8 @@ def look(scene: Scene) -> tuple[Any, ...]:
     assert Agent.restore(exported, clock=scene.clock).export_state() == exported
     counts = sorted(str(record.event) + str(record.count) for record in scene.records)
     kinds = sorted(kind for kind, _ in rows_of(scene.bob._core.state))
-    return scene.counts(), counts, kinds, len(scene.bob._core.state.knocks)
+    statuses = [repr(view.status) for view in scene.bob.sessions(scene.alice.did)]
+    return scene.counts(), counts, kinds, len(scene.bob._core.state.knocks), statuses
 
 
 def without_ids(output: Any) -> Any:
@@ -273,6 +278,8 @@ def test_a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again(
             with pytest.raises(DuplicateMessage):
                 call(scene)
         scene.close()
+    for sink in base.opened:
+        sink.close()
 
 
 # --- forks and hooks --------------------------------------------------------------------------------------------------
