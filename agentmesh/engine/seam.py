@@ -11,7 +11,6 @@ refusals for the journal.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, final
@@ -23,7 +22,7 @@ from agentmesh.engine.rows import ChangesOf
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
-from agentmesh.primitives.forked import Birthplace
+from agentmesh.primitives.forked import Birthplace, in_each_child
 from agentmesh.primitives.keys import Receipt, Redacted
 
 _Output = TypeVar("_Output")
@@ -44,8 +43,7 @@ def is_inside() -> bool:
 
 # In a child of a fork each call is looked at closer. Of a fork that native code makes behind Python's back only
 # `Birthplace` knows.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: INSIDE.setdefault(threading.RLock()))
+in_each_child(lambda: INSIDE.setdefault(threading.RLock()))
 
 
 @final
