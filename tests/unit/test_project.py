@@ -89,7 +89,7 @@ STANDARD_LIBRARY = {
 # Where only a part of such a module may be used.
 PARTS = {
     ("os", "primitives.entropy"): {"urandom"},
-    ("os", "primitives.forked"): {"getpid"},
+    ("os", "primitives.forked"): {"getpid", "register_at_fork"},
     ("threading", "engine.seam"): {"RLock"},
     ("threading", "audit.log"): {"Lock"},
     ("time", "relay.limiter"): {"monotonic_ns"},
