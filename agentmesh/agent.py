@@ -14,16 +14,18 @@ from agentmesh.engine import conversing, knocking, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import (
+    changing,
     check_clock,
     check_flags,
     check_given,
     refs_argument,
     session_id_argument,
+    session_of_knock,
     working_entropy,
 )
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal, Step
-from agentmesh.engine.status import SessionView, view_of
+from agentmesh.engine.status import SessionView, views_of
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
 from agentmesh.errors import ArgumentInvalid, NoSession
@@ -37,7 +39,6 @@ from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_p
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import Redacted, SessionId
-from agentmesh.session.pending import Pending
 
 if TYPE_CHECKING:
     from agentmesh.audit.checkpoint import Checkpoint
@@ -170,6 +171,7 @@ class Agent(Redacted):
     @property
     def identity(self) -> Identity:
         """This agent's own identity, to sign with: to succeed, revoke or vouch. It prints its DID and nothing else."""
+        self._seam.birthplace.check()
         return self._core.state.identity
 
     @property
@@ -179,7 +181,7 @@ class Agent(Redacted):
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
-    @frameless
+    @changing
     def publish_bundles(self, one_time: int | None = None, *, last_resort: bool = True) -> Shelf:
         """Make prekey bundles and keep their secrets. Hand the bytes to any registry. Section 3.
 
@@ -193,13 +195,12 @@ class Agent(Redacted):
         """
         check_flags(last_resort=last_resort)
 
-        with self._seam.lock:
-            shelf = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, last_resort, now_ms))
-            self._stock_told = False
-            self._rotation_told = self._rotation_told and not last_resort
-            return shelf
+        shelf = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, last_resort, now_ms))
+        self._stock_told = False
+        self._rotation_told = self._rotation_told and not last_resort
+        return shelf
 
-    @frameless
+    @changing
     def withdraw_bundles(self, refs: tuple[bytes, ...] | list[bytes] | None = None) -> tuple[bytes, ...]:
         """Delete the secrets of bundles that are not to serve any more; returns which had any. Section 3.
 
@@ -216,7 +217,7 @@ class Agent(Redacted):
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    @frameless
+    @changing
     def knock(
         self,
         did: str,
@@ -269,7 +270,7 @@ class Agent(Redacted):
             )
         )
 
-    @frameless
+    @changing
     def accept(self, knock: KnockRequest, conditions: Conditions = UNLIMITED) -> Accepted:
         """Accept a KNOCK that waits for the application. Section 5.2.
 
@@ -280,10 +281,10 @@ class Agent(Redacted):
         """
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions", "not Conditions")
-        session_id = _knock_session(knock)
+        session_id = session_of_knock(knock)
         return self._seam.run(lambda now_ms: verdicts.accept_knock(self._core, session_id, conditions, now_ms))
 
-    @frameless
+    @changing
     def reject(self, knock: KnockRequest, reason: Reason = Reason.POLICY, *, retry_after_seconds: int = 0) -> Outgoing:
         """Reject a KNOCK that waits for the application; the result is the REJECT, to hand to a relay. Section 5.2.
 
@@ -294,27 +295,20 @@ class Agent(Redacted):
         if not isinstance(reason, Reason):
             raise ArgumentInvalid("reason", "not a Reason")
         denial = Deny(reason, retry_after_seconds)
-        session_id = _knock_session(knock)
+        session_id = session_of_knock(knock)
         return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
     @frameless
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
         """Return the KNOCKs that wait for the application's decision, oldest first."""
-        with self._seam.lock:
-            now_ms = self._core.now_ms()
-            waiting = [held for held in self._core.state.undecided.values() if now_ms <= held.deadline_ms]
-            waiting.sort(key=lambda held: held.facts.knock_time_ms)
-            return tuple(verdicts.request_of(self._core, held, now_ms) for held in waiting)
+        return self._seam.look(lambda: verdicts.pending(self._core, self._core.now_ms()))
 
     @frameless
     def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        with self._seam.lock:
-            peer = self._core.state.peer(did)
-            held = () if peer is None else peer.sessions
-            return tuple(Outgoing(pending.knock) for pending in held if isinstance(pending, Pending))
+        return self._seam.look(lambda: knocking.pending(self._core, did))
 
-    @frameless
+    @changing
     def send(
         self,
         did: str,
@@ -344,13 +338,15 @@ class Agent(Redacted):
         named = session_id_argument(session_id)
         if disclosable is not False:
             check_flags(disclosable=disclosable)
+        if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
+            data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
         return self._seam.run(
             lambda now_ms: conversing.send(
                 self._core, did, data, action=action, session_id=named, disclosable=disclosable, now_ms=now_ms
             )
         )
 
-    @frameless
+    @changing
     def close(self, did: str, reason: str = "", *, session_id: SessionId | None = None) -> Sealed:
         """Close a session; the result is to be handed to a relay. Nothing can be sent on it afterwards. Section 7.
 
@@ -363,7 +359,7 @@ class Agent(Redacted):
         named = session_id_argument(session_id)
         return self._seam.run(lambda now_ms: conversing.close(self._core, did, reason, named, now_ms))
 
-    @frameless
+    @changing
     def drop(self, did: str, session_id: SessionId) -> None:
         """End a session here and now, without a word to the peer: its keys go. For a KNOCK that nobody answers.
 
@@ -378,7 +374,7 @@ class Agent(Redacted):
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    @frameless
+    @changing
     def receive(self, envelope: BytesLike | Outgoing, *, disclosable: bool = False) -> Events:
         """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is for the relay.
 
@@ -415,25 +411,26 @@ class Agent(Redacted):
 
     # --- time ------------------------------------------------------------------------------------------------------
 
-    @frameless
+    @changing
     def poll(self) -> Events:
         """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
 
         A low stock and a due rotation are told once, until bundles are published again.
         """
-        with self._seam.lock:
-            events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell))
-            self._stock_told |= any(isinstance(event, StockLow) for event in events)
-            self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
-            return events
+        events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell))
+        self._stock_told |= any(isinstance(event, StockLow) for event in events)
+        self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
+        return events
 
     @property
     def next_deadline_ms(self) -> int | None:
         """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
-        with self._seam.lock:
-            deadline_ms = upkeep.next_deadline_ms(self._core, self._core.now_ms(), **self._still_to_tell)
-            times = (deadline_ms, self._seam.refusals_due_ms)
-            return min((time_ms for time_ms in times if time_ms is not None), default=None)
+        return self._seam.look(self._next_deadline_ms)
+
+    def _next_deadline_ms(self) -> int | None:
+        deadline_ms = upkeep.next_deadline_ms(self._core, self._core.now_ms(), **self._still_to_tell)
+        times = (deadline_ms, self._seam.refusals_due_ms)
+        return min((time_ms for time_ms in times if time_ms is not None), default=None)
 
     @property
     def _still_to_tell(self) -> dict[str, bool]:
@@ -441,7 +438,7 @@ class Agent(Redacted):
 
     # --- the audit trail -------------------------------------------------------------------------------------------
 
-    @frameless
+    @changing
     def record_refusals(self) -> None:
         """Tell the journal of the refusals counted so far, without waiting for their minute to end. Section 8.
 
@@ -464,7 +461,7 @@ class Agent(Redacted):
         if not isinstance(log, AuditLog):
             raise ArgumentInvalid("log", "not an AuditLog")
         state = self._core.state
-        return log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms())
+        return self._seam.look(lambda: log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms()))
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -492,25 +489,12 @@ class Agent(Redacted):
         Raises:
             ArgumentInvalid: not a DID.
         """
-        with self._seam.lock:
-            now_ms = self._core.now_ms()
-            peer = self._core.state.peer(did)
-            if peer is None:
-                return ()
-            sending = self._core.sending_session(peer, now_ms)
-            return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions)
+        return self._seam.look(lambda: views_of(self._core, did))
 
     @frameless
     def export_state(self) -> bytes:
         """Return the whole state, but bundles past their time, as canonical bytes: *secret and unsealed*. Section 7."""
-        with self._seam.lock:
-            return export_agent(self._core.state, self._core.now_ms())
+        return self._seam.look(lambda: export_agent(self._core.state, self._core.now_ms()))
 
     def __repr__(self) -> str:
         return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
-
-
-def _knock_session(knock: KnockRequest) -> SessionId:
-    if not isinstance(knock, KnockRequest):
-        raise ArgumentInvalid("knock", "not the event of a KNOCK")
-    return knock.session_id

@@ -66,12 +66,12 @@ class _Interrupter:
 
 @cache
 def _leaving_with(code: CodeType) -> frozenset[int]:
-    """Where a `with` block that ran to its end is about to call `__exit__`.
+    """Where a `with` block that ran to its end is about to call `__exit__`, and where nothing is done.
 
-    The exception table does not cover these byte codes, and CPython looks for signals at none of them, because a lock
-    would then be held for ever.
+    The exception table does not cover these byte codes (a `try` in a `with` begins with a NOP), and CPython looks for
+    signals at none of them, because a lock would then be held for ever.
     """
-    found: set[int] = set()
+    found = {step.offset for step in dis.get_instructions(code) if step.opname == "NOP"}
     steps = [step for step in dis.get_instructions(code) if step.opname != "PRECALL"]
     exits = 3 if sys.version_info >= (3, 14) else 2  # arguments of the CALL of __exit__, as the compiler counts them
     for place in range(len(steps) - 3):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
+from itertools import islice
 from typing import final
 
 from agentmesh.audit.log import AuditLog
-from agentmesh.audit.record import Record
+from agentmesh.audit.record import Record, decode_entry
 from agentmesh.errors import ArgumentInvalid, ForkedChild
 
 
@@ -40,6 +41,8 @@ class AuditJournal:
         self.log = log
         self.unrecorded = 0
         self._on_failure = on_failure
+        self._size = len(log)  # when the last commit that returned was over
+        self._told: tuple[int, tuple[Record, ...]] = 0, ()  # that size before the last commit, and its records
 
     reads_changes = False  # what a step changes is not for the trail
 
@@ -52,12 +55,35 @@ class AuditJournal:
                 raises goes up as it is.
         """
         if not records:
+            self._told = 0, ()
             return
+        self._told = self._size, records
         try:
-            self.log.append(records)
+            self._size = self.log.append(records)
         except ForkedChild:
             raise  # nothing is to be carried on in a copy of the agent
         except Exception:
             if self._on_failure is OnFailure.STOP:
                 raise
             self.unrecorded += len(records)
+
+    def settled(self) -> bool:
+        """Say whether the records of the last commit stand in the log, though it was broken off.
+
+        Raises:
+            ForkedChild: this process is a fork of the one that opened the log.
+            LogBroken, StoreError: the log cannot be read, and the agent is to stop.
+        """
+        size, records = self._told
+        try:
+            self.log.append(())  # a log that was broken off reads its sink again
+            entries = islice(self.log.entries(), max(0, size - self.log.handover.size), None)
+            found = [decode_entry(entry)[2] for entry in entries]
+        except ForkedChild:
+            raise
+        except Exception:
+            if self._on_failure is OnFailure.STOP:
+                raise
+            return False
+        # Not by size alone: somebody else may append to the same log.
+        return bool(records) and any(found[at : at + len(records)] == [*records] for at in range(len(found)))

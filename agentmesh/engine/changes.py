@@ -1,6 +1,7 @@
 """The changes that are the only way to alter an agent's state, each named in the protocol's own terms.
 
-Each says what is to hold afterwards, never what to add: a step that was broken off is finished by applying it again.
+Each says what is to hold afterwards, never what to add: a step that was broken off, between two changes or in the
+middle of one, is finished by applying it again.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ class SessionEnded:
             held.session_id for held in sorted(over, key=lambda held: (held.at_ms, held.session_id))[:-_ENDED_PER_PEER]
         }
         if surplus:
-            peer.drop(surplus)
             for session_id in surplus:
                 state.sessions.pop(session_id, None)
+            peer.drop(surplus)  # last, because it tells what is surplus
 
 
 @frozen

@@ -1,16 +1,64 @@
-"""The façade's edge: what its calls take."""
+"""The façade's edge: what its calls take, and what each call that changes something begins and ends with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+import functools
+from collections.abc import Callable, Iterable
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.engine.seam import INSIDE, Seam
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 from agentmesh.limits import Limits
+from agentmesh.policy import KnockRequest
 from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import BundleRef, SessionId
+
+
+class _Seamed(Protocol):
+    _seam: Seam
+
+
+_Self = TypeVar("_Self", bound=_Seamed)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
+    """Make a method of an agent a call that changes something, may be broken off anywhere, and is `frameless`.
+
+    It is refused in a child of a fork and inside a hook, before any lock; else it holds the agent's lock. Until it has
+    returned, its output is kept: see `agentmesh.engine.seam`.
+    """
+
+    @functools.wraps(call)
+    def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        seam = self._seam
+        lock, step = seam.lock, None
+        if not INSIDE or (left := seam.refusal()) is None:
+            try:
+                with lock:
+                    INSIDE[lock] = None
+                    try:
+                        result = call(self, *args, **kwargs)
+                        step, seam.step = seam.step, None
+                    finally:
+                        del INSIDE[lock]
+                return result  # where nothing is called any more, Python looks for no signal
+            except AgentMeshError as error:
+                left = error
+            except BaseException:
+                if step is not None:
+                    seam.keep(step)
+                raise
+        del self, seam, args, kwargs  # this frame stays in the traceback
+        left.__context__ = None
+        if not isinstance(left, StoreError):
+            left.__cause__ = None
+        raise left.with_traceback(None)
+
+    return guarded
 
 
 def check_flags(**flags: object) -> None:
@@ -91,3 +139,14 @@ def working_entropy(entropy: Entropy | None) -> Entropy:
     source = SystemEntropy() if entropy is None else entropy
     check_entropy(source)
     return source
+
+
+def session_of_knock(knock: object) -> SessionId:
+    """Return the session that the event of a KNOCK is about.
+
+    Raises:
+        ArgumentInvalid: it is no such event.
+    """
+    if not isinstance(knock, KnockRequest):
+        raise ArgumentInvalid("knock", "not the event of a KNOCK")
+    return knock.session_id

@@ -20,7 +20,7 @@ from agentmesh.handshake.knock import Intent, KnockContent, build_knock_body, en
 from agentmesh.handshake.prekeys import Bundle, BundleClass, verify_bundle
 from agentmesh.handshake.verdict import parse_reject_body
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
-from agentmesh.outgoing import Knock
+from agentmesh.outgoing import Knock, Outgoing
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.session.facts import Ended, Facts
 from agentmesh.session.held import ended
@@ -28,6 +28,13 @@ from agentmesh.session.pending import Pending
 from agentmesh.session.phases import Happening
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
+
+
+def pending(core: Core, did: str) -> tuple[Outgoing, ...]:
+    """Return the KNOCKs to a peer that wait for a verdict."""
+    peer = core.state.peer(did)
+    held = () if peer is None else peer.sessions
+    return tuple(Outgoing(waiting.knock) for waiting in held if isinstance(waiting, Pending))
 
 
 def knock(

@@ -73,11 +73,11 @@ _STALE_ENTRIES: Final = 64  # of memories that are gone: more than there are oth
 class KnockMemory:
     """All KNOCKs that opened, in `by_th`."""
 
-    __slots__ = ("_counts", "_order", "by_th")
+    __slots__ = ("_of", "_order", "by_th")
 
     def __init__(self) -> None:
         self.by_th: dict[TranscriptHash, KnockMemo] = {}
-        self._counts: dict[Ed25519PublicKey, int] = {}
+        self._of: dict[Ed25519PublicKey, set[TranscriptHash]] = {}  # sets, because a count cannot be set twice
         self._order: list[tuple[int, TranscriptHash]] = []  # a heap; entries of replaced memos are skipped
 
     def __len__(self) -> int:
@@ -94,20 +94,21 @@ class KnockMemory:
         """Say whether another KNOCK of this sender cannot be remembered, with room left for `leave` of others."""
         return (
             len(self.by_th) >= limits.remembered_knocks - leave
-            or self._counts.get(initiator, 0) >= limits.remembered_knocks_per_identity
+            or len(self._of.get(initiator, ())) >= limits.remembered_knocks_per_identity
         )
 
     def remember(self, memo: KnockMemo) -> None:
-        """Add or replace a memory."""
+        """Add or replace a memory; `by_th` says that it is there, so it comes behind what follows from it."""
         before = self.by_th.get(memo.th)
         if before is None:
-            self._counts[memo.initiator] = self._counts.get(memo.initiator, 0) + 1
-        self.by_th[memo.th] = memo
+            self._of.setdefault(memo.initiator, set()).add(memo.th)
         if before is None or before.forget_at_ms != memo.forget_at_ms:
             heapq.heappush(self._order, (memo.forget_at_ms, memo.th))
-            if len(self._order) > 2 * len(self.by_th) + _STALE_ENTRIES:
-                self._order = [(held.forget_at_ms, held.th) for held in self.by_th.values()]
-                heapq.heapify(self._order)
+        self.by_th[memo.th] = memo
+        if len(self._order) > 2 * len(self.by_th) + _STALE_ENTRIES:
+            order = [(held.forget_at_ms, held.th) for held in self.by_th.values()]
+            heapq.heapify(order)
+            self._order = order
 
     def due(self, now_ms: int) -> tuple[TranscriptHash, ...]:
         """Return which memories are past their time."""
@@ -124,11 +125,11 @@ class KnockMemory:
 
     def drop(self, th: TranscriptHash) -> None:
         """Forget a KNOCK, if it is remembered."""
-        memo = self.by_th.pop(th, None)
+        memo = self.by_th.get(th)
         if memo is None:
             return
-        left = self._counts[memo.initiator] - 1
-        if left:
-            self._counts[memo.initiator] = left
-        else:
-            del self._counts[memo.initiator]
+        of = self._of.get(memo.initiator, set())
+        of.discard(th)
+        if not of:
+            self._of.pop(memo.initiator, None)
+        self.by_th.pop(th, None)

@@ -1,24 +1,49 @@
 """The one seam through which an agent's state changes: compute a step, tell the journal, apply, return.
 
-Here stand the agent's lock, the guard against hooks that call back, and the counting of refusals for the journal.
+Theory of operation. A signal, a timer or a lack of memory may raise between any two byte codes. So a step is kept
+until it is applied whole and its call has taken its output: whoever comes next finishes it first, by applying it again.
+Where the journal was being told, the journal says whether it has the step. What a call that was broken off was to
+return is given to the same call, made again.
+
+Here stand too: the agent's lock, the refusal of a child of a fork and of hooks that call an agent, and the counting of
+refusals for the journal.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.audit.refusals import Refusals
 from agentmesh.engine.core import Core
 from agentmesh.engine.rows import ChangesOf
-from agentmesh.engine.state import Change, Journal, Step
+from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
-from agentmesh.errors import AgentMeshError, CommitFailed, PeerNotAllowed, ReentrantCall
+from agentmesh.errors import AgentMeshError, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
+from agentmesh.primitives.forked import Birthplace, in_each_child
 from agentmesh.primitives.keys import Receipt, Redacted
 
 _Output = TypeVar("_Output")
+_UNRETURNED: Final = 8  # outputs of calls that were broken off; the oldest makes room
+
+
+# The locks of the agents that are in a call, of any thread. While there is none, a call need not be looked at closer.
+INSIDE: Final[dict[Any, None]] = {}
+
+
+def is_inside() -> bool:
+    """Say whether this thread is in a call of some agent: one of its hooks is calling.
+
+    The locks themselves say who holds them, so one that a call left behind when it was broken off means nothing.
+    """
+    return any(lock._is_owned() for lock in [*INSIDE])
+
+
+# In a child of a fork each call is looked at closer. Of a fork that native code makes behind Python's back only
+# `Birthplace` knows.
+in_each_child(lambda: INSIDE.setdefault(threading.RLock()))
 
 
 @final
@@ -27,50 +52,180 @@ class Seam(Redacted):
 
     Attributes:
         lock: Held during every call; reading calls take it too.
+        birthplace: The process that made the agent.
+        step: What the call changes that is under way, or was broken off; `None` once its output is its caller's.
     """
 
-    __slots__ = ("_busy", "_core", "_journal", "_refusals", "_unread", "lock")
+    __slots__ = (
+        "_core", "_is_taken", "_journal", "_refusals", "_unread", "_unreturned", "birthplace", "lock", "step"
+    )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
+        self.birthplace = Birthplace()
         self.lock = threading.RLock()
-        self._busy = False
         self._core = core
         self._journal = journal
         # One for all steps, where the journal does not read what they change.
         self._unread = ChangesOf((), core.state) if getattr(journal, "reads_changes", True) is False else None
+        self.step: Step[Any] | None = None
+        self._is_taken = True  # the journal has it, if there is a journal
+        self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         state = core.state
         self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
 
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def refusal(self) -> AgentMeshError | None:
+        """Return why no call that changes something can be made here, or `None`."""
+        if not self.birthplace.is_here:
+            return ForkedChild()
+        return ReentrantCall() if is_inside() else None
+
+    def look(self, reading: Callable[[], _Output]) -> _Output:
+        """Return what a reading call reads, once the last step is whole. A hook may look at the agent that calls it.
+
+        Raises:
+            ForkedChild: this process is a fork of the one that made the agent.
+            ReentrantCall: a hook of another agent made the call.
+            StoreError: a step was broken off, and the journal cannot say whether it has it.
+        """
+        self.birthplace.check()
+        if is_inside():
+            if not self.lock._is_owned():  # type: ignore[attr-defined]
+                raise ReentrantCall
+            return reading()
+        with self.lock:
+            INSIDE[self.lock] = None
+            try:
+                if self.step is not None:
+                    self._settle(self.step)
+                return reading()
+            finally:
+                del INSIDE[self.lock]
+
     def run(self, compute: Callable[[int], Step[_Output]], *, envelope: bytes | None = None) -> _Output:
-        """Compute a step from the state, commit it, return its output.
+        """Compute a step from the state, commit it, return its output; within a call that is `changing`.
 
         A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that a peer
         is not to be sent anything.
 
+        Args:
+            compute: Gives the step of the time that it is given.
+            envelope: What was received, if that is what the call is about.
+
         Raises:
-            ReentrantCall: a hook called back.
             CommitFailed: the journal did not take the step; the state is as it was.
         """
+        if self.step is not None:
+            self._settle(self.step)
+        if self._unreturned:
+            again: Step[_Output] | None = self._again(compute if envelope is None else envelope)
+            if again is not None:
+                return again.output
+        now_ms = self._core.now_ms()
+        if self._refusals.counts:
+            self._record(self._refusals.due(now_ms))
+        try:
+            step = compute(now_ms)
+        except AgentMeshError as error:
+            if self._journal is not None and envelope is not None:
+                self._count(error.code, envelope, now_ms)
+            elif self._journal is not None and isinstance(error, PeerNotAllowed):
+                self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
+            raise
+        step.call = compute if envelope is None else envelope
+        self._commit(step)
+        return step.output
+
+    # --- committing --------------------------------------------------------------------------------------------------
+
+    def _commit(self, step: Step[Any]) -> None:
+        if self._journal is not None and (step.changes or step.records):
+            self._is_taken = False
+            self.step = step
+            self._tell(self._journal, step)
+            self._is_taken = True
+        else:
+            self.step = step
+        for change in step.changes:
+            change.apply(self._core.state)
+        if step.afterwards is not None:
+            step.afterwards()
+
+    def _tell(self, journal: Journal, step: Step[Any]) -> None:
+        try:
+            told = ChangesOf(step.changes, self._core.state) if self._unread is None else self._unread
+            journal.commit(told, step.records)
+        except AgentMeshError:
+            self._forget(step)
+            raise
+        except Exception as error:
+            # Left for the next call to settle: a signal's handler may have raised it, after the journal took the step.
+            # What the journal's own frames hold is the journal's; ours go.
+            trace = error.__traceback__
+            raise CommitFailed from error.with_traceback(None if trace is None else trace.tb_next)
+
+    def _forget(self, step: Step[Any]) -> None:
+        """Let go of a step that takes no effect."""
+        charged, step.charged = step.charged, None
+        if charged is not None:
+            self._core.budgets.knocks.give_back(charged)
+        self.step = None
+
+    # --- what was broken off -----------------------------------------------------------------------------------------
+
+    def _settle(self, step: Step[Any]) -> None:
+        """Finish a step that was broken off, if it is to take effect; with the lock held."""
+        if not self._is_taken:
+            if not self._was_taken():
+                self._forget(step)
+                return
+            self._is_taken = True
+        for change in step.changes:
+            change.apply(self._core.state)
+        if step.afterwards is not None:
+            step.afterwards()
+        self._keep(step)
+        self.step = None
+
+    def _was_taken(self) -> bool:
+        settled = getattr(self._journal, "settled", None)
+        try:
+            return settled is not None and settled() is True
+        except AgentMeshError:
+            raise
+        except Exception as error:
+            raise CommitFailed from error
+
+    def keep(self, step: Step[Any]) -> None:
+        """Keep what a call was to return that was broken off behind its step."""
         with self.lock:
-            if self._busy:
-                raise ReentrantCall
-            self._busy = True
-            try:
-                now_ms = self._core.now_ms()
-                if self._refusals.counts:
-                    self._record(self._refusals.due(now_ms))
-                try:
-                    step = compute(now_ms)
-                except AgentMeshError as error:
-                    if self._journal is not None and envelope is not None:
-                        self._count(error.code, envelope, now_ms)
-                    elif self._journal is not None and isinstance(error, PeerNotAllowed):
-                        self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
-                    raise
-                self._commit(step)
-            finally:
-                self._busy = False
-            return step.output
+            if step is not self.step:  # that one is for the next call to settle
+                self._keep(step)
+
+    def _keep(self, step: Step[Any]) -> None:
+        if step.call is not None and not any(one[1] is step.output is not None for one in self._unreturned):
+            self._unreturned = [*self._unreturned, (_named(step.call), step.output)][-_UNRETURNED:]
+        step.call = None
+
+    def _again(self, call: object) -> Step[Any] | None:
+        """Return a step with what this call was to return before, if it was broken off.
+
+        Events say what has happened, so they are kept until their call is made again. Of any other call nothing is
+        kept once another is made: what it was to return may not fit what comes then.
+        """
+        named = _named(call)
+        for kept, output in self._unreturned:
+            if kept == named:
+                again: Step[Any] = Step((), (), output)
+                again.call = call
+                self.step = again
+                self._unreturned = [one for one in self._unreturned if one[0] != named]
+                return again
+        self._unreturned = [one for one in self._unreturned if type(one[1]) is tuple]
+        return None
+
+    # --- refusals ----------------------------------------------------------------------------------------------------
 
     def _count(self, reason: str, envelope: bytes, now_ms: int) -> None:
         peer = _claimed_sender(envelope, self._core)
@@ -89,54 +244,31 @@ class Seam(Redacted):
         return self._refusals.due_ms
 
     def record_refusals(self) -> None:
-        """Record the refusals counted so far.
+        """Record the refusals counted so far; within a call that is `changing`.
 
         Raises:
-            ReentrantCall: a hook called back.
             StoreError, CommitFailed: the journal did not take them; they are still counted.
         """
-        with self.lock:
-            if self._busy:
-                raise ReentrantCall
-            self._busy = True
-            try:
-                self._record(self._refusals.counted())
-            finally:
-                self._busy = False
+        if self.step is not None:
+            self._settle(self.step)
+        self._record(self._refusals.counted())
 
     def _record(self, refusals: tuple[Record, ...]) -> None:
         if refusals:
-            self._tell((), refusals)
-            self._refusals.recorded()
-
-    def _commit(self, step: Step[Any]) -> None:
-        if self._journal is not None and (step.changes or step.records):
-            try:
-                self._tell(step.changes, step.records)
-            except BaseException:
-                if step.charged is not None:
-                    self._core.budgets.knocks.give_back(step.charged)
-                raise
-        for change in step.changes:
-            change.apply(self._core.state)
-        if step.afterwards is not None:
-            step.afterwards()
-
-    def _tell(self, changes: tuple[Change, ...], records: tuple[Record, ...]) -> None:
-        if self._journal is None:
-            return
-        try:
-            told = ChangesOf(changes, self._core.state) if self._unread is None else self._unread
-            self._journal.commit(told, records)
-        except AgentMeshError:
-            raise
-        except Exception as error:
-            # What the journal's own frames hold is the journal's; ours go.
-            trace = error.__traceback__
-            raise CommitFailed from error.with_traceback(None if trace is None else trace.tb_next)
+            step = Step((), refusals, None, afterwards=self._refusals.recorded)
+            step.call = None
+            self._commit(step)
+            self.step = None
 
 
 _UNREAD = Receipt(b"")
+
+
+def _named(call: Any) -> object:
+    """Return what is equal for the same call alone: the envelope, or the function over equal arguments."""
+    if type(call) is bytes:
+        return call
+    return call.__code__, [cell.cell_contents for cell in call.__closure__ or ()]
 
 
 def _claimed_sender(envelope: bytes, core: Core) -> str:

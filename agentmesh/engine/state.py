@@ -125,8 +125,8 @@ class AgentState(Redacted):
         """Return the peer of this identity, made if it is new. For changes alone."""
         peer = self.peers.get(key.raw)
         if peer is None:
+            self.dids[key.did] = key.raw  # first, because a peer that is there is looked at no more
             peer = self.peers[key.raw] = Peer(key)
-            self.dids[key.did] = key.raw
         return peer
 
     def hold(self, peer: Peer, held: Held) -> None:
@@ -174,10 +174,11 @@ class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
     `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
-    rate was charged while the step was computed: where it takes no effect, that is given back.
+    rate was charged while the step was computed: where it takes no effect, that is given back. `call` is the seam's.
     """
 
-    __slots__ = ("afterwards", "changes", "charged", "output", "records")
+    call: object
+    __slots__ = ("afterwards", "call", "changes", "charged", "output", "records")
 
     def __init__(
         self,
@@ -235,5 +236,20 @@ class Journal(Protocol):
 
         Raising leaves the agent's state as it was, and nothing of the step's output leaves: the caller gets
         `CommitFailed` with this error as its cause.
+
+        A call may be broken off in here, or just behind, by what Python raises between two byte codes (a signal, a lack
+        of memory). A journal that can tell afterwards whether it took the step says so in `settled`; see `Settling`. Of
+        one that has no such method a step is taken once `commit` has returned, and not before.
+        """
+        ...
+
+
+class Settling(Protocol):
+    """What a journal may answer besides: what became of a commit that was broken off."""
+
+    def settled(self) -> bool:
+        """Say whether the step that `commit` was told of last was taken, whole.
+
+        It is asked before anything else is done with the agent, and asked again where it raises.
         """
         ...

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
+from agentmesh.engine.core import Core
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import number_of_actions
 from agentmesh.identity import IdentityKey
@@ -97,6 +98,20 @@ def view_of(held: Held, now_ms: int, *, sends: bool) -> SessionView:
             ends_at_ms=held.deadline_ms,
         )
     return SessionView(peer=facts.peer, session_id=facts.session_id, status=status)
+
+
+def views_of(core: Core, did: str) -> tuple[SessionView, ...]:
+    """Return views of all sessions with a peer, oldest first.
+
+    Raises:
+        ArgumentInvalid: not a DID.
+    """
+    now_ms = core.now_ms()
+    peer = core.state.peer(did)
+    if peer is None:
+        return ()
+    sending = core.sending_session(peer, now_ms)
+    return tuple(view_of(held, now_ms, sends=held is sending) for held in peer.sessions)
 
 
 def _phase_now(held: Open, now_ms: int) -> Phase:

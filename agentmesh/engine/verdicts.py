@@ -164,6 +164,13 @@ def _decided(
     return changes, records.knock_accepted(core, facts, reply, now_ms, str(decision.why or "policy")), event
 
 
+def pending(core: Core, now_ms: int) -> tuple[KnockReceived, ...]:
+    """Return what the application is asked about the KNOCKs that wait for it, oldest first."""
+    waiting = [held for held in core.state.undecided.values() if now_ms <= held.deadline_ms]
+    waiting.sort(key=lambda held: held.facts.knock_time_ms)
+    return tuple(request_of(core, held, now_ms) for held in waiting)
+
+
 def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
     """Return what the policy and the application are asked about a KNOCK."""
     facts, content = undecided.facts, undecided.content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final, final
 
 from agentmesh.errors import ForkedChild
@@ -20,6 +21,12 @@ def _count() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count)
+
+
+def in_each_child(call: Callable[[], object]) -> None:
+    """Have something called in each child that a fork by Python makes. One by native code alone calls nothing."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
 
 
 @final

@@ -499,7 +499,7 @@ def test_a_journal_that_fails_for_long_leaves_memory_as_it_was(decision: Any, ro
 
     def held() -> list[int]:
         budgets = [getattr(core.budgets, name) for name in core.budgets.__slots__]
-        memories = [core.state.knocks, core.state.knocks._order, core.state.knocks._counts, core.unopened]
+        memories = [core.state.knocks, core.state.knocks._order, core.state.knocks._of, core.unopened]
         return [len(memory) for memory in (*memories, *budgets)]
 
     room.journal.failing = True

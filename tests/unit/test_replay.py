@@ -132,7 +132,7 @@ def test_what_is_replaced_or_dropped_leaves_nothing_behind(dropped: bool) -> Non
         memory.remember(memo(1, forget_at_ms=10_000 - number))
         if dropped:
             memory.drop(th_of(1))
-    assert len(memory) == len(memory._counts) == (not dropped)
+    assert len(memory) == len(memory._of) == (not dropped)
     assert len(memory._order) < 200
     assert memory.due(20_000) == (() if dropped else (th_of(1),))
 
