@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from agentmesh.engine import conversing, knocking, upkeep, verdicts
+from agentmesh.engine import conversing, knocking, receiving, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import (
@@ -24,10 +24,10 @@ from agentmesh.engine.guard import (
     working_entropy,
 )
 from agentmesh.engine.seam import Seam
-from agentmesh.engine.state import AgentState, Journal, Step
+from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.status import SessionView, views_of
 from agentmesh.engine.upkeep import Shelf
-from agentmesh.envelope import Kind, OuterEnvelope, mesh_argument
+from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, NoSession
 from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
@@ -82,6 +82,7 @@ class Agent(Redacted):
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
+        acknowledge: bool = False,
     ) -> Agent:
         """Return a new agent.
 
@@ -93,6 +94,7 @@ class Agent(Redacted):
             policy: Who decides on KNOCKs; the application is asked if `None`.
             limits: What it allows.
             journal: Is told of each step before it takes effect.
+            acknowledge: Tell peers which of their messages were opened: section 6.3. `poll` may then make signals.
 
         Raises:
             ArgumentInvalid: not a mesh name, not an identity, a clock that counts seconds, or a hook that is none.
@@ -102,11 +104,12 @@ class Agent(Redacted):
         mesh = mesh_argument("mesh", mesh)
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity", "not an Identity")
+        check_flags(acknowledge=acknowledge)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         check_policy_mesh(policy, mesh)
         source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
-        return cls._over(state, clock, source, policy, limits, journal)
+        return cls._over(state, clock, source, policy, limits, journal, acknowledge)
 
     @classmethod
     @frameless
@@ -119,6 +122,7 @@ class Agent(Redacted):
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
+        acknowledge: bool = False,
     ) -> Agent:
         """Return the agent that `export_state` wrote; the other arguments are those of `create`. Section 7.
 
@@ -131,11 +135,12 @@ class Agent(Redacted):
             StateVersionUnknown: written by a newer release.
             RandomnessFailed: the source of randomness is visibly stuck.
         """
+        check_flags(acknowledge=acknowledge)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = working_entropy(entropy)
         state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
         check_policy_mesh(policy, state.mesh)
-        return cls._over(state, clock, source, policy, limits, journal)
+        return cls._over(state, clock, source, policy, limits, journal, acknowledge)
 
     @classmethod
     def _over(
@@ -146,6 +151,7 @@ class Agent(Redacted):
         policy: Policy | None,
         limits: Limits | None,
         journal: Journal | None,
+        acknowledge: bool,
     ) -> Agent:
         core = Core(
             state,
@@ -154,6 +160,7 @@ class Agent(Redacted):
             policy=AskApplication() if policy is None else policy,
             limits=Limits() if limits is None else limits,
             recording=journal is not None,
+            acknowledge=acknowledge,
         )
         check_clock(core.now_ms())
         return cls(core, journal)
@@ -395,25 +402,15 @@ class Agent(Redacted):
         if disclosable is not False:
             check_flags(disclosable=disclosable)
 
-        def step(now_ms: int) -> Step[Events]:
-            outer = OuterEnvelope(taken, core.limits)
-            conversed = conversing.receive_by_prefix(core, outer, now_ms, disclosable=disclosable)
-            if conversed is not None:
-                return conversed
-            kind = core.route(outer)
-            if kind is Kind.KNOCK:
-                return verdicts.receive_knock(core, outer, now_ms)
-            if kind is Kind.REJECT:
-                return knocking.receive_reject(core, outer, now_ms)
-            return conversing.receive_message(core, outer, now_ms, disclosable=disclosable)
-
-        return self._seam.run(step, envelope=taken)
+        return self._seam.run(
+            lambda now_ms: receiving.receive(core, taken, now_ms, disclosable=disclosable), envelope=taken
+        )
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     @changing
     def poll(self) -> Events:
-        """Return what time brought: sessions that ended, kept keys that expired, stock low, rotation due.
+        """Return what time brought: sessions that ended, kept keys that expired, signals due, stock low, rotation due.
 
         A low stock and a due rotation are told once, until bundles are published again.
         """

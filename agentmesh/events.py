@@ -118,7 +118,7 @@ class MessageReceived:
         session_id: 16 bytes.
         plaintext: The data.
         action: The action that it carries.
-        number: Its position in the peer's direction, from 1.
+        number: Its index: the how many-th data message of the peer in the session it is, an early payload included.
         time_ms: The envelope's time, by the peer's clock.
         disclosure: Discloses this one message; only where it was asked for.
         lost: Messages whose kept keys were evicted by this one.
@@ -180,7 +180,7 @@ class PeerClosed:
         session_id: 16 bytes.
         receipt: The close's receipt.
         reason: The peer's words; escape them before you show them. They are not printed.
-        missing: Data messages that the peer announced and that have not come.
+        missing: The indices of data messages that the peer announced and that have not come, as ranges.
         peer_opened: How many of this side's data messages the peer says it had opened.
         lost: Messages whose kept keys were evicted by this one.
         reply: This side's own close, unless it had closed before.
@@ -191,7 +191,7 @@ class PeerClosed:
     session_id: SessionId = field(repr=_hex)
     receipt: Receipt = field(repr=_hex)
     reason: str = field(repr=_hidden)
-    missing: int
+    missing: tuple[range, ...]
     peer_opened: int
     lost: int
     reply: Outgoing | None
@@ -207,12 +207,14 @@ class SessionOver:
         session_id: 16 bytes.
         phase: How it ended. Truncated means: data may have been lost in one direction.
         detail: A fixed word.
+        missing: The indices of the peer's data messages that are known to exist and did not come, as ranges.
     """
 
     peer: IdentityKey
     session_id: SessionId = field(repr=_hex)
     phase: Phase
     detail: str = ""
+    missing: tuple[range, ...] = ()
     reply: None = field(default=None, repr=False)
 
 
@@ -230,6 +232,54 @@ class SkippedKeysExpired:
     session_id: SessionId = field(repr=_hex)
     lost: int
     reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class Delivered:
+    """The peer has opened data messages of this agent, and says so for the first time.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        indices: Which: the `number` of each, as ranges. Those of earlier events of the session are left out.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    indices: tuple[range, ...]
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class PeerAhead:
+    """The peer acknowledges what this agent never sent; nothing of that was taken. Told once a session.
+
+    Either the peer lies, or this agent's state is older than one that has sent: a restored snapshot. Then what is sent
+    from it is refused, and replays may be taken: knock anew, and do not go on with this session.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class SignalDue:
+    """What was opened is to be acknowledged, and no data went that could say it. `reply` is for the relay.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        reply: The signal.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    reply: Outgoing
 
 
 @frozen(kw_only=True)
@@ -258,6 +308,9 @@ Event = (
     | PeerClosed
     | SessionOver
     | SkippedKeysExpired
+    | Delivered
+    | PeerAhead
+    | SignalDue
     | StockLow
     | RotationDue
 )

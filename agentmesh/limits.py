@@ -27,6 +27,7 @@ MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
 CAPABILITY_MAX_BYTES: Final = 128
 _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
+ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
@@ -69,6 +70,10 @@ class Limits:
     skipped_keys_per_step: int = _limit(1000)
     skipped_keys_per_session: int = _limit(2000)
     skipped_key_lifetime_seconds: int = _limit(30 * 86_400)
+
+    # Acknowledging, where an agent is told to: it has to be quicker than a sender's patience, and rarer than messages.
+    ack_after_messages: int = _limit(16)
+    ack_delay_ms: int = _limit(250)
 
     # Prekeys: how many a publication makes, when the shelf is low, how long they serve.
     one_time_bundles: int = _limit(100)

@@ -86,8 +86,8 @@ def _disclosed(outer: OuterEnvelope, disclosure: Disclosure, record: Record) -> 
     message_key = MessageKey(disclosure.key.reveal())
     padded = SUITE.open_body(message_key, frame, session_id + disclosure.th + outer.header_bytes)
     content_type, action, data = parse_content(padded)
-    if content_type is ContentType.ACCEPT:
-        raise DisclosureInvalid  # no receiver takes one in a kind 4
+    if content_type in (ContentType.ACCEPT, ContentType.SIGNAL):
+        raise DisclosureInvalid  # no receiver takes the one in a kind 4, and nobody records the other
     if content_type is ContentType.CLOSE:
         parse_close(data)
     return Disclosed(header=header, content_type=content_type, action=action, data=data)

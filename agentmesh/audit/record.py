@@ -47,6 +47,7 @@ class AuditEvent(StrEnum):
     MESSAGE_SEALED = "message.sealed"
     MESSAGE_OPENED = "message.opened"
     MESSAGE_REFUSED = "message.refused"
+    MESSAGE_SIGNAL = "message.signal"
     SESSION_CLOSED = "session.closed"
     STOCK_EXHAUSTED = "stock.exhausted"
     TRUST_UPDATED = "trust.updated"
@@ -114,12 +115,12 @@ class Record:
         envelope_time_ms: The envelope's time, or 0 without one.
         receipt: The envelope's receipt, 32 bytes, or empty without one.
         session_id: 16 bytes, or empty.
-        number: The position in the envelope's direction.
+        number: The number of a message or close in its direction.
         size_bytes: The envelope's length on the wire.
         bundle_class: What the session's KNOCK was made on, or `None`.
         outcome: What was decided.
         reason: A fixed word of ours: how a session ended, why a KNOCK was rejected, the code of a refusal.
-        count: How many such events this record stands for, at least one; 1 but for refusals.
+        count: How many such events this record stands for, at least one; 1 but for refusals and signals.
     """
 
     __slots__ = (

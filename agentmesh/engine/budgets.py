@@ -18,9 +18,10 @@ class Budgets:
         knocks: KNOCKs, for each identity; charged once its signature has been verified.
         answers: Repeated answers, for each th that opened.
         rejections: Repeated REJECTs, for each th that did not: apart, so that filling one holds up none of the other.
+        signals: Acknowledgements that a message which came again asks for, for each session.
     """
 
-    __slots__ = ("answers", "knocks", "known_checks", "rejections", "signature_checks")
+    __slots__ = ("answers", "knocks", "known_checks", "rejections", "signals", "signature_checks")
 
     def __init__(self, limits: Limits) -> None:
         checks = limits.signature_checks_per_second
@@ -31,3 +32,4 @@ class Budgets:
         answers = Rate(limits.answers_per_knock, 1, limits.answer_refill_seconds * 1000)
         self.answers = Buckets(answers, max_keys=limits.remembered_knocks)
         self.rejections = Buckets(answers, max_keys=limits.unopened_knocks)
+        self.signals = Buckets(Rate(1, 1, 1000), max_keys=limits.sessions_max)

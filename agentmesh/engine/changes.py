@@ -167,6 +167,20 @@ class KeptKeysExpired(Redacted):
         state.advancing(self.session).ratchet.apply(self.expired)
 
 
+@final
+class AckWaived(Redacted):
+    """What a session's peer is owed is not acknowledged: the policy does not allow the peer any more."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def apply(self, state: AgentState, /) -> None:
+        """Owe nothing until more is opened."""
+        state.advancing(self.session).owed = None
+
+
 @frozen
 class SessionSuperseded:
     """A fresh KNOCK of the peer takes this session's place: it receives a while longer and sends no more."""

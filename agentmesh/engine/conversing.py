@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from agentmesh.audit.record import Record
 from agentmesh.engine import records
-from agentmesh.engine.changes import AnswerDropped, SessionEnded
+from agentmesh.engine.changes import AckWaived, AnswerDropped, SessionEnded
 from agentmesh.engine.core import Core
 from agentmesh.engine.knocking import receive_accept
 from agentmesh.engine.state import Change, Step
@@ -12,22 +14,26 @@ from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import (
     ChainExhausted,
     ClosedSession,
+    DuplicateMessage,
     Malformed,
     NoSession,
+    PeerNotAllowed,
     SenderMismatch,
     SessionNotOpen,
     UnknownSession,
 )
-from agentmesh.events import Event, Events, MessageReceived, PeerClosed, SessionOver
+from agentmesh.events import Delivered, Event, Events, MessageReceived, PeerAhead, PeerClosed, SessionOver, SignalDue
 from agentmesh.outgoing import Sealed
 from agentmesh.primitives.arguments import BytesLike
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 from agentmesh.session.content import ContentType
-from agentmesh.session.established import Incoming, MessageSent, MessageTaken, Session
+from agentmesh.session.established import AckTaken, MessageSent, MessageTaken, Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Facts
 from agentmesh.session.held import ended
+from agentmesh.session.opening import Incoming, open_message
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import TRANSITIONS, Happening
+from agentmesh.session.sealing import answer_close, seal_close, seal_data, seal_signal
 
 # --- sending ---------------------------------------------------------------------------------------------------------
 
@@ -67,17 +73,27 @@ def send(
     """Seal a data message."""
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
-    sealed, sent = session.seal(
-        data, action=action, now_ms=now_ms, limits=core.limits, entropy=core.entropy, disclosable=disclosable
+    facts = session.facts
+    acknowledge = core.acknowledge and (session.owed is not None or facts.session_id in core.unheard)
+    sealed, sent = seal_data(
+        session,
+        data,
+        action=action,
+        now_ms=now_ms,
+        limits=core.limits,
+        entropy=core.entropy,
+        disclosable=disclosable,
+        acknowledge=acknowledge,
     )
-    return Step((sent,), records.message_sealed(core, session.facts, sealed, now_ms), sealed)
+    heard = partial(core.unheard.pop, facts.session_id, None) if acknowledge else None
+    return Step((sent,), records.message_sealed(core, facts, sealed, now_ms), sealed, afterwards=heard)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:
     """Close a session."""
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
-    sealed, sent = session.seal_close(reason, now_ms=now_ms, entropy=core.entropy)
+    sealed, sent = seal_close(session, reason, now_ms=now_ms, entropy=core.entropy)
     return Step((sent,), records.message_sealed(core, session.facts, sealed, now_ms), sealed)
 
 
@@ -151,12 +167,26 @@ def receive_by_prefix(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosa
 def _receive_message(
     core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool, time_ms: int | None = None
 ) -> Step[Events]:
-    incoming = session.open(outer, now_ms=now_ms, limits=core.limits, disclosable=disclosable, time_ms=time_ms)
-    facts = session.facts
-    taken = incoming.taken(core.entropy)
+    facts, limits = session.facts, core.limits
+    try:
+        incoming = open_message(session, outer, now_ms=now_ms, limits=limits, disclosable=disclosable, time_ms=time_ms)
+    except DuplicateMessage:
+        # Not a change: the message is refused. Its sender may not have heard that it was opened.
+        if (
+            core.acknowledge
+            and len(core.unheard) < limits.sessions_max
+            and core.budgets.signals.take(facts.session_id, now_ms)
+        ):
+            core.unheard[facts.session_id] = None
+        raise
+    taken = incoming.taken(core.entropy, now_ms, limits, core.acknowledge)
     changes: tuple[Change, ...] = ()
     if not session.confirmed and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
+    if incoming.content_type is ContentType.SIGNAL:
+        counted = partial(core.counted.count_signal_in, facts.peer.did, now_ms) if core.recording else None
+        told = () if incoming.ack is None else _acknowledged(facts, incoming.ack)
+        return Step((*changes, taken), (), told, afterwards=counted)
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
@@ -172,13 +202,22 @@ def _receive_message(
         _disclosure(facts, incoming),
         lost,
     )
+    events: Events = (event,)
+    if incoming.ack is not None:
+        events += _acknowledged(facts, incoming.ack)
     close = session.peer_close
-    if close is not None and session.data_opened + 1 >= close.data_sent:
+    if close is not None and taken.received.has_all(close.data_sent):
         # The last message that the peer announced has come: nothing more is awaited.
         over = ended(session, Happening.COMPLETED, at_ms=now_ms, opened_now=1)
         changes += (SessionEnded(over),)
-        return Step(changes, trail + records.session_ended(core, over, now_ms), (event, session_over(over)))
-    return Step((*changes, taken), trail, (event,))
+        return Step(changes, trail + records.session_ended(core, over, now_ms), (*events, session_over(over)))
+    return Step((*changes, taken), trail, events)
+
+
+def _acknowledged(facts: Facts, ack: AckTaken) -> Events:
+    if ack.delivered:
+        return (Delivered(peer=facts.peer, session_id=facts.session_id, indices=ack.delivered),)
+    return (PeerAhead(peer=facts.peer, session_id=facts.session_id),)
 
 
 def _disclosure(facts: Facts, incoming: Incoming) -> Disclosure | None:
@@ -199,7 +238,7 @@ def _receive_close(
     facts, close = session.facts, incoming.peer_close
     if close is None:
         raise Malformed
-    missing = max(0, close.data_sent - session.data_opened)
+    missing = session.received.gaps(close.data_sent)
     changes += (taken,)
     reply: Sealed | None = None
     if session.may_send(now_ms, answer=True):
@@ -220,7 +259,7 @@ def _receive_close(
         reply=reply,
         disclosure=_disclosure(facts, incoming),
     )
-    if missing:
+    if not session.received.has_all(close.data_sent):
         return Step(changes, trail, (event,))
     over = ended(session, Happening.COMPLETED, at_ms=now_ms)
     changes += (SessionEnded(over),)
@@ -231,11 +270,36 @@ def _answer_close(
     core: Core, session: Session, closing: MessageTaken, now_ms: int
 ) -> tuple[Sealed, MessageSent] | None:
     try:
-        return session.answer_close(closing, now_ms=now_ms, entropy=core.entropy)
+        return answer_close(session, closing, now_ms=now_ms, entropy=core.entropy)
     except ChainExhausted:
         return None  # the peer's close counts all the same
 
 
-def session_over(over: Ended) -> SessionOver:
-    """Return the event of an ending."""
-    return SessionOver(peer=over.peer, session_id=over.session_id, phase=over.phase, detail=over.detail)
+def session_over(over: Ended, missing: tuple[range, ...] = ()) -> SessionOver:
+    """Return the event of an ending; `missing` names what did not come."""
+    return SessionOver(
+        peer=over.peer, session_id=over.session_id, phase=over.phase, detail=over.detail, missing=missing
+    )
+
+
+# --- acknowledging ---------------------------------------------------------------------------------------------------
+
+
+def signal_due_ms(core: Core, session: Session, now_ms: int) -> int | None:
+    """Return when a signal is to leave in this session, or `None` where none is due."""
+    if not core.acknowledge:
+        return None
+    if session.facts.session_id in core.unheard and session.may_signal(now_ms):
+        return now_ms
+    return session.signal_due_ms(now_ms, core.limits)
+
+
+def signal(core: Core, session: Session, now_ms: int) -> tuple[Change, SignalDue | None]:
+    """Return (the change, the event) of a signal that is due; no event where the policy does not allow the peer."""
+    facts = session.facts
+    try:
+        core.check_allowed(facts.peer)
+        sealed, sent = seal_signal(session, now_ms=now_ms, entropy=core.entropy)
+    except PeerNotAllowed:
+        return AckWaived(session), None
+    return sent, SignalDue(peer=facts.peer, session_id=facts.session_id, reply=sealed)

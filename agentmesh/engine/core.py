@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import final
 
+from agentmesh.audit.counts import Counts
 from agentmesh.engine.budgets import Budgets
 from agentmesh.engine.replay import UnopenedKnocks
 from agentmesh.engine.state import AgentState, Peer
@@ -16,7 +17,7 @@ from agentmesh.identity import IdentityKey
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
 from agentmesh.policy import Policy
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
-from agentmesh.primitives.keys import Redacted, TranscriptHash
+from agentmesh.primitives.keys import Redacted, SessionId, TranscriptHash
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
@@ -55,13 +56,36 @@ class Core(Redacted):
         entropy: Where randomness comes from.
         budgets: Token buckets.
         recording: Records are wanted.
+        acknowledge: What is opened is to be acknowledged.
         unopened: Genuine KNOCKs that did not open; in memory only.
+        unheard: Sessions whose peer sends again what was opened: it did not hear of it; in memory only.
+        counted: What is counted for the audit trail; in memory only.
     """
 
-    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state", "unopened")
+    __slots__ = (
+        "_clock",
+        "acknowledge",
+        "budgets",
+        "counted",
+        "entropy",
+        "limits",
+        "policy",
+        "recording",
+        "state",
+        "unheard",
+        "unopened",
+    )
 
     def __init__(
-        self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
+        self,
+        state: AgentState,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        policy: Policy,
+        limits: Limits,
+        recording: bool,
+        acknowledge: bool,
     ) -> None:
         self.state = state
         self._clock = clock
@@ -71,6 +95,9 @@ class Core(Redacted):
         self.budgets = Budgets(limits)
         self.unopened = UnopenedKnocks(limits.unopened_knocks)
         self.recording = recording
+        self.acknowledge = acknowledge
+        self.unheard: dict[SessionId, None] = {}
+        self.counted = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)
 
     def now_ms(self) -> int:
         """Return what the clock shows; see `read_clock`."""

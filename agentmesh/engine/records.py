@@ -1,6 +1,7 @@
 """Which event writes what to the audit trail (docs/protocol.md, section 8): one function an event, and no other place.
 
-Each returns the records, or nothing where no journal reads them. What was refused is counted in `audit.refusals`.
+Each returns the records, or nothing where no journal reads them. What was refused, and signals, are counted in
+`audit.counts`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from agentmesh.envelope import OuterEnvelope
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
 from agentmesh.outgoing import Knock, Outgoing, Sealed
-from agentmesh.session.established import Incoming
 from agentmesh.session.facts import Ended, Facts
+from agentmesh.session.opening import Incoming
 
 Records = tuple[Record, ...]
 _NOTHING: Records = ()

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, final
 
 from agentmesh.audit.record import Record
-from agentmesh.audit.refusals import Refusals
 from agentmesh.engine.core import Core
 from agentmesh.engine.rows import ChangesOf
 from agentmesh.engine.state import Journal, Step
@@ -57,7 +56,7 @@ class Seam(Redacted):
     """
 
     __slots__ = (
-        "_core", "_is_taken", "_journal", "_refusals", "_unread", "_unreturned", "birthplace", "lock", "step"
+        "_core", "_counted", "_is_taken", "_journal", "_unread", "_unreturned", "birthplace", "lock", "step"
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -70,8 +69,7 @@ class Seam(Redacted):
         self.step: Step[Any] | None = None
         self._is_taken = True  # the journal has it, if there is a journal
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
-        state = core.state
-        self._refusals = Refusals(state.mesh, state.identity.did, max_peers=core.limits.refusal_records_per_minute)
+        self._counted = core.counted
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -123,15 +121,15 @@ class Seam(Redacted):
             if again is not None:
                 return again.output
         now_ms = self._core.now_ms()
-        if self._refusals.counts:
-            self._record(self._refusals.due(now_ms))
+        if self._counted.counts:
+            self._record(self._counted.due(now_ms))
         try:
             step = compute(now_ms)
         except AgentMeshError as error:
             if self._journal is not None and envelope is not None:
                 self._count(error.code, envelope, now_ms)
             elif self._journal is not None and isinstance(error, PeerNotAllowed):
-                self._refusals.count_unsent(error.code, error.did, now_ms=now_ms)
+                self._counted.count_unsent(error.code, error.did, now_ms=now_ms)
             raise
         step.call = compute if envelope is None else envelope
         self._commit(step)
@@ -229,8 +227,8 @@ class Seam(Redacted):
 
     def _count(self, reason: str, envelope: bytes, now_ms: int) -> None:
         peer = _claimed_sender(envelope, self._core)
-        known = self._refusals.is_known(reason, peer)
-        self._refusals.count(
+        known = self._counted.is_known(reason, peer)
+        self._counted.count_refused(
             reason,
             peer,
             receipt=_UNREAD if known else receipt_of(envelope),
@@ -241,7 +239,7 @@ class Seam(Redacted):
     @property
     def refusals_due_ms(self) -> int | None:
         """When the refusals that are counted now are to be recorded, or `None`."""
-        return self._refusals.due_ms
+        return self._counted.due_ms
 
     def record_refusals(self) -> None:
         """Record the refusals counted so far; within a call that is `changing`.
@@ -251,11 +249,11 @@ class Seam(Redacted):
         """
         if self.step is not None:
             self._settle(self.step)
-        self._record(self._refusals.counted())
+        self._record(self._counted.counted())
 
     def _record(self, refusals: tuple[Record, ...]) -> None:
         if refusals:
-            step = Step((), refusals, None, afterwards=self._refusals.recorded)
+            step = Step((), refusals, None, afterwards=self._counted.recorded)
             step.call = None
             self._commit(step)
             self.step = None

@@ -37,11 +37,12 @@ class SessionStatus:
         initiated: This agent knocked.
         sends: This is the session that `send` uses for the peer.
         assurance: What is known of the other side.
-        number_out: The position of the last message of this side; 0 before the first.
-        number_in: The highest position received from the peer; 0 before the first.
-        missing: Messages skipped so far that can still be opened when they come.
-        data_sent: Data messages sealed, early payload included.
+        number_in: The highest index of a data message that was opened; 0 before the first.
+        missing: The indices of the peer's data messages that are known to exist and were not opened, as ranges.
+        kept_keys: Keys that are kept for messages that were skipped: so many can still come.
+        data_sent: The index of the last data message that was sealed, early payload included; 0 before the first.
         data_opened: Data messages opened, early payload included.
+        delivered: The indices of this side's data messages that the peer has said it opened, as ranges.
         messages_left_out: What `max_messages` leaves this side, or `None`.
         messages_left_in: What `max_messages` leaves the peer, or `None`.
         allowed_actions: What data messages may carry, or `None`.
@@ -55,11 +56,12 @@ class SessionStatus:
     initiated: bool
     sends: bool = False
     assurance: Assurance
-    number_out: int = 0
     number_in: int = 0
-    missing: int = 0
+    missing: tuple[range, ...] = ()
+    kept_keys: int = 0
     data_sent: int = 0
     data_opened: int = 0
+    delivered: tuple[range, ...] = ()
     messages_left_out: int | None = None
     messages_left_in: int | None = None
     allowed_actions: tuple[str, ...] | None = field(default=None, repr=number_of_actions)
@@ -132,9 +134,7 @@ def _ended_status(ended: Ended) -> SessionStatus:
 
 
 def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus:
-    number_out = session.next_number - 1
-    # Behind nothing is position 0, or the early payload's.
-    number_in = max(0, session.facts.number_in(-1), session.last_number_in)
+    number_in = session.received.last
     max_messages = session.conditions.max_messages
     return SessionStatus(
         phase=_phase_now(session, now_ms),
@@ -142,12 +142,13 @@ def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus
         initiated=session.facts.initiator,
         sends=sends,
         assurance=Assurance.CONFIRMED if session.confirmed else Assurance.SIGNED,
-        number_out=number_out,
         number_in=number_in,
-        missing=len(session.ratchet.skipped),
+        missing=session.missing,
+        kept_keys=len(session.ratchet.skipped),
         data_sent=session.data_sent,
-        data_opened=session.data_opened,
-        messages_left_out=None if max_messages is None else max(0, max_messages - number_out),
+        data_opened=session.received.count,
+        delivered=tuple(range(first, last + 1) for first, last in session.acknowledged.ranges),
+        messages_left_out=None if max_messages is None else max(0, max_messages - session.data_sent),
         messages_left_in=None if max_messages is None else max(0, max_messages - number_in),
         allowed_actions=session.conditions.allowed_actions,
         ends_at_ms=session.deadline_ms,

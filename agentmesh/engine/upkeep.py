@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final, final
 
 from attrs import frozen
@@ -19,11 +20,11 @@ from agentmesh.engine.changes import (
     SessionEnded,
     SessionsForgotten,
 )
-from agentmesh.engine.conversing import session_over
+from agentmesh.engine.conversing import session_over, signal, signal_due_ms
 from agentmesh.engine.core import Core
 from agentmesh.engine.state import Change, Peer, Step
 from agentmesh.errors import StockFull
-from agentmesh.events import Event, Events, RotationDue, SkippedKeysExpired, StockLow
+from agentmesh.events import Event, Events, RotationDue, SignalDue, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.keys import BundleRef
@@ -137,15 +138,10 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
         if happening is not None:
             over = ended(held, happening, at_ms=now_ms)
             changes.append(SessionEnded(over))
-            events.append(session_over(over))
+            events.append(session_over(over, held.missing if isinstance(held, Session) else ()))
             trail += records.session_ended(core, over, now_ms)
         elif isinstance(held, Session):
-            expired = held.ratchet.expired_keys(now_ms, core.limits)
-            if expired is not None:
-                changes.append(KeptKeysExpired(held, expired))
-                facts = held.facts
-                lost = len(expired.evicted)
-                events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost=lost))
+            _poll_session(core, held, now_ms, changes, events)
     if forgotten:
         changes.append(SessionsForgotten(tuple(forgotten)))
     changes += _forget(core, {over.session_id for over in forgotten}, now_ms)
@@ -155,7 +151,29 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
     published_at_ms = last_resort_published_ms(core)
     if tell_rotation and published_at_ms is not None and now_ms >= _rotation_due_ms(core, published_at_ms):
         events.append(RotationDue(published_at_ms=published_at_ms))
-    return Step(tuple(changes), trail, tuple(events))
+    return Step(tuple(changes), trail, tuple(events), afterwards=partial(_signalled, core, events, now_ms))
+
+
+def _poll_session(core: Core, session: Session, now_ms: int, changes: list[Change], events: list[Event]) -> None:
+    facts = session.facts
+    due_ms = signal_due_ms(core, session, now_ms)
+    if due_ms is not None and now_ms >= due_ms:
+        change, due = signal(core, session, now_ms)
+        changes.append(change)
+        events += [] if due is None else [due]
+    expired = session.ratchet.expired_keys(now_ms, core.limits)
+    if expired is not None:
+        changes.append(KeptKeysExpired(session, expired))
+        lost = len(expired.evicted)
+        events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost=lost))
+
+
+def _signalled(core: Core, events: list[Event], now_ms: int) -> None:
+    """Note what left, where a poll has made signals: in memory alone."""
+    core.unheard.clear()
+    if core.recording:
+        peers = tuple(event.peer.did for event in events if isinstance(event, SignalDue))
+        core.counted.count_signals_out(peers, now_ms)
 
 
 def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> int | None:
@@ -169,7 +187,12 @@ def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation
             continue
         if held.deadline_ms is not None:
             times.append(held.deadline_ms + 1)
-        if isinstance(held, Session) and held.ratchet.skipped:
+        if not isinstance(held, Session):
+            continue
+        due_ms = signal_due_ms(core, held, now_ms)
+        if due_ms is not None:
+            times.append(due_ms)
+        if held.ratchet.skipped:
             _, kept_at_ms = next(iter(held.ratchet.skipped.values()))
             times.append(kept_at_ms + core.limits.skipped_key_lifetime_seconds * 1000 + 1)
     times += [_forget_peer_ms(core, peer) for peer in core.state.peers.values() if _is_over(peer)]

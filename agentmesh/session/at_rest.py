@@ -30,6 +30,7 @@ from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, Sk
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts, PeerClose
 from agentmesh.session.held import Held
+from agentmesh.session.indices import Indices
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import ENDINGS, Phase
 from agentmesh.session.ratchet import Ratchet
@@ -69,7 +70,9 @@ _FACTS: Final = _wire.array(
     _wire.Text(1, ACTION_MAX_BYTES),
     _wire.Uint(1),
 )
-_CLOSE: Final = _wire.array(_COUNT, _COUNT, _COUNT, _MS)
+_CLOSE: Final = _wire.array(_COUNT, _U32, _U32, _MS)
+_INDICES: Final = _wire.array(_U32, _U32, _wire.ArrayOf(_wire.array(_U32, _U32), MANY))
+_OWED: Final = _wire.array(_U32, _MS)
 
 _PENDING: Final = _wire.array(_wire.Uint(), _FACTS, _RATCHET, _MS, _wire.Bin(1, UINT_MAX))
 _UNDECIDED: Final = _wire.array(_wire.Uint(), _FACTS, _KEY, _KEY, _KEY, _KEY, _MS, _wire.Bin(1, UINT_MAX))
@@ -79,8 +82,11 @@ _SESSION: Final = _wire.array(
     _RATCHET,
     _wire.Bin(1, UINT_MAX),
     _MS,
-    _COUNT,
-    _COUNT,
+    _U32,
+    _INDICES,
+    _INDICES,
+    _wire.Maybe(_OWED),
+    _wire.Uint(1),
     _MS,
     _wire.Maybe(_MS),
     _wire.Maybe(_CLOSE),
@@ -156,6 +162,10 @@ def _facts_fields(facts: Facts) -> list[Any]:
     ]
 
 
+def _indices_fields(indices: Indices) -> list[Any]:
+    return [indices.floor, indices.count, [list(one) for one in indices.ranges]]
+
+
 def export_session(held: Held) -> bytes:
     """Return the canonical bytes of a session in any phase: secret, and unsealed."""
     if isinstance(held, Pending):
@@ -183,10 +193,13 @@ def export_session(held: Held) -> bytes:
                 held.conditions.encode(),
                 held.accepted_at_ms,
                 held.data_sent,
-                held.data_opened,
+                _indices_fields(held.received),
+                _indices_fields(held.acknowledged),
+                None if held.owed is None else list(held.owed),
+                int(held.told_ahead),
                 _HEARD if held.begin_by_ms is None else held.begin_by_ms,
                 held.own_close_at_ms,
-                None if close is None else [close.number, close.data_sent, close.data_opened, close.at_ms],
+                None if close is None else [close.position, close.data_sent, close.data_opened, close.at_ms],
                 held.superseded_at_ms,
             ]
         )
@@ -305,23 +318,41 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
 
 
 def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
-    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, data_opened, *rest = fields
-    begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
-    ratchet = _restore_ratchet(ratchet_fields)
+    _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, received, acknowledged, *rest = fields
+    owed, told_ahead, begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
+    facts, ratchet = _restore_facts(facts_fields, mesh, own_did), _restore_ratchet(ratchet_fields)
     require(ratchet.sending is not None)
     require(begin_by_ms > 0)  # 0 was written for one that was not heard, without the time until which it can be
-    return Session(
-        _restore_facts(facts_fields, mesh, own_did),
+    session = Session(
+        facts,
         ratchet,
         Conditions.decode(conditions),
         accepted_at_ms=accepted_at_ms,
         data_sent=data_sent,
-        data_opened=data_opened,
+        received=_restore_indices(received),
+        acknowledged=_restore_indices(acknowledged),
+        owed=None if owed is None else (owed[0], owed[1]),
+        told_ahead=bool(told_ahead),
         begin_by_ms=None if begin_by_ms == _HEARD else begin_by_ms,
         own_close_at_ms=own_close_at_ms,
         peer_close=None if close is None else PeerClose(*close),
         superseded_at_ms=superseded_at_ms,
     )
+    early_in = facts.early_payload and not facts.initiator
+    require(session.received.last <= max(session.last_position_in, early_in))
+    require(session.acknowledged.last <= data_sent)
+    require(owed is None or 1 <= owed[0] <= session.received.count)
+    return session
+
+
+def _restore_indices(fields: list[Any]) -> Indices:
+    floor, count, ranges = fields
+    kept, least = 0, floor + 1
+    for first, last in ranges:
+        require(least <= first <= last)
+        kept, least = kept + last - first + 1, last + 2
+    require(kept <= count <= kept + floor)
+    return Indices(tuple((first, last) for first, last in ranges), count, floor)
 
 
 def _restore_ended(fields: list[Any]) -> Ended:

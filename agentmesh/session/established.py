@@ -1,39 +1,26 @@
-"""One conversation: conditions, positions, padding, and how it ends (docs/protocol.md, sections 5.2, 6.1 and 7).
+"""One established conversation: what it holds, when it ends, and what a message changes in it (section 7).
 
-The phases before and after stand in `agentmesh.session.pending` and `agentmesh.session.facts`.
-
-Nothing here changes by opening or sealing: both return what they would change, and `apply` is the owner's last act.
-
-Plaintexts are `type || content`, padded: 0 data [action length (1) || action || data], 1 accept, 2 close [msgpack].
+The phases before and after stand in `agentmesh.session.pending` and `agentmesh.session.facts`. How it seals and opens
+is in `agentmesh.session.sealing` and `agentmesh.session.opening`: they change nothing, and return a change of here.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Protocol, final
 
-from agentmesh.envelope import Kind, OuterEnvelope, build_behind
-from agentmesh.errors import (
-    ClosedSession,
-    ConditionNotMet,
-    GapTooLarge,
-    MessageAfterClose,
-    MessageRefused,
-    PeerConditionBroken,
-    SessionNotOpen,
-    TooLarge,
-)
-from agentmesh.handshake.verdict import UNLIMITED, Conditions
-from agentmesh.limits import ACTION_MAX_BYTES, CLOCK_TOLERANCE_MS, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
-from agentmesh.outgoing import Sealed
-from agentmesh.primitives import _crypto
-from agentmesh.primitives.arguments import BytesLike, bytes_argument, text_argument
-from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import Disclosure, DisclosureKey, Redacted
-from agentmesh.session.chains import OpenDelta, SendingChain, Turn
-from agentmesh.session.content import REASON_MAX_BYTES, ContentType, pad_close, pad_data, parse_close, parse_content
-from agentmesh.session.facts import SESSION_ID_BYTES, Facts, PeerClose
+from attrs import frozen
+
+from agentmesh.handshake.verdict import Conditions
+from agentmesh.limits import CLOCK_TOLERANCE_MS, COUNTER_MAX, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
+from agentmesh.primitives.keys import Redacted
+from agentmesh.session.chains import OpenDelta, SendingChain
+from agentmesh.session.facts import Facts, PeerClose
+from agentmesh.session.indices import NONE, Indices
 from agentmesh.session.phases import Happening, Phase
-from agentmesh.session.ratchet import Opened, Ratchet
+from agentmesh.session.ratchet import Ratchet
+
+# What is not acknowledged yet: (how many data messages, when the first of them was opened).
+Owed = tuple[int, int]
 
 
 class Holder(Protocol):
@@ -53,13 +40,21 @@ class MessageSent(Redacted):
     It says what is to hold afterwards, so that applying it again changes nothing.
     """
 
-    __slots__ = ("data_sent", "own_close_at_ms", "sending", "session")
+    __slots__ = ("acknowledges", "data_sent", "own_close_at_ms", "sending", "session")
 
-    def __init__(self, session: Session, sending: SendingChain, data_sent: int, own_close_at_ms: int | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sending: SendingChain,
+        data_sent: int,
+        own_close_at_ms: int | None,
+        acknowledges: bool,
+    ) -> None:
         self.session = session
         self.sending = sending
         self.data_sent = data_sent
         self.own_close_at_ms = own_close_at_ms
+        self.acknowledges = acknowledges
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
@@ -72,18 +67,45 @@ class MessageSent(Redacted):
             session.begin_by_ms = None
         if self.own_close_at_ms is not None:
             session.own_close_at_ms = self.own_close_at_ms
+        if self.acknowledges:
+            session.owed = None
+
+
+@frozen
+class AckTaken:
+    """What an acknowledgement makes known.
+
+    Attributes:
+        acknowledged: The indices of this side that the peer has said it opened.
+        delivered: Those of them that are new.
+        told_ahead: The application is, or was, told that the peer acknowledges what this side never sent.
+    """
+
+    acknowledged: Indices
+    delivered: tuple[range, ...]
+    told_ahead: bool
 
 
 @final
 class MessageTaken(Redacted):
     """The change that opening one message makes in a session. Applying it again changes nothing."""
 
-    __slots__ = ("data_opened", "opened", "peer_close", "session")
+    __slots__ = ("ack", "opened", "owed", "peer_close", "received", "session")
 
-    def __init__(self, session: Session, opened: OpenDelta, data_opened: int, peer_close: PeerClose | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        opened: OpenDelta,
+        received: Indices,
+        owed: Owed | None,
+        ack: AckTaken | None,
+        peer_close: PeerClose | None,
+    ) -> None:
         self.session = session
         self.opened = opened
-        self.data_opened = data_opened
+        self.received = received
+        self.owed = owed
+        self.ack = ack
         self.peer_close = peer_close
 
     def apply(self, state: Holder | None = None, /) -> None:
@@ -92,82 +114,31 @@ class MessageTaken(Redacted):
         if state is not None and state.is_draft:
             session = state.advancing(session)
         session.ratchet.apply(self.opened)
-        session.data_opened = self.data_opened
+        session.received = self.received
+        session.owed = self.owed
         if not session.facts.initiator:
             session.begin_by_ms = None
+        if self.ack is not None:
+            session.acknowledged = self.ack.acknowledged
+            session.told_ahead = self.ack.told_ahead
         if self.peer_close is not None:
             session.peer_close = self.peer_close
 
 
 @final
-class Incoming(Redacted):
-    """An authentic message that passed every check of section 6.1; nothing has changed yet.
-
-    Attributes:
-        content_type: Data or close.
-        action: The action that a data message carries.
-        data: The data, or the reason of a close as UTF-8.
-        number: Its position in the peer's direction.
-        time_ms: The envelope's time, by the peer's clock.
-        peer_close: What a close announces.
-        disclosure_key: Opens this one message; only where it was asked for.
-    """
-
-    __slots__ = (
-        "_opened",
-        "_session",
-        "action",
-        "content_type",
-        "data",
-        "disclosure_key",
-        "number",
-        "peer_close",
-        "time_ms",
-    )
-
-    def __init__(
-        self,
-        session: Session,
-        opened: Opened,
-        content_type: ContentType,
-        action: str,
-        data: bytes,
-        number: int,
-        time_ms: int,
-        peer_close: PeerClose | None,
-        disclosure_key: DisclosureKey | None,
-    ) -> None:
-        self._session = session
-        self._opened = opened
-        self.content_type = content_type
-        self.action = action
-        self.data = data
-        self.number = number
-        self.time_ms = time_ms
-        self.peer_close = peer_close
-        self.disclosure_key = disclosure_key
-
-    def taken(self, entropy: Entropy) -> MessageTaken:
-        """Return what accepting this message changes."""
-        session = self._session
-        data_opened = session.data_opened + 1 if self.content_type is ContentType.DATA else session.data_opened
-        return MessageTaken(session, self._opened.delta(entropy), data_opened, self.peer_close)
-
-
-# --- established -----------------------------------------------------------------------------------------------------
-
-
-@final
 class Session(Redacted):
-    """An established conversation. `seal` and `open` change nothing: both give the change to apply.
+    """An established conversation, changed by `MessageSent`, `MessageTaken` and the engine's changes alone.
 
     Attributes:
         facts: What is fixed.
         ratchet: The Double Ratchet.
         conditions: What the acceptor granted.
         accepted_at_ms: The ACCEPT's header time.
-        data_sent: Data messages sealed, early payload included.
-        data_opened: Data messages opened, early payload included.
+        data_sent: The index of the last data message that was sealed, early payload included.
+        received: The indices of the peer's data messages that were opened, early payload included.
+        acknowledged: The indices of this side's that the peer has said it opened.
+        owed: What is to be acknowledged; `None` where nothing is, or nobody asked for it.
+        told_ahead: The application was told that the peer acknowledges what this side never sent.
         begin_by_ms: Until when data is sent though this side knows of no message of the initiator; `None` once it does:
             A has sealed one, B has opened one.
         own_close_at_ms: When this side sealed its close.
@@ -178,15 +149,18 @@ class Session(Redacted):
     phase: ClassVar = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
+        "acknowledged",
         "begin_by_ms",
         "conditions",
-        "data_opened",
         "data_sent",
         "facts",
+        "owed",
         "own_close_at_ms",
         "peer_close",
         "ratchet",
+        "received",
         "superseded_at_ms",
+        "told_ahead",
     )
 
     def __init__(
@@ -197,7 +171,10 @@ class Session(Redacted):
         *,
         accepted_at_ms: int,
         data_sent: int = 0,
-        data_opened: int = 0,
+        received: Indices = NONE,
+        acknowledged: Indices = NONE,
+        owed: Owed | None = None,
+        told_ahead: bool = False,
         begin_by_ms: int | None = None,
         own_close_at_ms: int | None = None,
         peer_close: PeerClose | None = None,
@@ -208,7 +185,10 @@ class Session(Redacted):
         self.conditions = conditions
         self.accepted_at_ms = accepted_at_ms
         self.data_sent = data_sent
-        self.data_opened = data_opened
+        self.received = received
+        self.acknowledged = acknowledged
+        self.owed = owed
+        self.told_ahead = told_ahead
         self.begin_by_ms = begin_by_ms
         self.own_close_at_ms = own_close_at_ms
         self.peer_close = peer_close
@@ -222,7 +202,10 @@ class Session(Redacted):
             self.conditions,
             accepted_at_ms=self.accepted_at_ms,
             data_sent=self.data_sent,
-            data_opened=self.data_opened,
+            received=self.received,
+            acknowledged=self.acknowledged,
+            owed=self.owed,
+            told_ahead=self.told_ahead,
             begin_by_ms=self.begin_by_ms,
             own_close_at_ms=self.own_close_at_ms,
             peer_close=self.peer_close,
@@ -268,7 +251,7 @@ class Session(Redacted):
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
         if not closing and self.conditions.ttl_seconds is None and self.begin_by_ms is None:
             return None
-        if close is not None and self.own_close_at_ms is not None and self.data_opened >= close.data_sent:
+        if close is not None and self.own_close_at_ms is not None and self.received.has_all(close.data_sent):
             return Happening.COMPLETED
         deadline_ms = self.deadline_ms
         if deadline_ms is None or now_ms <= deadline_ms:
@@ -284,191 +267,32 @@ class Session(Redacted):
         ttl_end_ms = self.ttl_end_ms
         return ttl_end_ms is None or now_ms <= ttl_end_ms
 
-    # --- sealing ---------------------------------------------------------------------------------------------------
-
-    def seal(
-        self,
-        data: BytesLike,
-        *,
-        action: str | None = None,
-        now_ms: int,
-        limits: Limits,
-        entropy: Entropy,
-        disclosable: bool = False,
-    ) -> tuple[Sealed, MessageSent]:
-        """Return (a data message, sealed; the change that it makes). Apply the change before the message leaves.
-
-        Args:
-            data: 0 to `limits.plaintext_max_bytes` bytes.
-            action: What the data is for, 1 to 128 bytes of UTF-8; the KNOCK's action if `None`.
-            now_ms: This side's clock.
-            limits: This side's limits.
-            entropy: For the nonce.
-            disclosable: Return the message's key too (section 8.1); keeping it undoes its forward secrecy.
-
-        Raises:
-            ArgumentInvalid: a wrong type, or data over the limit.
-            SessionNotOpen: closed, superseded or expired.
-            ConditionNotMet: `max_messages` or `allowed_actions` forbids it.
-            ChainExhausted: 2^32 - 1 messages without an answer.
-        """
-        if type(data) is not bytes or len(data) > limits.plaintext_max_bytes:
-            data = bytes_argument("data", data, 0, limits.plaintext_max_bytes)
-        named = b""
-        if action is not None and action != self.facts.action:
-            named = text_argument("action", action, 1, ACTION_MAX_BYTES).encode()
-        if not self.may_send(now_ms):
-            raise SessionNotOpen
-        conditions = self.conditions
-        allowed = conditions.allowed_actions
-        if allowed is not None and (action or self.facts.action) not in allowed:
-            raise ConditionNotMet("allowed_actions")
-        if conditions.max_messages is not None and self.next_number > conditions.max_messages:
-            raise ConditionNotMet("max_messages")
-        padded = pad_data(named, data)
-        return self._seal(padded, now_ms, entropy, disclosable, self.data_sent + 1, None)
-
-    def seal_close(self, reason: str, *, now_ms: int, entropy: Entropy) -> tuple[Sealed, MessageSent]:
-        """Return (this side's close, sealed; the change that it makes): the last thing that it sends.
-
-        Allowed whatever `max_messages` says.
-
-        Raises:
-            ArgumentInvalid: the reason is not 0 to 128 bytes of UTF-8.
-            SessionNotOpen: this side has closed already, or the session is over.
-        """
-        text_argument("reason", reason, 0, REASON_MAX_BYTES)
-        expired = self.ttl_end_ms is not None and now_ms > self.ttl_end_ms
-        if self.own_close_at_ms is not None or expired or self.ending(now_ms) is not None:
-            raise SessionNotOpen
-        padded = pad_close(reason, self.data_sent, self.data_opened)
-        return self._seal(padded, now_ms, entropy, False, self.data_sent, now_ms)
-
-    def answer_close(self, closing: MessageTaken, *, now_ms: int, entropy: Entropy) -> tuple[Sealed, MessageSent]:
-        """Return this side's close in answer to the peer's, as `seal_close`, over the state after `closing`.
-
-        Apply `closing` first.
-        """
-        padded = pad_close("", self.data_sent, self.data_opened)
-        return self._seal(padded, now_ms, entropy, False, self.data_sent, now_ms, closing.opened.turn)
+    # --- what it counts --------------------------------------------------------------------------------------------
 
     @property
-    def next_number(self) -> int:
-        """The position of the next message of this side."""
-        sending = self.ratchet.sending
-        return self.facts.number_out(0 if sending is None else sending.start + sending.n)
-
-    @property
-    def last_number_in(self) -> int:
+    def last_position_in(self) -> int:
         """The highest position of a message received from the peer; -1 before the first."""
         receiving = self.ratchet.receiving
-        return -1 if receiving is None else self.facts.number_in(receiving.start + receiving.n - 1)
+        return -1 if receiving is None else self.facts.position_in(receiving.start + receiving.n - 1)
 
-    def _seal(
-        self,
-        padded: bytes,
-        now_ms: int,
-        entropy: Entropy,
-        disclosable: bool,
-        data_sent: int,
-        own_close_at_ms: int | None,
-        turn: Turn | None = None,
-    ) -> tuple[Sealed, MessageSent]:
-        facts = self.facts
-        head, context = facts.outgoing(now_ms)
-        nonce = entropy.token(_crypto.NONCE_BYTES)
-        message, message_key, sending = self.ratchet.seal(padded, context, nonce, turn)
-        number = facts.number_out(sending.start + sending.n - 1)
-        envelope = build_behind(head, facts.session_id, *message)
-        disclosure = Disclosure(facts.th + message_key) if disclosable else None
-        return Sealed(envelope, number, disclosure), MessageSent(self, sending, data_sent, own_close_at_ms)
+    @property
+    def missing(self) -> tuple[range, ...]:
+        """The indices of the peer's data messages that are known to exist and were not opened, ascending.
 
-    # --- opening ---------------------------------------------------------------------------------------------------
-
-    def open(
-        self,
-        outer: OuterEnvelope,
-        *,
-        now_ms: int,
-        limits: Limits,
-        disclosable: bool = False,
-        time_ms: int | None = None,
-    ) -> Incoming:
-        """Return an authentic message that may stand here. Steps 3 to 6 of section 6.1; changes nothing.
-
-        Args:
-            outer: The envelope.
-            now_ms: This side's clock.
-            limits: This side's limits.
-            disclosable: Keep the message's key (section 8.1).
-            time_ms: The header's time, where `Facts.message_time_ms` has told it; the header is parsed otherwise.
-
-        Raises:
-            ClosedSession: the session is over.
-            Malformed, DecryptionFailed, DuplicateMessage, ContradictoryHeader, GapTooLarge, BadPoint: as
-                `Ratchet.open`.
-            MessageRefused: authentic, but its kind, type or content may not stand here.
-            TooLarge: more data than this side takes.
-            MessageAfterClose: numbered behind the peer's close.
-            PeerConditionBroken: it breaks a condition.
+        The last is at most what the peer's close announced, or what was opened: a claim, so count them by their ends.
         """
-        if self.ending(now_ms) is not None:
-            raise ClosedSession
-        facts, close = self.facts, self.peer_close
-        opened = open_in_session(facts, self.ratchet, outer, now_ms, limits)
-        number = facts.number_in(opened.number)
-        kind = Kind.MESSAGE
-        if time_ms is None:
-            time_ms, kind = outer.header.time_ms, outer.header.kind
-        behind = close is not None and number > close.number
-        content_type = ContentType.DATA
-        try:
-            content_type, action, data = parse_content(opened.plaintext)
-        except MessageRefused:
-            if not behind:
-                raise
-        # Kind 2 goes with type 1, only as a pending session's first: neither can stand in an established one.
-        if kind is not Kind.MESSAGE or content_type is ContentType.ACCEPT:
-            raise MessageRefused
-        if behind:
-            raise MessageAfterClose
-        announced: PeerClose | None = None
-        if content_type is ContentType.CLOSE:
-            data, announced = self._parse_close(data, number, now_ms)
-        if announced is None and len(data) > limits.plaintext_max_bytes:  # a close is bounded by its 128 bytes
-            raise TooLarge(len(data), limits.plaintext_max_bytes)
-        action = "" if announced is not None else action or facts.action
-        if self.conditions is not UNLIMITED:
-            self._check_conditions(number, time_ms, None if announced is not None else action)
-        key = DisclosureKey(opened.message_key) if disclosable else None
-        return Incoming(self, opened, content_type, action, data, number, time_ms, announced, key)
+        close = self.peer_close
+        return self.received.gaps(self.received.last if close is None else max(close.data_sent, self.received.last))
 
-    def _check_conditions(self, number: int, time_ms: int, action: str | None) -> None:
-        """Hold a message of the peer to what was agreed; `action` is `None` for a close, which no number forbids."""
-        conditions, ttl_end_ms = self.conditions, self.ttl_end_ms
-        if ttl_end_ms is not None and time_ms > ttl_end_ms:
-            raise PeerConditionBroken("ttl_seconds")
-        if action is None:
-            return
-        if conditions.max_messages is not None and number > conditions.max_messages:
-            raise PeerConditionBroken("max_messages")
-        if conditions.allowed_actions is not None and action not in conditions.allowed_actions:
-            raise PeerConditionBroken("allowed_actions")
+    def signal_due_ms(self, now_ms: int, limits: Limits) -> int | None:
+        """Return when what is owed is to be acknowledged without data, or `None` where it is not; section 6.3."""
+        if self.owed is None or not self.may_signal(now_ms):
+            return None
+        messages, since_ms = self.owed
+        # A clock that was set back says nothing of how long the peer waits.
+        return now_ms if messages >= limits.ack_after_messages or now_ms < since_ms else since_ms + limits.ack_delay_ms
 
-    def _parse_close(self, content: bytes, number: int, now_ms: int) -> tuple[bytes, PeerClose]:
-        # A close is the last thing that its sender seals, so one that stands before another message is a lie.
-        if self.peer_close is not None or number < self.last_number_in:
-            raise MessageRefused
-        reason, data_sent, data_opened = parse_close(content)
-        return reason.encode(), PeerClose(number, data_sent, data_opened, now_ms)
-
-
-def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
-    """Open the message of an envelope in its session's context. Raises as `Ratchet.open`; a gap names the session."""
-    context = facts.context(outer.header_bytes)
-    try:
-        start = outer.body_at + SESSION_ID_BYTES
-        return ratchet.open(outer.envelope, context, now_ms, limits, start)
-    except GapTooLarge as error:
-        got, allowed = error.got, error.allowed
-    raise GapTooLarge(facts.session_id, got, allowed)
+    def may_signal(self, now_ms: int) -> bool:
+        """Say whether a signal could be sealed now, and would say something."""
+        sending = self.ratchet.sending
+        return bool(self.received.ranges) and sending is not None and sending.n < COUNTER_MAX and self.may_send(now_ms)

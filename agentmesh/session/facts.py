@@ -49,11 +49,11 @@ class Facts:
     _envelope_out: bytes = field(init=False, eq=False, repr=False)
     _envelope_in: bytes = field(init=False, eq=False, repr=False)
 
-    def number_out(self, running_number: int) -> int:
+    def position_out(self, running_number: int) -> int:
         """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
         return running_number + (1 + self.early_payload if self.initiator else 0)
 
-    def number_in(self, running_number: int) -> int:
+    def position_in(self, running_number: int) -> int:
         """Return the position in the peer's direction: B's ACCEPT is 0."""
         return running_number + (0 if self.initiator else 1 + self.early_payload)
 
@@ -89,9 +89,9 @@ class Facts:
 
 @frozen
 class PeerClose:
-    """The peer's close: its position, the data messages it says it sent and opened, and when it arrived."""
+    """The peer's close: its position, the last index that it says it sent, how many it opened, when it arrived."""
 
-    number: int
+    position: int
     data_sent: int
     data_opened: int
     at_ms: int
@@ -109,8 +109,8 @@ class Ended:
         at_ms: When.
         bundle_class: What its KNOCK was made on.
         initiated: This side knocked.
-        data_sent: Data messages sealed.
-        data_opened: Data messages opened.
+        data_sent: The index of the last data message that was sealed.
+        data_opened: How many data messages were opened.
     """
 
     session_id: SessionId

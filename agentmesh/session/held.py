@@ -43,5 +43,5 @@ def ended(held: Open, happening: Happening, *, at_ms: int, detail: str = "", ope
         bundle_class=held.facts.bundle_class,
         initiated=held.facts.initiator,
         data_sent=0 if session is None else session.data_sent,
-        data_opened=0 if session is None else session.data_opened + opened_now,
+        data_opened=0 if session is None else session.received.count + opened_now,
     )

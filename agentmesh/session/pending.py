@@ -22,8 +22,10 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, Redacted, RootKey, X25519PublicKey
 from agentmesh.session.content import ContentType, pad_accept, parse_content
-from agentmesh.session.established import Session, open_in_session
+from agentmesh.session.established import Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Facts
+from agentmesh.session.indices import FIRST, NONE
+from agentmesh.session.opening import open_in_session
 from agentmesh.session.phases import Happening, Phase
 from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.suite import SUITE
@@ -86,6 +88,8 @@ class Pending(Redacted):
             conditions,
             accepted_at_ms=accepted_at_ms,
             data_sent=int(self.facts.early_payload),
+            # What the peer accepted came with the payload.
+            acknowledged=FIRST if self.facts.early_payload else NONE,
             begin_by_ms=self.deadline_ms,
         )
 
@@ -169,7 +173,7 @@ class Undecided(Redacted):
             ratchet,
             conditions,
             accepted_at_ms=now_ms,
-            data_opened=int(self.facts.early_payload),
+            received=FIRST if self.facts.early_payload else NONE,
             begin_by_ms=self.expires_ms + PENDING_GRACE_MS,
         )
         return session, build(header_bytes, self.facts.session_id, *message)

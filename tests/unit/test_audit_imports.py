@@ -20,7 +20,7 @@ def loaded(script: str) -> set[str]:
 def test_an_agent_loads_neither_the_log_nor_trust() -> None:
     names = loaded(LOADS)
     assert {name for name in names if name.startswith("agentmesh.audit")} == {
-        "agentmesh.audit", "agentmesh.audit.record", "agentmesh.audit.refusals"
+        "agentmesh.audit", "agentmesh.audit.record", "agentmesh.audit.counts"
     }  # fmt: skip
     assert not [name for name in names if name.startswith(("agentmesh.trust", "agentmesh.store", "agentmesh.cli"))]
 

@@ -1,4 +1,7 @@
-"""Refusals, counted: one record a reason, peer and minute, so that nobody fills a disk (section 8)."""
+"""What is counted and not recorded one by one, so that nobody fills a disk: refusals and signals (section 8).
+
+There is one record for each reason, route and minute.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from agentmesh.primitives.keys import Receipt
 _MINUTE_MS: Final = 60_000
 _NO_RECEIPT: Final = Receipt(b"")
 _OTHERS: Final = ""  # peers beyond the number that a minute's records may name
+_SIGNAL: Final = ""  # no refusal is without a reason
 
 
 @final
-class Refusals:
-    """The refusals of the minute that runs, and those of earlier ones that have not been recorded, in `counts`."""
+class Counts:
+    """What is counted in the minute that runs, and in earlier ones that have not been recorded, in `counts`."""
 
     __slots__ = ("_max_peers", "_mesh", "_minute", "_owner", "counts")
 
@@ -31,14 +35,29 @@ class Refusals:
         others = (reason, _OTHERS, self._owner)
         return (reason, peer, self._owner) in counts or (len(counts) >= self._max_peers and others in counts)
 
-    def count(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
+    def count_refused(self, reason: str, peer: str, *, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
         """Count a refused envelope. Call `due` first, so that a new minute begins with new records."""
+        self._count_from(reason, peer, receipt, size_bytes, now_ms)
+
+    def count_unsent(self, reason: str, peer: str, *, now_ms: int) -> None:
+        """Count an envelope to a peer that was not made. Call `due` first."""
+        self._count_to(reason, peer, now_ms)
+
+    def count_signal_in(self, peer: str, now_ms: int) -> None:
+        """Count a signal of a peer. Call `due` first."""
+        self._count_from(_SIGNAL, peer, _NO_RECEIPT, 0, now_ms)
+
+    def count_signals_out(self, peers: tuple[str, ...], now_ms: int) -> None:
+        """Count a signal to each of these peers. Call `due` first."""
+        for peer in peers:
+            self._count_to(_SIGNAL, peer, now_ms)
+
+    def _count_from(self, reason: str, peer: str, receipt: Receipt, size_bytes: int, now_ms: int) -> None:
         if (reason, peer, self._owner) not in self.counts and len(self.counts) >= self._max_peers:
             peer = _OTHERS
         self._add(reason, peer, self._owner, receipt, size_bytes, now_ms)
 
-    def count_unsent(self, reason: str, peer: str, *, now_ms: int) -> None:
-        """Count an envelope to a peer that was not made. Call `due` first."""
+    def _count_to(self, reason: str, peer: str, now_ms: int) -> None:
         if (reason, self._owner, peer) not in self.counts and len(self.counts) >= self._max_peers:
             peer = _OTHERS
         self._add(reason, self._owner, peer, _NO_RECEIPT, 0, now_ms)
@@ -51,7 +70,7 @@ class Refusals:
             record.count += 1
             return
         self.counts[reason, sender, recipient] = Record(
-            AuditEvent.MESSAGE_REFUSED,
+            AuditEvent.MESSAGE_SIGNAL if reason == _SIGNAL else AuditEvent.MESSAGE_REFUSED,
             at_ms=now_ms,
             mesh=self._mesh,
             sender=sender,
