@@ -59,8 +59,8 @@ from agentmesh.limits import COUNTER_MAX
 from agentmesh.primitives.keys import MessageKey
 from agentmesh.primitives.padding import pad
 from agentmesh.session.established import Session
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.pending import Undecided
-from agentmesh.session.ratchet import RatchetHeader
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish, established_pair, with_header
 

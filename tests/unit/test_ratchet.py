@@ -37,7 +37,8 @@ from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import OpenDelta, ReceivingChain, SendingChain
-from agentmesh.session.ratchet import Opened, Ratchet, RatchetHeader, Suite
+from agentmesh.session.needs import RatchetHeader, Suite
+from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import SeededEntropy
 

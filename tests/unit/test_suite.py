@@ -13,7 +13,7 @@ from agentmesh.errors import BadPoint, DecryptionFailed, Malformed
 from agentmesh.limits import COUNTER_MAX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
 
