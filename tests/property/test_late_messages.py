@@ -20,7 +20,7 @@ from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.testing import Pair, established_pair, with_body
 from agentmesh.testing import strategies as am
 
-HEADER_ENDS = SESSION_ID_BYTES + 24 + 56
+HEADER_ENDS = SESSION_ID_BYTES + 24 + 60
 FAR_AHEAD = 10_000
 STEP_LIMIT = Limits().skipped_keys_per_step
 PRIMITIVES = (
@@ -68,7 +68,7 @@ def with_copied_header(envelope: bytes, random: Random) -> bytes:
 
 def with_random_header(envelope: bytes, random: Random) -> bytes:
     body = OuterEnvelope.parse(envelope).body
-    return with_body(envelope, body[:SESSION_ID_BYTES] + random.randbytes(80) + body[HEADER_ENDS:])
+    return with_body(envelope, body[:SESSION_ID_BYTES] + random.randbytes(84) + body[HEADER_ENDS:])
 
 
 def turn(pair: Pair) -> None:
