@@ -18,7 +18,9 @@ CLOCK_TOLERANCE_MS: Final = 300_000  # one tolerance everywhere: the spread of c
 KNOCK_LIFETIME_MAX_MS: Final = 14 * 86_400_000  # how long a KNOCK, and so the memory against its replay, can live
 PENDING_GRACE_MS: Final = 86_400_000  # an ACCEPT given in the last second may lie at a relay for a day
 LATE_WINDOW_MS: Final = 600_000  # late data after a close, or after a session was superseded
-KEPT_CHAINS: Final = 5  # past receiving chains whose headers still open: bounds the trial openings at seven
+KEPT_CHAINS: Final = 5  # past receiving chains whose headers open in any case, so that duplicates are known
+LATE_CHAINS: Final = 64  # chains before them that late messages are awaited of: with the two that are in use and the
+# five, a header costs 71 openings at most, and seven where nothing is missing
 OPEN_SESSIONS_PER_PEER: Final = 5  # in both roles, pending and undecided included
 SCORE_MAX: Final = 1000
 SIGNAL_MAX: Final = 200  # what one signal, and one issuer within a window, can move a score
@@ -74,6 +76,11 @@ class Limits:
     # Acknowledging, where an agent is told to: it has to be quicker than a sender's patience, and rarer than messages.
     ack_after_messages: int = _limit(16)
     ack_delay_ms: int = _limit(250)
+
+    # Epochs: after how many own chains, or how long, an initiator offers the next key. Its own choice: nothing on the
+    # wire depends on it. 16 turns cost a twentieth of the time of small messages; ten minutes cost nobody anything.
+    epoch_turns: int = _limit(16)
+    epoch_seconds: int = _limit(600)
 
     # Prekeys: how many a publication makes, when the shelf is low, how long they serve.
     one_time_bundles: int = _limit(100)

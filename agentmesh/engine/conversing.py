@@ -299,7 +299,7 @@ def signal(core: Core, session: Session, now_ms: int) -> tuple[Change, SignalDue
     facts = session.facts
     try:
         core.check_allowed(facts.peer)
-        sealed, sent = seal_signal(session, now_ms=now_ms, entropy=core.entropy)
+        sealed, sent = seal_signal(session, now_ms=now_ms, limits=core.limits, entropy=core.entropy)
     except PeerNotAllowed:
         return AckWaived(session), None
     return sent, SignalDue(peer=facts.peer, session_id=facts.session_id, reply=sealed)

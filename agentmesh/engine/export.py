@@ -17,9 +17,10 @@ from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, TranscriptHash
-from agentmesh.session.at_rest import MANY, STATE_MAX_BYTES, export_session, guarded, require, restore_held
+from agentmesh.session.at_rest import STATE_MAX_BYTES, export_session, guarded, restore_held
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import session_id_of
+from agentmesh.session.ratchet_export import MANY, require
 
 VERSION: Final = 1
 MEMO_LAYOUT: Final = _wire.array(

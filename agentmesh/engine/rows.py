@@ -28,9 +28,10 @@ from agentmesh.identity import Identity
 from agentmesh.limits import MESH_MAX_BYTES
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Redacted, TranscriptHash
-from agentmesh.session.at_rest import MANY, STATE_MAX_BYTES, export_session, guarded, require
+from agentmesh.session.at_rest import STATE_MAX_BYTES, export_session, guarded
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
+from agentmesh.session.ratchet_export import MANY, require
 
 RowKey = tuple[RowKind, bytes]
 Rows = dict[RowKey, bytes]

@@ -22,13 +22,14 @@ INTENT: Final = KdfLabel(b"am1-intent")
 RATCHET_ROOT: Final = KdfLabel(b"am1-ratchet-root")
 RATCHET_CHAIN: Final = KdfLabel(b"am1-ratchet-ck")
 RATCHET_HEADER: Final = KdfLabel(b"am1-ratchet-hk")
+EPOCH: Final = KdfLabel(b"am1-epoch")
 CHAIN: Final = KdfLabel(b"am1-chain")
 MESSAGE: Final = KdfLabel(b"am1-message")
 STATE: Final = KdfLabel(b"am1-state")
 
 KDF_LABELS: Final = (
     TRANSCRIPT, EXTRACT, FIRST_ROOT, KNOCK_KEY, SESSION_ID, HEADER_BA, HEADER_AB, INTENT,
-    RATCHET_ROOT, RATCHET_CHAIN, RATCHET_HEADER, CHAIN, MESSAGE, STATE,
+    RATCHET_ROOT, RATCHET_CHAIN, RATCHET_HEADER, EPOCH, CHAIN, MESSAGE, STATE,
 )  # fmt: skip
 
 

@@ -13,52 +13,31 @@ from agentmesh.handshake.knock import decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, KEPT_CHAINS, UINT_MAX, Limits
+from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, UINT_MAX, Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import (
-    ChainKey,
     HeaderKey,
-    MessageKey,
     Receipt,
     RootKey,
     SessionId,
     TranscriptHash,
     X25519PublicKey,
-    X25519Secret,
 )
-from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts, PeerClose
 from agentmesh.session.held import Held
 from agentmesh.session.indices import Indices
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import ENDINGS, Phase
-from agentmesh.session.ratchet import Ratchet
-from agentmesh.session.suite import SUITE
+from agentmesh.session.ratchet_export import MANY, RATCHET, ratchet_fields, require, restore_ratchet
 
 STATE_MAX_BYTES: Final = 1 << 32
-MANY: Final = 1 << 24  # no export has more items than bytes; the byte cap is what bounds them
 
 _KEY: Final = _wire.Bin(32)
 _MS: Final = _wire.Uint()
 _COUNT: Final = _wire.Uint()
 _U32: Final = _wire.Uint(COUNTER_MAX)
 
-_SENDING: Final = _wire.array(_KEY, _KEY, _U32, _U32, _COUNT)
-_RECEIVING: Final = _wire.array(_KEY, _KEY, _KEY, _U32, _U32, _COUNT, _COUNT)
-_PAST: Final = _wire.array(_KEY, _U32, _COUNT, _COUNT)
-_SKIPPED: Final = _wire.array(_COUNT, _U32, _KEY, _MS)
-_RATCHET: Final = _wire.array(
-    _KEY,
-    _KEY,
-    _KEY,
-    _wire.Maybe(_SENDING),
-    _wire.Maybe(_RECEIVING),
-    _KEY,
-    _KEY,
-    _wire.ArrayOf(_PAST, KEPT_CHAINS),
-    _wire.ArrayOf(_SKIPPED, MANY),
-)
 _FACTS: Final = _wire.array(
     _wire.Bin(16),
     _wire.Bin(64),
@@ -74,12 +53,12 @@ _CLOSE: Final = _wire.array(_COUNT, _U32, _U32, _MS)
 _INDICES: Final = _wire.array(_U32, _U32, _wire.ArrayOf(_wire.array(_U32, _U32), MANY))
 _OWED: Final = _wire.array(_U32, _MS)
 
-_PENDING: Final = _wire.array(_wire.Uint(), _FACTS, _RATCHET, _MS, _wire.Bin(1, UINT_MAX))
+_PENDING: Final = _wire.array(_wire.Uint(), _FACTS, RATCHET, _MS, _wire.Bin(1, UINT_MAX))
 _UNDECIDED: Final = _wire.array(_wire.Uint(), _FACTS, _KEY, _KEY, _KEY, _KEY, _MS, _wire.Bin(1, UINT_MAX))
 _SESSION: Final = _wire.array(
     _wire.Uint(),
     _FACTS,
-    _RATCHET,
+    RATCHET,
     _wire.Bin(1, UINT_MAX),
     _MS,
     _U32,
@@ -121,33 +100,6 @@ _ANY_LIMITS: Final = Limits(
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-def _ratchet_fields(ratchet: Ratchet) -> list[Any]:
-    sending, receiving = ratchet.sending, ratchet.receiving
-    return [
-        ratchet.root,
-        ratchet.secret,
-        ratchet.public,
-        None
-        if sending is None
-        else [sending.key, sending.header_key, sending.n, sending.previous_length, sending.start],
-        None
-        if receiving is None
-        else [
-            receiving.key,
-            receiving.header_key,
-            receiving.peer_key,
-            receiving.n,
-            receiving.previous_length,
-            receiving.start,
-            receiving.serial,
-        ],
-        ratchet.next_sending,
-        ratchet.next_receiving,
-        [[past.header_key, past.length, past.start, past.serial] for past in ratchet.past],
-        [[serial, n, key, at_ms] for (serial, n), (key, at_ms) in ratchet.skipped.items()],
-    ]
-
-
 def _facts_fields(facts: Facts) -> list[Any]:
     return [
         facts.session_id,
@@ -169,7 +121,7 @@ def _indices_fields(indices: Indices) -> list[Any]:
 def export_session(held: Held) -> bytes:
     """Return the canonical bytes of a session in any phase: secret, and unsealed."""
     if isinstance(held, Pending):
-        return _wire.encode([1, _facts_fields(held.facts), _ratchet_fields(held.ratchet), held.expires_ms, held.knock])
+        return _wire.encode([1, _facts_fields(held.facts), ratchet_fields(held.ratchet), held.expires_ms, held.knock])
     if isinstance(held, Undecided):
         return _wire.encode(
             [
@@ -189,7 +141,7 @@ def export_session(held: Held) -> bytes:
             [
                 3,
                 _facts_fields(held.facts),
-                _ratchet_fields(held.ratchet),
+                ratchet_fields(held.ratchet),
                 held.conditions.encode(),
                 held.accepted_at_ms,
                 held.data_sent,
@@ -222,60 +174,6 @@ def export_session(held: Held) -> bytes:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def require(condition: bool) -> None:
-    """Refuse fields that contradict one another.
-
-    Raises:
-        Malformed: the condition does not hold.
-    """
-    if not condition:
-        raise Malformed
-
-
-def _restore_ratchet(fields: list[Any]) -> Ratchet:
-    root, secret, public, sent, received, next_sending, next_receiving, past_fields, skipped_fields = fields
-    sending = receiving = None
-    if sent is not None:
-        key, header_key, n, previous_length, start = sent
-        sending = SendingChain(ChainKey(key), HeaderKey(header_key), n, previous_length, start)
-    if received is not None:
-        key, header_key, peer_key, n, previous_length, start, serial = received
-        require(n > 0)  # a chain exists since its first message was opened
-        receiving = ReceivingChain(
-            ChainKey(key), HeaderKey(header_key), X25519PublicKey(peer_key), n, previous_length, start, serial
-        )
-    past = tuple(
-        PastChain(HeaderKey(header_key), length, start, serial) for header_key, length, start, serial in past_fields
-    )
-    lengths: dict[int, int] = {chain.serial: chain.length for chain in past}
-    if receiving is None:
-        require(not past)
-    else:
-        newest = receiving.serial
-        require([chain.serial for chain in past] == list(range(newest - len(past), newest)))
-        require(len(past) == min(newest, KEPT_CHAINS))
-        lengths[newest] = receiving.n
-    skipped: dict[SkippedAt, tuple[MessageKey, int]] = {}
-    previous: SkippedAt | None = None
-    for serial, n, message_key, at_ms in skipped_fields:
-        at = (serial, n)
-        require(n < lengths.get(serial, 0) and (previous is None or previous < at))
-        skipped[at] = (MessageKey(message_key), at_ms)
-        previous = at
-    return Ratchet(
-        SUITE,
-        RootKey(root),
-        X25519Secret(secret),
-        X25519PublicKey(public),
-        sending,
-        receiving,
-        HeaderKey(next_sending),
-        HeaderKey(next_receiving),
-        past,
-        skipped,
-    )
-
-
 def _restore_facts(fields: list[Any], mesh: str, own_did: str) -> Facts:
     session_id, th, peer, initiator, bundle_class, knock_time_ms, knock_receipt, action, early_payload = fields
     require(bundle_class in (1, 2))
@@ -296,7 +194,8 @@ def _restore_facts(fields: list[Any], mesh: str, own_did: str) -> Facts:
 
 def _restore_pending(fields: list[Any], mesh: str, own_did: str) -> Pending:
     _, facts_fields, ratchet_fields, expires_ms, knock = fields
-    facts, ratchet = _restore_facts(facts_fields, mesh, own_did), _restore_ratchet(ratchet_fields)
+    facts = _restore_facts(facts_fields, mesh, own_did)
+    ratchet = restore_ratchet(ratchet_fields, facts.initiator)
     require(facts.initiator and ratchet.sending is None and ratchet.receiving is None)
     return Pending(facts, ratchet, expires_ms=expires_ms, knock=knock)
 
@@ -320,7 +219,8 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
 def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
     _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, received, acknowledged, *rest = fields
     owed, told_ahead, begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
-    facts, ratchet = _restore_facts(facts_fields, mesh, own_did), _restore_ratchet(ratchet_fields)
+    facts = _restore_facts(facts_fields, mesh, own_did)
+    ratchet = restore_ratchet(ratchet_fields, facts.initiator)
     require(ratchet.sending is not None)
     require(begin_by_ms > 0)  # 0 was written for one that was not heard, without the time until which it can be
     session = Session(

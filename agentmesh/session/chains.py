@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import final
 
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.session.epochs import Half
 
 
 @final
@@ -24,15 +25,16 @@ class SendingChain(Redacted):
 
 @final
 class ReceivingChain(Redacted):
-    """The chain that the peer seals with now: `n` is the number that is expected next."""
+    """The chain that the peer seals with now: `n` is the number that is expected next, `epoch` that of its headers."""
 
-    __slots__ = ("header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
+    __slots__ = ("epoch", "header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
 
     def __init__(
         self,
         key: ChainKey,
         header_key: HeaderKey,
         peer_key: X25519PublicKey,
+        epoch: int,
         n: int,
         previous_length: int,
         start: int,
@@ -41,6 +43,7 @@ class ReceivingChain(Redacted):
         self.key = key
         self.header_key = header_key
         self.peer_key = peer_key
+        self.epoch = epoch
         self.n = n
         self.previous_length = previous_length
         self.start = start
@@ -67,7 +70,7 @@ SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
 class Turn(Redacted):
     """What a turn of the peer replaces beside the receiving chain."""
 
-    __slots__ = ("next_receiving", "next_sending", "past", "public", "root", "secret", "sending")
+    __slots__ = ("epochs", "next_receiving", "next_sending", "past", "public", "root", "secret", "sending")
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Turn(Redacted):
         next_sending: HeaderKey,
         next_receiving: HeaderKey,
         past: tuple[PastChain, ...],
+        epochs: Half,
     ) -> None:
         self.root = root
         self.secret = secret
@@ -86,6 +90,7 @@ class Turn(Redacted):
         self.next_sending = next_sending
         self.next_receiving = next_receiving
         self.past = past
+        self.epochs = epochs
 
 
 @final
@@ -98,10 +103,12 @@ class OpenDelta(Redacted):
         added: Skipped message keys to keep, oldest first.
         taken: The skipped key that was used.
         evicted: Skipped keys that age, number or the end of their chain removed: those messages are lost.
+        lost: The running numbers of those messages, oldest first.
         at_ms: When, for the age of what was added.
+        epochs: The half after it, where the message's item moved it; that of a turn stands in `turn`.
     """
 
-    __slots__ = ("added", "at_ms", "evicted", "receiving", "taken", "turn")
+    __slots__ = ("added", "at_ms", "epochs", "evicted", "lost", "receiving", "taken", "turn")
 
     def __init__(
         self,
@@ -110,11 +117,15 @@ class OpenDelta(Redacted):
         added: Sequence[tuple[SkippedAt, MessageKey]],
         taken: SkippedAt | None,
         evicted: Sequence[SkippedAt],
+        lost: Sequence[int],
         at_ms: int,
+        epochs: Half | None = None,
     ) -> None:
         self.receiving = receiving
         self.turn = turn
         self.added = added
         self.taken = taken
         self.evicted = evicted
+        self.lost = lost
         self.at_ms = at_ms
+        self.epochs = epochs

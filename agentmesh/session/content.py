@@ -16,8 +16,9 @@ from typing import Final
 
 from agentmesh.errors import Malformed, MessageRefused, TooLarge
 from agentmesh.limits import ACK_RANGES_MAX, ACTION_MAX_BYTES, COUNTER_MAX
-from agentmesh.primitives import _crypto, _wire
+from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import pad, unpadded_length
+from agentmesh.session.epochs import ANSWER_BYTES, OFFER_BYTES
 from agentmesh.session.indices import IndexRange
 
 REASON_MAX_BYTES: Final = 128
@@ -51,9 +52,6 @@ _ALLOWED: Final = {
     None: Part.OFFER | Part.ANSWER | Part.ACK,
 }
 
-OFFER_BYTES: Final = 4 + _crypto.KEM_PUBLIC_BYTES
-ANSWER_BYTES: Final = 4 + _crypto.KEM_CIPHERTEXT_BYTES + 32
-
 _DATA: Final = Struct(">BBIB")  # type, parts, index, length of the action
 _DATA_PARTS: Final = Struct(">BBI")
 _DATA_HEAD_BYTES: Final = _DATA_PARTS.size
@@ -79,7 +77,6 @@ def pad_data(
     index: int,
     action: bytes,
     data: bytes,
-    *,
     item: bytes = b"",
     ack: tuple[IndexRange, ...] = _NO_RANGES,
 ) -> bytes:
@@ -98,7 +95,7 @@ def pad_data(
     return pad(head, item, _encode_ack(ack), bytes([len(action)]), action, data)
 
 
-def pad_signal(*, item: bytes = b"", ack: tuple[IndexRange, ...] = _NO_RANGES) -> bytes:
+def pad_signal(item: bytes = b"", ack: tuple[IndexRange, ...] = _NO_RANGES) -> bytes:
     """Return a signal's padded plaintext; it has at least one of the two."""
     return pad(bytes([ContentType.SIGNAL, _parts_of(item, ack)]), item, _encode_ack(ack))
 

@@ -14,6 +14,7 @@ from agentmesh.handshake.verdict import Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, COUNTER_MAX, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.primitives.keys import Redacted
 from agentmesh.session.chains import OpenDelta, SendingChain
+from agentmesh.session.epochs import Half
 from agentmesh.session.facts import Facts, PeerClose
 from agentmesh.session.indices import NONE, Indices
 from agentmesh.session.phases import Happening, Phase
@@ -40,18 +41,20 @@ class MessageSent(Redacted):
     It says what is to hold afterwards, so that applying it again changes nothing.
     """
 
-    __slots__ = ("acknowledges", "data_sent", "own_close_at_ms", "sending", "session")
+    __slots__ = ("acknowledges", "data_sent", "half", "own_close_at_ms", "sending", "session")
 
     def __init__(
         self,
         session: Session,
         sending: SendingChain,
+        half: Half | None,
         data_sent: int,
         own_close_at_ms: int | None,
         acknowledges: bool,
     ) -> None:
         self.session = session
         self.sending = sending
+        self.half = half
         self.data_sent = data_sent
         self.own_close_at_ms = own_close_at_ms
         self.acknowledges = acknowledges
@@ -61,7 +64,7 @@ class MessageSent(Redacted):
         session = self.session
         if state is not None and state.is_draft:
             session = state.advancing(session)
-        session.ratchet.apply_sealed(self.sending)
+        session.ratchet.apply_sealed(self.sending, self.half)
         session.data_sent = self.data_sent
         if session.facts.initiator:
             session.begin_by_ms = None

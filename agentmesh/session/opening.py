@@ -29,6 +29,7 @@ from agentmesh.session.content import (
     parse_close,
     parse_parts,
 )
+from agentmesh.session.epochs import Item, parse_item
 from agentmesh.session.established import AckTaken, MessageTaken, Owed, Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Facts, PeerClose
 from agentmesh.session.indices import IndexRange
@@ -53,6 +54,7 @@ class Incoming(Redacted):
     """
 
     __slots__ = (
+        "_item",
         "_opened",
         "_session",
         "ack",
@@ -76,6 +78,7 @@ class Incoming(Redacted):
         time_ms: int,
         peer_close: PeerClose | None,
         disclosure_key: DisclosureKey | None,
+        item: Item | None,
         ack: AckTaken | None,
     ) -> None:
         self._session = session
@@ -87,6 +90,7 @@ class Incoming(Redacted):
         self.time_ms = time_ms
         self.peer_close = peer_close
         self.disclosure_key = disclosure_key
+        self._item = item
         self.ack = ack
 
     def taken(self, entropy: Entropy, now_ms: int, limits: Limits, acknowledge: bool = False) -> MessageTaken:
@@ -97,7 +101,7 @@ class Incoming(Redacted):
             received = received.with_index(self.number, indices_kept(limits))
             if acknowledge:
                 owed = _owed_one_more(owed, now_ms)
-        return MessageTaken(session, self._opened.delta(entropy), received, owed, self.ack, self.peer_close)
+        return MessageTaken(session, self._opened.delta(entropy, self._item), received, owed, self.ack, self.peer_close)
 
 
 def _owed_one_more(owed: Owed | None, now_ms: int) -> Owed:
@@ -160,7 +164,8 @@ def open_message(
     key = DisclosureKey(opened.message_key) if disclosable else None
     if content_type is not _DATA:
         return _open_other(session, opened, content_type, padded[:length], position, time_ms, now_ms, limits, key)
-    index, _, ack, at = parse_parts(padded, length, facts.initiator)
+    index, carried, ack, at = parse_parts(padded, length, facts.initiator)
+    item = parse_item(carried, not facts.initiator) if carried else None
     if not 0 < index <= position or not session.received.is_new(index):
         raise ContradictoryHeader
     action, data = parse_action(padded, at, length)
@@ -170,7 +175,7 @@ def open_message(
     if session.conditions is not UNLIMITED:
         _check_conditions(session, time_ms, index, action)
     taken = _acknowledged(session, ack, limits) if ack else None
-    return Incoming(session, opened, _DATA, action, data, index, time_ms, None, key, taken)
+    return Incoming(session, opened, _DATA, action, data, index, time_ms, None, key, item, taken)
 
 
 def _open_other(
@@ -191,11 +196,13 @@ def _open_other(
         reason, announced = _parse_close(session, plaintext[1:], position, now_ms)
         _check_conditions(session, time_ms)
         number = announced.data_sent + 1
-        return Incoming(session, opened, _CLOSE, "", reason, number, time_ms, announced, key, None)
-    _, _, ack, _ = parse_parts(plaintext, len(plaintext), session.facts.initiator)
+        return Incoming(session, opened, _CLOSE, "", reason, number, time_ms, announced, key, None, None)
+    to_initiator = session.facts.initiator
+    _, carried, ack, _ = parse_parts(plaintext, len(plaintext), to_initiator)
+    item = parse_item(carried, not to_initiator) if carried else None
     _check_conditions(session, time_ms)
     taken = _acknowledged(session, ack, limits) if ack else None
-    return Incoming(session, opened, content_type, "", b"", 0, time_ms, None, key, taken)
+    return Incoming(session, opened, content_type, "", b"", 0, time_ms, None, key, item, taken)
 
 
 def _acknowledged(session: Session, ranges: tuple[IndexRange, ...], limits: Limits) -> AckTaken | None:

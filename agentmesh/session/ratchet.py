@@ -8,6 +8,9 @@ sealed under a header key that the previous turn agreed on, so opening it says w
     current receiving header key -> the current chain;   next receiving header key -> the peer has taken a turn;
     header key of a past chain   -> a late message, whose key was skipped and kept.
 
+Now and then a secret of ML-KEM is mixed into the root key too; `agentmesh.session.epochs` says when, and how the two
+sides come to share it.
+
 Three rules make it hold under attack. *Opening changes nothing*: `Ratchet.open` returns what it would change as a
 value, which the owner applies as its last statement, after everything about the message has been checked. *Work is
 bounded before it is done*: a gap is measured before a key is derived, and the costly half of a turn (a new key pair, a
@@ -19,55 +22,18 @@ This module calls no primitive. A `Suite` gives them, and says how a header name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, final
-
-from attrs import frozen
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, final
 
 from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFailed, DuplicateMessage, GapTooLarge
-from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, Limits
+from agentmesh.limits import COUNTER_MAX, Limits
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
-
-
-class RatchetHeader(NamedTuple):
-    """What a message says about itself, sealed: the sender's ratchet key, `pn`, and `n`."""
-
-    key: X25519PublicKey
-    previous_length: int
-    n: int
-
-
-@frozen(kw_only=True)
-class Suite:
-    """The primitives that a ratchet runs on, and how its headers name their chain.
-
-    Attributes:
-        key_pair: Return a fresh (secret, public).
-        dh: Return the shared secret of (secret, public); raises `BadPoint`.
-        kdf_root: From (root key, shared secret) to (root key, chain key, next header key).
-        kdf_chain: From a chain key to (chain key, message key).
-        seal: From (header key, message key, header, context, plaintext, nonce) to the message, in parts to be joined.
-        parse: From bytes and where in them the message begins to the frame that the two `open` calls take; raises
-            `Malformed`.
-        open_header: From (header key, frame) to the header, or `None` if it is not of that chain.
-        open_body: From (message key, frame, context) to the plaintext; raises `DecryptionFailed`.
-        chain_name: From (header key of the new chain, the peer's ratchet key) to what names the chain from then on.
-        past_first: Try past chains before the next one: for a suite whose headers are in clear, where the next chain
-            is whatever is not known yet.
-    """
-
-    key_pair: Callable[[Entropy], tuple[X25519Secret, X25519PublicKey]]
-    dh: Callable[[X25519Secret, X25519PublicKey], bytes]
-    kdf_root: Callable[[RootKey, bytes], tuple[RootKey, ChainKey, HeaderKey]]
-    kdf_chain: Callable[[ChainKey], tuple[ChainKey, MessageKey]]
-    seal: Callable[[HeaderKey, MessageKey, RatchetHeader, bytes, bytes, bytes], tuple[bytes, ...]]
-    parse: Callable[[bytes, int], Any]
-    open_header: Callable[[HeaderKey, Any], RatchetHeader | None]
-    open_body: Callable[[MessageKey, Any, bytes], bytes]
-    chain_name: Callable[[HeaderKey, X25519PublicKey], HeaderKey]
-    past_first: bool = False
+from agentmesh.session.epochs import Answering, Half, Item, Offering
+from agentmesh.session.kept import NOTHING, evictions, skip, staying
+from agentmesh.session.needs import RatchetHeader, Suite
+from agentmesh.session.turns import turn_of
 
 
 @final
@@ -81,7 +47,7 @@ class Opened(Redacted):
         message_key: For a disclosure that was asked for.
     """
 
-    __slots__ = ("_delta", "header", "message_key", "number", "plaintext")
+    __slots__ = ("_delta", "_epochs", "header", "message_key", "number", "plaintext")
 
     def __init__(
         self,
@@ -89,28 +55,44 @@ class Opened(Redacted):
         header: RatchetHeader,
         number: int,
         message_key: MessageKey,
-        delta: OpenDelta | Callable[[Entropy], OpenDelta],
+        delta: OpenDelta | Callable[[Entropy, Item | None], OpenDelta],
+        epochs: Half,
     ) -> None:
         self.plaintext = plaintext
         self.header = header
         self.number = number
         self.message_key = message_key
         self._delta = delta
+        self._epochs = epochs
 
-    def delta(self, entropy: Entropy) -> OpenDelta:
-        """Return what accepting this message changes; a turn's fresh key pair is drawn here."""
+    def delta(self, entropy: Entropy, item: Item | None = None) -> OpenDelta:
+        """Return what accepting this message changes.
+
+        Args:
+            entropy: For a turn's fresh key pair, and for the answer to an offer.
+            item: The offer or answer that the plaintext carries, by `parse_item`. One that is late, repeated, not asked
+                for or false is left aside.
+        """
         delta = self._delta
-        return delta if isinstance(delta, OpenDelta) else delta(entropy)
-
-
-_NOTHING: Final[tuple[Any, ...]] = ()
+        if not isinstance(delta, OpenDelta):
+            return delta(entropy, item)
+        if item is None:
+            return delta
+        half = self._epochs.take(item, entropy)
+        return OpenDelta(delta.receiving, None, delta.added, delta.taken, delta.evicted, delta.lost, delta.at_ms, half)
 
 
 @final
 class Ratchet(Redacted):
-    """The state of one side: made by `initiator` or `responder`, changed by `apply_sealed` and `apply` alone."""
+    """The state of one side: made by `initiator` or `responder`, changed by `apply_sealed` and `apply` alone.
+
+    Data or a signal is sealed so: `item_out`, if it `begins_chain`; the item into the plaintext; `seal`; `apply_sealed`
+    with both results. A message is opened so: `open`; the checks of its content, with `parse_item` for its item;
+    `Opened.delta` with the item; `apply`.
+    """
 
     __slots__ = (
+        "epochs",
         "next_receiving",
         "next_sending",
         "past",
@@ -133,6 +115,7 @@ class Ratchet(Redacted):
         receiving: ReceivingChain | None,
         next_sending: HeaderKey,
         next_receiving: HeaderKey,
+        epochs: Half,
         past: tuple[PastChain, ...] = (),
         skipped: dict[SkippedAt, tuple[MessageKey, int]] | None = None,
     ) -> None:
@@ -144,6 +127,7 @@ class Ratchet(Redacted):
         self.receiving = receiving
         self.next_sending = next_sending
         self.next_receiving = next_receiving
+        self.epochs = epochs
         self.past = past  # oldest first
         self.skipped = {} if skipped is None else skipped  # oldest first
 
@@ -159,7 +143,7 @@ class Ratchet(Redacted):
         header_key_ba: HeaderKey,
     ) -> Ratchet:
         """Return A's ratchet before the ACCEPT: no chains, and EK as its ratchet key. It can open, not seal."""
-        return cls(suite, root, secret, public, None, None, header_key_ab, header_key_ba)
+        return cls(suite, root, secret, public, None, None, header_key_ab, header_key_ba, Offering())
 
     @classmethod
     def responder(
@@ -176,7 +160,7 @@ class Ratchet(Redacted):
         secret, public = suite.key_pair(entropy)
         root, chain_key, next_sending = suite.kdf_root(root, suite.dh(secret, ephemeral))
         sending = SendingChain(chain_key, header_key_ba, 0, 0, 0)
-        return cls(suite, root, secret, public, sending, None, next_sending, header_key_ab)
+        return cls(suite, root, secret, public, sending, None, next_sending, header_key_ab, Answering())
 
     def copy(self) -> Ratchet:
         """Return a ratchet of the same state that can be changed apart."""
@@ -189,11 +173,33 @@ class Ratchet(Redacted):
             self.receiving,
             self.next_sending,
             self.next_receiving,
+            self.epochs,
             self.past,
             dict(self.skipped),
         )
 
     # --- sealing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def begins_chain(self) -> bool:
+        """The next message that this side seals is the first of its chain: it carries what is out."""
+        return self.sending is not None and self.sending.n == 0
+
+    def item_out(self, now_ms: int, entropy: Entropy, limits: Limits) -> tuple[bytes, Half | None]:
+        """Return (the item of the next message, empty for none; the half after it, or `None` if it stays). Section 6.3.
+
+        Ask before data or a signal is sealed, not before an ACCEPT or a close: those carry none. The half is committed
+        with the message, by `apply_sealed`.
+
+        Args:
+            now_ms: This side's clock.
+            entropy: For a key to offer, 64 bytes.
+            limits: `epoch_turns` and `epoch_seconds` say when an offer is due.
+        """
+        if not self.begins_chain:
+            return b"", None
+        item, half = self.epochs.item_out(now_ms, entropy, limits)
+        return item, None if half is self.epochs else half
 
     def seal(
         self, plaintext: bytes, context: bytes, nonce: bytes, turn: Turn | None = None
@@ -207,19 +213,24 @@ class Ratchet(Redacted):
         Raises:
             ChainExhausted: the chain has reached its last number, or there is none yet.
         """
-        chain, public = (self.sending, self.public) if turn is None else (turn.sending, turn.public)
+        if turn is None:
+            chain, public, epoch = self.sending, self.public, self.epochs.epoch
+        else:
+            chain, public, epoch = turn.sending, turn.public, turn.epochs.epoch
         # The length of a chain travels as pn and must fit it too, so the last number is never used.
         if chain is None or chain.n >= COUNTER_MAX:
             raise ChainExhausted
         chain_key, message_key = self.suite.kdf_chain(chain.key)
-        header = RatchetHeader(public, chain.previous_length, chain.n)
+        header = RatchetHeader(public, epoch, chain.previous_length, chain.n)
         message = self.suite.seal(chain.header_key, message_key, header, context, plaintext, nonce)
         after = SendingChain(chain_key, chain.header_key, chain.n + 1, chain.previous_length, chain.start)
         return message, message_key, after
 
-    def apply_sealed(self, chain: SendingChain) -> None:
-        """Commit what `seal` returned. Do so before the message leaves."""
+    def apply_sealed(self, chain: SendingChain, epochs: Half | None = None) -> None:
+        """Commit what `seal` returned, and `item_out` before it. Do so before the message leaves."""
         self.sending = chain
+        if epochs is not None:
+            self.epochs = epochs
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
@@ -239,7 +250,7 @@ class Ratchet(Redacted):
             DecryptionFailed: no header key opens its header, or its body is not authentic.
             DuplicateMessage: it was opened before, or its key was evicted.
             GapTooLarge: more messages are missing than `limits.skipped_keys_per_step`.
-            ContradictoryHeader: an authentic header that contradicts its chain.
+            ContradictoryHeader: an authentic header that contradicts its chain, or an epoch that cannot be.
             BadPoint: an authentic header with a ratchet key of small order.
         """
         frame = self.suite.parse(message, start)
@@ -268,58 +279,78 @@ class Ratchet(Redacted):
     def _open_current(
         self, chain: ReceivingChain, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits
     ) -> Opened:
-        key, previous_length, n = header
-        if key != chain.peer_key or previous_length != chain.previous_length or n >= COUNTER_MAX:
+        key, epoch, previous_length, n = header
+        if (
+            key != chain.peer_key
+            or epoch != chain.epoch
+            or previous_length != chain.previous_length
+            or n >= COUNTER_MAX
+        ):
             raise ContradictoryHeader
         if n < chain.n:
             return self._open_skipped(chain.serial, chain.start, header, frame, context, now_ms, limits)
         chain_key = chain.key
-        skipped: Sequence[tuple[SkippedAt, MessageKey]] = _NOTHING
+        skipped: Sequence[tuple[SkippedAt, MessageKey]] = NOTHING
         if n > chain.n:
             if n - chain.n > limits.skipped_keys_per_step:
                 raise GapTooLarge(None, n - chain.n, limits.skipped_keys_per_step)
-            chain_key, skipped = self._skip(chain_key, chain.serial, chain.n, n)
+            chain_key, skipped = skip(self.suite.kdf_chain, chain_key, chain.serial, chain.n, n)
         chain_key, message_key = self.suite.kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
-        after = ReceivingChain(chain_key, chain.header_key, key, n + 1, previous_length, chain.start, chain.serial)
-        evicted = self._evictions(len(skipped), now_ms, limits) if self.skipped else _NOTHING
-        delta = OpenDelta(after, None, skipped, None, evicted, now_ms)
-        return Opened(plaintext, header, chain.start + n, message_key, delta)
+        after = ReceivingChain(
+            chain_key, chain.header_key, key, epoch, n + 1, previous_length, chain.start, chain.serial
+        )
+        evicted = evictions(self.skipped, len(skipped), now_ms, limits) if self.skipped else NOTHING
+        delta = OpenDelta(after, None, skipped, None, evicted, self.numbers(evicted) if evicted else NOTHING, now_ms)
+        return Opened(plaintext, header, chain.start + n, message_key, delta, self.epochs)
 
     def _open_turn(self, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits) -> Opened:
         old = self.receiving
         received = 0 if old is None else old.n
         if header.previous_length < received or header.n >= COUNTER_MAX or (old is None and header.previous_length):
             raise ContradictoryHeader
+        following = self.epochs.followed(header.epoch)
+        if following is None:
+            raise ContradictoryHeader
         gap = header.previous_length - received + header.n
         if gap > limits.skipped_keys_per_step:
             raise GapTooLarge(None, gap, limits.skipped_keys_per_step)
-        root, chain_key, next_receiving = self.suite.kdf_root(self.root, self.suite.dh(self.secret, header.key))
+        half, mixed = following
+        kdf_chain = self.suite.kdf_chain
+        shared = self.suite.dh(self.secret, header.key)
+        root, chain_key, next_receiving = self.suite.kdf_root(self.root, shared + mixed)
         serial = 0 if old is None else old.serial + 1
         start = 0 if old is None else old.start + header.previous_length
-        chain_key, skipped = self._skip(chain_key, serial, 0, header.n)
-        chain_key, message_key = self.suite.kdf_chain(chain_key)
+        chain_key, skipped = skip(kdf_chain, chain_key, serial, 0, header.n)
+        chain_key, message_key = kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
 
-        def finish(entropy: Entropy) -> OpenDelta:
+        def finish(entropy: Entropy, item: Item | None) -> OpenDelta:
             name = self.suite.chain_name(self.next_receiving, header.key)
-            receiving = ReceivingChain(chain_key, name, header.key, header.n + 1, header.previous_length, start, serial)
+            receiving = ReceivingChain(
+                chain_key, name, header.key, header.epoch, header.n + 1, header.previous_length, start, serial
+            )
             past, added = self.past, skipped
             if old is not None:
-                past = (*past, PastChain(old.header_key, header.previous_length, old.start, old.serial))[-KEPT_CHAINS:]
-                _, rest = self._skip(old.key, old.serial, old.n, header.previous_length)
+                past = (*past, PastChain(old.header_key, header.previous_length, old.start, old.serial))
+                _, rest = skip(kdf_chain, old.key, old.serial, old.n, header.previous_length)
                 added = [*rest, *skipped]
-            secret, public = self.suite.key_pair(entropy)
-            next_root, sending_key, next_sending = self.suite.kdf_root(root, self.suite.dh(secret, header.key))
-            sent = self.sending
-            length, sent_before = (0, 0) if sent is None else (sent.n, sent.start + sent.n)
-            sending = SendingChain(sending_key, self.next_sending, 0, length, sent_before)
-            turn = Turn(next_root, secret, public, sending, next_sending, next_receiving, past)
-            oldest_kept = past[0].serial if past else serial
-            evicted = self._evictions(len(added), now_ms, limits, oldest_kept)
-            return OpenDelta(receiving, turn, added, None, evicted, now_ms)
+            past, evicted = staying(past, self.skipped, evictions(self.skipped, len(added), now_ms, limits))
+            turn = turn_of(
+                self.suite,
+                entropy,
+                now_ms,
+                root=root,
+                peer_key=header.key,
+                half=half if item is None else half.take(item, entropy),
+                sent=self.sending,
+                header_key=self.next_sending,
+                next_receiving=next_receiving,
+                past=past,
+            )
+            return OpenDelta(receiving, turn, added, None, evicted, self.numbers(evicted), now_ms)
 
-        return Opened(plaintext, header, start + header.n, message_key, finish)
+        return Opened(plaintext, header, start + header.n, message_key, finish, half)
 
     def _open_skipped(
         self, serial: int, start: int, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits
@@ -330,41 +361,22 @@ class Ratchet(Redacted):
             raise DuplicateMessage
         message_key = kept[0]
         plaintext = self.suite.open_body(message_key, frame, context)
-        delta = OpenDelta(None, None, _NOTHING, at, _NOTHING, now_ms)
-        return Opened(plaintext, header, start + header.n, message_key, delta)
+        delta = OpenDelta(None, None, NOTHING, at, NOTHING, NOTHING, now_ms)
+        return Opened(plaintext, header, start + header.n, message_key, delta, self.epochs)
 
-    def _skip(
-        self, chain_key: ChainKey, serial: int, n: int, until: int
-    ) -> tuple[ChainKey, list[tuple[SkippedAt, MessageKey]]]:
-        """Return the chain key at number `until`, and the message keys of n .. until - 1."""
-        skipped: list[tuple[SkippedAt, MessageKey]] = []
-        kdf_chain = self.suite.kdf_chain
-        for number in range(n, until):
-            chain_key, message_key = kdf_chain(chain_key)
-            skipped.append(((serial, number), message_key))
-        return chain_key, skipped
-
-    def _evictions(self, adding: int, now_ms: int, limits: Limits, oldest_kept: int = -1) -> Sequence[SkippedAt]:
-        """Return which kept keys go: too old, of a chain that is no longer kept, or over the number, oldest first."""
-        if not self.skipped:
-            return _NOTHING
-        horizon = now_ms - limits.skipped_key_lifetime_seconds * 1000
-        evicted: list[SkippedAt] = []
-        for at, (_, kept_at_ms) in self.skipped.items():
-            # Oldest first, and chains in their order: behind the first that stays, all stay.
-            if (
-                kept_at_ms >= horizon
-                and at[0] >= oldest_kept
-                and (len(self.skipped) - len(evicted) + adding <= limits.skipped_keys_per_session)
-            ):
-                break
-            evicted.append(at)
-        return evicted
+    def numbers(self, kept: Collection[SkippedAt]) -> Sequence[int]:
+        """Return the running numbers of messages that keys are kept for."""
+        if not kept:
+            return NOTHING
+        starts = {chain.serial: chain.start for chain in self.past}
+        if self.receiving is not None:
+            starts[self.receiving.serial] = self.receiving.start
+        return tuple(starts[serial] + n for serial, n in kept)
 
     def expired_keys(self, now_ms: int, limits: Limits) -> OpenDelta | None:
         """Return the delta that removes the skipped keys past their lifetime, or `None` if there are none."""
-        evicted = self._evictions(0, now_ms, limits)
-        return OpenDelta(None, None, _NOTHING, None, evicted, now_ms) if evicted else None
+        evicted = evictions(self.skipped, 0, now_ms, limits)
+        return OpenDelta(None, None, NOTHING, None, evicted, self.numbers(evicted), now_ms) if evicted else None
 
     def apply(self, delta: OpenDelta) -> None:
         """Commit what `Opened.delta` returned. Once more changes nothing."""
@@ -386,3 +398,6 @@ class Ratchet(Redacted):
             self.next_sending = turn.next_sending
             self.next_receiving = turn.next_receiving
             self.past = turn.past
+            self.epochs = turn.epochs
+        elif delta.epochs is not None:
+            self.epochs = delta.epochs

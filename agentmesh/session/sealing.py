@@ -17,11 +17,13 @@ from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import Disclosure
 from agentmesh.session.chains import Turn
 from agentmesh.session.content import REASON_MAX_BYTES, pad_close, pad_data, pad_signal
+from agentmesh.session.epochs import Half
 from agentmesh.session.established import MessageSent, MessageTaken, Session
 from agentmesh.session.indices import IndexRange, Indices
 
 SealedStep = tuple[Sealed, MessageSent]
 _NO_RANGES: Final[tuple[IndexRange, ...]] = ()
+_NO_ITEM: Final[tuple[bytes, Half | None]] = (b"", None)
 
 
 def seal_data(
@@ -70,13 +72,14 @@ def seal_data(
     if index > COUNTER_MAX:
         raise ChainExhausted
     ack = acknowledged_ranges(session.received) if acknowledge else _NO_RANGES
-    padded = pad_data(index, named, data, ack=ack)
-    return _seal(
-        session, padded, index, now_ms, entropy, disclosable=disclosable, data_sent=index, acknowledges=bool(ack)
-    )
+    item, half = _NO_ITEM
+    if session.ratchet.begins_chain:
+        item, half = session.ratchet.item_out(now_ms, entropy, limits)
+    padded = pad_data(index, named, data, item, ack)
+    return _seal(session, padded, index, now_ms, entropy, index, disclosable, bool(ack), half)
 
 
-def seal_signal(session: Session, *, now_ms: int, entropy: Entropy) -> SealedStep:
+def seal_signal(session: Session, *, now_ms: int, limits: Limits, entropy: Entropy) -> SealedStep:
     """Return (a signal, sealed; the change that it makes): which data messages of the peer were opened, and no data.
 
     Allowed whatever the conditions say. It has no number.
@@ -88,8 +91,9 @@ def seal_signal(session: Session, *, now_ms: int, entropy: Entropy) -> SealedSte
     ack = acknowledged_ranges(session.received)
     if not ack or not session.may_send(now_ms):
         raise SessionNotOpen
-    padded = pad_signal(ack=ack)
-    return _seal(session, padded, 0, now_ms, entropy, session.data_sent, False, True)
+    item, half = session.ratchet.item_out(now_ms, entropy, limits)
+    padded = pad_signal(item, ack)
+    return _seal(session, padded, 0, now_ms, entropy, session.data_sent, False, True, half)
 
 
 def seal_close(session: Session, reason: str, *, now_ms: int, entropy: Entropy) -> SealedStep:
@@ -143,6 +147,7 @@ def _seal(
     data_sent: int,
     disclosable: bool = False,
     acknowledges: bool = False,
+    half: Half | None = None,
     own_close_at_ms: int | None = None,
     turn: Turn | None = None,
 ) -> SealedStep:
@@ -152,4 +157,5 @@ def _seal(
     message, message_key, sending = session.ratchet.seal(padded, context, nonce, turn)
     envelope = build_behind(head, facts.session_id, *message)
     disclosure = Disclosure(facts.th + message_key) if disclosable else None
-    return Sealed(envelope, number, disclosure), MessageSent(session, sending, data_sent, own_close_at_ms, acknowledges)
+    sent = MessageSent(session, sending, half, data_sent, own_close_at_ms, acknowledges)
+    return Sealed(envelope, number, disclosure), sent

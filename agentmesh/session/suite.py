@@ -1,6 +1,6 @@
 """The one suite of version 1: what the ratchet runs on (docs/protocol.md, sections 1 and 6).
 
-    message  = nonce (24) || secretbox(header, nonce, header key) (56) || kc (32) || secretbox(padded, nonce, ek)
+    message  = nonce (24) || secretbox(header, nonce, header key) (60) || kc (32) || secretbox(padded, nonce, ek)
     ek || kc = kdf(mk, am1-message, nonce || sealed header || context, 64)
 
 Both boxes use one nonce under two keys. The commitment kc is compared before the box is opened.
@@ -17,10 +17,10 @@ from agentmesh.primitives._labels import CHAIN, MESSAGE, RATCHET_CHAIN, RATCHET_
 from agentmesh.primitives.aead import COMMITMENT_BYTES
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.ratchet import RatchetHeader, Suite
+from agentmesh.session.needs import RatchetHeader, Suite
 
 _HALVES: Final = Struct("32s32s")
-_HEADER: Final = Struct(">32sII")  # ratchet key, pn, n
+_HEADER: Final = Struct(">32sIII")  # ratchet key, epoch, pn, n
 _PARTS: Final = Struct(f"{_crypto.NONCE_BYTES}s{_HEADER.size + _crypto.TAG_BYTES}s{COMMITMENT_BYTES}s")
 MESSAGE_OVERHEAD_BYTES: Final = _PARTS.size + _crypto.TAG_BYTES
 

@@ -47,6 +47,14 @@ class SharedEntropy(SeededEntropy):
         super().__init__(seed)
         self._kem_keys = kem_keys
 
+    def token(self, size: int, /) -> bytes:
+        """Return the next `size` bytes. A draw as long as an ML-KEM seed is one: its key is known from now on."""
+        draw = super().token(size)
+        if size == _crypto.KEM_SEED_BYTES:
+            live = _crypto.kem_key(draw)
+            self._kem_keys[_crypto.kem_public(live)] = live
+        return draw
+
     def encapsulate(self, public_key: bytes, /) -> tuple[bytes, bytes]:
         """Return a ciphertext from the seed, and what its recipient will make of it (FIPS 203's implicit rejection)."""
         live = self._kem_keys.get(public_key)

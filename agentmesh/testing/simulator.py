@@ -26,7 +26,7 @@ from typing import Final, final
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import GapTooLarge, TryAgain
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
-from agentmesh.limits import KEPT_CHAINS, Limits
+from agentmesh.limits import LATE_CHAINS, Limits
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Policy
 from agentmesh.testing.applications import Applications
@@ -83,7 +83,7 @@ class MeshSimulator(Applications):
         step_max_ms: int = 50,
         skew_max_ms: int = 0,
         in_flight_max: int = 256,
-        late_answers_max: int | None = KEPT_CHAINS,
+        late_answers_max: int | None = LATE_CHAINS,
         history_max: int = 10_000,
     ) -> None:
         """Make the agents, and put their bundles on the shelf.
@@ -102,7 +102,7 @@ class MeshSimulator(Applications):
             skew_max_ms: How far an agent's clock is off, at most.
             in_flight_max: How many envelopes the network holds under way, and how many put aside.
             late_answers_max: How many envelopes may overtake one that goes the other way. The default keeps what is
-                late inside the past turns that a ratchet remembers; with `None` such messages can be lost.
+                late inside the turns that a ratchet waits for; with `None` such messages can be lost.
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
 
         Raises:

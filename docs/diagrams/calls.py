@@ -16,7 +16,7 @@ from attrs import define, field
 
 import agentmesh
 from agentmesh.primitives import _crypto
-from agentmesh.session.ratchet import Suite
+from agentmesh.session.needs import Suite
 from agentmesh.session.suite import SUITE
 
 PACKAGE = Path(agentmesh.__file__).parent

@@ -59,8 +59,8 @@ from agentmesh.limits import COUNTER_MAX
 from agentmesh.primitives.keys import MessageKey
 from agentmesh.primitives.padding import pad
 from agentmesh.session.established import Session
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.pending import Undecided
-from agentmesh.session.ratchet import RatchetHeader
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish, established_pair, with_header
 
@@ -137,7 +137,12 @@ def with_ratchet_header(sender: Agent, receiver: Agent, **fields: Any) -> bytes:
     facts, ratchet = session.facts, session.ratchet
     chain = ratchet.sending
     assert chain is not None
-    genuine = {"key": ratchet.public, "previous_length": chain.previous_length, "n": chain.n}
+    genuine = {
+        "key": ratchet.public,
+        "epoch": ratchet.epochs.epoch,
+        "previous_length": chain.previous_length,
+        "n": chain.n,
+    }
     header = facts.header(Kind.MESSAGE, sender._core.now_ms())
     message_key = ratchet.suite.kdf_chain(chain.key)[1]
     parts = ratchet.suite.seal(
@@ -218,7 +223,7 @@ def test_every_prefix_and_every_appended_byte_is_refused() -> None:
         assert refuse_somehow(pair.bob, envelope + bytes([byte])) is Malformed
     for length in range(len(outer.body)):
         error = refuse_somehow(pair.bob, build(outer.header_bytes, outer.body[:length]))
-        assert error is (Malformed if length < 16 + 128 else DecryptionFailed) or length < 16
+        assert error is (Malformed if length < 16 + 132 else DecryptionFailed) or length < 16
     for byte in range(256):
         assert refuse_somehow(pair.bob, build(outer.header_bytes, outer.body, bytes([byte]))) is DecryptionFailed
     assert pair.bob.export_state() == before
@@ -226,7 +231,7 @@ def test_every_prefix_and_every_appended_byte_is_refused() -> None:
 
 
 # nonce, sealed header, commitment, tag, box
-CUTS = (0, 16, 40, 96, 128, 144)
+CUTS = (0, 16, 40, 100, 132, 148)
 
 
 @pytest.mark.parametrize("turn_between", [False, True], ids=["one chain", "two chains"])
@@ -683,7 +688,7 @@ def test_late_messages_survive_forgeries_of_each_of_their_headers() -> None:
     assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"overtook them all").envelope) == b"overtook them all"
     for envelope in late:
         outer = OuterEnvelope.parse(envelope)
-        for end in (96, 128, len(outer.body) - 1):  # from the commitment, the tag or the last byte on, other bytes
+        for end in (100, 132, len(outer.body) - 1):  # from the commitment, the tag or the last byte on, other bytes
             forged = outer.body[:end] + bytes(byte ^ 0x55 for byte in outer.body[end:])
             refuse(pair.bob, build(outer.header_bytes, forged), DecryptionFailed)
     assert [delivered(pair.bob, envelope) for envelope in late] == [b"late %d" % number for number in range(30)]
@@ -768,7 +773,7 @@ def test_an_authentic_first_message_that_is_no_accept(plaintext: bytes) -> None:
             chain.header_key,
             # The chain's first key is gone from the session; the root gives it again.
             first_key(undecided, session) if n == 0 else SUITE.kdf_chain(chain.key)[1],
-            RatchetHeader(session.ratchet.public, 0, n),
+            RatchetHeader(session.ratchet.public, 0, 0, n),
             session.facts.context(header),
             pad(plaintext),
             os.urandom(24),
@@ -820,7 +825,7 @@ def test_an_accept_far_ahead_is_refused_with_its_session() -> None:
     parts = ratchet.suite.seal(
         chain.header_key,
         ratchet.suite.kdf_chain(chain.key)[1],
-        RatchetHeader(ratchet.public, 0, 5000),
+        RatchetHeader(ratchet.public, 0, 0, 5000),
         facts.context(header),
         pad(b"\x01"),
         os.urandom(24),

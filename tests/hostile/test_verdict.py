@@ -58,6 +58,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey, X25519Secret
 from agentmesh.primitives.padding import unpad
 from agentmesh.session.chains import SendingChain
+from agentmesh.session.epochs import Answering
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 
@@ -283,6 +284,7 @@ def test_low_order_and_non_canonical_ratchet_keys_of_an_accept_are_refused(asked
             None,
             next_sending,
             undecided.header_key_ab,
+            Answering(),
         )
         with asked.forge.refused(asked.alice, BadPoint):
             asked.alice.receive(asked.accept(ratchet=ratchet))

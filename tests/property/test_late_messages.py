@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from agentmesh import Agent, Limits, MessageReceived, RemoteError
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import DecryptionFailed, DuplicateMessage, GapTooLarge
-from agentmesh.limits import KEPT_CHAINS
+from agentmesh.limits import KEPT_CHAINS, LATE_CHAINS
 from agentmesh.primitives import _crypto
 from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.testing import Pair, established_pair, with_body
 from agentmesh.testing import strategies as am
 
-HEADER_ENDS = SESSION_ID_BYTES + 24 + 56
+HEADER_ENDS = SESSION_ID_BYTES + 24 + 60
 FAR_AHEAD = 10_000
 STEP_LIMIT = Limits().skipped_keys_per_step
 PRIMITIVES = (
@@ -68,7 +68,7 @@ def with_copied_header(envelope: bytes, random: Random) -> bytes:
 
 def with_random_header(envelope: bytes, random: Random) -> bytes:
     body = OuterEnvelope.parse(envelope).body
-    return with_body(envelope, body[:SESSION_ID_BYTES] + random.randbytes(80) + body[HEADER_ENDS:])
+    return with_body(envelope, body[:SESSION_ID_BYTES] + random.randbytes(84) + body[HEADER_ENDS:])
 
 
 def turn(pair: Pair) -> None:
@@ -145,7 +145,7 @@ def test_messages_of_all_kept_chains_arrive_in_any_order(chains: list[int], orde
 
 @pytest.fixture
 def busy_pair() -> Pair:
-    """Two agents with as many kept chains as there can be, and a late message in each."""
+    """Two agents with as many kept chains as there are in any case, one before them, and a late message in each."""
     pair = established_pair()
     for _ in range(KEPT_CHAINS + 2):
         pair.alice.send(pair.bob.did, b"late")
@@ -161,8 +161,21 @@ def test_a_random_header_derives_nothing(busy_pair: Pair, calls: Counter[str]) -
         forged = with_random_header(genuine, random)
         calls.clear()
         assert_refused(bob, forged, DecryptionFailed)
-        assert calls == {"secretbox_try_open": KEPT_CHAINS + 2}
+        assert calls == {"secretbox_try_open": KEPT_CHAINS + 3}
     assert data_of(bob, genuine) == b"genuine"
+
+
+def test_a_random_header_costs_an_opening_for_each_lossy_chain_and_71_at_most(calls: Counter[str]) -> None:
+    pair, random = established_pair(), Random("lossy")
+    for _ in range(KEPT_CHAINS + LATE_CHAINS + 3):
+        pair.alice.send(pair.bob.did, b"lost")
+        turn(pair)
+    genuine = pair.alice.send(pair.bob.did, b"genuine").envelope
+    forged = with_random_header(genuine, random)
+    calls.clear()
+    assert_refused(pair.bob, forged, DecryptionFailed)
+    assert calls == {"secretbox_try_open": 71}
+    assert data_of(pair.bob, genuine) == b"genuine"
 
 
 def test_a_copied_header_costs_its_gap_and_stores_nothing(busy_pair: Pair, calls: Counter[str]) -> None:

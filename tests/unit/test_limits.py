@@ -31,6 +31,7 @@ def test_the_protocol_s_constants() -> None:
         "PENDING_GRACE_MS": 24 * 3_600_000,
         "LATE_WINDOW_MS": 600_000,
         "KEPT_CHAINS": 5,
+        "LATE_CHAINS": 64,
         "OPEN_SESSIONS_PER_PEER": 5,
         "DID_MAX_BYTES": 128,
         "SCORE_MAX": 1000,

@@ -33,11 +33,12 @@ from agentmesh.errors import (
     Malformed,
     RemoteError,
 )
-from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, Limits
+from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import OpenDelta, ReceivingChain, SendingChain
-from agentmesh.session.ratchet import Opened, Ratchet, RatchetHeader, Suite
+from agentmesh.session.needs import RatchetHeader, Suite
+from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import SeededEntropy
 
@@ -88,7 +89,7 @@ def toy_mask(message_key: bytes, nonce: bytes, size: int) -> bytes:
 def toy_seal(
     _name: HeaderKey, message_key: MessageKey, header: RatchetHeader, context: bytes, plaintext: bytes, nonce: bytes
 ) -> tuple[bytes, ...]:
-    clear = header.key + header.previous_length.to_bytes(4, "big") + header.n.to_bytes(4, "big")
+    clear = header.key + b"".join(number.to_bytes(4, "big") for number in header[1:])
     mask = toy_mask(message_key, nonce, len(plaintext))
     hidden = bytes(a ^ b for a, b in zip(plaintext, mask, strict=True))
     return clear, nonce, toy_hash(b"tag", message_key, clear, nonce, context, hidden), hidden
@@ -103,17 +104,14 @@ class ToyFrame(NamedTuple):
 
 def toy_parse(message: bytes, start: int) -> ToyFrame:
     message = message[start:]
-    if len(message) < 96:
+    if len(message) < 100:
         raise Malformed
-    return ToyFrame(message[:40], message[40:64], message[64:96], message[96:])
+    return ToyFrame(message[:44], message[44:68], message[68:100], message[100:])
 
 
 def toy_open_header(name: HeaderKey, frame: ToyFrame) -> RatchetHeader | None:
-    header = RatchetHeader(
-        X25519PublicKey(frame.clear[:32]),
-        int.from_bytes(frame.clear[32:36], "big"),
-        int.from_bytes(frame.clear[36:], "big"),
-    )
+    numbers = [int.from_bytes(frame.clear[at : at + 4], "big") for at in (32, 36, 40)]
+    header = RatchetHeader(X25519PublicKey(frame.clear[:32]), *numbers)
     return header if name in (TOY_ANY, header.key) else None
 
 
@@ -171,20 +169,7 @@ class Side:
 
     def copy(self, seed: str) -> Side:
         """Return what a thief of the whole state has; its randomness is its own."""
-        old = self.ratchet
-        stolen = Ratchet(
-            old.suite,
-            old.root,
-            old.secret,
-            old.public,
-            old.sending,
-            old.receiving,
-            old.next_sending,
-            old.next_receiving,
-            old.past,
-            dict(old.skipped),
-        )
-        side = Side(stolen, seed, self.limits)
+        side = Side(self.ratchet.copy(), seed, self.limits)
         side.now_ms = self.now_ms
         return side
 
@@ -232,7 +217,7 @@ def conversing(suite: Suite, seed: object = 0, limits: Limits = LIMITS, turns: i
 
 def snapshot(value: Any) -> Any:
     """Return all of a state, as values that can be compared."""
-    if value is None or isinstance(value, bytes | int | Suite):
+    if value is None or isinstance(value, bytes | int | str | Suite):
         return value
     if isinstance(value, dict):
         return [(snapshot(key), snapshot(item)) for key, item in value.items()]
@@ -249,7 +234,15 @@ def header_of(receiver: Side, message: bytes) -> RatchetHeader:
     return next(header for name in names if (header := ratchet.suite.open_header(name, frame)) is not None)
 
 
-def forged(sender: Side, *, key: bytes | None = None, pn: int | None = None, n: int, plaintext: bytes = b"!") -> bytes:
+def forged(
+    sender: Side,
+    *,
+    key: bytes | None = None,
+    epoch: int | None = None,
+    pn: int | None = None,
+    n: int,
+    plaintext: bytes = b"!",
+) -> bytes:
     """Return a message that the peer itself would make with a header that lies: sealed with its own keys.
 
     The body's key is the right one where the number is near the chain's.
@@ -260,7 +253,10 @@ def forged(sender: Side, *, key: bytes | None = None, pn: int | None = None, n: 
     for _ in range(n - chain.n if 0 <= n - chain.n <= 5000 else 0):
         chain_key, message_key = suite.kdf_chain(chain_key)
     header = RatchetHeader(
-        sender.ratchet.public if key is None else X25519PublicKey(key), chain.previous_length if pn is None else pn, n
+        sender.ratchet.public if key is None else X25519PublicKey(key),
+        sender.ratchet.epochs.epoch if epoch is None else epoch,
+        chain.previous_length if pn is None else pn,
+        n,
     )
     return b"".join(suite.seal(chain.header_key, message_key, header, CONTEXT, plaintext, os.urandom(24)))
 
@@ -319,14 +315,14 @@ class Reference:
     def seal(self, plaintext: bytes, context: bytes = CONTEXT) -> bytes:
         self.cks, mk = self.kdf_chain(self.cks)
         nonce = self.rng.randbytes(24)
-        header = self.dhs_public + self.pn.to_bytes(4, "big") + self.ns.to_bytes(4, "big")
+        header = self.dhs_public + bytes(4) + self.pn.to_bytes(4, "big") + self.ns.to_bytes(4, "big")
         sealed_header = crypto_secretbox_easy(header, nonce, self.hks)
         derived = blake(mk, b"am1-message", nonce + sealed_header + context, 64)
         self.ns += 1
         return nonce + sealed_header + derived[32:] + crypto_secretbox_easy(plaintext, nonce, derived[:32])
 
     def open(self, message: bytes, context: bytes = CONTEXT) -> bytes:
-        nonce, sealed_header, kc, box = message[:24], message[24:80], message[80:112], message[112:]
+        nonce, sealed_header, kc, box = message[:24], message[24:84], message[84:116], message[116:]
         for (header_key, n), mk in self.skipped.items():
             header = self.try_header(header_key, nonce, sealed_header)
             if header is not None and header[2] == n:
@@ -351,7 +347,8 @@ class Reference:
             clear = crypto_secretbox_open_easy(sealed, nonce, header_key)
         except CryptoError:
             return None
-        return clear[:32], int.from_bytes(clear[32:36], "big"), int.from_bytes(clear[36:], "big")
+        assert clear[32:36] == bytes(4)  # nothing is mixed where nothing is offered
+        return clear[:32], int.from_bytes(clear[36:40], "big"), int.from_bytes(clear[40:], "big")
 
     @staticmethod
     def open_body(mk: bytes, nonce: bytes, sealed_header: bytes, kc: bytes, box: bytes, context: bytes) -> bytes:
@@ -391,16 +388,14 @@ def test_an_independent_implementation_converses_with_ours(ours_knocks: bool, se
         sender = rng.randrange(2)
         if rng.random() < 0.5 and wires[sender]:
             message, plaintext = wires[sender].pop(rng.randrange(len(wires[sender])))
-            # Past five chains ours has let go; the reference keeps all.
             assert peers[sender].open(message) == plaintext
         elif sender == 0 or number or rng.random() < 0.5:
             plaintext = rng.randbytes(rng.randrange(100))
             wires[1 - sender].append((peers[sender].seal(plaintext), plaintext))
-        if len(wires[0]) + len(wires[1]) > 4:  # keeps everything within the chains that ours keeps
-            for receiver in (0, 1):
-                while wires[receiver]:
-                    message, plaintext = wires[receiver].pop(rng.randrange(len(wires[receiver])))
-                    assert peers[receiver].open(message) == plaintext
+    for receiver in (0, 1):
+        while wires[receiver]:
+            message, plaintext = wires[receiver].pop(rng.randrange(len(wires[receiver])))
+            assert peers[receiver].open(message) == plaintext
 
 
 # --- delivery, whatever the network does -----------------------------------------------------------------------------
@@ -414,20 +409,27 @@ class Sent(NamedTuple):
 
 
 class Model:
-    """What a receiver must do with each message, said without any cryptography."""
+    """What a receiver must do with each message, said without any cryptography.
+
+    A chain before the last five goes at the first turn at which nothing of it is missing.
+    """
 
     def __init__(self) -> None:
         self.current = -1
         self.opened: set[tuple[int, int]] = set()
+        self.gone: set[int] = set()
 
     def expects(self, sent: Sent) -> type[AgentMeshError] | None:
-        if sent.chain < self.current - KEPT_CHAINS:
+        if sent.chain in self.gone:
             return DecryptionFailed
         return DuplicateMessage if (sent.chain, sent.n) in self.opened else None
 
-    def took(self, sent: Sent) -> None:
+    def took(self, sent: Sent, wire: list[Sent]) -> None:
         self.opened.add((sent.chain, sent.n))
-        self.current = max(self.current, sent.chain)
+        if sent.chain > self.current:
+            self.current = sent.chain
+            missing = {each.chain for each in wire if (each.chain, each.n) not in self.opened}
+            self.gone |= set(range(self.current - KEPT_CHAINS)) - missing
 
 
 @BOTH
@@ -459,7 +461,7 @@ def test_every_message_opens_once_in_any_order_and_nothing_else_does(
         error = model.expects(sent)
         if error is None:
             assert side.open(sent.message) == sent.plaintext
-            model.took(sent)
+            model.took(sent, wires[receiver])
         elif suite is TOY and error is DecryptionFailed:
             # Headers in clear: a chain that was let go looks like a new one, until its body fails.
             before = snapshot(side.ratchet)
@@ -499,26 +501,46 @@ def test_ping_pong_and_late_messages_across_turns(suite: Suite) -> None:
 
 
 @BOTH
-def test_a_message_is_kept_for_five_chains_and_then_lost(suite: Suite) -> None:
+@pytest.mark.parametrize("turns", [KEPT_CHAINS, KEPT_CHAINS + 1, 40])
+def test_a_message_opens_however_many_turns_it_is_late(suite: Suite, turns: int) -> None:
     a, b = conversing(suite)
-    held = a.seal(b"held back")
-    other = a.seal(b"held back too")
-    for _ in range(KEPT_CHAINS + 1):
+    held, other = a.seal(b"held back"), a.seal(b"held back too")
+    for _ in range(turns):
         b.open(a.seal(b"ping"))
         a.open(b.seal(b"pong"))
-    # The chain that the two stand in is the fifth before the current one.
     assert b.open(other) == b"held back too"
-    assert len(b.ratchet.skipped) == 1
-    lost = b.take(a.seal(b"one turn more"))
-    assert len(lost.evicted) == 1
-    assert not b.ratchet.skipped
-    assert len(b.ratchet.past) == KEPT_CHAINS
-    if suite is SUITE:
-        b.refuses(held, DecryptionFailed)
-    else:
+    b.refuses(other, DuplicateMessage)
+    assert not b.take(a.seal(b"one turn more")).evicted
+    b.refuses(other, DuplicateMessage)
+    assert b.open(held) == b"held back"
+    b.refuses(held, DuplicateMessage)
+    a.open(b.seal(b"pong"))
+    assert b.open(a.seal(b"the chain goes on")) == b"the chain goes on"
+    if turns >= KEPT_CHAINS:  # nothing of the chain is awaited any more, so it went at the turn
+        assert len(b.ratchet.past) == KEPT_CHAINS
         with pytest.raises(RemoteError):
             b.look(held)
-    assert b.open(a.seal(b"the chain goes on")) == b"the chain goes on"
+
+
+@BOTH
+def test_of_the_chains_that_late_messages_are_awaited_of_the_newest_stay(suite: Suite) -> None:
+    a, b = conversing(suite)
+    held, lost = [], []
+    for turn in range(KEPT_CHAINS + LATE_CHAINS + 10):
+        held.append([a.seal(b"%d.%d" % (turn, number)) for number in range(2)])
+        lost.append(list(b.take(a.seal(b"ping")).lost))
+        a.open(b.seal(b"pong"))
+        assert len(b.ratchet.past) == min(turn, KEPT_CHAINS + LATE_CHAINS)
+    # Each turn past the limit evicts the keys of one chain and names their numbers: three messages a chain, and one
+    # that `conversing` opened before them in the first.
+    assert lost == [[]] * (KEPT_CHAINS + LATE_CHAINS + 1) + [[3 * chain + 1, 3 * chain + 2] for chain in range(9)]
+    for turn, pair in enumerate(held):
+        for number, message in enumerate(pair):
+            if turn < 9:
+                with pytest.raises(RemoteError):
+                    b.look(message)
+            else:
+                assert b.open(message) == b"%d.%d" % (turn, number)
 
 
 @BOTH
@@ -682,6 +704,20 @@ def test_a_random_header_costs_seven_openings_at_most_and_derives_nothing(tail: 
     assert counted.calls == {
         "open_header": 2 + KEPT_CHAINS, "open_body": 0, "dh": 0, "kdf_root": 0, "kdf_chain": 0, "key_pair": 0
     }  # fmt: skip
+
+
+def test_a_random_header_costs_an_opening_more_for_each_chain_that_late_messages_are_awaited_of() -> None:
+    a, b, counted = counted_pair(SUITE, 1)
+    for turn in range(KEPT_CHAINS + LATE_CHAINS + 10):
+        a.seal(b"lost")
+        b.open(a.seal(b"ping"))
+        a.open(b.seal(b"pong"))
+        counted.calls.update(dict.fromkeys(counted.calls, 0))
+        b.refuses(os.urandom(300), DecryptionFailed)
+        assert counted.calls == {
+            "open_header": 2 + min(turn, KEPT_CHAINS + LATE_CHAINS),
+            "open_body": 0, "dh": 0, "kdf_root": 0, "kdf_chain": 0, "key_pair": 0,
+        }  # fmt: skip
 
 
 @BOTH
@@ -972,7 +1008,7 @@ def expecting(side: Side, n: int) -> None:
     chain = side.ratchet.receiving
     assert chain is not None
     side.ratchet.receiving = ReceivingChain(
-        chain.key, chain.header_key, chain.peer_key, n, chain.previous_length, chain.start, chain.serial
+        chain.key, chain.header_key, chain.peer_key, chain.epoch, n, chain.previous_length, chain.start, chain.serial
     )
 
 
@@ -992,7 +1028,7 @@ def test_a_chain_ends_before_its_counter_wraps(suite: Suite) -> None:
     # A turn of the peer begins a new chain, and the old one's length still fits its field.
     assert a.open(b.seal(b"turn")) == b"turn"
     message = a.seal(b"a new chain")
-    assert header_of(b, message) == RatchetHeader(a.ratchet.public, COUNTER_MAX, 0)
+    assert header_of(b, message) == RatchetHeader(a.ratchet.public, 0, COUNTER_MAX, 0)
     opened = b.look(message)
     assert opened.plaintext == b"a new chain"
     assert opened.number == COUNTER_MAX

@@ -13,7 +13,7 @@ from agentmesh.errors import BadPoint, DecryptionFailed, Malformed
 from agentmesh.limits import COUNTER_MAX
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
 
@@ -21,7 +21,7 @@ brisk = settings(max_examples=max(1, settings().max_examples // 2))
 keys = st.binary(min_size=32, max_size=32)
 nonces = st.binary(min_size=24, max_size=24)
 counters = st.integers(0, COUNTER_MAX)
-headers = st.builds(RatchetHeader, keys.map(X25519PublicKey), counters, counters)
+headers = st.builds(RatchetHeader, keys.map(X25519PublicKey), counters, counters, counters)
 
 
 def blake(key: bytes, label: bytes, data: bytes, size: int) -> bytes:
@@ -40,7 +40,7 @@ def sealed(
     return b"".join(SUITE.seal(HeaderKey(header_key), MessageKey(message_key), header, context, plaintext, nonce))
 
 
-HEADER = RatchetHeader(X25519PublicKey(b"k" * 32), 3, 7)
+HEADER = RatchetHeader(X25519PublicKey(b"k" * 32), 2, 3, 7)
 
 
 @given(headers, keys, keys, st.binary(max_size=80), st.binary(max_size=200), nonces)
@@ -49,12 +49,14 @@ def test_the_form_of_a_message_is_the_protocols(
     header: RatchetHeader, header_key: bytes, message_key: bytes, context: bytes, plaintext: bytes, nonce: bytes
 ) -> None:
     message = sealed(header, plaintext, header_key=header_key, message_key=message_key, context=context, nonce=nonce)
-    clear = header.key + header.previous_length.to_bytes(4, "big") + header.n.to_bytes(4, "big")
+    clear = header.key + b"".join(
+        number.to_bytes(4, "big") for number in (header.epoch, header.previous_length, header.n)
+    )
     sealed_header = crypto_secretbox_easy(clear, nonce, header_key)
     derived = blake(message_key, b"am1-message", nonce + sealed_header + context, 64)
     box = crypto_secretbox_easy(plaintext, nonce, derived[:32])
     assert message == nonce + sealed_header + derived[32:] + box
-    assert len(message) == MESSAGE_OVERHEAD_BYTES + len(plaintext) == 128 + len(plaintext)
+    assert len(message) == MESSAGE_OVERHEAD_BYTES + len(plaintext) == 132 + len(plaintext)
 
 
 @given(headers, keys, keys, st.binary(max_size=80), st.binary(max_size=200), nonces, st.integers(0, 40))
@@ -74,7 +76,7 @@ def test_what_is_sealed_opens_wherever_it_begins(
     assert SUITE.open_body(MessageKey(message_key), frame, context) == plaintext
 
 
-@given(keys, keys)
+@given(keys, keys | st.binary(min_size=64, max_size=64))  # an agreement, or one with the secret of an epoch behind it
 def test_the_derivations_are_the_protocols(key: bytes, shared: bytes) -> None:
     root, chain, header = SUITE.kdf_root(RootKey(key), shared)
     assert root == blake(key, b"am1-ratchet-root", shared, 32)
@@ -126,7 +128,7 @@ def test_every_flipped_bit_fails_the_body() -> None:
         flipped = bytearray(message)
         flipped[bit // 8] ^= 1 << bit % 8
         frame = SUITE.parse(bytes(flipped), 0)
-        if bit < 8 * 80:  # nonce and sealed header
+        if bit < 8 * 84:  # nonce and sealed header
             assert SUITE.open_header(HeaderKey(b"h" * 32), frame) is None
         with pytest.raises(DecryptionFailed):
             SUITE.open_body(MessageKey(b"m" * 32), frame, b"context")
@@ -155,7 +157,7 @@ def test_header_and_context_cannot_trade_bytes() -> None:
 
 def test_the_body_is_bound_to_its_header() -> None:
     one, two = sealed(HEADER, nonce=b"1" * 24), sealed(HEADER._replace(n=8), nonce=b"1" * 24)
-    for spliced in (one[:80] + two[80:], two[:80] + one[80:], one[:112] + two[112:]):
+    for spliced in (one[:84] + two[84:], two[:84] + one[84:], one[:116] + two[116:]):
         with pytest.raises(DecryptionFailed):
             SUITE.open_body(MessageKey(b"m" * 32), SUITE.parse(spliced, 0), b"context")
 
@@ -172,11 +174,11 @@ def test_a_box_that_opens_without_its_commitment_is_refused(
         return
     message = sealed(HEADER, plaintext, message_key=mine, nonce=nonce)
     foreign = sealed(HEADER, plaintext, message_key=other, nonce=nonce)
-    assert message[:80] == foreign[:80]
+    assert message[:84] == foreign[:84]
     # The box alone opens under the one key, the commitment alone names the other: neither holder takes it.
-    swapped = SUITE.parse(foreign[:112] + message[112:], 0)
-    derived = blake(mine, b"am1-message", nonce + message[24:80] + b"context", 64)
-    assert crypto_secretbox_open_easy(message[112:], nonce, derived[:32]) == plaintext
+    swapped = SUITE.parse(foreign[:116] + message[116:], 0)
+    derived = blake(mine, b"am1-message", nonce + message[24:84] + b"context", 64)
+    assert crypto_secretbox_open_easy(message[116:], nonce, derived[:32]) == plaintext
     for key in (mine, other):
         with pytest.raises(DecryptionFailed):
             SUITE.open_body(MessageKey(key), swapped, b"context")
@@ -207,5 +209,5 @@ def test_the_commitment_is_compared_first_and_in_constant_time(monkeypatch: pyte
 
 def test_both_boxes_under_one_nonce_have_two_keys() -> None:
     # A header key equal to a message's box key would repeat a keystream; they come from different derivations.
-    message = sealed(HEADER, bytes(40), header_key=b"m" * 32, message_key=b"m" * 32)
-    assert message[40:80] != message[128:168]
+    message = sealed(HEADER, bytes(44), header_key=b"m" * 32, message_key=b"m" * 32)
+    assert message[40:84] != message[132:176]

@@ -37,7 +37,7 @@ from agentmesh.events import AnswerRepeated, SessionRejected
 from agentmesh.handshake.knock import KnockContent, decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass, verify_bundle
 from agentmesh.identity import IdentityKey, parse_did
-from agentmesh.limits import KEPT_CHAINS
+from agentmesh.limits import KEPT_CHAINS, LATE_CHAINS
 from agentmesh.policy import ASK, AskApplication, Decision, Grant
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.chains import OpenDelta
@@ -480,7 +480,7 @@ def test_nothing_is_overtaken_by_more_answers_than_the_chains_that_are_kept() ->
     mesh = acquainted()
     mesh.send("alice", "bob", b"late")
     mesh.delay()
-    take_turns(mesh, KEPT_CHAINS)
+    take_turns(mesh, LATE_CHAINS)
     assert mesh.undelivered("alice", "bob") == (b"late",)
     take_turns(mesh, 1)
     assert mesh.undelivered("alice", "bob") == ()
@@ -489,13 +489,16 @@ def test_nothing_is_overtaken_by_more_answers_than_the_chains_that_are_kept() ->
 
 def test_without_that_bound_a_message_is_lost_and_the_recipient_says_so() -> None:
     mesh = acquainted(late_answers_max=None)
-    mesh.send("alice", "bob", b"late")
-    mesh.delay()
-    take_turns(mesh, KEPT_CHAINS + 2)
+    for turn in range(LATE_CHAINS + KEPT_CHAINS + 2):
+        mesh.send("alice", "bob", b"late %d" % turn)
+        mesh.delay(mesh.in_flight - 1)
+        take_turns(mesh, 1)
     mesh.settle()
-    assert mesh.refused("alice", "bob") == ((b"late", DecryptionFailed),)
-    assert mesh.lost("alice", "bob") == 1
-    assert b"late" not in mesh.delivered("alice", "bob")
+    # The two stand in one chain: there is no turn before the responder has heard anything.
+    assert mesh.refused("alice", "bob") == ((b"late 0", DecryptionFailed), (b"late 1", DecryptionFailed))
+    assert mesh.lost("alice", "bob") == 2
+    assert b"late 1" not in mesh.delivered("alice", "bob")
+    assert b"late 2" in mesh.delivered("alice", "bob")
 
 
 def test_losses_are_counted_whoever_tells_of_them() -> None:

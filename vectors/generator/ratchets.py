@@ -10,7 +10,7 @@ from agentmesh.limits import Limits
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey
 from agentmesh.session.chains import SendingChain
-from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
 from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, UNOPENED

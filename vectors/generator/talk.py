@@ -16,7 +16,8 @@ from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X2551
 from agentmesh.primitives.padding import pad
 from agentmesh.session.chains import SendingChain
 from agentmesh.session.established import Session
-from agentmesh.session.ratchet import Ratchet, RatchetHeader
+from agentmesh.session.needs import RatchetHeader
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock

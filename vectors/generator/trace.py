@@ -12,7 +12,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import MESSAGE
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.ratchet import RatchetHeader
+from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.suite import SUITE, Frame
 from generator.world import token
 

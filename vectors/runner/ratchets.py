@@ -6,7 +6,8 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
-from agentmesh.session.ratchet import Ratchet, Suite
+from agentmesh.session.needs import Suite
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from runner.values import Draws, Json, Script, limits_of, unhex
 
