@@ -11,6 +11,7 @@ from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import number_of_actions
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives.keys import SessionId
+from agentmesh.session.epochs import Offering
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import Held, Open
@@ -48,6 +49,9 @@ class SessionStatus:
         allowed_actions: What data messages may carry, or `None`.
         ends_at_ms: When it ends by itself, or `None`.
         closing: This side, or the peer, has closed it, or a fresh KNOCK has taken its place.
+        epoch: How many secrets of ML-KEM were mixed into its keys after the handshake.
+        epoch_turns: For how many chains of this side the epoch has stood; `None` where the peer is the initiator. Where
+            it grows and grows, the peer does not answer offers, or a relay holds back what carries them.
     """
 
     phase: Phase
@@ -67,6 +71,8 @@ class SessionStatus:
     allowed_actions: tuple[str, ...] | None = field(default=None, repr=number_of_actions)
     ends_at_ms: int | None = None
     closing: bool = False
+    epoch: int = 0
+    epoch_turns: int | None = None
 
 
 @frozen(kw_only=True)
@@ -135,6 +141,7 @@ def _ended_status(ended: Ended) -> SessionStatus:
 
 def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus:
     number_in = session.received.last
+    epochs = session.ratchet.epochs
     max_messages = session.conditions.max_messages
     return SessionStatus(
         phase=_phase_now(session, now_ms),
@@ -153,4 +160,6 @@ def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus
         allowed_actions=session.conditions.allowed_actions,
         ends_at_ms=session.deadline_ms,
         closing=(session.own_close_at_ms, session.peer_close, session.superseded_at_ms) != (None, None, None),
+        epoch=epochs.epoch,
+        epoch_turns=epochs.turns if isinstance(epochs, Offering) else None,
     )

@@ -45,11 +45,12 @@ class Part(IntFlag):
     REFERENCES = 8  # of data alone; kept for attachments, and refused until there are some
 
 
-# What a message may carry, by whether it is to the initiator; of either side's, where that is not known.
+# What a message may carry, by whether it is to the initiator; of either side's, where that is not known. Numbers, since
+# the complement of a flag has no bits but those of other flags.
 _ALLOWED: Final = {
-    True: Part.ANSWER | Part.ACK,
-    False: Part.OFFER | Part.ACK,
-    None: Part.OFFER | Part.ANSWER | Part.ACK,
+    True: int(Part.ANSWER | Part.ACK),
+    False: int(Part.OFFER | Part.ACK),
+    None: int(Part.OFFER | Part.ANSWER | Part.ACK),
 }
 
 _DATA: Final = Struct(">BBIB")  # type, parts, index, length of the action

@@ -10,9 +10,11 @@ from agentmesh.agent import Agent
 from agentmesh.engine.core import Clock
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.events import (
+    Delivered,
     Event,
     KnockReceived,
     MessageReceived,
+    PeerAhead,
     PeerClosed,
     RotationDue,
     SessionEstablished,
@@ -56,6 +58,7 @@ class Applications:
         defer_percent: int,
         skew_max_ms: int,
         history_max: int,
+        acknowledge: bool,
     ) -> None:
         if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
             raise ArgumentInvalid("agents")
@@ -78,6 +81,7 @@ class Applications:
                 clock=_skewed(self.clock, self._random.randint(-skew_max_ms, skew_max_ms)),
                 policy=policy,
                 limits=limits,
+                acknowledge=acknowledge,
                 kem_keys=kem_keys,
                 errors=self.errors,
             )
@@ -148,7 +152,7 @@ class Applications:
         if isinstance(sealed, AgentMeshError):
             return False
         session_id = SessionId(split(sealed.envelope)[2][:SESSION_ID_BYTES])
-        self._ledgers[sender, recipient].send(sealed.receipt, session_id, data)
+        self._ledgers[sender, recipient].send(sealed.receipt, session_id, data, sealed.number)
         self._hand_over(sealed)
         return True
 
@@ -200,6 +204,10 @@ class Applications:
                     self._decide(name, event, accept=not self._happens(self._reject_percent))
             elif isinstance(event, SessionRejected):
                 self._ledgers[name, self._name_of[event.peer.did]].reject(event.session_id)
+            elif isinstance(event, Delivered):
+                self._ledgers[name, self._name_of[event.peer.did]].acknowledge(event.session_id, event.indices)
+            elif isinstance(event, PeerAhead):
+                raise AssertionError("what was never sent was acknowledged")
             elif not isinstance(event, StockLow):
                 self._note(self._ledgers[self._name_of[event.peer.did], name], event)
         return None
@@ -208,7 +216,7 @@ class Applications:
         if isinstance(event, MessageReceived | PeerClosed | SkippedKeysExpired):
             incoming.lost += event.lost
         if isinstance(event, MessageReceived):
-            incoming.deliver(event.receipt, event.session_id, event.plaintext)
+            incoming.deliver(event.receipt, event.session_id, event.plaintext, event.number)
         elif isinstance(event, SessionEstablished) and event.early_payload is not None:
             incoming.deliver_early(event.session_id, event.early_payload)
         elif isinstance(event, SessionOver):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TypedDict, TypeVar, Unpack, final
+from typing import NotRequired, TypedDict, TypeVar, Unpack, final
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
@@ -31,6 +31,7 @@ class Surroundings(TypedDict):
     entropy: Entropy
     policy: Policy | None
     limits: Limits | None
+    acknowledge: NotRequired[bool]
 
 
 class Host:
@@ -107,6 +108,7 @@ class WritingHost(Host):
         clock: Clock,
         policy: Policy | None,
         limits: Limits | None,
+        acknowledge: bool,
         kem_keys: KemKeys,
         errors: Counter[type[AgentMeshError]],
     ) -> None:
@@ -114,7 +116,15 @@ class WritingHost(Host):
         self._kem_keys = kem_keys
         self.errors: Counter[type[AgentMeshError]] = errors
         entropy = SharedEntropy(f"{seed}/session", kem_keys)
-        super().__init__(MESH, identity=self._identity, clock=clock, entropy=entropy, policy=policy, limits=limits)
+        super().__init__(
+            MESH,
+            identity=self._identity,
+            clock=clock,
+            entropy=entropy,
+            policy=policy,
+            limits=limits,
+            acknowledge=acknowledge,
+        )
         self._written = self.agent.export_state()
 
     def crash(self) -> None:

@@ -39,6 +39,7 @@ def agent_pair(
     limits: Limits | None = None,
     alice_policy: Policy | None = None,
     bob_policy: Policy | None = None,
+    acknowledge: bool = False,
 ) -> Pair:
     """Return two agents that have never met, with identities that depend on `seed` alone."""
     clock = ManualClock()
@@ -50,6 +51,7 @@ def agent_pair(
             entropy=SeededEntropy(f"{seed}/{name}/session"),
             policy=policy,
             limits=limits,
+            acknowledge=acknowledge,
         )
         for name, policy in (("alice", alice_policy), ("bob", bob_policy))
     ]
@@ -82,8 +84,9 @@ def established_pair(
     conditions: Conditions = UNLIMITED,
     limits: Limits | None = None,
     early_payload: bytes | None = None,
+    acknowledge: bool = False,
 ) -> Pair:
     """Return two agents with one session that Alice began."""
-    pair = agent_pair(seed, limits=limits)
+    pair = agent_pair(seed, limits=limits, acknowledge=acknowledge)
     establish(pair.alice, pair.bob, conditions=conditions, early_payload=early_payload)
     return pair

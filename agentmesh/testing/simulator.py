@@ -23,12 +23,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, final
 
+from agentmesh.engine.conversing import signal_due_ms
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import GapTooLarge, TryAgain
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import LATE_CHAINS, Limits
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import Policy
+from agentmesh.session.established import Session
 from agentmesh.testing.applications import Applications
 from agentmesh.testing.deliveries import Ledger
 from agentmesh.testing.mutation import forge
@@ -85,6 +87,7 @@ class MeshSimulator(Applications):
         in_flight_max: int = 256,
         late_answers_max: int | None = LATE_CHAINS,
         history_max: int = 10_000,
+        acknowledge: bool = False,
     ) -> None:
         """Make the agents, and put their bundles on the shelf.
 
@@ -104,6 +107,7 @@ class MeshSimulator(Applications):
             late_answers_max: How many envelopes may overtake one that goes the other way. The default keeps what is
                 late inside the turns that a ratchet waits for; with `None` such messages can be lost.
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
+            acknowledge: Every agent tells which messages it opened. What it tells is held to what was delivered.
 
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
@@ -119,6 +123,7 @@ class MeshSimulator(Applications):
             defer_percent=defer_percent,
             skew_max_ms=skew_max_ms,
             history_max=history_max,
+            acknowledge=acknowledge,
         )
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults
@@ -271,13 +276,21 @@ class MeshSimulator(Applications):
                 for (sender, recipient) in self._ledgers
                 for knock in self.agent(sender).pending_envelopes(self.did(recipient))
             ]
-            if not unanswered and not self._network.aside:
+            if not unanswered and not self._network.aside and not self._owes():
                 return
             for knock in unanswered:
                 self._hand_over(knock)
             stalled += 1
             # A budget comes back within a second, the right to another repeated answer within a minute.
             self.clock.advance(seconds=1 if stalled < 3 else 60)
+
+    def _owes(self) -> bool:
+        """Say whether some agent is to acknowledge something as soon as its time comes."""
+        return any(
+            isinstance(held, Session) and signal_due_ms(core, held, core.now_ms()) is not None
+            for core in (self.agent(name)._core for name in self.names)
+            for held in core.state.sessions.values()
+        )
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

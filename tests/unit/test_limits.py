@@ -37,6 +37,7 @@ def test_the_protocol_s_constants() -> None:
         "SCORE_MAX": 1000,
         "SIGNAL_MAX": 200,
         "MESH_MAX_BYTES": 64,
+        "ACK_RANGES_MAX": 16,
         "ACTION_MAX_BYTES": 128,
         "CAPABILITY_MAX_BYTES": 128,
         "PADDED_MIN_BYTES": 64,

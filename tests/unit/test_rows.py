@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Conditions, Limits
+from agentmesh import Agent, AskApplication, Conditions, IdentityKey, Limits
 from agentmesh.engine import changes as change_kinds
 from agentmesh.engine.export import export_agent
 from agentmesh.engine.rows import ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
@@ -112,6 +112,16 @@ LIMITS = Limits(
 )
 
 
+class Moody(AskApplication):
+    """A policy that denies a peer now and then, which waives what it is owed."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def still_allowed(self, peer: IdentityKey, /) -> bool:
+        return self._random.randrange(20) > 0
+
+
 def drive(seed: int) -> None:
     """Let agents do what they may, in any order; whether anything arrives is for other tests."""
     random = Random(f"{seed}/rows")
@@ -119,6 +129,8 @@ def drive(seed: int) -> None:
         seed,
         one_time=2,
         limits=LIMITS,
+        policy=Moody(random),
+        acknowledge=True,
         conditions=Conditions(ttl_seconds=30 * HOUR) if seed % 2 else Conditions(),
         defer_percent=50,
         reject_percent=20,

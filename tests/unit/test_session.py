@@ -35,14 +35,18 @@ from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.content import ContentType
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Facts, PeerClose
+from agentmesh.session.indices import NONE
+from agentmesh.session.opening import open_message
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import Happening
 from agentmesh.session.ratchet import Ratchet
+from agentmesh.session.sealing import answer_close, seal_close, seal_data
 from agentmesh.session.suite import MESSAGE_OVERHEAD_BYTES, SUITE
 from agentmesh.testing import SeededEntropy
 
 NOW_MS = 1_767_225_600_000
 LIMITS = Limits()
+HEAD_BYTES = 7  # of data without parts: type, parts, index, and the length of the action
 ENTROPY = SeededEntropy("sessions")
 ALICE, BOB = (Identity.generate(SeededEntropy(name)) for name in ("alice", "bob"))
 Refusal = TypeVar("Refusal", bound=AgentMeshError)
@@ -91,27 +95,27 @@ def two_sessions(conditions: Conditions = UNLIMITED, *, early: bool = False) -> 
 
 def seal(session: Session, data: bytes = b"data", now_ms: int = NOW_MS, **more: Any) -> bytes:
     arguments = {"now_ms": now_ms, "limits": LIMITS, "entropy": ENTROPY} | more
-    sealed, sent = session.seal(data, **arguments)
+    sealed, sent = seal_data(session, data, **arguments)
     sent.apply()
     return sealed.envelope
 
 
 def close(session: Session, reason: str = "", now_ms: int = NOW_MS) -> bytes:
-    sealed, sent = session.seal_close(reason, now_ms=now_ms, entropy=ENTROPY)
+    sealed, sent = seal_close(session, reason, now_ms=now_ms, entropy=ENTROPY)
     sent.apply()
     return sealed.envelope
 
 
 def take(session: Session, envelope: bytes, now_ms: int = NOW_MS, limits: Limits = LIMITS) -> tuple[str, bytes, int]:
-    incoming = session.open(OuterEnvelope.parse(envelope), now_ms=now_ms, limits=limits)
-    incoming.taken(ENTROPY).apply()
+    incoming = open_message(session, OuterEnvelope.parse(envelope), now_ms=now_ms, limits=limits)
+    incoming.taken(ENTROPY, NOW_MS, LIMITS).apply()
     return incoming.action, incoming.data, incoming.number
 
 
 def refuses(session: Session, envelope: bytes, error: type[Refusal], **more: Any) -> Refusal:
     before = export_session(session)
     with pytest.raises(error) as caught:
-        session.open(OuterEnvelope.parse(envelope), **({"now_ms": NOW_MS, "limits": LIMITS} | more))
+        open_message(session, OuterEnvelope.parse(envelope), **({"now_ms": NOW_MS, "limits": LIMITS} | more))
     assert type(caught.value) is error
     assert export_session(session) == before
     return caught.value
@@ -142,7 +146,7 @@ actions = st.text(min_size=1, max_size=128).filter(lambda text: len(text.encode(
     )
 )
 @brisk
-def test_what_is_sealed_arrives_with_its_action_and_position(steps: list[tuple[bool, bytes, str | None]]) -> None:
+def test_what_is_sealed_arrives_with_its_action_and_index(steps: list[tuple[bool, bytes, str | None]]) -> None:
     a, b = two_sessions()
     numbers = {True: 0, False: 0}
     for from_a, data, action in steps:
@@ -150,23 +154,22 @@ def test_what_is_sealed_arrives_with_its_action_and_position(steps: list[tuple[b
         numbers[from_a] += 1
         envelope = seal(sender, data, action=action)
         assert take(receiver, envelope) == (action or "knocked-for", data, numbers[from_a])
-        assert (sender.data_sent, receiver.data_opened) == (numbers[from_a], numbers[from_a])
-    assert (a.next_number, b.next_number) == (numbers[True] + 1, numbers[False] + 1)
+        assert (sender.data_sent, receiver.received.count) == (numbers[from_a], numbers[from_a])
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_positions_count_the_early_payload_and_not_the_accept(early: bool) -> None:
+def test_indices_count_the_early_payload_and_not_the_accept(early: bool) -> None:
     a, b = two_sessions(early=early)
-    assert (a.data_sent, b.data_opened) == (int(early), int(early))
-    assert (a.next_number, b.next_number) == (1 + early, 1)
-    assert (a.last_number_in, b.last_number_in) == (0, -1)
+    assert (a.data_sent, b.received.count) == (int(early), int(early))
+    assert (a.last_position_in, b.last_position_in) == (0, -1)
+    assert a.acknowledged == b.received  # whoever accepted the KNOCK has opened what came with it
     assert take(b, seal(a))[2] == 1 + early
     assert take(a, seal(b))[2] == 1
 
 
 def test_the_knocks_own_action_is_not_sent_twice() -> None:
     a, b = two_sessions()
-    sizes = {len(seal(a, b"x" * 60, action=action)) for action in (None, "knocked-for")}
+    sizes = {len(seal(a, b"x" * 55, action=action)) for action in (None, "knocked-for")}
     assert len(sizes) == 1
     assert take(b, seal(a, b"x", action="knocked-for"))[0] == "knocked-for"
 
@@ -174,10 +177,10 @@ def test_the_knocks_own_action_is_not_sent_twice() -> None:
 def test_sealing_and_opening_change_nothing_until_applied() -> None:
     a, b = two_sessions()
     before = [export_session(side) for side in (a, b)]
-    sealed, sent = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY)
-    closing, _ = a.seal_close("done", now_ms=NOW_MS, entropy=ENTROPY)
+    sealed, sent = seal_data(a, b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY)
+    closing, _ = seal_close(a, "done", now_ms=NOW_MS, entropy=ENTROPY)
     for envelope in (sealed.envelope, closing.envelope):
-        b.open(OuterEnvelope.parse(envelope), now_ms=NOW_MS, limits=LIMITS).taken(ENTROPY)
+        open_message(b, OuterEnvelope.parse(envelope), now_ms=NOW_MS, limits=LIMITS).taken(ENTROPY, NOW_MS, LIMITS)
     assert [export_session(side) for side in (a, b)] == before
     sent.apply()
     assert export_session(a) != before[0]
@@ -196,10 +199,12 @@ def test_a_restored_snapshot_repeats_a_message_key_and_no_keystream(one: bytes, 
     again = restore_session(exported, mesh="example/test", own_did=ALICE.did)
     assert isinstance(again, Session)
     second = seal(again, other[:size])
-    boxes = [OuterEnvelope.parse(envelope).body[-padded_length(2 + size + 1) :] for envelope in (first, second)]
+    boxes = [
+        OuterEnvelope.parse(envelope).body[-padded_length(HEAD_BYTES + size + 1) :] for envelope in (first, second)
+    ]
     assert export_session(a) == export_session(again)
     xor = bytes(x ^ y for x, y in zip(*boxes, strict=True))
-    assert xor[2 : 2 + size] != bytes(x ^ y for x, y in zip(one[:size], other[:size], strict=True))
+    assert xor[HEAD_BYTES : HEAD_BYTES + size] != bytes(x ^ y for x, y in zip(one[:size], other[:size], strict=True))
     nonces = {OuterEnvelope.parse(envelope).body[16:40] for envelope in (first, second)}
     assert len(nonces) == 2
     assert take(b, second)[1] == other[:size]
@@ -212,17 +217,17 @@ def test_the_extremes_of_data(data: bytes) -> None:
     assert take(b, seal(a, data))[1] == data
 
 
-@pytest.mark.parametrize("size", [0, 1, 61, 62, 63, 500, 5000, 70000])
+@pytest.mark.parametrize("size", [0, 1, 56, 57, 58, 61, 62, 63, 500, 5000, 70000])
 def test_a_size_tells_the_padded_length_and_no_more(size: int) -> None:
     a, _ = two_sessions()
     alike, random = seal(a, b"a" * size), seal(a, os.urandom(size))
     assert len(alike) == len(random)
     outer = OuterEnvelope.parse(alike)
-    assert len(outer.body) == 16 + MESSAGE_OVERHEAD_BYTES + padded_length(2 + size + 1)
-    exponent = math.floor(math.log2(max(64, size + 3)))
+    assert len(outer.body) == 16 + MESSAGE_OVERHEAD_BYTES + padded_length(HEAD_BYTES + size + 1)
+    exponent = math.floor(math.log2(max(64, HEAD_BYTES + size + 1)))
     step = 1 << (exponent - math.floor(math.log2(exponent)) - 1)
-    assert padded_length(size + 3) % step == 0
-    assert padded_length(size + 3) <= max(64, (size + 3) * 1.12 + 1)
+    assert padded_length(HEAD_BYTES + size + 1) % step == 0
+    assert padded_length(HEAD_BYTES + size + 1) <= max(64, (HEAD_BYTES + size + 1) * 1.12 + 1)
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
@@ -254,7 +259,7 @@ def test_a_reason_that_cannot_travel_is_the_callers_mistake(reason: Any) -> None
     a, _ = two_sessions()
     before = export_session(a)
     with pytest.raises(ArgumentInvalid):
-        a.seal_close(reason, now_ms=NOW_MS, entropy=ENTROPY)
+        seal_close(a, reason, now_ms=NOW_MS, entropy=ENTROPY)
     assert export_session(a) == before
 
 
@@ -265,7 +270,7 @@ def test_a_receiver_holds_the_peer_to_its_own_size_limit() -> None:
     over = seal(a, b"x" * 1025)
     before = export_session(b)
     with pytest.raises(TooLarge):
-        b.open(OuterEnvelope.parse(over), now_ms=NOW_MS, limits=small)
+        open_message(b, OuterEnvelope.parse(over), now_ms=NOW_MS, limits=small)
     assert export_session(b) == before
     assert take(b, seal(a, b"next"), limits=small)[1] == b"next"
 
@@ -277,7 +282,9 @@ def test_a_disclosure_key_opens_its_own_message_and_no_other() -> None:
     a, b = two_sessions()
     sealed = []
     for number in range(4):
-        one, sent = a.seal(b"m%d" % number, now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=number % 2 == 1)
+        one, sent = seal_data(
+            a, b"m%d" % number, now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=number % 2 == 1
+        )
         sent.apply()
         sealed.append(one)
     assert [one.disclosure is None for one in sealed] == [True, False, True, False]
@@ -294,7 +301,8 @@ def test_a_disclosure_key_opens_its_own_message_and_no_other() -> None:
                 with pytest.raises(DecryptionFailed):
                     SUITE.open_body(key, frame, context)
     incoming = [
-        b.open(OuterEnvelope.parse(one.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True) for one in sealed[1:]
+        open_message(b, OuterEnvelope.parse(one.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True)
+        for one in sealed[1:]
     ]
     assert sealed[1].disclosure is not None
     assert incoming[0].disclosure_key == sealed[1].disclosure.key
@@ -307,7 +315,7 @@ def test_a_disclosure_key_opens_its_own_message_and_no_other() -> None:
 
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("limit", [0, 1, 3])
-def test_max_messages_at_the_sender_by_position(limit: int, early: bool) -> None:
+def test_max_messages_at_the_sender_by_index(limit: int, early: bool) -> None:
     for from_a, left in ((True, limit - early), (False, limit)):
         a, b = two_sessions(Conditions(max_messages=limit), early=early)
         sender, receiver = (a, b) if from_a else (b, a)
@@ -390,7 +398,7 @@ def test_how_a_session_ends(
     a.own_close_at_ms = NOW_MS if own_close else None
     a.peer_close = None if peer_close is None else PeerClose(9, peer_close, 0, NOW_MS)
     a.superseded_at_ms = NOW_MS if superseded else None
-    a.data_opened = opened
+    a.received = NONE.with_range(1, opened, 9)
     assert tuple(a.ending(NOW_MS + after) for after in (0, WINDOW_MS, WINDOW_MS + 1)) == phases
     assert a.may_send(NOW_MS) is not (own_close or peer_close is not None or superseded)
     if phases[2] in (Happening.CUT_OFF, Happening.TIMED_OUT) and phases[0] is None:
@@ -418,10 +426,10 @@ def test_a_close_says_what_was_sent_and_opened() -> None:
         take(b, seal(a))
     seal(a, b"lost")
     take(a, seal(b))
-    incoming = b.open(OuterEnvelope.parse(close(a, "because")), now_ms=NOW_MS + 5, limits=LIMITS)
+    incoming = open_message(b, OuterEnvelope.parse(close(a, "because")), now_ms=NOW_MS + 5, limits=LIMITS)
     assert incoming.content_type is ContentType.CLOSE
     assert incoming.data == b"because"
-    assert incoming.peer_close == PeerClose(number=6, data_sent=5, data_opened=1, at_ms=NOW_MS + 5)
+    assert incoming.peer_close == PeerClose(position=6, data_sent=5, data_opened=1, at_ms=NOW_MS + 5)
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 128, "\N{GREEK SMALL LETTER ALPHA}" * 64, "line\nbreak\x1b[31m"])
@@ -440,20 +448,20 @@ def test_after_its_own_close_a_side_sends_nothing() -> None:
     take(b, closing)
     will_not(b, SessionNotOpen)
     take(a, close(b))
-    assert a.ending(NOW_MS) is b.ending(NOW_MS) is Happening.COMPLETED or b.data_opened == 0
+    assert a.ending(NOW_MS) is b.ending(NOW_MS) is Happening.COMPLETED or b.received.count == 0
 
 
 def test_an_answer_is_sealed_over_the_state_after_the_close() -> None:
     a, b = two_sessions()
     take(b, seal(a))
-    incoming = b.open(OuterEnvelope.parse(close(a)), now_ms=NOW_MS, limits=LIMITS)
-    delta = incoming.taken(ENTROPY)
+    incoming = open_message(b, OuterEnvelope.parse(close(a)), now_ms=NOW_MS, limits=LIMITS)
+    delta = incoming.taken(ENTROPY, NOW_MS, LIMITS)
     before = export_session(b)
-    answer, answered = b.answer_close(delta, now_ms=NOW_MS, entropy=ENTROPY)
+    answer, answered = answer_close(b, delta, now_ms=NOW_MS, entropy=ENTROPY)
     assert export_session(b) == before
     delta.apply()
     answered.apply()
-    assert a.open(OuterEnvelope.parse(answer.envelope), now_ms=NOW_MS, limits=LIMITS).peer_close is not None
+    assert open_message(a, OuterEnvelope.parse(answer.envelope), now_ms=NOW_MS, limits=LIMITS).peer_close is not None
 
 
 # --- the header ------------------------------------------------------------------------------------------------------
@@ -469,7 +477,7 @@ def test_a_header_of_any_time_opens_and_is_told(time_ms: int) -> None:
         kind=Kind.MESSAGE, mesh="example/test", sender=ALICE.did, recipient=BOB.did, time_ms=time_ms
     )
     assert outer.header_bytes == outer.header.encode()
-    assert b.open(outer, now_ms=NOW_MS, limits=LIMITS).time_ms == time_ms
+    assert open_message(b, outer, now_ms=NOW_MS, limits=LIMITS).time_ms == time_ms
 
 
 @given(st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1))
@@ -508,10 +516,10 @@ def test_the_same_message_under_another_header_time_does_not_open() -> None:
 
 def test_nothing_of_a_session_prints() -> None:
     a, b = two_sessions()
-    sealed, sent = a.seal(b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=True)
-    incoming = b.open(OuterEnvelope.parse(sealed.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True)
+    sealed, sent = seal_data(a, b"data", now_ms=NOW_MS, limits=LIMITS, entropy=ENTROPY, disclosable=True)
+    incoming = open_message(b, OuterEnvelope.parse(sealed.envelope), now_ms=NOW_MS, limits=LIMITS, disclosable=True)
     undecided, pending = undecided_and_pending()
-    for value in (a, b, sent, incoming, incoming.taken(ENTROPY), undecided, pending):
+    for value in (a, b, sent, incoming, incoming.taken(ENTROPY, NOW_MS, LIMITS), undecided, pending):
         assert repr(value) == str(value) == f"{type(value).__name__}(<redacted>)"
         assert not hasattr(value, "__dict__")
     assert repr(sealed) == f"Sealed(envelope=<{len(sealed.envelope)} bytes>, receipt={sealed.receipt.hex()})"

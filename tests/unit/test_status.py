@@ -69,9 +69,10 @@ def test_just_established(early: bytes | None) -> None:
         **common,  # type: ignore[arg-type]
         initiated=True,
         assurance=Assurance.CONFIRMED,
-        number_out=count,
         number_in=0,
         data_sent=count,
+        delivered=(range(1, 2),) * count,  # whoever accepted the KNOCK has opened what came with it
+        epoch_turns=0,
         messages_left_out=10 - count,
         messages_left_in=10,
     )
@@ -79,7 +80,6 @@ def test_just_established(early: bytes | None) -> None:
         **common,  # type: ignore[arg-type]
         initiated=False,
         assurance=Assurance.SIGNED,
-        number_out=0,
         number_in=count,
         data_opened=count,
         messages_left_out=10,
@@ -91,7 +91,7 @@ def test_just_established(early: bytes | None) -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20), st.booleans())
 @brisk
-def test_positions_counts_and_what_is_left(steps: list[tuple[bool, bool]], early: bool) -> None:
+def test_indices_counts_and_what_is_left(steps: list[tuple[bool, bool]], early: bool) -> None:
     pair = established_pair(conditions=Conditions(max_messages=50), early_payload=b"early" if early else None)
     agents = (pair.alice, pair.bob)
     sent = [int(early), 0]
@@ -108,15 +108,15 @@ def test_positions_counts_and_what_is_left(steps: list[tuple[bool, bool]], early
     for side in (0, 1):
         seen = status(agents[side], agents[1 - side])
         assert (seen.data_sent, seen.data_opened) == (sent[side], opened[side])
-        assert (seen.number_out, seen.number_in) == (sent[side], highest[side])
-        assert seen.missing == highest[side] - opened[side]
+        assert seen.number_in == highest[side]
+        assert sum(map(len, seen.missing)) == seen.kept_keys == highest[side] - opened[side]
         assert (seen.messages_left_out, seen.messages_left_in) == (50 - sent[side], 50 - highest[side])
 
 
 def test_nothing_is_left_and_never_less() -> None:
     pair = established_pair(conditions=Conditions(max_messages=1))
     pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
-    pair.bob.receive(pair.alice.close(pair.bob.did))  # a position of its own
+    pair.bob.receive(pair.alice.close(pair.bob.did))  # which no number forbids
     for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
         seen = status(agent, peer)
         assert all(left is None or left >= 0 for left in (seen.messages_left_out, seen.messages_left_in))
@@ -141,7 +141,12 @@ def test_closing() -> None:
     pair.clock.advance(ms=5)
     pair.bob.receive(closing)
     theirs = status(pair.bob, pair.alice)
-    assert (theirs.phase, theirs.closing, theirs.sends, theirs.missing) == (Phase.ESTABLISHED, True, False, 1)
+    assert (theirs.phase, theirs.closing, theirs.sends, theirs.missing) == (
+        Phase.ESTABLISHED,
+        True,
+        False,
+        (range(1, 2),),
+    )
     assert theirs.ends_at_ms == pair.clock.now_ms + 600_000
     pair.clock.advance(ms=600_001)
     assert status(pair.bob, pair.alice).phase is Phase.TRUNCATED  # before poll has told it

@@ -41,6 +41,7 @@ from agentmesh.limits import KEPT_CHAINS, LATE_CHAINS
 from agentmesh.policy import ASK, AskApplication, Decision, Grant
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.chains import OpenDelta
+from agentmesh.session.indices import Indices
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.testing import (
     HONEST,
@@ -698,6 +699,7 @@ def test_it_notices_a_message_that_is_delivered_twice(monkeypatch: pytest.Monkey
         ratchet.skipped.update(kept)
 
     monkeypatch.setattr(Ratchet, "apply", apply_and_keep)
+    monkeypatch.setattr(Indices, "is_new", lambda *_: True)  # the second guard: an index opens once
     mesh = acquainted()
     for data in (b"late", b"early"):
         mesh.send("alice", "bob", data)
@@ -741,20 +743,25 @@ def test_it_lets_an_error_of_another_kind_out(monkeypatch: pytest.MonkeyPatch) -
 def test_a_ledger_takes_what_was_sent_and_nothing_else() -> None:
     receipt, other = Receipt(receipt_of(b"one")), Receipt(receipt_of(b"two"))
     session, another = SessionId(b"s"), SessionId(b"t")
-    for wrong in ((other, session, b"data"), (receipt, another, b"data"), (receipt, session, b"atad")):
+    for wrong in (
+        (other, session, b"data", 1),
+        (receipt, another, b"data", 1),
+        (receipt, session, b"atad", 1),
+        (receipt, session, b"data", 2),
+    ):
         ledger = Ledger(10)
-        ledger.send(receipt, session, b"data")
+        ledger.send(receipt, session, b"data", 1)
         with pytest.raises(AssertionError):
             ledger.deliver(*wrong)
     ledger = Ledger(10)
-    ledger.send(receipt, session, b"data")
+    ledger.send(receipt, session, b"data", 2)
     with pytest.raises(AssertionError, match="closed"):
         ledger.close(session)
     ledger.close(another)
-    ledger.deliver(receipt, session, b"data")
+    ledger.deliver(receipt, session, b"data", 2)
     ledger.close(session)
     with pytest.raises(AssertionError):
-        ledger.deliver(receipt, session, b"data")
+        ledger.deliver(receipt, session, b"data", 2)
     ledger.send_early(session, b"early")
     with pytest.raises(AssertionError):
         Ledger(10).deliver_early(session, b"early")
@@ -766,14 +773,34 @@ def test_a_ledger_takes_what_was_sent_and_nothing_else() -> None:
     with pytest.raises(AssertionError):
         ledger.deliver_early(another, b"early")
     assert tuple(ledger.delivered) == (b"data", b"early")
-    ledger.send(receipt, session, b"gone")
+    ledger.send(receipt, session, b"gone", 3)
     ledger.drop(receipt)
     ledger.drop(receipt)
-    ledger.send(other, session, b"bad")
+    ledger.send(other, session, b"bad", 4)
     ledger.refuse(other, Malformed())
     ledger.refuse(other, Malformed())
     assert (tuple(ledger.dropped), tuple(ledger.refused)) == ((b"gone",), ((b"bad", Malformed),))
     assert ledger.undelivered == ()
+
+
+def test_a_ledger_holds_acknowledgements_to_what_was_delivered() -> None:
+    session, receipts = SessionId(b"s"), [Receipt(receipt_of(b"%d" % number)) for number in range(5)]
+    ledger = Ledger(10)
+    for number in (1, 2, 3):
+        ledger.send(receipts[number], session, b"data", number)
+    ledger.deliver(receipts[1], session, b"data", 1)
+    ledger.deliver(receipts[3], session, b"data", 3)
+    for false in ((range(2, 3),), (range(1, 4),), (range(3, 5),)):
+        with pytest.raises(AssertionError, match="not delivered"):
+            ledger.acknowledge(session, false)
+    assert ledger.unheard(session) == (range(1, 2), range(3, 4))
+    ledger.acknowledge(session, (range(3, 4),))
+    assert ledger.unheard(session) == (range(1, 2),)
+    with pytest.raises(AssertionError, match="twice"):
+        ledger.acknowledge(session, (range(1, 2), range(3, 4)))
+    ledger.send(receipts[4], session, b"data", 3)
+    with pytest.raises(AssertionError, match="one number"):
+        ledger.deliver(receipts[4], session, b"data", 3)
 
 
 @pytest.mark.parametrize("agents", [(), ("alice",), ("alice", "alice"), "ab"])
