@@ -21,7 +21,8 @@ from agentmesh.session.needs import RatchetHeader, Suite
 
 _HALVES: Final = Struct("32s32s")
 _HEADER: Final = Struct(">32sIII")  # ratchet key, epoch, pn, n
-_PARTS: Final = Struct(f"{_crypto.NONCE_BYTES}s{_HEADER.size + _crypto.TAG_BYTES}s{COMMITMENT_BYTES}s")
+HEADER_BYTES: Final = _HEADER.size
+_PARTS: Final = Struct(f"{_crypto.NONCE_BYTES}s{HEADER_BYTES + _crypto.TAG_BYTES}s{COMMITMENT_BYTES}s")
 MESSAGE_OVERHEAD_BYTES: Final = _PARTS.size + _crypto.TAG_BYTES
 
 # A message cut into (nonce, sealed header, commitment), the bytes that hold it, and where in them its box begins: it

@@ -246,7 +246,7 @@ def envelope_bytes() -> str:
     padded = box - _crypto.TAG_BYTES
     inside: list[Part] = [("type", 1, 3), ("action length", 1, 3), ("data", len(DATA), 3)]
     inside.append(("0x80, zeros", padded - sum(size for _, size, _ in inside), 7))
-    ratchet: list[Part] = [("ratchet key", 32, 3), ("pn", 4, 3), ("n", 4, 3)]
+    ratchet: list[Part] = [("ratchet key", 32, 3), ("epoch", 4, 3), ("pn", 4, 3), ("n", 4, 3)]
     size = len(outer.header_bytes)
     whole: list[Part] = [
         ("framing", outer.size_bytes - size - body_size, 7),

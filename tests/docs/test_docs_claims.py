@@ -21,8 +21,9 @@ from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
 from agentmesh.primitives.padding import pad
-from agentmesh.session import content, suite
+from agentmesh.session import content, epochs, suite
 from agentmesh.session.at_rest import export_session
+from agentmesh.session.epochs import MOVES
 from agentmesh.testing import ManualClock, established_pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,11 @@ def test_the_constants_table_holds_every_constant_of_the_protocol() -> None:
     stated = {name: int(value) for name, (value, _) in table(PROTOCOL, "| constant | value | why |").items()}
     public = {name: value for name, value in vars(limits).items() if name.isupper() and not name.startswith("_")}
     assert stated == public
+
+
+def test_the_table_of_epochs_is_the_table_of_the_code() -> None:
+    stated = {(before, move): after for before, move, after in rows(PROTOCOL, "| from | by | to |")}
+    assert stated == {(str(before), str(move)): str(after) for (before, move), after in MOVES.items()}
 
 
 def leaves(root: type[errors.AgentMeshError]) -> set[type[errors.AgentMeshError]]:
@@ -230,7 +236,11 @@ DEFAULTS = Limits()
         (PROTOCOL, f"reason is a text of at most {content.REASON_MAX_BYTES} bytes"),
         (PROTOCOL, f"At most {DEFAULTS.skipped_keys_per_step:,} keys are skipped at one step"),
         (PROTOCOL, f"At most {DEFAULTS.skipped_keys_per_session:,} skipped keys are kept"),
-        (PROTOCOL, f"the last {limits.KEPT_CHAINS} past chains"),
+        (PROTOCOL, f"Kept are the last {limits.KEPT_CHAINS} past chains, and before them at most {limits.LATE_CHAINS}"),
+        (PROTOCOL, f"At most {2 + limits.KEPT_CHAINS} openings of {suite.HEADER_BYTES + 16} bytes, and one more for "
+                   f"each past chain before the last {limits.KEPT_CHAINS}, "
+                   f"{2 + limits.KEPT_CHAINS + limits.LATE_CHAINS} in all"),
+        (PROTOCOL, f"an offer has {epochs.OFFER_BYTES} bytes and an answer {epochs.ANSWER_BYTES}"),
         (PROTOCOL, f"{DEFAULTS.one_time_bundles} one-time bundles at a time"),
         (PROTOCOL, f"fewer than {DEFAULTS.one_time_bundles_low} are unused"),
         (PROTOCOL, f"at least {suite.MESSAGE_OVERHEAD_BYTES + 16} bytes of body"),

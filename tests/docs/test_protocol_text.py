@@ -27,9 +27,14 @@ from nacl.exceptions import CryptoError
 from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog, MemorySink
+from agentmesh.limits import Limits
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
+from agentmesh.primitives.entropy import SystemEntropy
+from agentmesh.primitives.keys import RootKey
 from agentmesh.primitives.padding import padded_length
+from agentmesh.session.epochs import Answering, Offering, parse_item
+from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock
 from agentmesh.trust import Statement
 
@@ -306,7 +311,7 @@ class Ratchet:
         self.pn = self.sent = self.received = 0
 
     def kdf_root(self, shared: bytes) -> tuple[bytes, bytes, bytes]:
-        return tuple(evaluate("6", name, rk=self.rk, dh=shared) for name in ("rk_next", "ck", "nhk"))  # type: ignore[return-value]
+        return tuple(evaluate("6", name, rk=self.rk, dh=shared, pq=b"") for name in ("rk_next", "ck", "nhk"))  # type: ignore[return-value]
 
     def start_as_b(self, ephemeral: bytes, hk_ba: bytes) -> None:
         self.rk, self.cks, self.nhks = self.kdf_root(bindings.crypto_scalarmult(self.r, ephemeral))
@@ -322,7 +327,7 @@ class Ratchet:
     def seal(self, session: SimpleNamespace, header: bytes, plaintext: bytes) -> bytes:
         self.cks, mk = evaluate("6", "ck_next || mk", ck=self.cks)
         scope = {"nonce": os.urandom(24), "header": header, "plaintext": plaintext, "mk": mk, **vars(session)}
-        scope["ratchet_header"] = evaluate("6", "ratchet_header", R=self.R, pn=self.pn, n=self.sent)
+        scope["ratchet_header"] = evaluate("6", "ratchet_header", R=self.R, epoch=0, pn=self.pn, n=self.sent)
         scope["sealed_header"] = evaluate("6", "sealed_header", hk=self.hks, **scope)
         scope["bk"], scope["kc"] = evaluate("6", "bk || kc", **scope)
         self.sent += 1
@@ -332,7 +337,7 @@ class Ratchet:
     def open(self, session: SimpleNamespace, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         """Return (R of the sender, plaintext)."""
         assert body[:16] == session.session_id
-        nonce, sealed_header, kc, box = body[16:40], body[40:96], body[96:128], body[128:]
+        nonce, sealed_header, kc, box = body[16:40], body[40:100], body[100:132], body[132:]
         try:
             clear = bindings.crypto_secretbox_open_easy(sealed_header, nonce, self.hkr) if self.hkr else b""
         except CryptoError:
@@ -340,7 +345,7 @@ class Ratchet:
         if not clear:
             clear = bindings.crypto_secretbox_open_easy(sealed_header, nonce, self.nhkr)
             self.turn(clear[:32])
-        assert int.from_bytes(clear[36:], "big") == self.received
+        assert (clear[32:36], int.from_bytes(clear[40:], "big")) == (bytes(4), self.received)
         self.received += 1
         self.ckr, mk = evaluate("6", "ck_next || mk", ck=self.ckr)
         scope = {"nonce": nonce, "sealed_header": sealed_header, "header": header, "mk": mk, **vars(session)}
@@ -546,6 +551,31 @@ class Textual:
         return self.ratchet.open(self.session, header, body)[1]
 
 
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 2**32 - 1])
+def test_an_offer_and_its_answer_are_what_section_6_3_says(epoch: int) -> None:
+    seed, limits = os.urandom(64), Limits(epoch_turns=1)
+    live = MLKEM768PrivateKey.from_seed_bytes(seed)
+    ek = live.public_key().public_bytes_raw()
+    offered, half = Offering(epoch - 1, turns=1).item_out(0, SimpleNamespace(token=lambda _size: seed), limits)
+    assert offered == evaluate("6.3", "offer", epoch=epoch, ek=ek)
+    answering = Answering(epoch - 1).take(parse_item(offered, True), SystemEntropy())
+    ct = answering.answer[4:1092]
+    pq, tag = evaluate("6.3", "pq || tag", ss=live.decapsulate(ct), epoch=epoch, ek=ek, ct=ct)
+    assert answering.answer == evaluate("6.3", "answer", epoch=epoch, ct=ct, tag=tag)
+    assert answering.secret == half.take(parse_item(answering.answer, False), SystemEntropy()).secret == pq
+    assert (len(offered), len(answering.answer)) == (1188, 1124)
+
+
+@pytest.mark.parametrize("pq", [b"", bytes(range(32))])
+def test_the_root_step_is_what_section_6_says(pq: bytes) -> None:
+    root, dh = os.urandom(32), os.urandom(32)
+    stated = tuple(evaluate("6", name, rk=root, dh=dh, pq=pq) for name in ("rk_next", "ck", "nhk"))
+    assert SUITE.kdf_root(RootKey(root), dh + pq) == stated
+
+
 # --- it converses with the library's ---------------------------------------------------------------------------------
 
 
@@ -643,6 +673,7 @@ def test_a_page_with_one_wrong_label_does_not_suffice(
         lambda: test_the_library_knocks_at_an_agent_made_of_the_page(None),
         test_an_agent_made_of_the_page_knocks_at_the_library,
         test_rejects_go_both_ways,
+        lambda: test_an_offer_and_its_answer_are_what_section_6_3_says(1),
     )
     failed = 0
     for conversation in conversations:
@@ -702,10 +733,10 @@ def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     alice.receive(bob.accept(None, None, None))
     sealed = alice.send(bob.me.did, b"hello", disclosable=True)
     header, body = unpack(sealed.envelope)
-    scope = {"nonce": body[16:40], "sealed_header": body[40:96], "header": header, **vars(bob.session)}
+    scope = {"nonce": body[16:40], "sealed_header": body[40:100], "header": header, **vars(bob.session)}
     bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure.key.reveal(), **scope)
-    assert kc == body[96:128]
-    assert unpad(bindings.crypto_secretbox_open_easy(body[128:], body[16:40], bk)) == b"\x00\x00hello"
+    assert kc == body[100:132]
+    assert unpad(bindings.crypto_secretbox_open_easy(body[132:], body[16:40], bk)) == b"\x00\x00hello"
 
 
 # --- signed statements, section 9.1 ----------------------------------------------------------------------------------
