@@ -335,7 +335,7 @@ class Agent(Redacted):
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        named = session_id_argument(session_id)
+        named = None if session_id is None else session_id_argument(session_id)
         if disclosable is not False:
             check_flags(disclosable=disclosable)
         if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again

@@ -224,8 +224,7 @@ class Record:
             and len(self.receipt) in _RECEIPT_BYTES
             and len(self.session_id) in _SESSION_BYTES
             and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
-            and len(self.mesh) + len(self.sender) + len(self.recipient) + len(self.reason) <= ENTRY_MAX_BYTES
-            and _are_sound_words(self.mesh, self.sender, self.recipient, self.reason)
+            and _are_words(self.mesh, self.sender, self.recipient, self.reason)
         )
 
     def _fields(self) -> tuple[Any, ...]:
@@ -242,9 +241,18 @@ class Record:
         return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
 
 
-@lru_cache(maxsize=4096)  # because most records of a log name the same few; short words alone get here
+def _are_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
+    try:
+        return _are_sound_words(mesh, sender, recipient, reason)
+    except ArgumentInvalid:
+        return False
+
+
+@lru_cache(maxsize=4096)  # most records of a log name the same few; it raises, because what is returned is kept
 def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
-    return is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None
+    if is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None:
+        return True
+    raise ArgumentInvalid("record")
 
 
 def is_name(name: str) -> bool:
@@ -269,7 +277,7 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         or outcome not in _OUTCOMES
         or len(receipt) not in _RECEIPT_BYTES
         or len(session_id) not in _SESSION_BYTES
-        or not _are_sound_words(mesh, sender, recipient, reason)
+        or not _are_words(mesh, sender, recipient, reason)
         or count == 0
     ):
         raise Malformed

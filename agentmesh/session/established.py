@@ -281,8 +281,7 @@ class Session(Redacted):
             return False
         if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:
             return False
-        ttl_end_ms = self.ttl_end_ms
-        return ttl_end_ms is None or now_ms <= ttl_end_ms
+        return self.conditions is UNLIMITED or (end_ms := self.ttl_end_ms) is None or now_ms <= end_ms
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
