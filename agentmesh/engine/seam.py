@@ -146,6 +146,7 @@ class Seam(Redacted):
             self._tell(self._journal, step)
             self._is_taken = True
         else:
+            self._is_taken = True
             self.step = step
         for change in step.changes:
             change.apply(self._core.state)
