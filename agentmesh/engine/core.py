@@ -63,14 +63,14 @@ class Core(Redacted):
     def __init__(
         self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
     ) -> None:
-        self.state = state
+        self.state: AgentState = state
         self._clock = clock
-        self.entropy = CheckedEntropy(entropy)
-        self.policy = policy
-        self.limits = limits
-        self.budgets = Budgets(limits)
-        self.unopened = UnopenedKnocks(limits.unopened_knocks)
-        self.recording = recording
+        self.entropy: CheckedEntropy = CheckedEntropy(entropy)
+        self.policy: Policy = policy
+        self.limits: Limits = limits
+        self.budgets: Budgets = Budgets(limits)
+        self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
+        self.recording: bool = recording
 
     def now_ms(self) -> int:
         """Return what the clock shows; see `read_clock`."""
