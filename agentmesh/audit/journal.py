@@ -38,7 +38,7 @@ class AuditJournal:
             raise ArgumentInvalid("log")
         if not isinstance(on_failure, OnFailure):
             raise ArgumentInvalid("on_failure")
-        self.log = log
+        self.log: AuditLog = log
         self.unrecorded: int = 0
         self._on_failure = on_failure
         self._size = len(log)  # when the last commit that returned was over

@@ -140,8 +140,8 @@ class Ratchet(Redacted):
         self.root: RootKey = root
         self.secret: X25519Secret = secret
         self.public: X25519PublicKey = public
-        self.sending = sending
-        self.receiving = receiving
+        self.sending: SendingChain | None = sending
+        self.receiving: ReceivingChain | None = receiving
         self.next_sending: HeaderKey = next_sending
         self.next_receiving: HeaderKey = next_receiving
         self.past: tuple[PastChain, ...] = past  # oldest first
