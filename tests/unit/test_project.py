@@ -474,7 +474,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "class A:\n    x = 0\n    def f(self) -> None:\n        self.x += 1"),
         ("agent", "class A:\n    def f(self) -> None:\n        x: int = 0\n        self.x = x"),
         ("agent", "class A:\n    x: ClassVar = Phase.PENDING"),
-        ("agent", "class A:\n    if True:\n        SIZE = len(b'')"),
+        ("agent", "class A:\n    if True:\n        Size = len(b'')"),
         ("agent", "HONEST = Faults()"),
     ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
