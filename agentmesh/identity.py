@@ -104,8 +104,8 @@ class IdentityKey:
             BadIdentityKey: not canonical, not on the curve, of small order or outside the prime-order subgroup.
         """
         raw = bytes_argument("raw", raw)
-        self.raw = Ed25519PublicKey(raw)
-        self.dh = X25519PublicKey(_converted(raw))
+        self.raw: Ed25519PublicKey = Ed25519PublicKey(raw)
+        self.dh: X25519PublicKey = X25519PublicKey(_converted(raw))
         self.did: str = did_of(self.raw)
 
     def verify(self, label: SignatureLabel, body: bytes, signature: bytes) -> None:
@@ -149,8 +149,8 @@ class Identity(Redacted):
             raise ArgumentInvalid("seed", "not an IdentitySeed; from_seed takes bytes")
         public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
         self._seed = seed
-        self.key = IdentityKey(public)
-        self.dh_secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
+        self.key: IdentityKey = IdentityKey(public)
+        self.dh_secret: X25519Secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
 
     @classmethod
     def generate(cls, entropy: Entropy | None = None) -> Identity:

@@ -65,14 +65,14 @@ class Core(Redacted):
     def __init__(
         self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
     ) -> None:
-        self.state = state
-        self.now_ms = partial(read_clock, clock)
-        self.entropy = CheckedEntropy(entropy)
-        self.policy = policy
-        self.limits = limits
-        self.budgets = Budgets(limits)
-        self.unopened = UnopenedKnocks(limits.unopened_knocks)
-        self.recording = recording
+        self.state: AgentState = state
+        self.now_ms: Clock = partial(read_clock, clock)
+        self.entropy: CheckedEntropy = CheckedEntropy(entropy)
+        self.policy: Policy = policy
+        self.limits: Limits = limits
+        self.budgets: Budgets = Budgets(limits)
+        self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
+        self.recording: bool = recording
 
     def route(self, outer: OuterEnvelope) -> Kind:
         """Return what an envelope carries, once its header says that it is for this agent.

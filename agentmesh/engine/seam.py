@@ -61,8 +61,8 @@ class Seam(Redacted):
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
-        self.birthplace = Birthplace()
-        self.lock = threading.RLock()
+        self.birthplace: Birthplace = Birthplace()
+        self.lock: threading.RLock = threading.RLock()
         self._core = core
         self._journal = journal
         # One for all steps, where the journal does not read what they change.

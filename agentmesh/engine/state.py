@@ -39,10 +39,10 @@ class Peer:
     __slots__ = ("key", "latest_knock_ms", "own_knock_ms", "sessions")
 
     def __init__(self, key: IdentityKey, latest_knock_ms: int = -1, own_knock_ms: int = -1) -> None:
-        self.key = key
+        self.key: IdentityKey = key
         self.sessions: tuple[Held, ...] = ()
-        self.latest_knock_ms = latest_knock_ms
-        self.own_knock_ms = own_knock_ms
+        self.latest_knock_ms: int = latest_knock_ms
+        self.own_knock_ms: int = own_knock_ms
 
     def session(self, session_id: SessionId) -> Held | None:
         """Return a session by its id, or `None`."""
@@ -90,8 +90,8 @@ class AgentState(Redacted):
     __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
 
     def __init__(self, identity: Identity, mesh: str) -> None:
-        self.identity = identity
-        self.mesh = mesh
+        self.identity: Identity = identity
+        self.mesh: str = mesh
         self.bundles: MutableMapping[BundleRef, PublishedBundle] = {}
         self.knocks: KnockMemory = KnockMemory()
         self.peers: MutableMapping[Ed25519PublicKey, Peer] = {}
@@ -189,11 +189,11 @@ class Step(Redacted, Generic[_Output]):
         afterwards: Callable[[], None] | None = None,
         charged: Ed25519PublicKey | None = None,
     ) -> None:
-        self.changes = changes
-        self.records = records
-        self.output = output
-        self.afterwards = afterwards
-        self.charged = charged
+        self.changes: tuple[Change, ...] = changes
+        self.records: tuple[Record, ...] = records
+        self.output: _Output = output
+        self.afterwards: Callable[[], None] | None = afterwards
+        self.charged: Ed25519PublicKey | None = charged
 
 
 class RowKind(StrEnum):

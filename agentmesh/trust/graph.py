@@ -90,8 +90,8 @@ class TrustGraph(Stepwise):
             ArgumentInvalid: an argument of another type, range or mesh.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
-        self.root = key_argument("root", root)
+        self.mesh: str = mesh_argument("mesh", mesh)
+        self.root: IdentityKey = key_argument("root", root)
         self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
         self._cap = uint_argument("cap", cap, SCORE_MAX)
         self._limits = limits_argument(limits)

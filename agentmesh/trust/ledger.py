@@ -64,7 +64,7 @@ class TrustLedger(Stepwise):
             ArgumentInvalid: not a mesh name, not a score, not `Limits`, or revocations of another mesh.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._default = uint_argument("default_score", default_score, SCORE_MAX)
         self._limits = limits_argument(limits)
         self._grid = Grid.of(self._window_ms)

@@ -57,7 +57,7 @@ class RevocationList(Stepwise):
         if is_known is not None and not callable(is_known):
             raise ArgumentInvalid("is_known", "cannot be called")
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._limits = limits_argument(limits)
         self._is_known = is_known
         self._authorities: set[bytes] = set()

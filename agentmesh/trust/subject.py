@@ -83,7 +83,7 @@ class Voice:
     __slots__ = ("moved", "settled", "updates")
 
     def __init__(self) -> None:
-        self.settled = -1
+        self.settled: int = -1
         self.moved: dict[int, int] = {}
         self.updates: dict[int, Update] = {}
 
@@ -199,12 +199,12 @@ class Subject:
     __slots__ = ("base", "heir_of", "horizon", "score", "totals", "voices")
 
     def __init__(self, base: int) -> None:
-        self.base = base
-        self.horizon = 0
+        self.base: int = base
+        self.horizon: int = 0
         self.voices: dict[bytes, Voice] = {}
         self.totals: dict[int, int] = {}
-        self.score = base
-        self.heir_of = b""
+        self.score: int = base
+        self.heir_of: bytes = b""
 
     def copied(self) -> Subject:
         """Return one that can be altered, but for its voices, which are to be replaced."""

@@ -54,7 +54,7 @@ class Successions(Stepwise):
             ArgumentInvalid: not a mesh name.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._known: dict[bytes, str | None] = {}
         self._by_name: dict[str, bytes] = {}
         self._followed: dict[bytes, bytes] = {}  # old -> new
