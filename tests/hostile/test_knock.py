@@ -31,6 +31,7 @@ from agentmesh import (
     SessionEstablished,
     SessionRejected,
 )
+from agentmesh.engine.core import read_clock
 from agentmesh.errors import (
     ArgumentInvalid,
     BadIdentityKey,
@@ -1213,10 +1214,11 @@ def test_a_clock_that_shows_no_milliseconds_is_refused_everywhere(shown: Any, sc
 @pytest.mark.parametrize("error", [OSError(), ValueError(), AttributeError()])
 def test_a_clock_that_raises_is_refused_by_a_typed_error(error: Exception, scene: Any, forge: ModuleType) -> None:
     knock = scene.craft(scene.one_time()[0])
-    scene.bob._core._clock = lambda: raising(error)(None)
+    core = scene.bob._core
+    kept, core.now_ms = core.now_ms, lambda: read_clock(lambda: raising(error)(None))
     with forge.refused(scene.bob, ArgumentInvalid, argument="clock"):
         scene.bob.receive(knock.envelope)
-    scene.bob._core._clock = scene.clock
+    core.now_ms = kept
     assert isinstance(outcome(scene.bob, knock.envelope), KnockReceived)
 
 
