@@ -7,7 +7,7 @@ cannot differ from what it does. The rows of all steps since an agent was made a
 | kind | key | bytes |
 |---|---|---|
 | `agent` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0]: no step changes it |
-| `generation` | empty | [generation]: every step that changes anything writes it |
+| `generation` | empty | 8 bytes, big-endian: every step that changes anything writes it |
 | `bundle` | its ref | as in an export |
 | `knock` | its th | as in an export |
 | `peer` | its identity key | as in an export, with session ids in the place of its sessions |
@@ -27,7 +27,7 @@ from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import Malformed, StateVersionUnknown
 from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, PublishedBundle, export_published
 from agentmesh.identity import Identity
-from agentmesh.limits import MESH_MAX_BYTES
+from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Redacted, TranscriptHash
 from agentmesh.session.at_rest import export_session, guarded
@@ -43,7 +43,7 @@ def rows_of(state: AgentState) -> Rows:
     """Return the rows of a whole state: *secret, and unsealed*."""
     return {
         (RowKind.AGENT, b""): _agent_row(state),
-        (RowKind.GENERATION, b""): _wire.encode([state.generation]),
+        (RowKind.GENERATION, b""): _generation_row(state.generation),
         **{(RowKind.BUNDLE, bundle.ref): _bundle_row(bundle) for bundle in state.bundles.values()},
         **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks},
         **{(RowKind.PEER, peer.key.raw): _peer_row(peer) for peer in state.peers.values()},
@@ -53,6 +53,10 @@ def rows_of(state: AgentState) -> Rows:
 
 def _agent_row(state: AgentState) -> bytes:
     return _wire.encode([VERSION, state.mesh, state.identity.seed.reveal(), int(state.has_policy)])
+
+
+def _generation_row(generation: int) -> bytes:
+    return generation.to_bytes(8, "big")
 
 
 def _bundle_row(bundle: PublishedBundle) -> bytes:
@@ -70,7 +74,6 @@ def _peer_row(peer: Peer) -> bytes:
 # --- and back --------------------------------------------------------------------------------------------------------
 
 _AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32), _wire.Uint(1))
-_GENERATION: Final = _wire.array(_wire.Uint())
 _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(16), MANY)
 )
@@ -94,7 +97,11 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
     require(version == VERSION and is_mesh_name(mesh))
     state = AgentState(Identity.from_seed(seed), mesh)
     state.has_policy = bool(has_policy)
-    [state.generation] = _decode(rows.get((RowKind.GENERATION, b"")), _GENERATION)
+    generation = rows.get((RowKind.GENERATION, b""))
+    if not isinstance(generation, bytes) or len(generation) != 8:
+        raise Malformed
+    state.generation = int.from_bytes(generation, "big")
+    require(state.generation <= UINT_MAX)
     peers: list[tuple[bytes, list[Any]]] = []
     for (kind, key), data in rows.items():
         if kind == RowKind.BUNDLE:
@@ -253,7 +260,7 @@ class ChangesOf(Redacted):
         """Return the rows that the step writes, and removes (`None`): *secret, and unsealed*. Nothing is altered."""
         rows = rows_after(self._state, self._changes)
         if self._changes:
-            rows[RowKind.GENERATION, b""] = _wire.encode([self._generation])
+            rows[RowKind.GENERATION, b""] = _generation_row(self._generation)
         return rows
 
 

@@ -70,7 +70,7 @@ class Witness:
         for done in range(1, len(changes) + 1):  # broken off behind so many changes, and done again
             assert rows_after(state, changes[:done] + changes) == rows
         told = ChangesOf(changes, state, state.generation + 1).rows()
-        assert told == {**rows, **({GENERATION: _wire.encode([state.generation + 1])} if changes else {})}
+        assert told == {**rows, **({GENERATION: (state.generation + 1).to_bytes(8, "big")} if changes else {})}
         assert export_agent(state, NOW_MS) == exported  # and nothing was altered
         self.removed |= {str(kind) for (kind, key), data in rows.items() if data is None and (kind, key) in store}
         keep(store, told)
