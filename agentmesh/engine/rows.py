@@ -6,7 +6,7 @@ cannot differ from what it does. The rows of all steps since an agent was made a
 
 | kind | key | bytes |
 |---|---|---|
-| `agent` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0]: no step changes it |
+| `agent` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0]: a restart may change it |
 | `generation` | empty | 8 bytes, big-endian: every step that changes anything writes it |
 | `bundle` | its ref | as in an export |
 | `knock` | its th | as in an export |
