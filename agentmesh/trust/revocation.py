@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -17,7 +18,6 @@ from agentmesh.limits import Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import bytes_argument, limits_argument
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
 from agentmesh.trust.steps import Stepwise
 

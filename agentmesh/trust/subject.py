@@ -27,9 +27,9 @@ from typing import Any, Final, final
 
 from attrs import frozen
 
+from agentmesh.at_rest import MANY, require
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, UINT_MAX
 from agentmesh.primitives import _wire
-from agentmesh.trust.at_rest import MANY, require
 
 _SLOTS: Final = 24  # slots in a window
 _BEATS_FROM: Final = 2  # a higher sequence beats a lower one so many slots later: clocks are set back a little

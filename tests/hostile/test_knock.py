@@ -1160,7 +1160,7 @@ def test_conditions_at_their_limits_travel(scene: Any, forge: ModuleType) -> Non
     assert established.conditions == most
     forge.chat(scene.alice, scene.bob)
     for agent in (scene.alice, scene.bob):
-        restored = Agent.restore(agent.export_state(), clock=scene.clock)
+        restored = Agent.restore(agent.export_state(), clock=scene.clock, policy=agent._core.policy)
         assert restored.export_state() == agent.export_state()
 
 
