@@ -113,6 +113,14 @@ def lies() -> Iterator[Case]:
     small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False)
     turn = _behind(say(b"a turn is due"), small)
     yield "turn-small-order", "a turn with a ratchet key of small order", turn, POINT
+    for name, comment, change, expect in (
+        ("gap", "1,001 messages are missing before it", {"ahead": 1001}, "message.gap"),
+        ("n-end", "n = 2^32 - 1: no chain reaches it, so it is no gap", {"n": 2**32 - 1}, CONTRADICTION),
+        ("pn-end", "a pn below what was received", {"pn": 0, "ahead": 1001}, CONTRADICTION),
+    ):
+        small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False, **change)
+        yield (f"turn-small-order-{name}", f"a turn with a ratchet key of small order; {comment}",
+               _behind(say(b"a turn is due"), small), expect)  # fmt: skip
 
 
 def ill_formed() -> Iterator[Case]:

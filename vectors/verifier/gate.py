@@ -39,32 +39,27 @@ from verifier.structures import Envelope, Identity, did_of, split_session_id, ta
 
 @dataclass
 class Budget:
-    """A token bucket: nothing is spent at first, `back` tokens come back each period."""
+    """A token bucket, full at first: `back` tokens come back each period, evenly."""
 
     size: int
     period_ms: int
     back: int = 1
-    spent: int = 0
+    owed: int = 0  # in parts of a token, as many as a period has milliseconds
     since: int = 0
-
-    def available(self, now: int) -> bool:
-        """Refill, and tell whether there is a token."""
-        if self.spent == 0:
-            self.since = now
-        periods = max(0, now - self.since) // self.period_ms
-        self.spent, self.since = max(0, self.spent - periods * self.back), self.since + periods * self.period_ms
-        return self.spent < self.size
 
     def spend(self, now: int) -> bool:
         """Take a token, if there is one."""
-        if not self.available(now):
+        if self.owed == 0:
+            self.since = now
+        owed = max(0, self.owed - max(0, now - self.since) * self.back)
+        if owed + self.period_ms > self.size * self.period_ms:
             return False
-        self.spent += 1
+        self.owed, self.since = owed + self.period_ms, max(self.since, now)
         return True
 
     def give_back(self) -> None:
         """Return the token that was taken last."""
-        self.spent -= 1
+        self.owed -= self.period_ms
 
 
 @dataclass

@@ -266,34 +266,34 @@ class Session:
             refuse("envelope.sender")
         if self.status not in ("pending", "established") or self.ratchet is None:
             refuse("message.closed_session")
+        if len(envelope.body) < 144:
+            refuse("wire.malformed")
         if self.status == "pending" and envelope.kind == MESSAGE:
             self.ratchet.open_header(message[:24], message[24:80], trace)
             refuse("message.not_yet")
-        if len(envelope.body) < 144:
-            refuse("wire.malformed")
         tail = session_id + self.keys["th"] + envelope.header
         secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
         opened = self.ratchet.open(message, tail, now, secret, self.limits, trace)
         plaintext = unpad(opened.content)
-        kind, content = plaintext[:1], plaintext[1:]
-        if kind == b"" or (envelope.kind == ACCEPT) != (kind[0] == ACCEPT_TYPE):
+        kind, content = plaintext[0] if plaintext else None, plaintext[1:]
+        if (envelope.kind == ACCEPT) != (kind == ACCEPT_TYPE):
             refuse("message.refused")
         position = opened.position + self.offset(not self.initiator)
-        if kind[0] == ACCEPT_TYPE:
+        if kind == ACCEPT_TYPE:
             result = self._take_accept(envelope, opened, content, now)
         else:
             if self.peer_close is not None and position > self.peer_close.position:
                 refuse("message.after_close")
-            if kind[0] == DATA_TYPE:
+            if kind == DATA_TYPE:
                 result = self._take_data(envelope, content, position)
-            elif kind[0] == CLOSE_TYPE:
+            elif kind == CLOSE_TYPE:
                 result = self._take_close(envelope, content, position, now)
             else:
                 refuse("message.refused")
         self.ratchet = opened.finish()
         self.heard = self.heard or not self.initiator
         self.latest_position = max(self.latest_position, position)
-        if kind[0] == CLOSE_TYPE:
+        if kind == CLOSE_TYPE:
             result["envelope"] = None
             if self.closed_at is None and not self._past_end(now):
                 trace["answer"] = {}
