@@ -97,7 +97,8 @@ def bundle() -> Files:
             ("late", "300 s behind its validity", end),
         )
     ))  # fmt: skip
-    refused = (*_other_context(begin, end), *_altered(), *_signatures(), *_fields(), *_two_faults(), *_owners(), *_forms())
+    fields = (*_fields(), *_two_faults(), *_owners())
+    refused = (*_other_context(begin, end), *_altered(), *_signatures(), *fields, *_forms())
     files.add_each("bundle.verify", "3", (
         (f"refuse-{name}", comment, given, code)
         for name, comment, given, code in refused
