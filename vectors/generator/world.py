@@ -52,13 +52,14 @@ def token(name: str, size: int = 32) -> bytes:
 
 @cache
 def identity(name: str) -> Identity:
-    """Return the identity of this name: `alice` knocks, `bob` is knocked at, `mallory` is neither."""
+    """Return the identity of this name: `alice` and `carol` knock, `bob` is knocked at, `mallory` is none of them."""
     return Identity.from_seed(token(f"{name}/identity"))
 
 
 ALICE: Final = identity("alice")
 BOB: Final = identity("bob")
 MALLORY: Final = identity("mallory")
+CAROL: Final = identity("carol")
 
 
 class _Tokens:

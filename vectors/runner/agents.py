@@ -69,9 +69,21 @@ class _Policy:
         return True
 
 
+class _KnowingPolicy(_Policy):
+    """Tells senders apart, too."""
+
+    def __init__(self, given: Json) -> None:
+        super().__init__(given)
+        self._known = frozenset(map(unhex, given["known"]))
+
+    def is_known(self, key: bytes, /) -> bool:
+        return key in self._known
+
+
 def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
+    policy = _KnowingPolicy(given) if "known" in given else _Policy(given)
     return Agent.restore(
-        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
+        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=policy, limits=limits_of(given)
     )
 
 

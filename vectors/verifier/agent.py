@@ -87,7 +87,8 @@ class Agent(Gate):
 
     def _knock(self, step: Json, now: int) -> Json:
         """A makes a KNOCK, section 5."""
-        if len(self._open_with(self.peer, now)) >= OPEN_SESSIONS_PER_PEER or self.is_full(now):
+        full = self.is_full(now, self.limits["sessions_max"])
+        if full or len(self._open_with(self.peer, now)) >= OPEN_SESSIONS_PER_PEER:
             refuse("session.too_many")
         time, last = now, self.last_knock
         if last is not None and last <= now + TOLERANCE_MS:

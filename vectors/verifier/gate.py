@@ -44,12 +44,12 @@ class Budget:
     owed: int = 0  # in parts of a token, as many as a period has milliseconds
     since: int = 0
 
-    def spend(self, now: int) -> bool:
-        """Take a token, if there is one."""
+    def spend(self, now: int, leave: int = 0) -> bool:
+        """Take a token, if there is one, and as many are left as must be."""
         if self.owed == 0:
             self.since = now
         owed = max(0, self.owed - max(0, now - self.since) * self.back)
-        if owed + self.period_ms > self.size * self.period_ms:
+        if owed + self.period_ms > (self.size - leave) * self.period_ms:
             return False
         self.owed, self.since = owed + self.period_ms, max(self.since, now)
         return True
@@ -108,12 +108,14 @@ class Gate:
         self.limits = limits_of(given)
         self.blocked = set(given.get("blocked", []))
         self.policy = given.get("policy")
+        self.known = set(given["known"]) if "known" in given else None
         self.bundles: dict[bytes, Published] = {}
         for b in given["bundles"]:
             ref, secrets = unhex(b["bundle_ref"]), (unhex(b["prekey_secret"]), unhex(b["kem_seed"]))
             self.bundles[ref] = Published(ref, b["class"], b["not_before_ms"], b["not_after_ms"], secrets)
         per_second = self.limits["signature_checks_per_second"]
         self.checks = Budget(per_second, 1000, per_second)
+        self.known_checks: dict[bytes, Budget] = {}
         self.rates: dict[str, Budget] = {}
         self.peers: dict[str, bytes] = {}
         self.opened: dict[bytes, Remembered] = {}
@@ -125,6 +127,15 @@ class Gate:
 
     def _budget(self, size: str, period: str) -> Budget:
         return Budget(self.limits[size], self.limits[period] * 1000)
+
+    def _is_known(self, key: bytes) -> bool:
+        return self.known is not None and key.hex() in self.known
+
+    def _room(self, limit: str, key: bytes) -> int:
+        """A limit, without the part that a sender must leave to those that the policy knows."""
+        most = self.limits[limit]
+        apart = self.known is not None and not self._is_known(key)
+        return most - (most // self.limits["reserved_one_in"] if apart else 0)
 
     def take(self, step: Json, trace: Trace) -> Json:
         """One step of knock.run."""
@@ -163,7 +174,7 @@ class Gate:
         answer = self._repeat(envelope, th, now)
         if answer is not None:
             return {"event": "answered", "envelope": answer}
-        self._check_room(envelope)
+        self._check_room(envelope, knock.identity)
         rate = self.rates.setdefault(envelope.sender, self._budget("knocks_per_identity", "knock_refill_seconds"))
         if not rate.spend(now):
             refuse("knock.busy")
@@ -202,10 +213,25 @@ class Gate:
             refuse("envelope.sender")
         if self.peers.get(envelope.sender, knock.identity) != knock.identity:
             refuse("identity.conflict")
-        if not self.checks.spend(now):
+        if not self._take_check(knock.identity, now):
             refuse("knock.busy")
         verify(knock.identity, "knock", signed_header(envelope.header, knock.inner), knock.signature)
         return bundle
+
+    def _take_check(self, key: bytes, now: int) -> bool:
+        """A known key has what strangers must leave at its own rate; beyond it, it is one of them."""
+        if self._is_known(key):
+            own = self.known_checks.setdefault(key, self._budget("knocks_per_identity", "knock_refill_seconds"))
+            if own.spend(now):
+                if self.checks.spend(now):
+                    return True
+                own.give_back()
+        return self.checks.spend(
+            now,
+            self.limits["signature_checks_per_second"] // self.limits["reserved_one_in"]
+            if self.known is not None
+            else 0,
+        )
 
     def _repeat(self, envelope: Envelope, th: bytes, now: int) -> bytes | None:
         """Step 4: the answer to a KNOCK that is known, None for a new one."""
@@ -221,12 +247,12 @@ class Gate:
             refuse("knock.answer_overdue")
         return known.answer
 
-    def _check_room(self, envelope: Envelope) -> None:
+    def _check_room(self, envelope: Envelope, key: bytes) -> None:
         """Step 4: A could be tracked, and th remembered, before anything is charged."""
-        if envelope.sender not in self.peers and len(self.peers) >= self.limits["tracked_identities"]:
+        if envelope.sender not in self.peers and len(self.peers) >= self._room("tracked_identities", key):
             refuse("knock.busy")
         of_sender = sum(known.sender == envelope.sender for known in self.opened.values())
-        full = len(self.opened) >= self.limits["remembered_knocks"]
+        full = len(self.opened) >= self._room("remembered_knocks", key)
         if full or of_sender >= self.limits["remembered_knocks_per_identity"]:
             refuse("knock.busy")
 
@@ -285,7 +311,7 @@ class Gate:
             return self._rejected(envelope, remembered, "stale", now)
         superseded = self._superseded(session, content.fresh, now)
         others = [other for other in self._open_with(session.peer, now) if other not in superseded]
-        if len(others) >= OPEN_SESSIONS_PER_PEER or self.is_full(now):
+        if len(others) >= OPEN_SESSIONS_PER_PEER or self.is_full(now, self._room("sessions_max", session.peer)):
             return self._rejected(envelope, remembered, "busy", now)
         policy = self.policy
         if policy is not None and policy["decision"] == "reject":
@@ -298,7 +324,7 @@ class Gate:
             raise Unusable("unknown decision")
         if now > session.keys["expires_ms"]:
             return self._rejected(envelope, remembered, "stale", now)
-        if self.undecided(now) >= self.limits["undecided_knocks"]:
+        if self.undecided(now) >= self._room("undecided_knocks", session.peer):
             return self._rejected(envelope, remembered, "busy", now)
         self.sessions[th], self.waiting[th] = session, content
         action, capabilities, detail = content.intent
@@ -318,11 +344,11 @@ class Gate:
         """The open sessions with a peer, section 7."""
         return [session for session in self.sessions.values() if session.peer == peer and session.is_open(now)]
 
-    def is_full(self, now: int) -> bool:
+    def is_full(self, now: int, most: int) -> bool:
         """Whether there are as many sessions as may be, those included whose end is remembered."""
         kept = self.limits["ended_session_seconds"] * 1000
         held = [s for s in self.sessions.values() if s.ended_at is None or now <= s.ended_at + kept]
-        return len(held) >= self.limits["sessions_max"]
+        return len(held) >= most
 
     def _superseded(self, by: Session, fresh: int, now: int) -> list[Session]:
         """The sessions that accepting a KNOCK supersedes, section 7."""
