@@ -190,6 +190,13 @@ CONDITIONS_BROKEN: Final = (
     row("refuse-max-messages", "the receiver refuses position 2 of one; a close is allowed",
         [receive(hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(peer_close())], spec="5.2",
         conditions=ONE),
+    *(row(f"refuse-{name}", f"{comment}: no data, and a close all the same",
+          [send(b"x", OWN_CONDITION), receive(sealed_by_peer(), CONDITION), receive(peer_close())], spec="5.2",
+          conditions=conditions)
+      for name, comment, conditions in (
+          ("no-messages", "max_messages of 0", {**UNLIMITED, "max_messages": 0}),
+          ("no-actions", "an empty list of actions", {**UNLIMITED, "allowed_actions": []}),
+      )),
     row("refuse-max-messages-first-lost", "position 2 is refused though nothing came before it",
         [keep("lost", hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(kept("lost"))], spec="5.2",
         conditions=ONE, role="responder"),
