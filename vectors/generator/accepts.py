@@ -27,7 +27,9 @@ from generator.talk import (
     accept,
     body_cut,
     body_flipped,
+    closing,
     conditions_bytes,
+    data,
     enveloped,
     establish,
     forged_accept,
@@ -157,8 +159,8 @@ def _public(secret: bytes) -> bytes:
 
 def _accept_content() -> Iterator[Case]:
     for name, comment, change, expect in (
-        ("type-data", "type 0 in an envelope of kind 2", {"inside": b"\x00\x00hello"}, REFUSED),
-        ("type-close", "type 2", {"inside": b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))}, REFUSED),
+        ("type-data", "type 0 in an envelope of kind 2", {"inside": data()}, REFUSED),
+        ("type-close", "type 2", {"inside": closing()}, REFUSED),
         ("type-unknown", "type 3", {"inside": b"\x03"}, REFUSED),
         ("empty", "no type byte", {"inside": b""}, REFUSED),
         ("content-empty", "nothing behind the type byte", {"accept_content": b""}, REFUSED),

@@ -13,6 +13,8 @@ from generator.talk import (
     LATER_MS,
     Talk,
     close,
+    closing,
+    data,
     deliver,
     header_items,
     hear,
@@ -68,7 +70,7 @@ CONVERSATIONS: Final = (
       )),
     row("action-longest", "an action of 128 bytes, in UTF-8", [receive(hear(b"x", action="ü" * 64))]),
     row("action-spelled-out", "the KNOCK's action may be spelled out too",
-        [receive(sealed_by_peer(b"\x00\x09summarisehello"))]),
+        [receive(sealed_by_peer(data(action="summarise")))]),
     *(row(f"header-time-{name}", "no header time but a KNOCK's is held against a clock",
           [receive(hear()), receive(sealed_by_peer(time_ms=time_ms))])
       for name, time_ms in (("0", 0), ("2-53-1", 2**53 - 1))),
@@ -126,10 +128,10 @@ CLOSES: Final = (
     row("close-reason-over-limit", "a reason longer than the data that the receiver takes: a close has its own bound",
         [receive(peer_close("a reason of 25 characters"))], spec=CLOSING, limits={"plaintext_max_bytes": 8}),
     row("close-counts-impossible", "more announced than positions allow, more opened than was sent: the peer's word",
-        [say(b"one"), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(9), wire.uint(9))))],
+        [say(b"one"), receive(sealed_by_peer(closing(9, 9)))],
         spec=CLOSING),
     row("close-counts-too-few", "fewer announced than were opened: nothing is missing",
-        [receive(hear()), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))))],
+        [receive(hear()), receive(sealed_by_peer(CLOSE))],
         spec=CLOSING),
     row("close-answer-last-moment", "the peer's close at the end of the time to live is answered",
         [receive(peer_close(), now_ms=TTL_END_MS)], spec=CLOSING, conditions=IN_AN_HOUR),
@@ -202,8 +204,8 @@ CONDITIONS_BROKEN: Final = (
         conditions=ONE, role="responder"),
     *(each
       for name, comment, action, inside in (
-          ("default", "the KNOCK's own action is not allowed", None, b"\x00\x00x"),
-          ("named", "an action not in the list", "delete", b"\x00\x06deletex"),
+          ("default", "the KNOCK's own action is not allowed", None, data(b"x")),
+          ("named", "an action not in the list", "delete", data(b"x", "delete")),
       )
       for each in (
           row(f"refuse-send-action-{name}", comment,
@@ -241,9 +243,9 @@ AFTER_THE_END: Final = (
           ("close-ill-formed", "a close with a byte behind it", sealed_by_peer(CLOSE + b"\x00"), AFTER_CLOSE, {}),
           ("unknown-type", "type 3", sealed_by_peer(b"\x03hello"), AFTER_CLOSE, {}),
           ("no-type", "no type byte", sealed_by_peer(b""), AFTER_CLOSE, {}),
-          ("too-large", "nine bytes where the receiver takes eight", sealed_by_peer(b"\x00\x00" + bytes(9)),
+          ("too-large", "nine bytes where the receiver takes eight", sealed_by_peer(data(bytes(9))),
            AFTER_CLOSE, {"limits": {"plaintext_max_bytes": 8}}),
-          ("condition", "an action that is not allowed", sealed_by_peer(b"\x00\x06deletex"), AFTER_CLOSE,
+          ("condition", "an action that is not allowed", sealed_by_peer(data(b"x", "delete")), AFTER_CLOSE,
            {"conditions": BOTH}),
           ("type-accept", "type 1 in kind 4: it may stand nowhere", sealed_by_peer(b"\x01" + CLOSE[1:]), REFUSED, {}),
           ("padding", "no padding: it does not open", sealed_by_peer(padded=bytes(64)), UNOPENED, {}),
