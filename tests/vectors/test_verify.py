@@ -141,7 +141,7 @@ INPUTS: list[tuple[str, list[str | int]]] = [
     ("message/conversation-responder", ["session", "root"]),
     ("pair/send-latest", ["steps", 0, "envelope"]),
     ("pair/knock-fresh", ["peer"]),
-    ("pair/send-initiator", ["steps", 0, "ratchet_secret"]),
+    ("pair/send-initiator", ["steps", 0, "kem_shared_secret"]),
 ]
 
 
