@@ -2,7 +2,7 @@
 
 python vectors/generate.py                          write every file
 python vectors/generate.py --check                  write nothing; exit 1 and say which files differ
-python vectors/generate.py --record-encapsulations  draw new ML-KEM encapsulations, then write every file
+python vectors/generate.py --record-encapsulations  draw ML-KEM encapsulations that are missing, then write all
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         identities,
         knocks,
         messages,
+        pairs,
         ratchets,
         rejects,
         sealing,
@@ -53,6 +54,7 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         rejects.reject_family(),
         ratchets.ratchet(),
         messages.message(),
+        pairs.pair(),
         records.record_family(),
         trees.merkle(),
         checkpoints.checkpoint(),
@@ -98,7 +100,7 @@ def main() -> int:
     """Generate, and write or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
-    parser.add_argument("--record-encapsulations", action="store_true", help="draw new ML-KEM encapsulations first")
+    parser.add_argument("--record-encapsulations", action="store_true", help="draw missing ML-KEM encapsulations first")
     arguments = parser.parse_args()
     if arguments.record_encapsulations:
         from generator import world

@@ -124,22 +124,22 @@ def receive_message(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosabl
         Malformed: too short to name a session.
         UnknownSession: no session of this agent.
         SenderMismatch: sender or mesh are not the session's.
-        ClosedSession: the session is over.
         PeerNotAllowed: the policy does not allow the peer (any more).
+        ClosedSession: the session is over.
     """
     session_id = _session_id(outer)
     if len(session_id) < SESSION_ID_BYTES:
         raise Malformed
     held = core.state.sessions.get(session_id)
-    if held is None or isinstance(held, Undecided):
+    if held is None or (isinstance(held, Undecided) and held.ending(now_ms) is None):
         raise UnknownSession(outer.header.sender, session_id)
     peer = held.peer if isinstance(held, Ended) else held.facts.peer
     # An authentic header may still lie about who sent it.
     if outer.header.sender != peer.did:
         raise SenderMismatch
-    if isinstance(held, Ended):
-        raise ClosedSession
     core.check_allowed(peer)
+    if isinstance(held, Ended | Undecided):  # a KNOCK that ran out undecided is over, whether or not `poll` came
+        raise ClosedSession
     if isinstance(held, Pending):
         return receive_accept(core, held, outer, now_ms)
     return _receive_message(core, held, outer, now_ms, disclosable)
@@ -181,7 +181,7 @@ def _receive_message(
         raise
     taken = incoming.taken(core.entropy, now_ms, limits, core.acknowledge)
     changes: tuple[Change, ...] = ()
-    if not session.confirmed and not facts.initiator:
+    if session.begin_by_ms is not None and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
     if incoming.content_type is ContentType.SIGNAL:
         counted = partial(core.counted.count_signal_in, facts.peer.did, now_ms) if core.recording else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import final
 
 from agentmesh.audit.counts import Counts
@@ -52,6 +53,7 @@ class Core(Redacted):
     Attributes:
         state: What must not be lost.
         limits: What the agent allows.
+        now_ms: Returns what the clock shows; see `read_clock`.
         policy: Who decides.
         entropy: Where randomness comes from.
         budgets: Token buckets.
@@ -63,12 +65,12 @@ class Core(Redacted):
     """
 
     __slots__ = (
-        "_clock",
         "acknowledge",
         "budgets",
         "counted",
         "entropy",
         "limits",
+        "now_ms",
         "policy",
         "recording",
         "state",
@@ -87,21 +89,17 @@ class Core(Redacted):
         recording: bool,
         acknowledge: bool,
     ) -> None:
-        self.state = state
-        self._clock = clock
-        self.entropy = CheckedEntropy(entropy)
-        self.policy = policy
-        self.limits = limits
-        self.budgets = Budgets(limits)
-        self.unopened = UnopenedKnocks(limits.unopened_knocks)
-        self.recording = recording
-        self.acknowledge = acknowledge
+        self.state: AgentState = state
+        self.now_ms: Clock = partial(read_clock, clock)
+        self.entropy: CheckedEntropy = CheckedEntropy(entropy)
+        self.policy: Policy = policy
+        self.limits: Limits = limits
+        self.budgets: Budgets = Budgets(limits)
+        self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
+        self.recording: bool = recording
+        self.acknowledge: bool = acknowledge
         self.unheard: dict[SessionId, None] = {}
-        self.counted = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)
-
-    def now_ms(self) -> int:
-        """Return what the clock shows; see `read_clock`."""
-        return read_clock(self._clock)
+        self.counted: Counts = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)
 
     def route(self, outer: OuterEnvelope) -> Kind:
         """Return what an envelope carries, once its header says that it is for this agent.

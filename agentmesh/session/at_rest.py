@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from agentmesh.at_rest import MANY, STATE_MAX_BYTES, require
 from agentmesh.errors import AgentMeshError, Malformed, StateMalformed, StateVersionUnknown
 from agentmesh.handshake.knock import decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass
@@ -29,9 +30,7 @@ from agentmesh.session.held import Held
 from agentmesh.session.indices import Indices
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import ENDINGS, Phase
-from agentmesh.session.ratchet_export import MANY, RATCHET, ratchet_fields, require, restore_ratchet
-
-STATE_MAX_BYTES: Final = 1 << 32
+from agentmesh.session.ratchet_export import RATCHET, ratchet_fields, restore_ratchet
 
 _KEY: Final = _wire.Bin(32)
 _MS: Final = _wire.Uint()

@@ -16,11 +16,11 @@ class SendingChain(Redacted):
     __slots__ = ("header_key", "key", "n", "previous_length", "start")
 
     def __init__(self, key: ChainKey, header_key: HeaderKey, n: int, previous_length: int, start: int) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
+        self.key: ChainKey = key
+        self.header_key: HeaderKey = header_key
+        self.n: int = n
+        self.previous_length: int = previous_length
+        self.start: int = start
 
 
 @final
@@ -40,14 +40,14 @@ class ReceivingChain(Redacted):
         start: int,
         serial: int,
     ) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.peer_key = peer_key
-        self.epoch = epoch
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
-        self.serial = serial
+        self.key: ChainKey = key
+        self.header_key: HeaderKey = header_key
+        self.peer_key: X25519PublicKey = peer_key
+        self.epoch: int = epoch
+        self.n: int = n
+        self.previous_length: int = previous_length
+        self.start: int = start
+        self.serial: int = serial
 
 
 @final
@@ -57,10 +57,10 @@ class PastChain(Redacted):
     __slots__ = ("header_key", "length", "serial", "start")
 
     def __init__(self, header_key: HeaderKey, length: int, start: int, serial: int) -> None:
-        self.header_key = header_key
-        self.length = length
-        self.start = start
-        self.serial = serial
+        self.header_key: HeaderKey = header_key
+        self.length: int = length
+        self.start: int = start
+        self.serial: int = serial
 
 
 SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
@@ -83,14 +83,14 @@ class Turn(Redacted):
         past: tuple[PastChain, ...],
         epochs: Half,
     ) -> None:
-        self.root = root
-        self.secret = secret
-        self.public = public
-        self.sending = sending
-        self.next_sending = next_sending
-        self.next_receiving = next_receiving
-        self.past = past
-        self.epochs = epochs
+        self.root: RootKey = root
+        self.secret: X25519Secret = secret
+        self.public: X25519PublicKey = public
+        self.sending: SendingChain = sending
+        self.next_sending: HeaderKey = next_sending
+        self.next_receiving: HeaderKey = next_receiving
+        self.past: tuple[PastChain, ...] = past
+        self.epochs: Half = epochs
 
 
 @final
@@ -121,11 +121,11 @@ class OpenDelta(Redacted):
         at_ms: int,
         epochs: Half | None = None,
     ) -> None:
-        self.receiving = receiving
-        self.turn = turn
-        self.added = added
-        self.taken = taken
-        self.evicted = evicted
-        self.lost = lost
-        self.at_ms = at_ms
-        self.epochs = epochs
+        self.receiving: ReceivingChain | None = receiving
+        self.turn: Turn | None = turn
+        self.added: Sequence[tuple[SkippedAt, MessageKey]] = added
+        self.taken: SkippedAt | None = taken
+        self.evicted: Sequence[SkippedAt] = evicted
+        self.lost: Sequence[int] = lost
+        self.at_ms: int = at_ms
+        self.epochs: Half | None = epochs

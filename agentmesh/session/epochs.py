@@ -150,11 +150,11 @@ class Offering(Redacted):
         since_ms: int = 0,
         secret: bytes = b"",
     ) -> None:
-        self.epoch = epoch
-        self.standing = standing
-        self.turns = turns
-        self.since_ms = since_ms
-        self.secret = secret
+        self.epoch: int = epoch
+        self.standing: Standing = standing
+        self.turns: int = turns
+        self.since_ms: int = since_ms
+        self.secret: bytes = secret
 
     def item_out(self, now_ms: int, entropy: Entropy, limits: Limits) -> tuple[bytes, Offering]:
         """Return (what the first message of a chain carries, if anything; the half once that message is sealed)."""
@@ -223,11 +223,11 @@ class Answering(Redacted):
         answer: bytes = b"",
         secret: bytes = b"",
     ) -> None:
-        self.epoch = epoch
-        self.standing = standing
-        self.ref = ref
-        self.answer = answer
-        self.secret = secret
+        self.epoch: int = epoch
+        self.standing: Standing = standing
+        self.ref: bytes = ref
+        self.answer: bytes = answer
+        self.secret: bytes = secret
 
     def item_out(self, _now_ms: int, _entropy: Entropy, _limits: Limits) -> tuple[bytes, Answering]:
         """Return (what the first message of a chain carries, if anything; the half, which stays as it is)."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, final
 
 from attrs import frozen
 
-from agentmesh.handshake.verdict import Conditions
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, COUNTER_MAX, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.primitives.keys import Redacted
 from agentmesh.session.chains import OpenDelta, SendingChain
@@ -52,12 +52,12 @@ class MessageSent(Redacted):
         own_close_at_ms: int | None,
         acknowledges: bool,
     ) -> None:
-        self.session = session
-        self.sending = sending
-        self.half = half
-        self.data_sent = data_sent
-        self.own_close_at_ms = own_close_at_ms
-        self.acknowledges = acknowledges
+        self.session: Session = session
+        self.sending: SendingChain = sending
+        self.half: Half | None = half
+        self.data_sent: int = data_sent
+        self.own_close_at_ms: int | None = own_close_at_ms
+        self.acknowledges: bool = acknowledges
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
@@ -104,12 +104,12 @@ class MessageTaken(Redacted):
         ack: AckTaken | None,
         peer_close: PeerClose | None,
     ) -> None:
-        self.session = session
-        self.opened = opened
-        self.received = received
-        self.owed = owed
-        self.ack = ack
-        self.peer_close = peer_close
+        self.session: Session = session
+        self.opened: OpenDelta = opened
+        self.received: Indices = received
+        self.owed: Owed | None = owed
+        self.ack: AckTaken | None = ack
+        self.peer_close: PeerClose | None = peer_close
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
@@ -149,7 +149,7 @@ class Session(Redacted):
         superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
     """
 
-    phase: ClassVar = Phase.ESTABLISHED
+    phase: ClassVar[Phase] = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
         "acknowledged",
@@ -183,19 +183,19 @@ class Session(Redacted):
         peer_close: PeerClose | None = None,
         superseded_at_ms: int | None = None,
     ) -> None:
-        self.facts = facts
-        self.ratchet = ratchet
-        self.conditions = conditions
-        self.accepted_at_ms = accepted_at_ms
-        self.data_sent = data_sent
-        self.received = received
-        self.acknowledged = acknowledged
-        self.owed = owed
-        self.told_ahead = told_ahead
-        self.begin_by_ms = begin_by_ms
-        self.own_close_at_ms = own_close_at_ms
-        self.peer_close = peer_close
-        self.superseded_at_ms = superseded_at_ms
+        self.facts: Facts = facts
+        self.ratchet: Ratchet = ratchet
+        self.conditions: Conditions = conditions
+        self.accepted_at_ms: int = accepted_at_ms
+        self.data_sent: int = data_sent
+        self.received: Indices = received
+        self.acknowledged: Indices = acknowledged
+        self.owed: Owed | None = owed
+        self.told_ahead: bool = told_ahead
+        self.begin_by_ms: int | None = begin_by_ms
+        self.own_close_at_ms: int | None = own_close_at_ms
+        self.peer_close: PeerClose | None = peer_close
+        self.superseded_at_ms: int | None = superseded_at_ms
 
     def copy(self) -> Session:
         """Return a session of the same state that can be changed apart."""
@@ -267,8 +267,7 @@ class Session(Redacted):
             return False
         if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:
             return False
-        ttl_end_ms = self.ttl_end_ms
-        return ttl_end_ms is None or now_ms <= ttl_end_ms
+        return self.conditions is UNLIMITED or (end_ms := self.ttl_end_ms) is None or now_ms <= end_ms
 
     # --- what it counts --------------------------------------------------------------------------------------------
 

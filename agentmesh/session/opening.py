@@ -83,15 +83,15 @@ class Incoming(Redacted):
     ) -> None:
         self._session = session
         self._opened = opened
-        self.content_type = content_type
-        self.action = action
-        self.data = data
-        self.number = number
-        self.time_ms = time_ms
-        self.peer_close = peer_close
-        self.disclosure_key = disclosure_key
+        self.content_type: ContentType = content_type
+        self.action: str = action
+        self.data: bytes = data
+        self.number: int = number
+        self.time_ms: int = time_ms
+        self.peer_close: PeerClose | None = peer_close
+        self.disclosure_key: DisclosureKey | None = disclosure_key
         self._item = item
-        self.ack = ack
+        self.ack: AckTaken | None = ack
 
     def taken(self, entropy: Entropy, now_ms: int, limits: Limits, acknowledge: bool = False) -> MessageTaken:
         """Return what accepting this message changes; with `acknowledge` it notes that data is to be acknowledged."""

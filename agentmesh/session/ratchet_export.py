@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentmesh.errors import Malformed
+from agentmesh.at_rest import MANY, require
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
@@ -12,8 +12,6 @@ from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, Sk
 from agentmesh.session.epochs import ANSWER_BYTES, Answering, Half, Offering, Standing
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
-
-MANY: Final = 1 << 24  # no export has more items than bytes; the byte cap is what bounds them
 
 _KEY: Final = _wire.Bin(32)
 _MS: Final = _wire.Uint()
@@ -85,16 +83,6 @@ def _half_fields(half: Half) -> list[Any]:
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
-
-
-def require(condition: bool) -> None:
-    """Refuse fields that contradict one another.
-
-    Raises:
-        Malformed: the condition does not hold.
-    """
-    if not condition:
-        raise Malformed
 
 
 def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:

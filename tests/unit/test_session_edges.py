@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, Limits, PeerClosed, Phase
-from agentmesh.errors import ArgumentInvalid, NoSession, SessionNotOpen
+from agentmesh.envelope import Header, Kind, build
+from agentmesh.errors import ArgumentInvalid, ClosedSession, NoSession, PeerNotAllowed, SessionNotOpen, UnknownSession
 from agentmesh.handshake.prekeys import verify_bundle
+from agentmesh.identity import IdentityKey
+from agentmesh.policy import AskApplication
 from agentmesh.testing import ManualClock, agent_pair, established_pair
 
 DAY = 86_400
@@ -36,6 +39,56 @@ def test_a_named_session_that_is_over_is_not_open_whether_time_was_looked_at_or_
     with pytest.raises(NoSession):
         pair.alice.send(pair.bob.did, b"x", session_id=bytes(16))
     assert pair.alice.export_state() == before
+
+
+def message_in(sender: Agent, recipient: Agent, session_id: bytes, now_ms: int) -> bytes:
+    """Return what looks like a message of a session, by somebody who holds none of its keys."""
+    header = Header(kind=Kind.MESSAGE, mesh=sender.mesh, sender=sender.did, recipient=recipient.did, time_ms=now_ms)
+    return build(header.encode(), session_id, bytes(200))
+
+
+@pytest.mark.parametrize("polled", [False, True])
+def test_a_knock_that_ran_out_undecided_is_over_whether_time_was_looked_at_or_not(polled: bool) -> None:
+    pair = agent_pair()
+    [bundle] = pair.bob.publish_bundles(1, last_resort=False).one_time
+    [event] = pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("x"), expires_in_seconds=60))
+    assert isinstance(event, KnockReceived)
+    message = message_in(pair.alice, pair.bob, event.session_id, pair.clock.now_ms)
+    pair.clock.now_ms = event.expires_ms
+    with pytest.raises(UnknownSession):
+        pair.bob.receive(message)
+    pair.clock.now_ms += 1
+    if polled:
+        pair.bob.poll()
+    before = pair.bob.export_state()
+    with pytest.raises(ClosedSession):
+        pair.bob.receive(message)
+    assert pair.bob.export_state() == before
+
+
+@pytest.mark.parametrize("polled", [False, True])
+def test_the_policy_is_asked_of_a_peer_before_it_is_told_that_its_session_is_over(polled: bool) -> None:
+    class Switch(AskApplication):
+        allowed = True
+
+        def still_allowed(self, _peer: IdentityKey, /) -> bool:
+            return self.allowed
+
+    switch = Switch()
+    pair = established_pair(conditions=Conditions(ttl_seconds=60))
+    session_id = pair.bob.session(pair.alice.did).session_id
+    message = message_in(pair.alice, pair.bob, session_id, pair.clock.now_ms)
+    bob = Agent.restore(pair.bob.export_state(), clock=pair.clock, policy=switch)
+    pair.clock.advance(seconds=361)
+    if polled:
+        bob.poll()
+    with pytest.raises(ClosedSession):
+        bob.receive(message)
+    switch.allowed = False
+    before = bob.export_state()
+    with pytest.raises(PeerNotAllowed):
+        bob.receive(message)
+    assert bob.export_state() == before
 
 
 def test_a_peer_that_is_to_be_forgotten_is_a_deadline() -> None:

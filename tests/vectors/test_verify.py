@@ -139,6 +139,9 @@ INPUTS: list[tuple[str, list[str | int]]] = [
     ("reject/take-busy", ["peer"]),
     ("ratchet/ping-pong-initiator", ["context"]),
     ("message/conversation-responder", ["session", "root"]),
+    ("pair/send-latest", ["steps", 0, "envelope"]),
+    ("pair/knock-fresh", ["peer"]),
+    ("pair/send-initiator", ["steps", 0, "kem_shared_secret"]),
 ]
 
 

@@ -25,8 +25,11 @@ from generator.talk import (
     ACCEPTED_MS,
     Talk,
     accept,
+    body_cut,
     body_flipped,
+    closing,
     conditions_bytes,
+    data,
     enveloped,
     establish,
     forged_accept,
@@ -35,8 +38,11 @@ from generator.talk import (
     knocked,
     moved,
     peer_accept,
+    poll,
     receive,
+    reject,
     say,
+    send,
     split,
 )
 from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, LIMITED, MALLORY, TOLERANCE_MS, UNLIMITED, Files, token
@@ -46,6 +52,7 @@ Case = tuple[str, str, bytes, str]
 
 SPEC: Final = "5.2"
 NOTHING: Final = {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []}
+TWICE: Final = {**UNLIMITED, "allowed_actions": ["translate", "translate"]}
 
 
 def _accept_bytes() -> Iterator[Case]:
@@ -116,6 +123,19 @@ def _accept_keys() -> Iterator[Case]:
     yield "other-session", "another session's id", forged_accept(session_id=unknown), "message.unknown_session"
     for index, (comment, point) in enumerate(curve.X25519_SMALL_ORDER[:4]):
         yield f"ratchet-key-small-order-{index}", f"R_B with {comment}", forged_accept(ratchet_key=point), POINT
+    two = wire.array(wire.NIL, wire.NIL)
+    yield from (
+        ("conditions-and-signature", "conditions that are not well formed, under a bad signature: the signature first",
+         forged_accept(conditions=two, signature=bytes(64)), BAD_SIGNATURE),
+        ("content-and-signature", "no pair of conditions and signature: refused before there is a signature",
+         forged_accept(accept_content=two), REFUSED),
+        ("n-1-and-signature", "number 1 of the chain, under a bad signature", forged_accept(n=1, signature=bytes(64)),
+         REFUSED),
+        ("n-over-limit-and-key", "too large a gap, and an R_B of small order: nothing is derived over a gap",
+         forged_accept(n=1001, ratchet_key=curve.X25519_SMALL_ORDER[2][1]), "message.gap"),
+        ("n-end-and-key", "a number that no chain reaches, and an R_B of small order",
+         forged_accept(n=0, pn=1, ratchet_key=curve.X25519_SMALL_ORDER[2][1]), CONTRADICTION),
+    )  # fmt: skip
     top_bit = wire.flipped(_public(token("bob/forged/ratchet")), 31, 0x80)
     yield from (
         ("ratchet-key-top-bit", "R_B with its top bit set", forged_accept(ratchet_key=top_bit), POINT),
@@ -139,8 +159,8 @@ def _public(secret: bytes) -> bytes:
 
 def _accept_content() -> Iterator[Case]:
     for name, comment, change, expect in (
-        ("type-data", "type 0 in an envelope of kind 2", {"inside": b"\x00\x00hello"}, REFUSED),
-        ("type-close", "type 2", {"inside": b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))}, REFUSED),
+        ("type-data", "type 0 in an envelope of kind 2", {"inside": data()}, REFUSED),
+        ("type-close", "type 2", {"inside": closing()}, REFUSED),
         ("type-unknown", "type 3", {"inside": b"\x03"}, REFUSED),
         ("empty", "no type byte", {"inside": b""}, REFUSED),
         ("content-empty", "nothing behind the type byte", {"accept_content": b""}, REFUSED),
@@ -172,6 +192,7 @@ def _accept_content() -> Iterator[Case]:
 
 _ENDS_MS: Final = ACCEPTED_MS + LIMITED["ttl_seconds"] * 1000 + TOLERANCE_MS
 _EARLY: Final = bytes.fromhex(knocked().values["session_id"]) + token("accept/early", 200)
+_EARLY_MESSAGE: Final = enveloped(wire.array(*header_items(4, ACCEPTED_MS, ALICE, BOB)), _EARLY)
 
 MADE_AND_TAKEN: Final = (
     *(each
@@ -191,6 +212,16 @@ MADE_AND_TAKEN: Final = (
         [receive(peer_accept(now_ms=EXPIRES_MS), now_ms=EXPIRES_MS + DAY_MS)]),
     row("take-at-ttl-end", "300 s behind the end of ttl_seconds: the last moment",
         [receive(peer_accept(), now_ms=_ENDS_MS)], conditions=LIMITED),
+    row("refuse-send-behind-early-payload", "zero messages: the early payload went all the same, and nothing more does",
+        [establish(), send(b"more", "session.condition")], early_payload=True,
+        conditions={**UNLIMITED, "max_messages": 0}),
+    row("take-action-twice", "an action stands twice in the list, and the KNOCK's own is not in it",
+        [establish(), say(b"x", action="translate")], conditions=TWICE),
+    row("make-early-payload-of-no-messages", "zero messages: the early payload is released all the same, and counted",
+        [establish()], role="responder", early_payload=True, conditions=NOTHING),
+    *(row(f"take-header-time-{name}", "no header time but a KNOCK's is held against a clock",
+          [receive(forged_accept(time_ms=time_ms))])
+      for name, time_ms in (("0", 0), ("2-53-1", 2**53 - 1))),
     row("take-forged-parts", "the ACCEPT that the refused ones here were made from", [receive(forged_accept())]),
 )  # fmt: skip
 
@@ -199,6 +230,11 @@ IN_TIME: Final = (
         [keep("accepted", peer_accept()), keep("overtaking", hear(b"faster")),
          receive(kept("overtaking"), "message.not_yet"), receive(kept("accepted")), receive(kept("overtaking"))],
         spec="6.1"),
+    *(row(f"refuse-short-while-pending-{size}",
+          f"a kind 4 of {size} bytes: too short for a message, so nothing is tried on it",
+          [keep("accepted", peer_accept()), receive(body_cut(hear(), size), MALFORMED), receive(kept("accepted"))],
+          spec="6.1")
+      for size in (16, 143)),
     row("refuse-message-while-pending", "a kind 4 that the awaited header key does not open",
         [peer_accept(), receive(body_flipped(hear(), 50), UNOPENED), receive(forged_accept())], spec="6.1"),
     row("refuse-twice", "the ACCEPT again: its number was opened",
@@ -212,8 +248,15 @@ IN_TIME: Final = (
         [receive(peer_accept(), "message.condition", now_ms=_ENDS_MS + 1)], conditions=LIMITED),
     row("refuse-message-before-verdict",
         "a message for a KNOCK that Bob has not decided on: nobody can have the keys for it",
-        [receive(enveloped(wire.array(*header_items(4, ACCEPTED_MS, ALICE, BOB)), _EARLY), "message.unknown_session"),
+        [receive(_EARLY_MESSAGE, "message.unknown_session"),
          establish()], role="responder", spec="6.1"),
+    row("refuse-message-rejected", "a message in a session that Bob rejected: it is known, and over",
+        [reject(), receive(_EARLY_MESSAGE, CLOSED)], role="responder", spec="6.1"),
+    row("refuse-message-undecided", "a message for a KNOCK that ran out undecided: it is over at once",
+        [receive(_EARLY_MESSAGE, "message.unknown_session", now_ms=EXPIRES_MS),
+         receive(_EARLY_MESSAGE, CLOSED, now_ms=EXPIRES_MS + 1)], role="responder", spec="6.1"),
+    row("refuse-message-undecided-polled", "the same where time was looked at before",
+        [poll(EXPIRES_MS + 1), receive(_EARLY_MESSAGE, CLOSED, now_ms=EXPIRES_MS + 1)], role="responder", spec="6.1"),
     row("refuse-after-reject", "an ACCEPT after a valid REJECT",
         [receive(rejection()), receive(peer_accept(), CLOSED)]),
     row("refuse-own", "Bob's own ACCEPT comes back to him",

@@ -97,7 +97,8 @@ def bundle() -> Files:
             ("late", "300 s behind its validity", end),
         )
     ))  # fmt: skip
-    refused = (*_other_context(begin, end), *_altered(), *_signatures(), *_fields(), *_owners(), *_forms())
+    fields = (*_fields(), *_two_faults(), *_owners())
+    refused = (*_other_context(begin, end), *_altered(), *_signatures(), *fields, *_forms())
     files.add_each("bundle.verify", "3", (
         (f"refuse-{name}", comment, given, code)
         for name, comment, given, code in refused
@@ -180,11 +181,28 @@ def _fields() -> Iterator[Case]:
         ("mesh-str8", "the mesh in a longer form", 2, wire.text8(MESH.encode()), MALFORMED),
         ("mesh-bin", "the mesh as a byte string", 2, wire.binary(MESH.encode()), MALFORMED),
         ("mesh-not-utf8", "a mesh that is not UTF-8", 2, wire.text(b"example/\xff"), MALFORMED),
+        ("mesh-empty", "a mesh of no bytes", 2, wire.text(b""), MALFORMED),
+        ("mesh-65", "a mesh of 65 bytes", 2, wire.text(b"a" * 65), MALFORMED),
+        ("mesh-other-characters", "a mesh that is no name: it is not the verifier's, and that is all", 2,
+         wire.text(b"Example Mesh"), "bundle.mesh"),
         ("prekey-bin16", "the prekey in a longer form", 4, wire.binary16(ONE_TIME.prekey), MALFORMED),
         ("prekey-str", "the prekey as a string", 4, wire.text8(b"k" * 32), MALFORMED),
     ):  # fmt: skip
         data = signed(wire.with_item(items, index, item))
         yield f"signed-{name}", f"{comment}, under a good signature", verification(data), expect
+
+
+def _two_faults() -> Iterator[Case]:
+    """Yield bundles with two faults: the first in the order of section 3 is told."""
+    unnamed = wire.replaced(items_of(ONE_TIME), 2, wire.text(b"Example Mesh"))
+    yield from (
+        ("two-faults-version-mesh", "version 2, and a mesh that is no name",
+         verification(signed(wire.with_item(unnamed, 0, wire.uint(2)))), VERSION),
+        ("two-faults-identity-mesh", "another identity's, and a mesh that is no name",
+         verification(signed(wire.array(*unnamed)), did=MALLORY.did), "bundle.identity"),
+        ("two-faults-mesh-signature", "a mesh that is no name, under a bad signature",
+         verification(wire.pair(wire.array(*unnamed), bytes(64))), "bundle.mesh"),
+    )  # fmt: skip
 
 
 def _owners() -> Iterator[Case]:

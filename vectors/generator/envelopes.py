@@ -148,6 +148,9 @@ def _bad() -> Iterator[tuple[str, str, bytes, str]]:
         ("form-body-bin32", "the body in the longest form", wire.array(pair[0], wire.binary32(BODY)), MALFORMED),
         ("form-body-str", "the body as a string", wire.array(pair[0], wire.text8(b"x" * 200)), MALFORMED),
         ("form-body-nil", "nil for the body", wire.array(pair[0], wire.NIL), MALFORMED),
+        ("header-339", "a header of 339 bytes: more than any has, whatever else it is",
+         enveloped(wire.array(wire.uint(2), wire.uint(1), wire.text(b"a" * 65), _did(114), _did(114),
+                              wire.uint(NOW_MS))), TOO_LARGE),
         ("form-header-unwrapped", "the header as an array and not as bytes that hold one", wire.array(header, pair[1]),
          MALFORMED),
     )  # fmt: skip

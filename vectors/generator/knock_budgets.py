@@ -9,7 +9,17 @@ from generator import wire
 from generator.codes import BAD_SIGNATURE
 from generator.forge import ForgedKnock, content, knock
 from generator.tables import Row, Step, row
-from generator.world import EXPIRES_MS, LAST_RESORT, MALLORY, NOW_MS, SHORT, TOLERANCE_MS, UNLIMITED
+from generator.world import (
+    ALICE,
+    CAROL,
+    EXPIRES_MS,
+    LAST_RESORT,
+    MALLORY,
+    NOW_MS,
+    SHORT,
+    TOLERANCE_MS,
+    UNLIMITED,
+)
 
 Calls = Callable[..., Step]
 
@@ -49,6 +59,12 @@ def limited(receive: Calls) -> tuple[Row, ...]:
         row("refuse-busy-checks", "a forgery uses up the budget of checks; the genuine KNOCK is taken a second later",
             [receive(made(0).signed_with(bytes(64)), BAD_SIGNATURE), receive(made(0).envelope, BUSY),
              receive(made(0), now_ms=NOW_MS + 1000)], limits={"signature_checks_per_second": 1}, **early),
+        row("refuse-busy-checks-evenly", "two checks in a second: one is back after half of it",
+            [*(receive(made(0).signed_with(bytes(64)), BAD_SIGNATURE) for _ in range(2)),
+             receive(made(0).envelope, BUSY, now_ms=NOW_MS + 499), receive(made(0), now_ms=NOW_MS + 500)],
+            limits={"signature_checks_per_second": 2}, **early),
+        row("refuse-forgeries-on-last-resort", "forgeries on a last-resort bundle hold up no genuine KNOCK on it",
+            [*(receive(made(0).signed_with(bytes(64)), BAD_SIGNATURE) for _ in range(20)), receive(made(0))], **early),
         row("refuse-forgeries-before-genuine", "forgeries on one bundle hold up no genuine KNOCK on it",
             [*(receive(knock().signed_with(bytes(64)), BAD_SIGNATURE) for _ in range(20)), receive(knock())]),
         row("refuse-busy-peer", "no room for one more peer; who is known already passes",
@@ -88,6 +104,42 @@ def limited(receive: Calls) -> tuple[Row, ...]:
             [receive(made(0, inside=content(early_payload=b"the first words")))],
             policy={"decision": "accept",
                     "conditions": {"max_messages": 0, "ttl_seconds": None, "allowed_actions": []}}, **early),
+    )  # fmt: skip
+
+
+def strangers(receive: Calls) -> tuple[Row, ...]:
+    """Return the rows of what is kept from strangers: the policy knows Mallory, and every second part is kept."""
+    half = {"reserved_one_in": 2}
+    common: dict[str, Any] = {"known": [MALLORY.key.raw.hex()], "stocks": [LAST_RESORT]}
+    one_each = [receive(made(0)), receive(made(1, who=CAROL)), receive(made(2, who=MALLORY))]
+    return (
+        row("refuse-stranger-checks", "the checks of strangers are used up: the known has its part, at its own rate",
+            [receive(made(0).signed_with(bytes(64)), BAD_SIGNATURE), receive(made(0).envelope, BUSY),
+             receive(made(1, who=MALLORY).signed_with(bytes(64)), BAD_SIGNATURE),
+             receive(made(1, who=MALLORY).envelope, BUSY), receive(made(1, who=MALLORY), now_ms=NOW_MS + 1000)],
+            limits={"signature_checks_per_second": 2, "knocks_per_identity": 1, **half}, **common),
+        row("refuse-stranger-checks-own-rate", "whoever forges in a known name has its part once, and is a stranger "
+            "from there on: another known one is taken",
+            [*(receive(made(0, who=MALLORY).signed_with(bytes(64)), BAD_SIGNATURE) for _ in range(2)),
+             receive(made(0, who=MALLORY).envelope, BUSY), receive(made(1).envelope, BUSY),
+             receive(made(2, who=CAROL))],
+            limits={"signature_checks_per_second": 4, "knocks_per_identity": 1, **half},
+            **{**common, "known": [MALLORY.key.raw.hex(), CAROL.key.raw.hex()]}),
+        row("refuse-stranger-peer", "room for one more peer is kept for the known",
+            [receive(made(0)), receive(made(1, who=CAROL).envelope, BUSY), receive(made(2, who=MALLORY))],
+            limits={"tracked_identities": 2, **half}, **common),
+        row("refuse-stranger-memory", "room in the memory is kept for the known",
+            [receive(made(0)), receive(made(1).envelope, BUSY), receive(made(2, who=MALLORY))],
+            limits={"remembered_knocks": 2, **half}, **common),
+        row("rejected-stranger-no-room", "room for a session is kept for the known: REJECT busy to the stranger",
+            one_each, limits={"sessions_max": 2, **half}, policy=ACCEPTING, **common),
+        row("rejected-stranger-may-not-wait", "room to wait is kept for the known: REJECT busy to the stranger",
+            one_each, limits={"undecided_knocks": 2, **half}, **common),
+        row("rejected-everybody-a-stranger", "a policy that tells senders apart and knows none: the part is kept",
+            one_each, limits={"undecided_knocks": 2, **half}, **{**common, "known": []}),
+        row("rejected-of-three-parts", "one part in four of seven is one, rounded down: six may wait",
+            [receive(made(number, who=MALLORY if number > 4 else ALICE)) for number in range(7)],
+            limits={"undecided_knocks": 7}, **{**common, "known": [CAROL.key.raw.hex()]}),
     )  # fmt: skip
 
 

@@ -61,8 +61,13 @@ def bad_headers(good: ForgedKnock) -> Iterator[Case]:
     over = knock(time_ms=begun, expires_ms=NOW_MS - TOLERANCE_MS - 1)
     early = knock(expires_ms=NOW_MS - 1)
     long = knock(expires_ms=NOW_MS + 14 * DAY_MS + 1)
+    ahead_ms = NOW_MS + TOLERANCE_MS + 1
+    ahead_long = knock(time_ms=ahead_ms, expires_ms=NOW_MS + 15 * DAY_MS)
+    ahead_over = knock(time_ms=ahead_ms, expires_ms=NOW_MS - TOLERANCE_MS - 1)
     yield from (
         ("future", "its time is 300 s and a millisecond ahead", future.envelope, "knock.future"),
+        ("future-and-long-lived", "from the future, with too long a lifetime", ahead_long.envelope, "knock.future"),
+        ("future-and-over", "from the future, and expired before it was made", ahead_over.envelope, "knock.future"),
         ("expired", "it expired 300 s and a millisecond ago", over.envelope, "knock.expired"),
         ("no-lifetime", "expires is its own time", knock(expires_ms=NOW_MS).envelope, "knock.expired"),
         ("negative-lifetime", "expires is before its time", early.envelope, "knock.expired"),

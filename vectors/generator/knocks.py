@@ -288,6 +288,7 @@ def knock_family() -> Files:
     _build(files)
     budgets = (
         knock_budgets.limited(receive),
+        knock_budgets.strangers(receive),
         knock_budgets.timed(receive),
         knock_budgets.answers(receive, decide, drop),
     )

@@ -13,6 +13,8 @@ from generator.talk import (
     body_cut,
     body_flipped,
     body_longer,
+    closing,
+    data,
     header_items,
     hear,
     moved,
@@ -27,7 +29,7 @@ Json = dict[str, Any]
 Case = tuple[str, str, Step, str]
 
 
-CLOSE: Final = b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))
+CLOSE: Final = closing()
 
 _behind = step(lambda _, *values: values[-1])
 _spliced = step(lambda _, first, second: with_body(second, lambda body: split(first)[1][:128] + body[128:]))
@@ -113,6 +115,14 @@ def lies() -> Iterator[Case]:
     small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False)
     turn = _behind(say(b"a turn is due"), small)
     yield "turn-small-order", "a turn with a ratchet key of small order", turn, POINT
+    for name, comment, change, expect in (
+        ("gap", "1,001 messages are missing before it", {"ahead": 1001}, "message.gap"),
+        ("n-end", "n = 2^32 - 1: no chain reaches it, so it is no gap", {"n": 2**32 - 1}, CONTRADICTION),
+        ("pn-end", "a pn below what was received", {"pn": 0, "ahead": 1001}, CONTRADICTION),
+    ):
+        small = sealed_by_peer(ratchet_key=curve.X25519_SMALL_ORDER[2][1], kept=False, **change)
+        yield (f"turn-small-order-{name}", f"a turn with a ratchet key of small order; {comment}",
+               _behind(say(b"a turn is due"), small), expect)  # fmt: skip
 
 
 def ill_formed() -> Iterator[Case]:
@@ -143,9 +153,9 @@ def ill_formed() -> Iterator[Case]:
         yield name, f"{comment}, sealed well", sealed_by_peer(inside), REFUSED
     for name, comment, padded in (
         ("padding-none", "zeros without a marker", bytes(64)),
-        ("padding-missing", "content without padding", b"\x00\x00hello"),
-        ("padding-long", "a step more padding than due", b"\x00\x00hello\x80" + bytes(64)),
-        ("padding-dirty", "a byte behind the marker", b"\x00\x00hello\x80" + bytes(55) + b"\x01"),
+        ("padding-missing", "content without padding", data()),
+        ("padding-long", "a step more padding than due", data() + b"\x80" + bytes(64)),
+        ("padding-dirty", "a byte behind the marker", data() + b"\x80" + bytes(55) + b"\x01"),
         ("padding-empty", "a box of nothing", b""),
     ):
         yield name, f"{comment}, sealed well", sealed_by_peer(padded=padded), UNOPENED

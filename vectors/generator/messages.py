@@ -13,6 +13,8 @@ from generator.talk import (
     LATER_MS,
     Talk,
     close,
+    closing,
+    data,
     deliver,
     header_items,
     hear,
@@ -32,6 +34,7 @@ SPEC: Final = "6.1"
 CLOSING: Final = "7"
 LATE_MS: Final = 600_000
 BEGIN_BY_MS: Final = EXPIRES_MS + DAY_MS
+AFTER_CLOSE: Final = "message.after_close"
 CONDITION: Final = "message.condition"
 OWN_CONDITION: Final = "session.condition"
 NOT_OPEN: Final = "session.not_open"
@@ -67,7 +70,12 @@ CONVERSATIONS: Final = (
       )),
     row("action-longest", "an action of 128 bytes, in UTF-8", [receive(hear(b"x", action="ü" * 64))]),
     row("action-spelled-out", "the KNOCK's action may be spelled out too",
-        [receive(sealed_by_peer(b"\x00\x09summarisehello"))]),
+        [receive(sealed_by_peer(data(action="summarise")))]),
+    *(row(f"header-time-{name}", "no header time but a KNOCK's is held against a clock",
+          [receive(hear()), receive(sealed_by_peer(time_ms=time_ms))])
+      for name, time_ms in (("0", 0), ("2-53-1", 2**53 - 1))),
+    row("action-twice", "an action stands twice in what is allowed",
+        [say(b"a"), receive(hear(b"b"))], spec="5.2", conditions={**UNLIMITED, "allowed_actions": ["summarise"] * 2}),
     row("early-payload-initiator", "an early payload was position 1: her first message is position 2",
         [say(b"second")], spec="5.2", early_payload=True),
     row("early-payload-responder", "an early payload was position 1: position 2 comes first",
@@ -120,11 +128,24 @@ CLOSES: Final = (
     row("close-reason-over-limit", "a reason longer than the data that the receiver takes: a close has its own bound",
         [receive(peer_close("a reason of 25 characters"))], spec=CLOSING, limits={"plaintext_max_bytes": 8}),
     row("close-counts-impossible", "more announced than positions allow, more opened than was sent: the peer's word",
-        [say(b"one"), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(9), wire.uint(9))))],
+        [say(b"one"), receive(sealed_by_peer(closing(9, 9)))],
         spec=CLOSING),
     row("close-counts-too-few", "fewer announced than were opened: nothing is missing",
-        [receive(hear()), receive(sealed_by_peer(b"\x02" + wire.array(wire.text(b""), wire.uint(0), wire.uint(0))))],
+        [receive(hear()), receive(sealed_by_peer(CLOSE))],
         spec=CLOSING),
+    row("close-answer-last-moment", "the peer's close at the end of the time to live is answered",
+        [receive(peer_close(), now_ms=TTL_END_MS)], spec=CLOSING, conditions=IN_AN_HOUR),
+    row("close-no-answer-past-ttl", "the peer's close a millisecond past the time to live is taken, and not answered",
+        [receive(peer_close(), now_ms=TTL_END_MS + 1)], spec=CLOSING, conditions=IN_AN_HOUR),
+    row("close-past-ttl-late-data", "past the time to live what the close announced may still come, for 300 s",
+        [keep("late", hear(b"late")), receive(peer_close(), now_ms=TTL_END_MS + 1),
+         receive(kept("late"), now_ms=TTL_END_MS + TOLERANCE_MS)], spec=CLOSING, conditions=IN_AN_HOUR),
+    row("truncated-ttl", "closing when its time to live ends: truncated, and not expired",
+        [close(now_ms=TTL_END_MS), poll(TTL_END_MS + TOLERANCE_MS), poll(TTL_END_MS + TOLERANCE_MS + 1)], spec=CLOSING,
+        conditions=IN_AN_HOUR),
+    row("truncated-unconfirmed", "closing when the time ends in which A should have been heard: truncated",
+        [close(now_ms=BEGIN_BY_MS + DAY_MS - 1), poll(BEGIN_BY_MS + DAY_MS), poll(BEGIN_BY_MS + DAY_MS + 1)],
+        spec=CLOSING, role="responder"),
     *(row(f"refuse-unconfirmed-{role}", "no message of A for a day behind the KNOCK's expiry, and for another",
           [[send(b"in time", now_ms=BEGIN_BY_MS)] if role == "responder" else [],
            send(b"too late", NOT_OPEN, now_ms=BEGIN_BY_MS + 1), poll(BEGIN_BY_MS + DAY_MS),
@@ -171,13 +192,20 @@ CONDITIONS_BROKEN: Final = (
     row("refuse-max-messages", "the receiver refuses position 2 of one; a close is allowed",
         [receive(hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(peer_close())], spec="5.2",
         conditions=ONE),
+    *(row(f"refuse-{name}", f"{comment}: no data, and a close all the same",
+          [send(b"x", OWN_CONDITION), receive(sealed_by_peer(), CONDITION), receive(peer_close())], spec="5.2",
+          conditions=conditions)
+      for name, comment, conditions in (
+          ("no-messages", "max_messages of 0", {**UNLIMITED, "max_messages": 0}),
+          ("no-actions", "an empty list of actions", {**UNLIMITED, "allowed_actions": []}),
+      )),
     row("refuse-max-messages-first-lost", "position 2 is refused though nothing came before it",
         [keep("lost", hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(kept("lost"))], spec="5.2",
         conditions=ONE, role="responder"),
     *(each
       for name, comment, action, inside in (
-          ("default", "the KNOCK's own action is not allowed", None, b"\x00\x00x"),
-          ("named", "an action not in the list", "delete", b"\x00\x06deletex"),
+          ("default", "the KNOCK's own action is not allowed", None, data(b"x")),
+          ("named", "an action not in the list", "delete", data(b"x", "delete")),
       )
       for each in (
           row(f"refuse-send-action-{name}", comment,
@@ -205,10 +233,28 @@ AFTER_THE_END: Final = (
     row("refuse-send-after-peer-close", "after the peer's close only one's own close is sent",
         [hear(b"missing"), receive(peer_close()), send(b"x", NOT_OPEN)], spec=CLOSING),
     row("refuse-after-close", "data numbered behind its sender's close",
-        [keep("late", hear(b"late")), receive(peer_close()), receive(sealed_by_peer(), "message.after_close"),
+        [keep("late", hear(b"late")), receive(peer_close()), receive(sealed_by_peer(), AFTER_CLOSE),
          receive(kept("late"))], spec=CLOSING),
+    *(row(f"refuse-after-close-{name}", f"{comment}, behind its sender's close",
+          [keep("late", hear(b"late")), receive(peer_close()), receive(made, expect), receive(kept("late"))],
+          spec="6.1", **given)
+      for name, comment, made, expect, given in (
+          ("ill-formed", "an action longer than the message", sealed_by_peer(b"\x00\x05abc"), AFTER_CLOSE, {}),
+          ("close-ill-formed", "a close with a byte behind it", sealed_by_peer(CLOSE + b"\x00"), AFTER_CLOSE, {}),
+          ("unknown-type", "type 3", sealed_by_peer(b"\x03hello"), AFTER_CLOSE, {}),
+          ("no-type", "no type byte", sealed_by_peer(b""), AFTER_CLOSE, {}),
+          ("too-large", "nine bytes where the receiver takes eight", sealed_by_peer(data(bytes(9))),
+           AFTER_CLOSE, {"limits": {"plaintext_max_bytes": 8}}),
+          ("condition", "an action that is not allowed", sealed_by_peer(data(b"x", "delete")), AFTER_CLOSE,
+           {"conditions": BOTH}),
+          ("type-accept", "type 1 in kind 4: it may stand nowhere", sealed_by_peer(b"\x01" + CLOSE[1:]), REFUSED, {}),
+          ("padding", "no padding: it does not open", sealed_by_peer(padded=bytes(64)), UNOPENED, {}),
+      )),
+    row("refuse-second-close-below", "a second close, numbered below the first",
+        [keep("early", sealed_by_peer(CLOSE)), keep("late", hear(b"late")), receive(peer_close()),
+         receive(kept("early"), REFUSED), receive(kept("late"))], spec="6.1"),
     row("refuse-second-close", "a second close behind the first",
-        [keep("late", hear(b"late")), receive(peer_close()), receive(sealed_by_peer(CLOSE), "message.after_close"),
+        [keep("late", hear(b"late")), receive(peer_close()), receive(sealed_by_peer(CLOSE), AFTER_CLOSE),
          receive(kept("late"))], spec=CLOSING),
     row("refuse-close-before-data", "a close whose number is below one already received",
         [keep("early", sealed_by_peer(CLOSE)), receive(hear(b"behind it")), receive(kept("early"), REFUSED),

@@ -140,6 +140,9 @@ OTHERWISE: Final = (
     row("make", "Bob rejects the KNOCK that waits", [reject()], role="responder"),
     row("refuse-after-accept", "a genuine REJECT after the ACCEPT is ignored",
         [establish(), receive(rejection(), UNMATCHED), receive(hear())]),
+    *(row(f"take-header-time-{name}", "no header time but a KNOCK's is held against a clock",
+          [receive(rejection(time_ms=time_ms))])
+      for name, time_ms in (("0", 0), ("2-53-1", 2**53 - 1))),
     row("refuse-twice", "the second REJECT has nothing to reject",
         [receive(rejection()), receive(rejection(), UNMATCHED)]),
     row("refuse-accept-after-reject", "Bob decides once",

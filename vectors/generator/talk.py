@@ -13,8 +13,9 @@ from agentmesh.identity import Identity, signed_part
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import SIGN_ACCEPT
 from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.primitives.padding import pad
+from agentmesh.primitives.padding import pad, unpad
 from agentmesh.session.chains import SendingChain
+from agentmesh.session.content import pad_close, pad_data
 from agentmesh.session.established import Session
 from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.ratchet import Ratchet
@@ -29,6 +30,16 @@ Json = dict[str, Any]
 
 ACCEPTED_MS: Final = NOW_MS + 1000
 LATER_MS: Final = NOW_MS + 2000
+
+
+def data(content: bytes = b"hello", action: str = "") -> bytes:
+    """Return a data message's plaintext, as the library writes it; the action is the KNOCK's where it is empty."""
+    return unpad(pad_data(action.encode(), content))
+
+
+def closing(sent: int = 0, opened: int = 0) -> bytes:
+    """Return a close's plaintext without a reason, as the library writes it."""
+    return unpad(pad_close("", sent, opened))
 
 
 @cache
@@ -219,7 +230,7 @@ class Talk:
 
     def sealed_by_peer(
         self,
-        inside: bytes = b"\x00\x00hello",
+        inside: bytes | None = None,
         *,
         padded: bytes | None = None,
         kind: int = 4,
@@ -235,7 +246,7 @@ class Talk:
         """Return what the peer could seal if it wished to break a rule.
 
         Args:
-            inside: The plaintext with its type byte.
+            inside: The plaintext with its type byte; data if `None`.
             padded: What is sealed, if it is not `inside` in good padding.
             kind: The kind in the outer header.
             time_ms: The time in the outer header.
@@ -270,7 +281,7 @@ class Talk:
             message_key,
             sent,
             session_id + bytes.fromhex(values["th"]) + (header if sealed_for is None else sealed_for),
-            pad(inside) if padded is None else padded,
+            pad(data() if inside is None else inside) if padded is None else padded,
             self._peer_draws.draw({}, "nonce", 24),
         )
         if kept:

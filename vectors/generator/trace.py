@@ -119,7 +119,7 @@ TRACED: Final = evolve(
 
 def install() -> None:
     """Have every ratchet that is made or restored from now on note what it derives."""
-    for module in ("agentmesh.session.pending", "agentmesh.session.at_rest"):
+    for module in ("agentmesh.session.pending", "agentmesh.session.at_rest", "agentmesh.engine.knocking"):
         mock.patch(f"{module}.SUITE", TRACED).start()
 
 

@@ -52,13 +52,14 @@ def token(name: str, size: int = 32) -> bytes:
 
 @cache
 def identity(name: str) -> Identity:
-    """Return the identity of this name: `alice` knocks, `bob` is knocked at, `mallory` is neither."""
+    """Return the identity of this name: `alice` and `carol` knock, `bob` is knocked at, `mallory` is none of them."""
     return Identity.from_seed(token(f"{name}/identity"))
 
 
 ALICE: Final = identity("alice")
 BOB: Final = identity("bob")
 MALLORY: Final = identity("mallory")
+CAROL: Final = identity("carol")
 
 
 class _Tokens:
@@ -108,11 +109,17 @@ class Stock:
 
 
 @cache
-def stock(name: str, bundle_class: int = 1, not_before_ms: int = NOW_MS, not_after_ms: int = NOT_AFTER_MS) -> Stock:
-    """Return Bob's bundle of this name."""
-    prekey_secret, kem_seed = token(f"bob/{name}/prekey"), token(f"bob/{name}/kem", 64)
+def stock(
+    name: str,
+    bundle_class: int = 1,
+    not_before_ms: int = NOW_MS,
+    not_after_ms: int = NOT_AFTER_MS,
+    of: str = "bob",
+) -> Stock:
+    """Return the bundle of this name, Bob's or somebody else's."""
+    prekey_secret, kem_seed = token(f"{of}/{name}/prekey"), token(f"{of}/{name}/kem", 64)
     data, published = issue_bundle(
-        BOB,
+        identity(of),
         bundle_class=BundleClass(bundle_class),
         mesh=MESH,
         not_before_ms=not_before_ms,
@@ -135,7 +142,8 @@ ONE_TIME: Final = stock("one-time")
 OTHER_ONE_TIME: Final = stock("other-one-time")
 LAST_RESORT: Final = stock("last-resort", 2, not_after_ms=NOW_MS + 21 * DAY_MS)
 SHORT: Final = stock("short", not_after_ms=NOW_MS + DAY_MS // 2)
-STOCK: Final = (ONE_TIME, OTHER_ONE_TIME, LAST_RESORT, SHORT)
+ALICES: Final = stock("alices", 2, of="alice")
+STOCK: Final = (ONE_TIME, OTHER_ONE_TIME, LAST_RESORT, SHORT, ALICES)
 ENCAPSULATIONS_EACH: Final = 2
 
 
@@ -155,12 +163,15 @@ def encapsulation(bundle: Stock, index: int = 0) -> tuple[bytes, bytes]:
 
 
 def record_encapsulations() -> None:
-    """Draw the encapsulations anew. Every vector that rests on one changes."""
-    recorded = {}
+    """Draw the encapsulations that are not recorded yet; those that are stay, since vectors rest on them."""
+    recorded = dict(_recorded())
     for bundle in STOCK:
+        if bundle.name in recorded:
+            continue
         pairs = [_crypto.kem_encapsulate(bundle.kem_key) for _ in range(ENCAPSULATIONS_EACH)]
         recorded[bundle.name] = [{"ciphertext": ct.hex(), "shared_secret": shared.hex()} for ct, shared in pairs]
     ENCAPSULATIONS.write_text(json.dumps(recorded, indent=2) + "\n", encoding="ascii")
+    _recorded.cache_clear()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agentmesh.errors import AgentMeshError, LogBroken
-from runner.agents import KnockRunner, SessionRunner
+from runner.agents import KnockRunner, PairRunner, SessionRunner
 from runner.audit import CALLS as AUDIT_CALLS
 from runner.calls import CALLS
 from runner.ratchets import RatchetRunner
@@ -92,6 +92,7 @@ def _steps(make: Callable[..., Runner]) -> Callable[[Json], Json]:
 RUNNERS: dict[str, Callable[..., Runner]] = {
     "knock.run": KnockRunner,
     "session.run": SessionRunner,
+    "agent.run": PairRunner,
     "ratchet.run": RatchetRunner,
     **TRUST_RUNNERS,
 }

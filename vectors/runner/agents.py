@@ -5,8 +5,10 @@ from __future__ import annotations
 from agentmesh.agent import Agent
 from agentmesh.engine.export import export_agent
 from agentmesh.engine.state import AgentState
+from agentmesh.envelope import OuterEnvelope
 from agentmesh.events import (
     AnswerRepeated,
+    Event,
     KnockReceived,
     KnockRefused,
     MessageReceived,
@@ -18,6 +20,7 @@ from agentmesh.handshake.knock import Intent, KnockContent
 from agentmesh.handshake.prekeys import BundleClass, BundleSecrets, PublishedBundle
 from agentmesh.handshake.verdict import Reason
 from agentmesh.identity import IdentityKey
+from agentmesh.outgoing import Sealed
 from agentmesh.policy import Ask, ClaimedSender, Decision, Deny, Grant, KnockRequest
 from agentmesh.primitives.keys import (
     BundleRef,
@@ -31,7 +34,7 @@ from agentmesh.primitives.keys import (
     X25519PublicKey,
 )
 from agentmesh.session.established import Session
-from agentmesh.session.facts import Ended, Facts
+from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Facts
 from agentmesh.session.pending import Pending, Undecided
 from runner.ratchets import initial_ratchet, ratchet_json
 from runner.values import Draws, Json, conditions_json, conditions_of, hex_or_none, identity_of, limits_of, unhex
@@ -66,9 +69,21 @@ class _Policy:
         return True
 
 
+class _KnowingPolicy(_Policy):
+    """Tells senders apart, too."""
+
+    def __init__(self, given: Json) -> None:
+        super().__init__(given)
+        self._known = frozenset(map(unhex, given["known"]))
+
+    def is_known(self, key: bytes, /) -> bool:
+        return key in self._known
+
+
 def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
+    policy = _KnowingPolicy(given) if "known" in given else _Policy(given)
     return Agent.restore(
-        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=_Policy(given), limits=limits_of(given)
+        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=policy, limits=limits_of(given)
     )
 
 
@@ -80,6 +95,69 @@ def _accept(agent: Agent, waiting: KnockReceived, step: Json) -> Json:
 def _reject(agent: Agent, waiting: KnockReceived, step: Json) -> Json:
     envelope = agent.reject(waiting, Reason(step["reason"]), retry_after_seconds=step["retry_after_seconds"]).envelope
     return {"envelope": envelope.hex()}
+
+
+def _knock_event(agent: Agent, event: Event) -> Json | None:
+    """Return what a KNOCK gave, or `None` for another event."""
+    if isinstance(event, KnockReceived):
+        return {"event": "knock", **_knock_json(agent, event)}
+    if isinstance(event, KnockRefused):
+        return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.envelope.hex()}
+    if isinstance(event, AnswerRepeated):
+        return {"event": "answered", "envelope": event.reply.envelope.hex()}
+    if isinstance(event, SessionEstablished) and event.reply is not None:
+        return {
+            "event": "accepted",
+            "session_id": event.session_id.hex(),
+            "early_payload": hex_or_none(event.early_payload),
+            "envelope": event.reply.envelope.hex(),
+        }
+    return None
+
+
+def _knock_json(agent: Agent, event: KnockReceived) -> Json:
+    held = agent._core.state.sessions[event.session_id]
+    if not isinstance(held, Undecided):
+        raise TypeError("a KNOCK that waits is held as undecided")
+    return {
+        "initiator": event.peer.raw.hex(),
+        "class": int(event.bundle_class),
+        "action": event.intent.action,
+        "capabilities": list(event.intent.capabilities),
+        "detail": event.intent.detail.hex(),
+        "early_payload": hex_or_none(held.content.early_payload),
+        "fresh": int(event.fresh),
+        "receipt": event.receipt.hex(),
+        "th": held.facts.th.hex(),
+        "session_id": event.session_id.hex(),
+        "root": held.root.hex(),
+        "hk_ba": held.header_key_ba.hex(),
+        "hk_ab": held.header_key_ab.hex(),
+    }
+
+
+def _session_event(event: Event) -> Json:
+    """Return what an ACCEPT, a REJECT or a message gave."""
+    if isinstance(event, SessionEstablished):
+        return {"event": "established", "conditions": conditions_json(event.conditions)}
+    if isinstance(event, SessionRejected):
+        return {"event": "rejected", "reason": str(event.reason), "retry_after_seconds": event.retry_after_seconds}
+    if isinstance(event, MessageReceived):
+        return {
+            "event": "message",
+            "plaintext": event.plaintext.hex(),
+            "action": event.action,
+            "number": event.number,
+        }
+    if isinstance(event, PeerClosed):
+        return {
+            "event": "closed",
+            "reason": event.reason,
+            "missing": event.missing,
+            "peer_opened": event.peer_opened,
+            "envelope": None if event.reply is None else event.reply.envelope.hex(),
+        }
+    raise TypeError(f"an event that no vector causes: {event!r}")
 
 
 class KnockRunner:
@@ -115,46 +193,20 @@ class KnockRunner:
             self.agent.drop(waiting.peer.did, waiting.session_id)
             return {}
         [event] = self.agent.receive(unhex(step["envelope"]))
+        given = self._note(event)
+        if given is None:
+            raise TypeError(f"an event that no KNOCK causes: {event!r}")
+        return given
+
+    def _note(self, event: Event) -> Json | None:
         if isinstance(event, KnockReceived):
             self._latest = event
-            return {"event": "knock", **self._knock_json(event)}
-        if isinstance(event, KnockRefused):
-            return {"event": "rejected", "reason": str(event.reason), "envelope": event.reply.envelope.hex()}
-        if isinstance(event, AnswerRepeated):
-            return {"event": "answered", "envelope": event.reply.envelope.hex()}
-        if isinstance(event, SessionEstablished) and event.reply is not None:
-            return {
-                "event": "accepted",
-                "session_id": event.session_id.hex(),
-                "early_payload": hex_or_none(event.early_payload),
-                "envelope": event.reply.envelope.hex(),
-            }
-        raise TypeError(f"an event that no KNOCK causes: {event!r}")
+        return _knock_event(self.agent, event)
 
     def _waiting(self) -> KnockReceived:
         if self._latest is None:
             raise LookupError("no KNOCK was left to the application yet")
         return self._latest
-
-    def _knock_json(self, event: KnockReceived) -> Json:
-        held = self.agent._core.state.sessions[event.session_id]
-        if not isinstance(held, Undecided):
-            raise TypeError("a KNOCK that waits is held as undecided")
-        return {
-            "initiator": event.peer.raw.hex(),
-            "class": int(event.bundle_class),
-            "action": event.intent.action,
-            "capabilities": list(event.intent.capabilities),
-            "detail": event.intent.detail.hex(),
-            "early_payload": hex_or_none(held.content.early_payload),
-            "fresh": int(event.fresh),
-            "receipt": event.receipt.hex(),
-            "th": held.facts.th.hex(),
-            "session_id": event.session_id.hex(),
-            "root": held.root.hex(),
-            "hk_ba": held.header_key_ba.hex(),
-            "hk_ab": held.header_key_ab.hex(),
-        }
 
     def state(self) -> Json:
         """Return which bundles can still serve, and how many KNOCKs wait."""
@@ -168,6 +220,76 @@ class KnockRunner:
     def export(self) -> bytes:
         """Return the whole state, whatever the time is."""
         return export_agent(self.agent._core.state, now_ms=0)
+
+
+class PairRunner(KnockRunner):
+    """An agent with all its sessions with one peer: `agent.run`."""
+
+    def __init__(self, given: Json, draws: Draws | None = None) -> None:
+        super().__init__(given, draws)
+        self._peer = IdentityKey(unhex(given["peer"])).did
+
+    def step(self, step: Json, /) -> Json:
+        """Knock, receive, accept, send, close, drop, or look at what time brought."""
+        self._clock.now_ms = step["now_ms"]
+        self._draws.begin(step)
+        given = getattr(self, "_" + step["do"])(step)
+        views = self.agent.sessions(self._peer)
+        told = [
+            {"session_id": view.session_id.hex(), "phase": str(view.status.phase), "sends": view.status.sends}
+            for view in views
+        ]
+        return {**given, "sessions": told}
+
+    def _knock(self, step: Json) -> Json:
+        made = self.agent.knock(
+            self._peer,
+            unhex(step["bundle"]),
+            Intent(step["action"]),
+            expires_in_seconds=step["expires_in_seconds"],
+        )
+        return {"envelope": made.envelope.hex(), "session_id": made.session_id.hex()}
+
+    def _receive(self, step: Json) -> Json:
+        event = self.agent.receive(unhex(step["envelope"]))[0]
+        given = self._note(event)
+        if given is not None:
+            return given
+        # Each of them is of a session.
+        return {**_session_event(event), "session_id": event.session_id.hex()}  # type: ignore[union-attr]
+
+    def _accept(self, step: Json) -> Json:
+        [waiting] = [one for one in self.agent.pending_knocks() if one.session_id.hex() == step["session_id"]]
+        return _accept(self.agent, waiting, step)
+
+    def _send(self, step: Json) -> Json:
+        sealed = self.agent.send(self._peer, unhex(step["plaintext"]), action=step["action"], session_id=_named(step))
+        return {**_sealed_json(sealed), "number": sealed.number}
+
+    def _close(self, step: Json) -> Json:
+        sealed = self.agent.close(self._peer, step["reason"], session_id=_named(step))
+        return _sealed_json(sealed)
+
+    def _drop(self, step: Json) -> Json:
+        self.agent.drop(self._peer, SessionId(unhex(step["session_id"])))
+        return {}
+
+    def _poll(self, _step: Json) -> Json:
+        self.agent.poll()
+        return {}
+
+    def state(self) -> Json:
+        """Return nothing: each step says where the sessions stand."""
+        return {}
+
+
+def _sealed_json(sealed: Sealed) -> Json:
+    body = OuterEnvelope.parse(sealed.envelope).body
+    return {"envelope": sealed.envelope.hex(), "session_id": body[:SESSION_ID_BYTES].hex()}
+
+
+def _named(step: Json) -> SessionId | None:
+    return None if step["session_id"] is None else SessionId(unhex(step["session_id"]))
 
 
 class SessionRunner:
@@ -246,31 +368,8 @@ class SessionRunner:
         return {}
 
     def _receive(self, step: Json) -> Json:
-        event = self.agent.receive(unhex(step["envelope"]))[0]  # the second, if any, is the end that `phase` says
-        if isinstance(event, SessionEstablished):
-            return {"event": "established", "conditions": conditions_json(event.conditions)}
-        if isinstance(event, SessionRejected):
-            return {
-                "event": "rejected",
-                "reason": str(event.reason),
-                "retry_after_seconds": event.retry_after_seconds,
-            }
-        if isinstance(event, MessageReceived):
-            return {
-                "event": "message",
-                "plaintext": event.plaintext.hex(),
-                "action": event.action,
-                "number": event.number,
-            }
-        if isinstance(event, PeerClosed):
-            return {
-                "event": "closed",
-                "reason": event.reason,
-                "missing": event.missing,
-                "peer_opened": event.peer_opened,
-                "envelope": None if event.reply is None else event.reply.envelope.hex(),
-            }
-        raise TypeError(f"an event that no envelope of a session causes: {event!r}")
+        # The second event, if there is one, is the end that `phase` says.
+        return _session_event(self.agent.receive(unhex(step["envelope"]))[0])
 
     def state(self) -> Json:
         """Return the counts, and the ratchet while there is one."""

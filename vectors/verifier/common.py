@@ -42,6 +42,7 @@ LIMITS = {
     "tracked_identities": 65_536,
     "undecided_knocks": 1024,
     "sessions_max": 100_000,
+    "ended_session_seconds": 86_400,
     "trust_window_seconds": 86_400,
     "trust_subjects": 100_000,
     "trust_updates_per_issuer": 256,

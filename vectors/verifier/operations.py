@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 
 from verifier import audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
+from verifier.agent import Agent
 from verifier.common import KNOCK, LIMITS, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
 from verifier.gate import Gate
@@ -240,6 +241,12 @@ def knock_run(given: Json, trace: Trace) -> tuple[Json, str]:
     return {"steps": results, "bundles_left": gate.bundles_left(now), "undecided": gate.undecided(now)}, code
 
 
+def agent_run(given: Json, trace: Trace) -> tuple[Json, str]:
+    """agent.run."""
+    results, code = run_steps(given["steps"], trace, Agent(given).take)
+    return {"steps": results}, code
+
+
 def session_run(given: Json, trace: Trace) -> tuple[Json, str]:
     """session.run. Each step works on a copy, which a refusal drops."""
     session = Session.of(given)
@@ -353,6 +360,7 @@ ONE_CALL: dict[str, Step] = {
 WITH_STEPS: dict[str, Callable[[Json, Trace], tuple[Json, str]]] = {
     "knock.run": knock_run,
     "session.run": session_run,
+    "agent.run": agent_run,
     "ratchet.run": ratchet_run,
     "ledger.run": trust_run(LedgerRun),
     "graph.run": trust_run(GraphRun),
@@ -375,6 +383,7 @@ FAMILIES = {
     "reject": ("reject.", "session."),
     "ratchet": ("ratchet.",),
     "message": ("session.",),
+    "pair": ("agent.",),
     "record": ("record.",),
     "merkle": ("merkle.",),
     "checkpoint": ("checkpoint.",),

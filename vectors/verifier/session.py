@@ -92,6 +92,8 @@ class Session:
     closed_at: int | None = None
     peer_close: PeerClose | None = None
     heard: bool = False  # A has sealed a message, or B has opened one
+    superseded_at: int | None = None
+    ended_at: int | None = None
 
     @classmethod
     def of(cls, given: Json) -> Session:
@@ -109,6 +111,27 @@ class Session:
     def initiator(self) -> bool:
         """Whether this side is A."""
         return "ephemeral_secret" in self.keys
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the peer has shown that it holds the session."""
+        return self.initiator or self.heard
+
+    @property
+    def entered(self) -> int:
+        """When the peer entered it, by its own clock: its KNOCK's time, or its ACCEPT's."""
+        time: int = self.accepted_at if self.initiator else self.keys["knock_time_ms"]
+        return time
+
+    def is_open(self, now: int) -> bool:
+        """Whether it counts for the five."""
+        return self.phase(now) in ("pending", "undecided", "established") and self.superseded_at is None
+
+    def sends(self, now: int) -> bool:
+        """Whether it may be the one that sends, section 7."""
+        closing = (self.closed_at, self.peer_close, self.superseded_at) != (None, None, None)
+        over = self.phase(now) != "established" or self._past_end(now) or self._unconfirmed(now)
+        return not closing and not over
 
     def offset(self, from_initiator: bool) -> int:
         """What section 6.2 adds to the number of a message."""
@@ -138,19 +161,32 @@ class Session:
         closing_at = self.peer_close.at if self.peer_close else self.closed_at
         if closing_at is not None and now > closing_at + LATE_WINDOW_MS:
             return "truncated"
+        if self.superseded_at is not None and now > self.superseded_at + LATE_WINDOW_MS:
+            return "truncated"
         if self._past_end(now - TOLERANCE_MS) or self._unconfirmed(now - PENDING_GRACE_MS):
-            return "expired" if closing_at is None else "truncated"
+            return "expired" if closing_at is None and self.superseded_at is None else "truncated"
         return "established"
+
+    def settle(self, now: int) -> None:
+        """Take note of what time has ended."""
+        phase = self.phase(now)
+        if phase != self.status:
+            self.status, self.ratchet = phase, None
+        if self.ended_at is None and phase not in ("pending", "undecided", "established"):
+            self.ended_at = now
+
+    def drop(self, now: int) -> None:
+        """The application ends it without a word."""
+        self.status = "expired" if self.status == "pending" else "truncated"
+        self.ratchet, self.ended_at = None, now
 
     def take(self, step: Json, trace: Trace) -> Json:
         """One step of session.run."""
         now = step["now_ms"]
-        phase = self.phase(now)
-        if phase != self.status:
-            self.status, self.ratchet = phase, None
+        self.settle(now)
         steps: dict[str, Callable[[Json, int, Trace], Json]] = {
             "receive": self._receive,
-            "accept": self._accept,
+            "accept": self.accept,
             "reject": self._reject,
             "send": self._send,
             "close": self._close,
@@ -159,9 +195,11 @@ class Session:
         if step["do"] not in steps:
             raise Unusable(f"unknown step {step['do']!r}")
         result = steps[step["do"]](step, now, trace)
+        self.settle(now)
         return result | {"phase": self.phase(now)}
 
-    def _accept(self, step: Json, now: int, trace: Trace) -> Json:
+    def accept(self, step: Json, now: int, trace: Trace) -> Json:
+        """B accepts; a policy does so also past expires, within the tolerance."""
         if self.status != "undecided":
             refuse("knock.not_pending")
         keys = self.keys
@@ -206,20 +244,13 @@ class Session:
         """Whether no message of A is known of, and a time is past that until which there should be one."""
         return not self.heard and time > self.keys["expires_ms"] + PENDING_GRACE_MS
 
-    def _check_open(self, now: int) -> None:
-        """A side that closed, or was closed to, or is past the time to live, sends nothing."""
-        closing = self.closed_at is not None or self.peer_close is not None
-        if self.status != "established" or closing or self._past_end(now):
-            refuse("session.not_open")
-
     def _check_conditions(self, action: str, position: int, code: str) -> None:
         most, _, actions = self.conditions
         if (most is not None and position > most) or (actions is not None and action not in actions):
             refuse(code)
 
     def _send(self, step: Json, now: int, trace: Trace) -> Json:
-        self._check_open(now)
-        if self._unconfirmed(now):
+        if not self.sends(now):
             refuse("session.not_open")
         assert self.ratchet is not None
         position = self.ratchet.next_position + self.offset(self.initiator)
@@ -231,7 +262,8 @@ class Session:
         return {"envelope": envelope, "number": position}
 
     def _close(self, step: Json, now: int, trace: Trace) -> Json:
-        self._check_open(now)
+        if self.status != "established" or self.closed_at is not None or self._past_end(now):
+            refuse("session.not_open")
         return {"envelope": self._make_close(step["reason"], now, step, trace)}
 
     def _make_close(self, reason: str, now: int, step: Json, trace: Trace) -> bytes:
@@ -266,36 +298,36 @@ class Session:
             refuse("envelope.sender")
         if self.status not in ("pending", "established") or self.ratchet is None:
             refuse("message.closed_session")
+        if len(envelope.body) < 144:
+            refuse("wire.malformed")
         if self.status == "pending" and envelope.kind == MESSAGE:
             self.ratchet.open_header(message[:24], message[24:80], trace)
             refuse("message.not_yet")
-        if len(envelope.body) < 144:
-            refuse("wire.malformed")
         tail = session_id + self.keys["th"] + envelope.header
         secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
         opened = self.ratchet.open(message, tail, now, secret, self.limits, trace)
         plaintext = unpad(opened.content)
-        kind, content = plaintext[:1], plaintext[1:]
-        if kind == b"" or (envelope.kind == ACCEPT) != (kind[0] == ACCEPT_TYPE):
+        kind, content = plaintext[0] if plaintext else None, plaintext[1:]
+        if (envelope.kind == ACCEPT) != (kind == ACCEPT_TYPE):
             refuse("message.refused")
         position = opened.position + self.offset(not self.initiator)
-        if kind[0] == ACCEPT_TYPE:
+        if kind == ACCEPT_TYPE:
             result = self._take_accept(envelope, opened, content, now)
         else:
             if self.peer_close is not None and position > self.peer_close.position:
                 refuse("message.after_close")
-            if kind[0] == DATA_TYPE:
+            if kind == DATA_TYPE:
                 result = self._take_data(envelope, content, position)
-            elif kind[0] == CLOSE_TYPE:
+            elif kind == CLOSE_TYPE:
                 result = self._take_close(envelope, content, position, now)
             else:
                 refuse("message.refused")
         self.ratchet = opened.finish()
         self.heard = self.heard or not self.initiator
         self.latest_position = max(self.latest_position, position)
-        if kind[0] == CLOSE_TYPE:
+        if kind == CLOSE_TYPE:
             result["envelope"] = None
-            if self.closed_at is None and not self._past_end(now):
+            if self.closed_at is None and self.superseded_at is None and not self._past_end(now):
                 trace["answer"] = {}
                 result["envelope"] = self._make_close("", now, step, trace["answer"])
         return result

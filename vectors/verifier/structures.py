@@ -11,7 +11,7 @@ from typing import Any
 import nacl.signing
 
 from verifier.common import ACCEPT, BUNDLE_MAX_BYTES, HEADER_MAX_BYTES, KNOCK, MESSAGE, REJECT, TOLERANCE_MS, refuse
-from verifier.encoding import encode, exactly, is_bin, is_mesh, is_text, is_uint, unpack
+from verifier.encoding import encode, exactly, is_bin, is_mesh, is_text, is_uint, text_of, unpack
 from verifier.primitives import check_kem_key, check_x25519, label_of, verify
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -98,7 +98,7 @@ def verify_bundle(data: bytes, did: str, mesh: str, now: int) -> Bundle:
         refuse("wire.too_large")
     body, signature = unpack(data, is_bin, is_bin)
     version, bundle_class, its_mesh, identity, prekey, kem_key, not_before, not_after = unpack(
-        body, is_uint, is_uint, is_mesh, exactly(32), exactly(32), exactly(1184), is_uint, is_uint
+        body, is_uint, is_uint, text_of(1, 64), exactly(32), exactly(32), exactly(1184), is_uint, is_uint
     )
     if version != 1 or bundle_class not in (1, 2):
         refuse("wire.version")
