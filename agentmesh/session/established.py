@@ -272,6 +272,11 @@ class Session(Redacted):
     # --- what it counts --------------------------------------------------------------------------------------------
 
     @property
+    def data_opened(self) -> int:
+        """How many data messages of the peer were opened, early payload included."""
+        return self.received.count
+
+    @property
     def last_position_in(self) -> int:
         """The highest position of a message received from the peer; -1 before the first."""
         receiving = self.ratchet.receiving
