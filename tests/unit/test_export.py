@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from agentmesh import Agent, Conditions, Intent, KnockReceived, MessageReceived, Phase
 from agentmesh.engine.export import restore_agent
 from agentmesh.errors import AgentMeshError, StateMalformed, StateVersionUnknown, StoreError
+from agentmesh.limits import KEPT_CHAINS
 from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
@@ -111,7 +112,7 @@ def rich() -> Rich:
     assert {type(one) for one in held} == {Pending, Undecided, Session, Ended}
     assert any(isinstance(one, Session) and one.superseded_at_ms for one in held)
     assert any(isinstance(one, Session) and one.peer_close for one in held)
-    assert any(isinstance(one, Session) and len(one.ratchet.past) == 5 for one in held)
+    assert any(isinstance(one, Session) and len(one.ratchet.past) > KEPT_CHAINS for one in held)
     return Rich(bob.export_state(), tuple(incoming), clock)
 
 
@@ -381,13 +382,14 @@ def altered_session(exported: bytes, session_tag: int, path: Path, value: Any) -
     fields = nested(exported)
     for peer_number, peer in enumerate(fields[PEERS]):
         for number, session in enumerate(peer[3]):
-            if session[0] == session_tag and (session_tag != 3 or len(session[2][7]) == 5):
+            if session[0] == session_tag and (session_tag != 3 or len(session[2][7]) > KEPT_CHAINS):
                 return joined(replaced(fields, (PEERS, peer_number, 3, number, *path), value))
     raise AssertionError("no such session")
 
 
 RATCHET = 2
-SENDING, RECEIVING, PAST, SKIPPED = 3, 4, 7, 8
+SENDING, RECEIVING, PAST, SKIPPED, EPOCH, OFFERING, ANSWERING = 3, 4, 7, 8, 9, 10, 11
+ANSWERED = [bytes(32), b"\x00\x00\x00\x01" + bytes(1120), bytes(32)]
 
 
 @pytest.mark.parametrize(
@@ -395,14 +397,22 @@ SENDING, RECEIVING, PAST, SKIPPED = 3, 4, 7, 8
     [
         (1, (1, 3), 0),  # a pending session that its owner did not begin
         (1, (2, SENDING), [bytes(32), bytes(32), 0, 0, 0]),  # and that can send
-        (1, (2, RECEIVING), [bytes(32), bytes(32), bytes(32), 1, 0, 0, 0]),
+        (1, (2, RECEIVING), [bytes(32), bytes(32), bytes(32), 0, 1, 0, 0, 0]),
+        (1, (2, EPOCH), 1),  # and has exchanged something
+        (1, (2, OFFERING), [1, 0, None, None]),
+        (1, (2, OFFERING), None),
+        (1, (2, ANSWERING), ANSWERED),
         (2, (1, 3), 1),  # an undecided one that its owner began
         (2, (1, 8), 0),  # and whose early payload is there and is not
         (3, (1, 4), 0),  # no bundle class
         (3, (RATCHET, SENDING), None),  # established, and cannot send
         (3, (RATCHET, RECEIVING), None),  # past chains, and no current one
-        (3, (RATCHET, RECEIVING, 3), 0),  # a chain that nothing has come on
-        (3, (RATCHET, RECEIVING, 6), 99),  # a serial that does not follow the past ones
+        (3, (RATCHET, RECEIVING, 4), 0),  # a chain that nothing has come on
+        (3, (RATCHET, RECEIVING, 3), 1),  # a chain of an epoch that has not begun
+        (3, (RATCHET, EPOCH), 1),  # an epoch that no chain has
+        (3, (RATCHET, OFFERING), [0, 0, None, None]),  # a responder that offers
+        (3, (RATCHET, ANSWERING), [ANSWERED[0], bytes(1124), ANSWERED[2]]),  # an answer of another epoch
+        (3, (RATCHET, RECEIVING, 7), 99),  # a serial that does not follow the past ones
         (3, (RATCHET, PAST), []),  # chains before the current one, and none kept
         (3, (RATCHET, PAST, 0, 3), 77),
         (3, (RATCHET, PAST, 4, 1), 0),  # a past chain shorter than its kept keys
