@@ -196,7 +196,7 @@ class Talker(Closer):
     def _seal_acknowledgement(self, link: Link) -> bool:
         acks = link.next_acks()
         status = self.agent.session(self.world.dids[link.peer], link.session_id).status
-        if link.is_held_up(acknowledges_all=status.missing == 0 and len(acks) == len(link.owed)):
+        if link.is_held_up(acknowledges_all=not status.missing and len(acks) == len(link.owed)):
             return False
         return self._seal(link, Frame(acks, -1, 0, b""), None) is not None
 

@@ -6,6 +6,7 @@ The tests reach all of it through the fixture `forge`, which is this module.
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -530,11 +531,11 @@ def make_accept(
     return packed
 
 
-def make_message(undecided: Undecided, ratchet: Ratchet, data: bytes, *, time_ms: int) -> bytes:
+def make_message(undecided: Undecided, ratchet: Ratchet, data: bytes, *, time_ms: int, index: int = 1) -> bytes:
     """A data message on a ratchet of `responder_ratchet`."""
     facts = undecided.facts
     header = header_bytes(Kind.MESSAGE, facts.own_did, facts.peer.did, time_ms, facts.mesh)
-    message, _, sending = ratchet.seal(pad(b"\x00\x00", data), facts.context(header), NONCE)
+    message, _, sending = ratchet.seal(pad(struct.pack(">BBIB", 0, 0, index, 0), data), facts.context(header), NONCE)
     ratchet.apply_sealed(sending)
     packed: bytes = msgpack.packb([header, b"".join((facts.session_id, *message))])
     return packed

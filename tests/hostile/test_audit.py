@@ -243,6 +243,7 @@ class Scenario:
         self.knocks()
         self.verdicts()
         self.messages()
+        self.signals()
         self.cheats()
         self.closes()
         self.sinks()
@@ -362,6 +363,16 @@ class Scenario:
         self.refuse_all(bob, late[-1:])
         for envelope in late:
             bob.receive(envelope)
+
+    def signals(self) -> None:
+        alice, bob = self.alice.agent, self.bob.agent
+        bob._core.acknowledge = True
+        self.heard(*bob.receive(alice.send(bob.did, self.canaries["plain"])))
+        self.clock.advance(ms=1000)
+        for event in bob.poll():
+            if event.reply is not None:
+                self.heard(event, *alice.receive(event.reply))
+        bob._core.acknowledge = False
 
     def cheats(self) -> None:
         """A peer that does not keep to the conditions that were agreed."""

@@ -993,18 +993,18 @@ def test_the_early_payload_is_message_one_on_both_sides(early: int, scene: Any, 
     [event] = scene.bob.receive(knock)
     scene.alice.receive(scene.bob.accept(event, Conditions(max_messages=3)).envelope)
 
-    def positions(agent: Agent, other: Agent) -> tuple[Any, ...]:
+    def counts(agent: Agent, other: Agent) -> tuple[Any, ...]:
         status = agent.session(other.did).status
-        numbers = (status.number_out, status.number_in, status.data_sent, status.data_opened)
+        numbers = (status.data_sent, status.number_in, status.data_opened)
         return (*numbers, status.messages_left_out, status.messages_left_in)
 
-    assert positions(scene.alice, scene.bob) == (early, 0, early, 0, 3 - early, 3)
-    assert positions(scene.bob, scene.alice) == (0, early, 0, early, 3, 3 - early)
+    assert counts(scene.alice, scene.bob) == (early, 0, 0, 3 - early, 3)
+    assert counts(scene.bob, scene.alice) == (0, early, early, 3, 3 - early)
     for number in range(early, 3):
         [event] = scene.bob.receive(scene.alice.send(scene.bob.did, b"data"))
         assert event.number == number + 1
-    assert positions(scene.alice, scene.bob) == (3, 0, 3, 0, 0, 3)
-    assert positions(scene.bob, scene.alice) == (0, 3, 0, 3, 3, 0)
+    assert counts(scene.alice, scene.bob) == (3, 0, 0, 0, 3)
+    assert counts(scene.bob, scene.alice) == (0, 3, 3, 3, 0)
     with forge.refused(scene.alice, ConditionNotMet, condition="max_messages"):
         scene.alice.send(scene.bob.did, b"one too many")
 

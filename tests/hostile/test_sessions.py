@@ -107,13 +107,13 @@ def test_a_close_is_answered_and_both_are_closed(alice_closes: bool) -> None:
     closed, over = other.receive(closer.close(other.did, "all said"))
     assert isinstance(closed, PeerClosed)
     assert isinstance(over, SessionOver)
-    assert (closed.reason, closed.missing, closed.peer_opened) == ("all said", 0, 3 + (not alice_closes))
+    assert (closed.reason, closed.missing, closed.peer_opened) == ("all said", (), 3 + (not alice_closes))
     assert (over.phase, closed.reply is None) == (Phase.CLOSED, False)
     assert phase(closer, other) is Phase.ESTABLISHED
     answered, ended = closer.receive(closed.reply)  # type: ignore[arg-type]
     assert isinstance(answered, PeerClosed)
     assert isinstance(ended, SessionOver)
-    assert (answered.missing, answered.peer_opened, answered.reply) == (0, 3 + alice_closes, None)
+    assert (answered.missing, answered.peer_opened, answered.reply) == ((), 3 + alice_closes, None)
     for agent, peer in ((closer, other), (other, closer)):
         assert phase(agent, peer) is Phase.CLOSED
         will_not(agent, NoSession, lambda agent=agent, peer=peer: agent.send(peer.did, b"more").envelope)  # type: ignore[misc]
@@ -127,7 +127,7 @@ def test_both_close_at_once() -> None:
     closes = [pair.alice.close(pair.bob.did).envelope, pair.bob.close(pair.alice.did).envelope]
     for receiver, close, data in ((pair.bob, closes[0], late[0]), (pair.alice, closes[1], late[1])):
         event = one(PeerClosed, receiver.receive(close))
-        assert (event.reply, event.missing) == (None, 1)
+        assert (event.reply, event.missing) == (None, (range(1, 2),))
         message, over = receiver.receive(data)
         assert isinstance(message, MessageReceived)
         assert isinstance(over, SessionOver)
@@ -141,7 +141,7 @@ def test_a_close_waits_for_the_announced_count_and_for_nothing_more() -> None:
     assert delivered(pair.bob, held[1]) == b"1"
     closing = pair.alice.close(pair.bob.did).envelope
     event = one(PeerClosed, pair.bob.receive(closing))
-    assert event.missing == 3
+    assert event.missing == (range(1, 2), range(3, 5))
     assert event.reply is not None
     assert phase(pair.bob, pair.alice) is Phase.ESTABLISHED
     assert pair.bob.session(pair.alice.did).status.closing
@@ -189,7 +189,7 @@ def test_counts_that_are_not_reached_within_the_window_are_truncated() -> None:
     pair = established_pair()
     held = [pair.alice.send(pair.bob.did, b"%d" % number).envelope for number in range(2)]
     event = one(PeerClosed, pair.bob.receive(pair.alice.close(pair.bob.did)))
-    assert event.missing == 2
+    assert event.missing == (range(1, 3),)
     pair.clock.advance(ms=LATE_WINDOW_MS)
     assert delivered(pair.bob, held[0]) == b"0"
     pair.clock.advance(ms=1)
@@ -236,14 +236,14 @@ def sealed_close(sender: Agent, receiver: Agent, data_sent: int, data_opened: in
     return build(header, facts.session_id, *parts)
 
 
-@pytest.mark.parametrize("data_sent", [0, 1, 2, 3, 2**53 - 1])
-@pytest.mark.parametrize("data_opened", [0, 5, 2**53 - 1])
+@pytest.mark.parametrize("data_sent", [0, 1, 2, 3, 2**32 - 1])
+@pytest.mark.parametrize("data_opened", [0, 5, 2**32 - 1])
 def test_counts_that_lie_hurt_the_liar_alone(data_sent: int, data_opened: int) -> None:
     pair = established_pair()
     for _ in range(2):
         delivered(pair.bob, pair.alice.send(pair.bob.did, b"data").envelope)
     event = one(PeerClosed, pair.bob.receive(sealed_close(pair.alice, pair.bob, data_sent, data_opened)))
-    assert (event.missing, event.peer_opened) == (max(0, data_sent - 2), data_opened)
+    assert (event.missing, event.peer_opened) == ((range(3, data_sent + 1),) * (data_sent > 2), data_opened)
     assert phase(pair.bob, pair.alice) is (Phase.CLOSED if data_sent <= 2 else Phase.ESTABLISHED)
     pair.clock.advance(ms=LATE_WINDOW_MS + 1)
     overs = [over.phase for over in pair.bob.poll() if isinstance(over, SessionOver)]

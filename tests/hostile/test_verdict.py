@@ -139,7 +139,7 @@ FORGED_ACCEPTS: dict[str, tuple[Callable[[Asked], bytes], type[Exception]]] = {
         ),
         BadSignature,
     ),
-    "a data message": (lambda a: a.accept(plaintext=b"\x00\x00data"), MessageRefused),
+    "a data message": (lambda a: a.accept(plaintext=b"\x00\x00\x00\x00\x00\x01\x00data"), MessageRefused),
     "a close": (lambda a: a.accept(plaintext=b"\x02" + msgpack.packb(["", 0, 0])), MessageRefused),
     "an unknown type": (lambda a: a.accept(plaintext=b"\x03"), MessageRefused),
     "no type": (lambda a: a.accept(plaintext=b""), MessageRefused),

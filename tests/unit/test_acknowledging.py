@@ -24,7 +24,7 @@ from agentmesh import (
     SignalDue,
     StockLow,
 )
-from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, MemorySink
+from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, MemorySink, verified_records
 from agentmesh.errors import (
     ArgumentInvalid,
     ConditionNotMet,

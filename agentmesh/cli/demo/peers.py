@@ -84,7 +84,7 @@ class Sender:
         event, receipt = station.take()
         if not isinstance(event, PeerClosed):
             raise OSError("the receiver did not close the session")
-        station.note(receipt, f"closed: {event.missing} missing")
+        station.note(receipt, f"closed: {sum(map(len, event.missing))} missing")
         sha256 = self._sha256.digest().hex()
         return station.report(peer, knock.session_id, bytes=self._count, sha256=sha256, seconds=seconds)
 
@@ -158,7 +158,7 @@ class Receiver:
             if event.action == _END or number % CHUNKS_PER_SUM == 0:
                 answer = _sum_of(self._count, self._sha256)
                 station.post(agent.send(peer, answer, action=_SUM), _shown(answer))
-        station.note(receipt, f"closed: {event.missing} missing")
+        station.note(receipt, f"closed: {sum(map(len, event.missing))} missing")
         if event.reply is not None:
             station.post(event.reply, f"closes: {agent.session(peer, accepted.session_id).status.data_sent:,} sent")
         return station.report(peer, accepted.session_id, bytes=self._count, sha256=self._sha256.digest().hex())
