@@ -95,7 +95,7 @@ class Agent(Redacted):
             policy: Who decides on KNOCKs; the application is asked if `None`.
             limits: What it allows.
             journal: Is told of each step before it takes effect.
-            acknowledge: Tell peers which of their messages were opened: section 6.3. `poll` may then make signals.
+            acknowledge: Tell peers which of their messages were opened: section 6.4. `poll` may then make signals.
 
         Raises:
             ArgumentInvalid: not a mesh name, not an identity, a clock that counts seconds, or a hook that is none.

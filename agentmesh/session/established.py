@@ -292,7 +292,7 @@ class Session(Redacted):
         return self.received.gaps(self.received.last if close is None else max(close.data_sent, self.received.last))
 
     def signal_due_ms(self, now_ms: int, limits: Limits) -> int | None:
-        """Return when what is owed is to be acknowledged without data, or `None` where it is not; section 6.3."""
+        """Return when what is owed is to be acknowledged without data, or `None` where it is not. Section 6.4."""
         if self.owed is None or not self.may_signal(now_ms):
             return None
         messages, since_ms = self.owed

@@ -1,4 +1,4 @@
-"""How a conversation seals: data, signals and closes (docs/protocol.md, sections 6, 6.3 and 7).
+"""How a conversation seals: data, signals and closes (docs/protocol.md, sections 6, 6.4 and 7).
 
 Nothing changes by sealing: each call gives the change to apply before the message leaves.
 """

@@ -1,4 +1,4 @@
-"""Acknowledgements and signals (section 6.3): when they leave, what they say, what is made of them."""
+"""Acknowledgements and signals (section 6.4): when they leave, what they say, what is made of them."""
 
 from __future__ import annotations
 
