@@ -10,7 +10,7 @@ Each has one encoding: a part that says nothing is absent.
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from struct import Struct
 from typing import Final
 
@@ -36,8 +36,8 @@ class ContentType(IntEnum):
     SIGNAL = 3
 
 
-class Part(IntFlag):
-    """What data and signals may carry beside what they are."""
+class Part(IntEnum):
+    """What data and signals may carry beside what they are: the bits of `parts`."""
 
     OFFER = 1  # from the initiator alone
     ANSWER = 2  # from the responder alone
@@ -45,12 +45,11 @@ class Part(IntFlag):
     REFERENCES = 8  # of data alone; kept for attachments, and refused until there are some
 
 
-# What a message may carry, by whether it is to the initiator; of either side's, where that is not known. Numbers, since
-# the complement of a flag has no bits but those of other flags.
+# What a message may carry, by whether it is to the initiator; of either side's, where that is not known.
 _ALLOWED: Final = {
-    True: int(Part.ANSWER | Part.ACK),
-    False: int(Part.OFFER | Part.ACK),
-    None: int(Part.OFFER | Part.ANSWER | Part.ACK),
+    True: Part.ANSWER | Part.ACK,
+    False: Part.OFFER | Part.ACK,
+    None: Part.OFFER | Part.ANSWER | Part.ACK,
 }
 
 _DATA: Final = Struct(">BBIB")  # type, parts, index, length of the action

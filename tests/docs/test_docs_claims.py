@@ -23,7 +23,8 @@ from agentmesh.primitives import _crypto, _labels, _wire
 from agentmesh.primitives.padding import pad
 from agentmesh.session import content, epochs, suite
 from agentmesh.session.at_rest import export_session
-from agentmesh.session.epochs import MOVES
+from agentmesh.session.content import pad_data, pad_signal
+from agentmesh.session.epochs import ANSWER_BYTES, MOVES, OFFER_BYTES
 from agentmesh.testing import ManualClock, established_pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,6 +291,11 @@ def measured_sizes() -> dict[str, int]:
     [event] = bob.receive(alice.knock(bob.did, shelf.one_time[1], Intent("x")))
     accept = bob.accept(event, Conditions()).envelope
     alice.receive(accept)
+
+    def envelope_bytes(padded: bytes) -> int:
+        """Return the size of a message of this plaintext, from that of an empty one: a long body has a longer head."""
+        return sizes[0] - 64 + len(padded) + (len(padded) > 64)
+
     sizes = {size: len(alice.send(bob.did, bytes(size)).envelope) for size in (0, 256, 65_536, 1_048_576)}
     return {
         "bundle": len(shelf.one_time[0]),
@@ -298,6 +304,9 @@ def measured_sizes() -> dict[str, int]:
         "REJECT, reason `policy`": len(reject),
         "smallest message": sizes[0],
         "smallest close": len(alice.close(bob.did).envelope),
+        "smallest signal": envelope_bytes(pad_signal(b"", ((1, 1),))),
+        "smallest message with an offer": envelope_bytes(pad_data(1, b"", b"", bytes(OFFER_BYTES))),
+        "smallest message with an answer": envelope_bytes(pad_data(1, b"", b"", bytes(ANSWER_BYTES))),
         "message, beside its padded plaintext, body under 256 bytes": sizes[0] - 64,
         "message, beside its padded plaintext, body under 65,536 bytes": sizes[256] - 272,
         "message, beside its padded plaintext, larger": sizes[1_048_576] - 1_081_344,

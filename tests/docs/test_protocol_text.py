@@ -354,6 +354,13 @@ class Ratchet:
         return clear[:32], unpad(bindings.crypto_secretbox_open_easy(box, nonce, bk))
 
 
+def data_plaintext(index: int, data: bytes, action: bytes = b"", **parts: Any) -> bytes:
+    plaintext: bytes = evaluate(
+        "6", "data_plaintext", index=index, action=action, data=data, **({"parts": 0, "item": b"", "ack": b""} | parts)
+    )
+    return plaintext
+
+
 class Textual:
     """An agent that knows nothing but the page."""
 
@@ -361,6 +368,7 @@ class Textual:
         self.me = Self()
         self.clock = clock
         self.session = SimpleNamespace()
+        self.index = 0
 
     def header(self, kind: int, recipient: str, time_ms: int | None = None) -> bytes:
         scope = {"kind": kind, "mesh": MESH, "sender": self.me.did, "recipient": recipient}
@@ -537,7 +545,8 @@ class Textual:
         return envelope
 
     def send(self, data: bytes, action: bytes = b"") -> bytes:
-        plaintext = evaluate("6", "data_plaintext", action=action, data=data)
+        self.index += 1
+        plaintext = data_plaintext(self.index, data, action)
         return self.envelope(self.header(4, self.peer), plaintext)
 
     def close(self, reason: str, data_sent: int, data_opened: int) -> bytes:
@@ -591,17 +600,18 @@ def test_the_library_knocks_at_an_agent_made_of_the_page(early_payload: bytes | 
 
     [event] = alice.receive(bob.accept(3, 3600, ["summarise", "ask"]))
     assert event.conditions == Conditions(max_messages=3, ttl_seconds=3600, allowed_actions=["summarise", "ask"])
-    assert bob.receive(alice.send(bob.me.did, b"one")) == b"\x00\x00one"
-    assert bob.receive(alice.send(bob.me.did, b"two", action="ask")) == b"\x00\x03asktwo"
+    first = 1 + (early_payload is not None)
+    assert bob.receive(alice.send(bob.me.did, b"one")) == data_plaintext(first, b"one")
+    assert bob.receive(alice.send(bob.me.did, b"two", action="ask")) == data_plaintext(first + 1, b"two", b"ask")
     for turn in range(3):
         [event] = alice.receive(bob.send(b"answer %d" % turn, b"ask" if turn else b""))
         assert (event.plaintext, event.action) == (b"answer %d" % turn, "ask" if turn else "summarise")
         assert event.number == turn + 1
         if turn == 0 and early_payload is None:
-            assert bob.receive(alice.send(bob.me.did, b"three")) == b"\x00\x00three"
+            assert bob.receive(alice.send(bob.me.did, b"three")) == data_plaintext(3, b"three")
     sent = 3
     closed, over = alice.receive(bob.close("done", 3, sent))
-    assert (closed.reason, closed.missing, closed.peer_opened, over.phase) == ("done", 0, sent, "closed")
+    assert (closed.reason, closed.missing, closed.peer_opened, over.phase) == ("done", (), sent, "closed")
     answer = bob.receive(closed.reply)
     assert (answer[:1], unpack(answer[1:])) == (b"\x02", ["", sent, 3])
 
@@ -617,15 +627,39 @@ def test_an_agent_made_of_the_page_knocks_at_the_library() -> None:
     accepted = bob.accept(event, Conditions(max_messages=9))
     assert (accepted.early_payload, accepted.session_id) == (b"early", alice.session.session_id)
     assert alice.take_accept(accepted.envelope) == [9, None, None]
+    alice.index = 1  # the early payload's
     [event] = bob.receive(alice.send(b"hello", b"greet"))
     assert (event.plaintext, event.action, event.number) == (b"hello", "greet", 2)
-    assert alice.receive(bob.send(alice.me.did, bytes(5000))) == bytes(2 + 5000)
+    assert alice.receive(bob.send(alice.me.did, bytes(5000))) == data_plaintext(1, bytes(5000))
     [event] = bob.receive(alice.send(b""))
     assert (event.plaintext, event.action, event.number) == (b"", "report", 3)
     close = alice.receive(bob.close(alice.me.did, "enough"))
     assert (close[:1], unpack(close[1:])) == (b"\x02", ["enough", 1, 3])
     closed, over = bob.receive(alice.close("", 3, 1))
-    assert (closed.missing, over.phase, closed.reply) == (0, "closed", None)
+    assert (closed.missing, over.phase, closed.reply) == ((), "closed", None)
+
+
+def test_signals_and_acknowledgements_go_both_ways() -> None:
+    clock = ManualClock()
+    alice, bob = Textual(clock), Agent.create(MESH, clock=clock, acknowledge=True)
+    alice.take_bundle(bob.publish_bundles(1).one_time[0])
+    [event] = bob.receive(alice.knock("report", [], b"", None))
+    alice.take_accept(bob.accept(event).envelope)
+    for _ in range(2):
+        bob.receive(alice.send(b"said"))
+    alice.send(b"lost")
+    bob.receive(alice.send(b"said"))
+    ack = evaluate("6", "ack", k=2, ranges=b"".join(n.to_bytes(4, "big") for n in (1, 2, 4, 4)))
+    assert alice.receive(bob.send(alice.me.did, b"heard")) == data_plaintext(1, b"heard", parts=4, ack=ack)
+    bob.receive(alice.send(b"more"))
+    clock.advance(ms=250)
+    [signal] = [event.reply for event in bob.poll() if event.reply is not None]
+    ack = evaluate("6", "ack", k=2, ranges=b"".join(n.to_bytes(4, "big") for n in (1, 2, 4, 5)))
+    assert alice.receive(signal) == evaluate("6", "signal_plaintext", parts=4, item=b"", ack=ack)
+    ack = evaluate("6", "ack", k=1, ranges=b"".join(n.to_bytes(4, "big") for n in (1, 1)))
+    plaintext = evaluate("6", "signal_plaintext", parts=4, item=b"", ack=ack)
+    [delivered] = bob.receive(alice.envelope(alice.header(4, alice.peer), plaintext))
+    assert delivered.indices == (range(1, 2),)
 
 
 def test_rejects_go_both_ways() -> None:
@@ -736,7 +770,7 @@ def test_a_disclosed_key_opens_its_envelope_as_section_8_1_says() -> None:
     scope = {"nonce": body[16:40], "sealed_header": body[40:100], "header": header, **vars(bob.session)}
     bk, kc = evaluate("6", "bk || kc", mk=sealed.disclosure.key.reveal(), **scope)
     assert kc == body[100:132]
-    assert unpad(bindings.crypto_secretbox_open_easy(body[132:], body[16:40], bk)) == b"\x00\x00hello"
+    assert unpad(bindings.crypto_secretbox_open_easy(body[132:], body[16:40], bk)) == data_plaintext(1, b"hello")
 
 
 # --- signed statements, section 9.1 ----------------------------------------------------------------------------------
