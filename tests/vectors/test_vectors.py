@@ -120,7 +120,8 @@ def test_values_on_the_way_follow_from_one_another() -> None:
                 assert SUITE.kdf_chain(key["ck"]) == (key["ck_next"], key["mk"]), file_id(path)
                 seen += 1
             if {"rk", "rk_between", "dh_sending"} <= key.keys():
-                assert SUITE.kdf_root(key["rk_between"], key["dh_sending"]) == (key["rk"], key["cks"], key["nhks"])
+                shared = key["dh_sending"] + key.get("mixed_sending", b"")
+                assert SUITE.kdf_root(key["rk_between"], shared) == (key["rk"], key["cks"], key["nhks"])
                 seen += 1
             if "prk" in key:
                 shared = key["dh1"] + key["dh2"] + key["dh3"] + key["ss"]

@@ -78,14 +78,14 @@ def _accept_bytes() -> Iterator[Case]:
         ("session-id", "a bit of the session id flipped", 0, "message.unknown_session"),
         ("nonce", "a bit of the nonce flipped", 16, UNOPENED),
         ("sealed-header-tag", "a bit of the sealed header's tag flipped", 40, UNOPENED),
-        ("sealed-header", "a bit of the sealed header flipped", 95, UNOPENED),
-        ("commitment", "a bit of kc flipped", 96, UNOPENED),
-        ("tag", "a bit of the body's tag flipped", 128, UNOPENED),
+        ("sealed-header", "a bit of the sealed header flipped", 99, UNOPENED),
+        ("commitment", "a bit of kc flipped", 100, UNOPENED),
+        ("tag", "a bit of the body's tag flipped", 132, UNOPENED),
         ("box", "the last bit flipped", -1, UNOPENED),
     ):
         yield f"flipped-{name}", comment, enveloped(header, wire.flipped(body, at)), expect
     for size, expect in (
-        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (143, MALFORMED), (144, UNOPENED), (len(body) - 1, UNOPENED),
+        (0, MALFORMED), (15, MALFORMED), (16, MALFORMED), (147, MALFORMED), (148, UNOPENED), (len(body) - 1, UNOPENED),
     ):  # fmt: skip
         yield f"truncated-{size}", f"the body cut after {size} bytes", enveloped(header, body[:size]), expect
     yield "appended", "a byte behind the body", enveloped(header, body + b"\x00"), UNOPENED

@@ -34,7 +34,7 @@ def _start(role: str) -> Json:
     return {"role": role, **COMMON, "ephemeral": _crypto.x25519_public(EPHEMERAL).hex()}
 
 
-class _Side:
+class Side:
     """A scenario of `ratchet.run`, and the other side."""
 
     def __init__(
@@ -51,22 +51,23 @@ class _Side:
         if limits:
             given["limits"] = limits
         given |= {"start": _start(role)} if state is None else {"state": state}
-        self._scenario = Scenario(files, name, "ratchet.run", comment, spec=SPEC, given=given)
-        self._draws = trace.Recorder(f"ratchet/{name}/peer")
-        self._draws.begin({})
-        self.peer = initial_ratchet(_start("responder" if role == "initiator" else "initiator"), SUITE, self._draws)
+        self.name, self.role = name, role
+        self.scenario = Scenario(files, name, "ratchet.run", comment, spec=SPEC, given=given)
+        self.draws = trace.Recorder(f"ratchet/{name}/peer")
+        self.draws.begin({})
+        self.peer = initial_ratchet(_start("responder" if role == "initiator" else "initiator"), SUITE, self.draws)
         if role == "responder":
-            self.hear_from(bytes.fromhex(self._scenario.step("seal", plaintext=b"the first")["message"]))
+            self.hear_from(bytes.fromhex(self.scenario.step("seal", plaintext=b"the first")["message"]))
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def open(self, message: bytes, expect: str = "ok", *, now_ms: int = NOW_MS) -> Json:
         """Open a message."""
-        return self._scenario.step("open", expect, now_ms=now_ms, message=message)
+        return self.scenario.step("open", expect, now_ms=now_ms, message=message)
 
     def seal(self, plaintext: bytes, expect: str = "ok") -> bytes:
         """Seal a message, which nobody has received yet."""
-        return bytes.fromhex(self._scenario.step("seal", expect, plaintext=plaintext).get("message", ""))
+        return bytes.fromhex(self.scenario.step("seal", expect, plaintext=plaintext).get("message", ""))
 
     def say(self, plaintext: bytes = b"from this side") -> None:
         """Seal a message that the other side opens: its next message begins a chain."""
@@ -74,19 +75,19 @@ class _Side:
 
     def finish(self) -> Json:
         """Write the file."""
-        return self._scenario.finish()
+        return self.scenario.finish()
 
     # --- the other side ----------------------------------------------------------------------------------------------
 
     def hear_from(self, message: bytes) -> None:
         """Have the other side open a message."""
-        self._draws.begin({})
+        self.draws.begin({})
         opened = self.peer.open(message, CONTEXT, now_ms=NOW_MS, limits=Limits())
-        self.peer.apply(opened.delta(self._draws))
+        self.peer.apply(opened.delta(self.draws))
 
     def hear(self, plaintext: bytes = b"from the other side") -> bytes:
         """Return the other side's next message."""
-        parts, _, chain = self.peer.seal(plaintext, CONTEXT, self._nonce())
+        parts, _, chain = self.peer.seal(plaintext, CONTEXT, self.nonce())
         self.peer.apply_sealed(chain)
         return b"".join(parts)
 
@@ -99,20 +100,28 @@ class _Side:
         self.peer.apply_sealed(SendingChain(key, chain.header_key, chain.n + count, chain.previous_length, chain.start))
 
     def forged(
-        self, *, key: bytes | None = None, pn: int | None = None, n: int | None = None, context: bytes = CONTEXT
+        self,
+        *,
+        key: bytes | None = None,
+        epoch: int | None = None,
+        pn: int | None = None,
+        n: int | None = None,
+        context: bytes = CONTEXT,
     ) -> bytes:
         """Return the other side's next message with another header, without the other side going on."""
         chain = self._chain()
         _, message_key = SUITE.kdf_chain(chain.key)
         header = RatchetHeader(
             X25519PublicKey(self.peer.public if key is None else key),
+            self.peer.epochs.epoch if epoch is None else epoch,
             chain.previous_length if pn is None else pn,
             chain.n if n is None else n,
         )
-        return b"".join(SUITE.seal(chain.header_key, message_key, header, context, b"forged", self._nonce()))
+        return b"".join(SUITE.seal(chain.header_key, message_key, header, context, b"forged", self.nonce()))
 
-    def _nonce(self) -> bytes:
-        return self._draws.draw({}, "nonce", 24)
+    def nonce(self) -> bytes:
+        """Return a nonce of the other side's."""
+        return self.draws.draw({}, "nonce", 24)
 
     def _chain(self) -> SendingChain:
         if self.peer.sending is None:
@@ -120,8 +129,8 @@ class _Side:
         return self.peer.sending
 
 
-opens, seal, say = step(_Side.open), step(_Side.seal), step(_Side.say)
-hear, hear_from, lose, forged = step(_Side.hear), step(_Side.hear_from), step(_Side.lose), step(_Side.forged)
+opens, seal, say = step(Side.open), step(Side.seal), step(Side.say)
+hear, hear_from, lose, forged = step(Side.hear), step(Side.hear_from), step(Side.lose), step(Side.forged)
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -188,8 +197,23 @@ LIMITS: Final = (
            opens(kept("late"), expect)])
       for name, comment, turns, expect in (
           ("five-chains-back", "the fifth past chain is kept", 5, "ok"),
-          ("refuse-six-chains-back", "the sixth is not: its header opens under no key, and its kept key is gone", 6,
-           UNOPENED),
+          ("late-chain", "a chain before them is kept while a late message is awaited of it", 12, "ok"),
+      )),
+    row("refuse-late-chain-duplicate", "a chain before the last five stays until the next turn: a duplicate is known",
+        [keep("late", hear(b"late")), opens(hear()), [[say(), opens(hear())] for _ in range(7)], opens(kept("late")),
+         opens(kept("late"), DUPLICATE)]),
+    row("refuse-late-chain-gone", "at the next turn it goes, because nothing of it is awaited any more",
+        [keep("late", hear(b"late")), opens(hear()), [[say(), opens(hear())] for _ in range(7)], opens(kept("late")),
+         say(), opens(hear()), opens(kept("late"), UNOPENED)]),
+    row("refuse-six-chains-back", "a chain of which nothing is missing goes when it is the sixth",
+        [keep("first", hear()), opens(kept("first")), [[say(), opens(hear())] for _ in range(6)],
+         opens(kept("first"), UNOPENED)]),
+    *(row(name, comment,
+          [[[keep(turn, hear(b"late %d" % turn)), opens(hear()), say()] for turn in range(69 + more)], opens(hear()),
+           opens(kept(1)), opens(kept(0), expect)])
+      for name, comment, more, expect in (
+          ("late-chains-64", "late messages are awaited of 64 chains before the last five", 0, "ok"),
+          ("refuse-late-chains-65", "the oldest of 65 goes, with its keys", 1, UNOPENED),
       )),
     row("refuse-duplicate-five-chains-back",
         "a past chain is kept though it has no keys outstanding: a duplicate is known as one",
@@ -203,9 +227,9 @@ FORGED: Final = (
       for name, comment, at in (
           ("nonce", "a bit of the nonce flipped", 0),
           ("header-tag", "a bit of the sealed header's tag flipped", 24),
-          ("header", "a bit of the sealed header flipped", 79),
-          ("commitment", "a bit of kc flipped", 80),
-          ("tag", "a bit of the body's tag flipped", 112),
+          ("header", "a bit of the sealed header flipped", 83),
+          ("commitment", "a bit of kc flipped", 84),
+          ("tag", "a bit of the body's tag flipped", 116),
           ("box", "the last bit flipped", -1),
       )
       for each in (
@@ -216,9 +240,9 @@ FORGED: Final = (
               [opens(hear()), say(), keep("genuine", hear()), opens(flipped(kept("genuine"), at), UNOPENED),
                opens(kept("genuine"))]),
       )),
-    *(row(f"refuse-truncated-{size}", f"cut after {size} bytes: 128 is the shortest message",
+    *(row(f"refuse-truncated-{size}", f"cut after {size} bytes: 132 is the shortest message",
           [keep("genuine", hear()), opens(cut(kept("genuine"), size), expect), opens(kept("genuine"))])
-      for size, expect in ((0, MALFORMED), (127, MALFORMED), (128, UNOPENED))),
+      for size, expect in ((0, MALFORMED), (131, MALFORMED), (132, UNOPENED))),
     row("refuse-appended", "a byte behind the message",
         [keep("genuine", hear()), opens(joined(kept("genuine"), b"\x00"), UNOPENED), opens(kept("genuine"))]),
     row("refuse-other-context", "sealed for another context",
@@ -229,7 +253,7 @@ FORGED: Final = (
         [opens(seal(b"mine"), UNOPENED), opens(hear())], role="responder"),
     row("refuse-copied-header", "the header of a message far ahead before another body: no key is kept for it",
         [opens(hear()), lose(5), keep("ahead", hear()),
-         opens(joined(cut(kept("ahead"), 112), token("ratchet/copied", 80)), UNOPENED), opens(kept("ahead"))],
+         opens(joined(cut(kept("ahead"), 116), token("ratchet/copied", 80)), UNOPENED), opens(kept("ahead"))],
         skipped_keys_per_step=5),
     row("refuse-late-forged", "a forged copy of a late message does not eat its kept key",
         [keep("late", hear(b"late")), opens(hear()), opens(flipped(kept("late"), -1), UNOPENED), opens(kept("late"))]),
@@ -254,7 +278,15 @@ CONTRADICTIONS: Final = (
           ("other-key", "another ratchet key under the current header key",
            {"key": _crypto.x25519_public(token("ratchet/other"))}),
           ("other-pn", "another pn under the current header key", {"pn": 4}),
+          ("other-epoch", "another epoch under the current header key", {"epoch": 1}),
           ("number-at-the-end", "number 2^32 - 1: a chain ends before", {"n": 2**32 - 1}),
+      )),
+    *(row(f"refuse-turn-{name}", comment,
+          [opens(hear()), say(), opens(forged(epoch=epoch), CONTRADICTION), opens(hear())], role=role)
+      for name, comment, epoch, role in (
+          ("epoch-of-b", "a chain of B never begins an epoch", 1, "initiator"),
+          ("epoch-without-an-answer", "the next epoch where no answer is kept", 1, "responder"),
+          ("epoch-two-ahead", "an epoch but one", 2, "responder"),
       )),
     row("refuse-turn-number-at-the-end", "the same in a message that takes a turn",
         [opens(hear()), say(), opens(forged(n=2**32 - 1), CONTRADICTION), opens(hear())]),
@@ -281,18 +313,18 @@ EXHAUSTED: Final = "ratchet.exhausted"
 
 def _resumed(files: Files) -> None:
     """Add ratchets that are taken up from a state, each that of a file before it."""
-    side = _Side(files, "resumed", "from a state in the middle of a talk: a late message, and a turn")
+    side = Side(files, "resumed", "from a state in the middle of a talk: a late message, and a turn")
     late = side.hear(b"late")
     side.open(side.hear())
     side.say()
     state = side.finish()["output"]["state"]
-    again = _Side(files, "resumed-from-state", "the state that `resumed` ends with, taken up again", state=state)
+    again = Side(files, "resumed-from-state", "the state that `resumed` ends with, taken up again", state=state)
     again.peer = side.peer
     again.open(late)
     again.open(again.hear())
     again.say()
     again.finish()
-    side = _Side(files, "resumed-at-the-start", "a talk of one message, whose state the next file starts from")
+    side = Side(files, "resumed-at-the-start", "a talk of one message, whose state the next file starts from")
     side.open(side.hear())
     state = side.finish()["output"]["state"]
     last = {**state, "sending": {**state["sending"], "n": 2**32 - 2}}
@@ -302,13 +334,13 @@ def _resumed(files: Files) -> None:
         row("refuse-seal-first", "A has no sending chain before B's first message",
             [seal(b"too early", EXHAUSTED), opens(hear())]),
     )  # fmt: skip
-    play(_Side, files, rows)
+    play(Side, files, rows)
 
 
 def ratchet() -> Files:
     """Return the family ratchet."""
     files = Files("ratchet")
     for rows in (PASSING, LIMITS, FORGED, CONTRADICTIONS, POINTS):
-        play(_Side, files, rows)
+        play(Side, files, rows)
     _resumed(files)
     return files

@@ -58,7 +58,14 @@ def kdf() -> Files:
         "kdf.root",
         "the three keys of a root step: three labels under one key",
         spec="6",
-        given={"rk": token("kdf/root").hex(), "dh": token("kdf/shared").hex()},
+        given={"rk": token("kdf/root").hex(), "dh": token("kdf/shared").hex(), "pq": ""},
+    )
+    files.add(
+        "root-mixed",
+        "kdf.root",
+        "the root step that begins an epoch: its secret stands behind the agreement's",
+        spec="6",
+        given={"rk": token("kdf/root").hex(), "dh": token("kdf/shared").hex(), "pq": token("kdf/epoch").hex()},
     )
     files.add(
         "chain",

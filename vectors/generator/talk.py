@@ -271,6 +271,7 @@ class Talk:
         number = chain.n + ahead
         sent = RatchetHeader(
             X25519PublicKey(ratchet.public if ratchet_key is None else ratchet_key),
+            ratchet.epochs.epoch,
             chain.previous_length if pn is None else pn,
             number if n is None else n,
         )
@@ -365,7 +366,7 @@ def forged_accept(
     parts = SUITE.seal(
         HeaderKey(bytes.fromhex(values["hk_ba"])),
         message_key,
-        RatchetHeader(X25519PublicKey(public if ratchet_key is None else ratchet_key), pn, n),
+        RatchetHeader(X25519PublicKey(public if ratchet_key is None else ratchet_key), 0, pn, n),
         context(header, sealed_th),
         pad(inside) if padded is None else padded,
         token("bob/forged/nonce", 24),

@@ -48,6 +48,10 @@ def _dh(secret: X25519Secret, public: X25519PublicKey) -> bytes:
 def _kdf_root(root: RootKey, shared: bytes) -> tuple[RootKey, ChainKey, HeaderKey]:
     derived = SUITE.kdf_root(root, shared)
     names = ("rk", "cks", "nhks") if "ratchet_public" in _events else ("rk_between", "ckr", "nhkr")
+    if len(shared) > _crypto.KEY_BYTES:
+        _events["mixed_sending" if "ratchet_public" in _events else "mixed_receiving"] = shared[
+            _crypto.KEY_BYTES :
+        ].hex()
     _events.update({name: value.hex() for name, value in zip(names, derived, strict=True)})
     return derived
 
@@ -64,7 +68,9 @@ def _message_keys(message_key: MessageKey, nonce: bytes, sealed_header: bytes, c
 
 
 def _clear(header: RatchetHeader) -> bytes:
-    return header.key + header.previous_length.to_bytes(4, "big") + header.n.to_bytes(4, "big")
+    return header.key + b"".join(
+        number.to_bytes(4, "big") for number in (header.epoch, header.previous_length, header.n)
+    )
 
 
 def _seal(
@@ -119,7 +125,7 @@ TRACED: Final = evolve(
 
 def install() -> None:
     """Have every ratchet that is made or restored from now on note what it derives."""
-    for module in ("agentmesh.session.pending", "agentmesh.session.at_rest", "agentmesh.engine.knocking"):
+    for module in ("agentmesh.session.pending", "agentmesh.session.ratchet_export", "agentmesh.engine.knocking"):
         mock.patch(f"{module}.SUITE", TRACED).start()
 
 

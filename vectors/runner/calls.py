@@ -95,7 +95,7 @@ def _kdf_hash(given: Json) -> Json:
 
 
 def _kdf_root(given: Json) -> Json:
-    root, chain_key, header_key = SUITE.kdf_root(RootKey(unhex(given["rk"])), unhex(given["dh"]))
+    root, chain_key, header_key = SUITE.kdf_root(RootKey(unhex(given["rk"])), unhex(given["dh"]) + unhex(given["pq"]))
     return {"rk_next": root.hex(), "ck": chain_key.hex(), "nhk": header_key.hex()}
 
 

@@ -6,6 +6,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
+from agentmesh.session.epochs import Answering, Half, Offering, Standing, parse_item
 from agentmesh.session.needs import Suite
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
@@ -60,6 +61,7 @@ def ratchet_json(ratchet: Ratchet, listed_max: int = _SKIPPED_LISTED_MAX) -> Jso
                 "ck": receiving.key.hex(),
                 "hk": receiving.header_key.hex(),
                 "ratchet_public": receiving.peer_key.hex(),
+                "epoch": receiving.epoch,
                 "pn": receiving.previous_length,
                 "n": receiving.n,
             },
@@ -70,8 +72,39 @@ def ratchet_json(ratchet: Ratchet, listed_max: int = _SKIPPED_LISTED_MAX) -> Jso
                 {"hk": names[serial].hex(), "n": n, "mk": key.hex(), "kept_at_ms": kept_at_ms}
                 for (serial, n), (key, kept_at_ms) in ratchet.skipped.items()
             ],
+            **_half_json(ratchet.epochs),
         }
     }
+
+
+def _half_json(half: Half) -> Json:
+    if isinstance(half, Answering):
+        is_kept = half.standing is Standing.ANSWERED
+        kept = {"ref": half.ref.hex(), "answer": half.answer.hex(), "pq": half.secret.hex()} if is_kept else None
+        return {"epoch": half.epoch, "offering": None, "answering": kept}
+    secret = half.secret.hex()
+    offering = {
+        "turns": half.turns,
+        "since_ms": half.since_ms,
+        "kem_seed": secret if half.standing is Standing.OFFERED else None,
+        "ready": secret if half.standing is Standing.READY else None,
+    }
+    return {"epoch": half.epoch, "offering": offering, "answering": None}
+
+
+def _half_from(state: Json) -> Half:
+    offering, answering = state["offering"], state["answering"]
+    if offering is None:
+        if answering is None:
+            return Answering(state["epoch"])
+        kept = (unhex(answering[name]) for name in ("ref", "answer", "pq"))
+        return Answering(state["epoch"], Standing.ANSWERED, *kept)
+    standing, secret = Standing.NOTHING_OUT, ""
+    if offering["kem_seed"] is not None:
+        standing, secret = Standing.OFFERED, offering["kem_seed"]
+    elif offering["ready"] is not None:
+        standing, secret = Standing.READY, offering["ready"]
+    return Offering(state["epoch"], standing, offering["turns"], offering["since_ms"], unhex(secret))
 
 
 def ratchet_from(state: Json, suite: Suite = SUITE) -> Ratchet:
@@ -88,6 +121,7 @@ def ratchet_from(state: Json, suite: Suite = SUITE) -> Ratchet:
             ChainKey(unhex(received["ck"])),
             HeaderKey(unhex(received["hk"])),
             X25519PublicKey(unhex(received["ratchet_public"])),
+            received["epoch"],
             received["n"],
             received["pn"],
             0,
@@ -112,6 +146,7 @@ def ratchet_from(state: Json, suite: Suite = SUITE) -> Ratchet:
         receiving,
         HeaderKey(unhex(state["nhks"])),
         HeaderKey(unhex(state["nhkr"])),
+        _half_from(state),
         past,
         skipped,
     )
@@ -131,15 +166,21 @@ class RatchetRunner:
             self.ratchet = initial_ratchet(given["start"], suite, self._draws)
 
     def step(self, step: Json, /) -> Json:
-        """Seal or open one message."""
+        """Seal or open one message. Its item, if it has one, stands beside its plaintext."""
         self._draws.begin(step)
         if step["do"] == "seal":
+            item, half = b"", None
+            if "now_ms" in step:
+                item, half = self.ratchet.item_out(step["now_ms"], self._draws, self._limits)
             nonce = self._draws.token(_crypto.NONCE_BYTES)
             parts, _, chain = self.ratchet.seal(unhex(step["plaintext"]), self._context, nonce)
-            self.ratchet.apply_sealed(chain)
-            return {"message": b"".join(parts).hex()}
+            self.ratchet.apply_sealed(chain, half)
+            return {"message": b"".join(parts).hex(), **({"item": item.hex()} if item else {})}
         opened = self.ratchet.open(unhex(step["message"]), self._context, now_ms=step["now_ms"], limits=self._limits)
-        self.ratchet.apply(opened.delta(self._draws))
+        item_in = None
+        if "item" in step:
+            item_in = parse_item(unhex(step["item"]), isinstance(self.ratchet.epochs, Answering))
+        self.ratchet.apply(opened.delta(self._draws, item_in))
         return {"plaintext": opened.plaintext.hex()}
 
     def state(self) -> Json:

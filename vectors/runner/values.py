@@ -69,7 +69,7 @@ def conditions_json(conditions: Conditions) -> Json:
 # --- randomness ------------------------------------------------------------------------------------------------------
 
 
-_DRAWN = {32: "ratchet_secret", _crypto.NONCE_BYTES: "nonce"}
+_DRAWN = {32: "ratchet_secret", _crypto.NONCE_BYTES: "nonce", _crypto.KEM_SEED_BYTES: "kem_seed"}
 
 
 class Draws:

@@ -138,14 +138,14 @@ class _Party:
             header=header,
             session_id=body[:16],
             nonce=body[16:40],
-            sealed_header=body[40:96],
+            sealed_header=body[40:100],
             padded=b"",
             number=made.get("number", 1),
-            kc=body[96:128],
-            box=body[128:],
+            kc=body[100:132],
+            box=body[132:],
         )
         return evolve(
-            message, padded=_crypto.secretbox_open(body[128:], message.nonce, message.keys[0]), kc=None, box=None
+            message, padded=_crypto.secretbox_open(body[132:], message.nonce, message.keys[0]), kc=None, box=None
         )
 
 
