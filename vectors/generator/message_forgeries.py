@@ -31,6 +31,19 @@ Case = tuple[str, str, Step, str]
 
 CLOSE: Final = closing()
 
+HEAD: Final = b"\x00\x00\x00\x00\x00\x01"  # data without parts, of index 1
+
+
+def with_parts(parts: int, between: bytes, behind: bytes = b"\x00hello") -> bytes:
+    """Return data of index 1 that says it has these parts."""
+    return b"\x00" + bytes([parts]) + HEAD[2:] + between + behind
+
+
+def ranges(*numbers: int) -> bytes:
+    """Return an ack of these first and last indices, in turn."""
+    return bytes([len(numbers) // 2]) + b"".join(number.to_bytes(4, "big") for number in numbers)
+
+
 _behind = step(lambda _, *values: values[-1])
 _spliced = step(lambda _, first, second: with_body(second, lambda body: split(first)[1][:132] + body[132:]))
 
@@ -125,17 +138,56 @@ def lies() -> Iterator[Case]:
                _behind(say(b"a turn is due"), small), expect)  # fmt: skip
 
 
+def indices() -> Iterator[Case]:
+    """Yield data whose index is none that its sender can have: the fourth message of its direction, the third data."""
+    for name, comment, index in (
+        ("zero", "index 0", 0),
+        ("again", "an index that was opened", 1),
+        ("beyond", "an index larger than its position", 5),
+        ("last", "index 2^32 - 1", 2**32 - 1),
+    ):
+        # Of two faults the earlier check speaks: parts, then the index, then the action.
+        head = b"\x00\x00" + index.to_bytes(4, "big")
+        yield f"index-{name}", comment, sealed_by_peer(head + b"\x00hello", filled=False), CONTRADICTION
+        yield (
+            f"index-{name}-action",
+            f"{comment}, and an action longer than the message",
+            sealed_by_peer(head + b"\x05abc", filled=False),
+            CONTRADICTION,
+        )
+
+
 def ill_formed() -> Iterator[Case]:
     """Yield messages whose content is not well formed, sealed by the peer."""
     for name, comment, inside in (
         ("type-accept", "type 1 in kind 4", b"\x01" + CLOSE[1:]),
-        ("type-3", "type 3", b"\x03hello"),
+        ("type-4", "type 4", b"\x04hello"),
         ("type-missing", "no type byte", b""),
         ("data-nothing", "type 0 and nothing else", b"\x00"),
-        ("data-action-beyond", "an action longer than the message", b"\x00\x05abc"),
-        ("data-action-129", "an action of 129 bytes", b"\x00\x81" + b"a" * 129),
-        ("data-action-255", "an action of 255 bytes", b"\x00\xff" + b"a" * 255),
-        ("data-action-not-utf8", "an action that is not UTF-8", b"\x00\x02\xff\xfehello"),
+        ("data-no-index", "data that ends within its index", HEAD[:-1]),
+        ("data-no-action", "data that ends behind its index", HEAD),
+        ("data-action-beyond", "an action longer than the message", HEAD + b"\x05abc"),
+        ("data-action-129", "an action of 129 bytes", HEAD + b"\x81" + b"a" * 129),
+        ("data-action-255", "an action of 255 bytes", HEAD + b"\xff" + b"a" * 255),
+        ("data-action-not-utf8", "an action that is not UTF-8", HEAD + b"\x02\xff\xfehello"),
+        ("parts-unknown", "a part that nobody knows", with_parts(16, b"")),
+        ("parts-references", "references, which nobody takes yet", with_parts(8, b"\x00\x00\x00\x01\x90")),
+        ("parts-offer-of-b", "an offer from B", with_parts(1, bytes(1188))),
+        ("parts-both-items", "an offer and an answer", with_parts(3, bytes(1188 + 1124))),
+        ("parts-answer-short", "an answer that is a byte short", with_parts(2, bytes(1123), b"")),
+        ("ack-none", "an ack without ranges", with_parts(4, b"\x00")),
+        ("ack-seventeen", "an ack of seventeen ranges", with_parts(4, ranges(*range(1, 35)))),
+        ("ack-cut", "an ack that is a byte short", with_parts(4, ranges(1, 1)[:-1], b"")),
+        ("ack-zero", "an ack of index 0", with_parts(4, ranges(0, 1))),
+        ("ack-backwards", "a range that ends before it begins", with_parts(4, ranges(2, 1))),
+        ("ack-touching", "ranges that touch", with_parts(4, ranges(1, 1, 2, 2))),
+        ("ack-overlapping", "ranges that overlap", with_parts(4, ranges(1, 3, 3, 4))),
+        ("ack-descending", "ranges that descend", with_parts(4, ranges(5, 5, 1, 1))),
+        ("signal-nothing", "type 3 and nothing else", b"\x03"),
+        ("signal-no-parts", "a signal without parts", b"\x03\x00"),
+        ("signal-references", "a signal with references", b"\x03\x08\x00\x00\x00\x01\x90"),
+        ("signal-data", "a signal with data behind its parts", b"\x03\x04" + ranges(1, 1) + b"hello"),
+        ("signal-offer-of-b", "a signal with an offer from B", b"\x03\x01" + bytes(1188)),
         ("close-nothing", "type 2 and nothing else", b"\x02"),
         ("close-two", "a close with two elements", b"\x02" + wire.array(wire.text(b""), wire.uint(0))),
         ("close-four", "a close with four elements",
@@ -147,6 +199,8 @@ def ill_formed() -> Iterator[Case]:
          b"\x02" + wire.array(wire.binary(b""), wire.uint(0), wire.uint(0))),
         ("close-count-negative", "a negative count", b"\x02" + wire.array(wire.text(b""), b"\xff", wire.uint(0))),
         ("close-count-2-53", "a count of 2^53", b"\x02" + wire.array(wire.text(b""), wire.uint(2**53), wire.uint(0))),
+        ("close-count-2-32", "a count of 2^32: no index",
+         b"\x02" + wire.array(wire.text(b""), wire.uint(2**32), wire.uint(0))),
         ("close-count-uint8", "a count in a longer form",
          b"\x02" + wire.array(wire.text(b""), wire.uint8(0), wire.uint(0))),
     ):  # fmt: skip
@@ -155,7 +209,7 @@ def ill_formed() -> Iterator[Case]:
         ("padding-none", "zeros without a marker", bytes(64)),
         ("padding-missing", "content without padding", data()),
         ("padding-long", "a step more padding than due", data() + b"\x80" + bytes(64)),
-        ("padding-dirty", "a byte behind the marker", data() + b"\x80" + bytes(55) + b"\x01"),
+        ("padding-dirty", "a byte behind the marker", data() + b"\x80" + bytes(50) + b"\x01"),
         ("padding-empty", "a box of nothing", b""),
     ):
         yield name, f"{comment}, sealed well", sealed_by_peer(padded=padded), UNOPENED

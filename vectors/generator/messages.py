@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from generator import wire
-from generator.codes import CLOSED, DUPLICATE, REFUSED, TOO_LARGE, UNOPENED
-from generator.message_forgeries import CLOSE, foreign, ill_formed, lies
+from generator.codes import CLOSED, CONTRADICTION, DUPLICATE, POINT, REFUSED, TOO_LARGE, UNOPENED
+from generator.message_forgeries import CLOSE, HEAD, foreign, ill_formed, indices, lies
 from generator.tables import flipped, keep, kept, play, row
 from generator.talk import (
     ACCEPTED_MS,
@@ -20,11 +20,13 @@ from generator.talk import (
     hear,
     moved,
     peer_close,
+    peer_poll,
     poll,
     receive,
     say,
     sealed_by_peer,
     send,
+    signal,
 )
 from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
 
@@ -64,8 +66,8 @@ CONVERSATIONS: Final = (
     *(row(f"data-{name}", comment, [say(data), receive(hear(data))])
       for name, comment, data in (
           ("empty", "no data", b""),
-          ("fills-the-padding", "61 bytes: with type, action length and marker exactly 64", bytes(61)),
-          ("one-more", "62 bytes: the next padded length", bytes(62)),
+          ("fills-the-padding", "56 bytes: with what stands before it and the marker exactly 64", bytes(56)),
+          ("one-more", "57 bytes: the next padded length", bytes(57)),
           ("long", "700 bytes: envelope and body in longer msgpack forms", bytes(range(250)) * 2 + bytes(200)),
       )),
     row("action-longest", "an action of 128 bytes, in UTF-8", [receive(hear(b"x", action="ü" * 64))]),
@@ -189,7 +191,7 @@ CONDITIONS_BROKEN: Final = (
         [say(b"one"), send(b"two", OWN_CONDITION)], spec="5.2", conditions=ONE),
     row("refuse-send-max-early-payload", "the early payload was the one",
         [send(b"two", OWN_CONDITION)], spec="5.2", conditions=ONE, early_payload=True),
-    row("refuse-max-messages", "the receiver refuses position 2 of one; a close is allowed",
+    row("refuse-max-messages", "the receiver refuses index 2 of one; a close is allowed",
         [receive(hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(peer_close())], spec="5.2",
         conditions=ONE),
     *(row(f"refuse-{name}", f"{comment}: no data, and a close all the same",
@@ -199,7 +201,7 @@ CONDITIONS_BROKEN: Final = (
           ("no-messages", "max_messages of 0", {**UNLIMITED, "max_messages": 0}),
           ("no-actions", "an empty list of actions", {**UNLIMITED, "allowed_actions": []}),
       )),
-    row("refuse-max-messages-first-lost", "position 2 is refused though nothing came before it",
+    row("refuse-max-messages-first-lost", "index 2 is refused though nothing came before it",
         [keep("lost", hear(b"one")), receive(sealed_by_peer(), CONDITION), receive(kept("lost"))], spec="5.2",
         conditions=ONE, role="responder"),
     *(each
@@ -239,9 +241,11 @@ AFTER_THE_END: Final = (
           [keep("late", hear(b"late")), receive(peer_close()), receive(made, expect), receive(kept("late"))],
           spec="6.1", **given)
       for name, comment, made, expect, given in (
-          ("ill-formed", "an action longer than the message", sealed_by_peer(b"\x00\x05abc"), AFTER_CLOSE, {}),
+          ("ill-formed", "an action longer than the message", sealed_by_peer(HEAD + b"\x05abc"), AFTER_CLOSE, {}),
           ("close-ill-formed", "a close with a byte behind it", sealed_by_peer(CLOSE + b"\x00"), AFTER_CLOSE, {}),
-          ("unknown-type", "type 3", sealed_by_peer(b"\x03hello"), AFTER_CLOSE, {}),
+          ("unknown-type", "type 4", sealed_by_peer(b"\x04hello"), AFTER_CLOSE, {}),
+          ("signal", "a signal", sealed_by_peer(signal((1, 1))), AFTER_CLOSE, {}),
+          ("index", "index 0", sealed_by_peer(data(), filled=False), AFTER_CLOSE, {}),
           ("no-type", "no type byte", sealed_by_peer(b""), AFTER_CLOSE, {}),
           ("too-large", "nine bytes where the receiver takes eight", sealed_by_peer(data(bytes(9))),
            AFTER_CLOSE, {"limits": {"plaintext_max_bytes": 8}}),
@@ -268,6 +272,48 @@ AFTER_THE_END: Final = (
 )  # fmt: skip
 
 
+# Both acknowledge, and 250 ms pass.
+DUE_MS: Final = LATER_MS + 250
+
+ACKNOWLEDGEMENTS: Final = (
+    row("ack-on-data", "what was opened is acknowledged on data, once, with a gap",
+        [receive(hear(b"1")), hear(b"2"), receive(hear(b"3")), send(b"heard"), send(b"and no more"),
+         receive(hear(b"4")), send(b"heard")], spec="6.4", acknowledge=True),
+    row("ack-of-seventeen", "of more than sixteen ranges the lowest eight and the highest eight",
+        [[[hear(b"lost"), receive(hear(b"%d" % number))] for number in range(17)], send(b"heard")], spec="6.4",
+        acknowledge=True),
+    row("signal-after-the-delay", "a signal 250 ms after the first message that is not acknowledged",
+        [receive(hear(b"1")), poll(DUE_MS - 1), receive(hear(b"2"), now_ms=DUE_MS - 1), poll(DUE_MS),
+         poll(DUE_MS + 60_000)], spec="6.4", acknowledge=True),
+    row("signal-after-sixteen", "a signal at once behind sixteen messages",
+        [[receive(hear(b"%d" % number)) for number in range(15)], poll(LATER_MS), receive(hear(b"15")),
+         poll(LATER_MS)], spec="6.4", acknowledge=True),
+    row("refuse-duplicate-signal", "a message that comes again is acknowledged again, once a second",
+        [keep("first", hear(b"1")), receive(kept("first")), poll(DUE_MS), receive(kept("first"), DUPLICATE),
+         poll(LATER_MS), receive(kept("first"), DUPLICATE), poll(LATER_MS)], spec="6.4", acknowledge=True),
+    row("signal-received", "a signal says what was opened; what it says again is no news",
+        [say(b"1"), say(b"2"), receive(peer_poll(now_ms=DUE_MS)), receive(sealed_by_peer(signal((1, 2)))),
+         receive(sealed_by_peer(data(b"3", ack=((1, 2),))))], spec="6.4", acknowledge=True),
+    row("signal-conditions", "a signal where no data is allowed",
+        [receive(sealed_by_peer(signal((1, 1))))], spec="6.4", early_payload=True, role="initiator",
+        conditions={**UNLIMITED, "max_messages": 0, "allowed_actions": []}),
+    row("ack-of-what-was-not-sent", "nothing is taken of it, the data beside it counts, and it is told once",
+        [say(b"1"), receive(sealed_by_peer(data(b"x", ack=((1, 2),)))), receive(sealed_by_peer(signal((1, 9)))),
+         receive(sealed_by_peer(signal((1, 1))))], spec="6.4"),
+    row("ack-of-the-accept", "what was accepted with an early payload is acknowledged", [poll(LATER_MS)], spec="6.4",
+        early_payload=True),
+    row("refuse-index-twice", "an index may be skipped, and come later, once", [
+        hear(b"1"), hear(b"2"), receive(sealed_by_peer(data(b"x", index=3))),
+        receive(sealed_by_peer(data(b"y", index=2))), receive(sealed_by_peer(data(b"z", index=2)), CONTRADICTION)],
+        spec="6.2"),
+    row("item-answer-not-asked-for", "an answer that nobody asked for is left aside, and the data counts",
+        [receive(sealed_by_peer(data(b"x", item=bytes(1124))))], spec="6.3"),
+    row("refuse-item-offer-modulus", "an offer whose key fails the modulus check, whatever its epoch; then it is told",
+        [receive(sealed_by_peer(data(b"x", item=b"\xff" * 1188)), POINT), receive(hear(b"genuine"))], spec="6.3",
+        role="responder"),
+)  # fmt: skip
+
+
 def message() -> Files:
     """Return the family message."""
     files = Files("message")
@@ -276,6 +322,21 @@ def message() -> Files:
             [receive(made, expect), receive(hear(b"genuine"))])
         for name, comment, made, expect in (*foreign(), *lies(), *ill_formed())
     ]  # fmt: skip
-    for rows in (CONVERSATIONS, CONDITIONS_MET, CLOSES, refused, OUT_OF_ORDER, CONDITIONS_BROKEN, AFTER_THE_END):
+    refused += [
+        row(f"refuse-{name}", f"{comment}; what comes after it is opened",
+            [receive(hear(b"1")), receive(sealed_by_peer(signal((1, 1)))), receive(hear(b"2")), receive(made, expect),
+             receive(hear(b"genuine"))], early_payload=True)
+        for name, comment, made, expect in indices()
+    ]  # fmt: skip
+    for rows in (
+        CONVERSATIONS,
+        CONDITIONS_MET,
+        CLOSES,
+        ACKNOWLEDGEMENTS,
+        refused,
+        OUT_OF_ORDER,
+        CONDITIONS_BROKEN,
+        AFTER_THE_END,
+    ):
         play(Talk, files, rows, spec=SPEC)
     return files

@@ -15,10 +15,9 @@ from agentmesh.primitives._labels import SIGN_ACCEPT
 from agentmesh.primitives.keys import HeaderKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.primitives.padding import pad, unpad
 from agentmesh.session.chains import SendingChain
-from agentmesh.session.content import pad_close, pad_data
+from agentmesh.session.content import pad_close, pad_data, pad_signal
 from agentmesh.session.established import Session
 from agentmesh.session.needs import RatchetHeader
-from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
@@ -27,14 +26,25 @@ from generator.tables import Step, step
 from generator.world import ALICE, BOB, EXPIRES_MS, MESH, NOW_MS, UNLIMITED, Files, token
 
 Json = dict[str, Any]
+Range = tuple[int, int]
 
 ACCEPTED_MS: Final = NOW_MS + 1000
 LATER_MS: Final = NOW_MS + 2000
 
 
-def data(content: bytes = b"hello", action: str = "") -> bytes:
-    """Return a data message's plaintext, as the library writes it; the action is the KNOCK's where it is empty."""
-    return unpad(pad_data(action.encode(), content))
+def data(
+    content: bytes = b"hello", action: str = "", *, index: int = 0, item: bytes = b"", ack: tuple[Range, ...] = ()
+) -> bytes:
+    """Return a data message's plaintext, as the library writes it.
+
+    The action is the KNOCK's where it is empty; index 0 is filled in by `sealed_by_peer`, with the one that is due.
+    """
+    return unpad(pad_data(index, action.encode(), content, item, ack))
+
+
+def signal(*ack: Range, item: bytes = b"") -> bytes:
+    """Return a signal's plaintext, as the library writes it."""
+    return unpad(pad_signal(item, ack))
 
 
 def closing(sent: int = 0, opened: int = 0) -> bytes:
@@ -145,7 +155,8 @@ class Talk:
         )
         other = "responder" if role == "initiator" else "initiator"
         self._peer_draws = trace.Recorder(f"{files.family}/{name}/peer")
-        self.peer = SessionRunner(side(other, early_payload=early_payload), self._peer_draws)
+        acknowledge = {"acknowledge": True} if more.get("acknowledge") else {}
+        self.peer = SessionRunner(side(other, early_payload=early_payload, **acknowledge), self._peer_draws)
         self.conditions = conditions or UNLIMITED
         if established:
             self.establish()
@@ -174,9 +185,9 @@ class Talk:
         """Close, and return the envelope."""
         return _envelope(self.step("close", expect, now_ms=now_ms, reason=reason))
 
-    def poll(self, now_ms: int) -> None:
-        """Look at what time brought."""
-        self.step("poll", now_ms=now_ms)
+    def poll(self, now_ms: int) -> bytes:
+        """Look at what time brought, and return the signal that it made."""
+        return _envelope(self.step("poll", now_ms=now_ms))
 
     def accept(self, expect: str = "ok", *, now_ms: int = ACCEPTED_MS) -> bytes:
         """Accept the KNOCK, and return the ACCEPT."""
@@ -209,6 +220,10 @@ class Talk:
         """Return the ACCEPT that the peer sends."""
         return _envelope(self.peer_step("accept", conditions=self.conditions, now_ms=now_ms))
 
+    def peer_poll(self, *, now_ms: int) -> bytes:
+        """Return the signal that the peer makes."""
+        return _envelope(self.peer_step("poll", now_ms=now_ms))
+
     def peer_close(self, reason: str = "") -> bytes:
         """Return the close that the peer sends."""
         return _envelope(self.peer_step("close", reason=reason))
@@ -221,12 +236,12 @@ class Talk:
             self.deliver(self.accept(), now_ms=ACCEPTED_MS)
 
     @property
-    def ratchet(self) -> Ratchet:
-        """The peer's ratchet."""
+    def held_by_peer(self) -> Session:
+        """The peer's session."""
         held = self.peer.agent._core.state.sessions[self.peer._session_id]
         if not isinstance(held, Session):
             raise TypeError("the peer holds no established session")
-        return held.ratchet
+        return held
 
     def sealed_by_peer(
         self,
@@ -242,6 +257,7 @@ class Talk:
         pn: int | None = None,
         n: int | None = None,
         kept: bool = True,
+        filled: bool = True,
     ) -> bytes:
         """Return what the peer could seal if it wished to break a rule.
 
@@ -257,11 +273,19 @@ class Talk:
             pn: Another pn.
             n: Another n, sealed under the key that is due.
             kept: The peer goes on behind it, so that its next message has the next number.
+            filled: An index of 0 becomes the one that is due.
         """
-        ratchet = self.ratchet
+        session = self.held_by_peer
+        ratchet = session.ratchet
         chain = ratchet.sending
         if chain is None:
             raise TypeError("the peer has no sending chain")
+        inside = data() if inside is None else inside
+        if (
+            filled and inside[:1] == b"\x00" and inside[2:6] == bytes(4)
+        ):  # data, whose index is to be the one that is due
+            inside = inside[:2] + (session.data_sent + 1).to_bytes(4, "big") + inside[6:]
+            session.data_sent += kept
         own, other = (BOB, ALICE) if self.role == "initiator" else (ALICE, BOB)
         header = wire.array(*header_items(kind, time_ms, own, other)) if header is None else header
         key = chain.key
@@ -282,7 +306,7 @@ class Talk:
             message_key,
             sent,
             session_id + bytes.fromhex(values["th"]) + (header if sealed_for is None else sealed_for),
-            pad(data() if inside is None else inside) if padded is None else padded,
+            pad(inside) if padded is None else padded,
             self._peer_draws.draw({}, "nonce", 24),
         )
         if kept:
@@ -293,6 +317,7 @@ class Talk:
 # --- what stands in a table -------------------------------------------------------------------------------------------
 
 receive, send, say, close, poll = map(step, (Talk.receive, Talk.send, Talk.say, Talk.close, Talk.poll))
+peer_poll = step(Talk.peer_poll)
 accept, reject, establish = step(Talk.accept), step(Talk.reject), step(Talk.establish)
 hear, deliver, sealed_by_peer = step(Talk.hear), step(Talk.deliver), step(Talk.sealed_by_peer)
 peer_accept, peer_close = step(Talk.peer_accept), step(Talk.peer_close)

@@ -8,13 +8,17 @@ from agentmesh.engine.state import AgentState
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.events import (
     AnswerRepeated,
+    Delivered,
     Event,
     KnockReceived,
     KnockRefused,
     MessageReceived,
+    PeerAhead,
     PeerClosed,
     SessionEstablished,
+    SessionOver,
     SessionRejected,
+    SignalDue,
 )
 from agentmesh.handshake.knock import Intent, KnockContent
 from agentmesh.handshake.prekeys import BundleClass, BundleSecrets, PublishedBundle
@@ -83,7 +87,12 @@ class _KnowingPolicy(_Policy):
 def _restore(state: AgentState, given: Json, draws: Draws, clock: _StepClock) -> Agent:
     policy = _KnowingPolicy(given) if "known" in given else _Policy(given)
     return Agent.restore(
-        export_agent(state, clock.now_ms), clock=clock, entropy=draws, policy=policy, limits=limits_of(given)
+        export_agent(state, clock.now_ms),
+        clock=clock,
+        entropy=draws,
+        policy=policy,
+        limits=limits_of(given),
+        acknowledge=given.get("acknowledge", False),
     )
 
 
@@ -136,6 +145,15 @@ def _knock_json(agent: Agent, event: KnockReceived) -> Json:
     }
 
 
+def _ranges_json(ranges: tuple[range, ...]) -> list[list[int]]:
+    """Return the first and the last of each."""
+    return [[one.start, one.stop - 1] for one in ranges]
+
+
+def _delivered_json(event: Event) -> list[list[int]]:
+    return _ranges_json(event.indices) if isinstance(event, Delivered) else []
+
+
 def _session_event(event: Event) -> Json:
     """Return what an ACCEPT, a REJECT or a message gave."""
     if isinstance(event, SessionEstablished):
@@ -153,7 +171,7 @@ def _session_event(event: Event) -> Json:
         return {
             "event": "closed",
             "reason": event.reason,
-            "missing": event.missing,
+            "missing": _ranges_json(event.missing),
             "peer_opened": event.peer_opened,
             "envelope": None if event.reply is None else event.reply.envelope.hex(),
         }
@@ -364,18 +382,28 @@ class SessionRunner:
         return {"envelope": self.agent.close(self._did, step["reason"], session_id=self._session_id).envelope.hex()}
 
     def _poll(self, _step: Json) -> Json:
-        self.agent.poll()
-        return {}
+        # The stock of bundles is low, too.
+        signals = [event.reply.envelope.hex() for event in self.agent.poll() if isinstance(event, SignalDue)]
+        return {"envelope": signals[0] if signals else None} if self.agent._core.acknowledge else {}
 
     def _receive(self, step: Json) -> Json:
-        # The second event, if there is one, is the end that `phase` says.
-        return _session_event(self.agent.receive(unhex(step["envelope"]))[0])
+        # An end, if there is one, is what `phase` says.
+        events = self.agent.receive(unhex(step["envelope"]))
+        said = [event for event in events if not isinstance(event, Delivered | PeerAhead | SessionOver)]
+        given = _session_event(said[0]) if said else {"event": "signal"}
+        if given["event"] in ("message", "signal"):
+            given["delivered"] = [one for event in events for one in _delivered_json(event)]
+            given["ahead"] = any(isinstance(event, PeerAhead) for event in events)
+        return given
 
     def state(self) -> Json:
         """Return the counts, and the ratchet while there is one."""
         held = self.agent._core.state.sessions[self._session_id]
         if isinstance(held, Ended | Session):
             counts = {"data_sent": held.data_sent, "data_opened": held.data_opened}
+            if isinstance(held, Session):
+                counts["missing"] = _ranges_json(held.missing)
+                counts["delivered"] = [list(one) for one in held.acknowledged.ranges]
         else:
             counts = {}
         ratchet = held.ratchet if isinstance(held, Session | Pending) else None

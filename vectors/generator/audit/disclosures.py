@@ -24,6 +24,9 @@ REFUSED: Final = "audit.disclosure"
 LIMITS: Final = {**SMALL, "envelope_max_bytes": 5000}
 Case = tuple[str, str, Json]
 
+HEAD: Final = b"\x00\x00\x00\x00\x00\x01"  # data without parts, of index 1
+ACK: Final = b"\x01" + b"\x00\x00\x00\x01" * 2  # of index 1
+
 
 def disclosure() -> Files:
     """Return the family disclosure."""
@@ -89,7 +92,11 @@ def _disclosed(one: Message, other: Message) -> Iterator[tuple[str, str, Message
         ("made-by-anybody",
          "a message under a key that no chain gave: it shows what the log's owner had, not who sealed it", crafted(),
          {}),
-        ("action-128", "an action of 128 bytes", crafted(b"\x00\x80" + b"a" * 128 + b"hello"), {}),
+        ("action-128", "an action of 128 bytes", crafted(HEAD + b"\x80" + b"a" * 128 + b"hello"), {}),
+        ("item-offer", "an item of which no more is looked at than its length: this is no key",
+         crafted(b"\x00\x01" + HEAD[2:] + bytes(1188) + b"\x00hello"), {}),
+        ("item-answer", "an answer", crafted(b"\x00\x02" + HEAD[2:] + bytes(1124) + b"\x00hello"), {}),
+        ("ack", "an ack", crafted(b"\x00\x04" + HEAD[2:] + ACK + b"\x00hello"), {}),
         ("close-reason-128", "a close with a reason of 128 bytes",
          crafted(b"\x02" + wire.array(wire.text(b"r" * 128), b"\x03", b"\x01")), {}),
         ("number-0", "a record with the number 0: it is not checked", crafted(), {"number": 0}),
@@ -195,15 +202,24 @@ def _other_contents() -> Iterator[Case]:
     close = wire.array(wire.text(b"enough"), wire.uint(3), wire.uint(1))
     for name, comment, inside in (
         ("type-accept", "an ACCEPT's type in a message", b"\x01" + close),
-        ("type-accept-as-data", "an ACCEPT's type before what would be data", b"\x01\x00hello"),
-        ("type-3", "type 3", b"\x03hello"),
-        ("type-3-as-data", "type 3 before what would be data", b"\x03\x00hello"),
-        ("type-3-as-close", "type 3 before what would be a close", b"\x03" + close),
+        ("type-accept-as-data", "an ACCEPT's type before what would be data", b"\x01" + HEAD[1:] + b"\x00hello"),
+        ("type-4", "type 4", b"\x04hello"),
+        ("type-4-as-data", "type 4 before what would be data", b"\x04" + HEAD[1:] + b"\x00hello"),
+        ("signal", "a signal, which nobody records", b"\x03\x04" + ACK),
+        ("parts-unknown", "a part that nobody knows", b"\x00\x10" + HEAD[2:] + b"\x00hello"),
+        ("parts-references", "references, which nobody takes yet", b"\x00\x08" + HEAD[2:] + b"\x00hello"),
+        ("parts-both-items", "both items", b"\x00\x03" + HEAD[2:] + bytes(1188 + 1124) + b"\x00hello"),
+        ("item-short", "an answer that is a byte short", b"\x00\x02" + HEAD[2:] + bytes(1123)),
+        ("ack-touching", "an ack of ranges that touch",
+         b"\x00\x04" + HEAD[2:] + b"\x02" + ACK[1:] + ACK[1:-1] + b"\x02\x00hello"),
+        ("type-4-as-close", "type 4 before what would be a close", b"\x04" + close),
         ("type-missing", "a plaintext without any byte", b""),
-        ("action-missing", "data without an action length", b"\x00"),
-        ("action-beyond", "an action length over what is there", b"\x00\x09eight..."),
-        ("action-129", "an action of 129 bytes", b"\x00\x81" + b"a" * 129),
-        ("action-not-utf8", "an action that is not UTF-8", b"\x00\x01\xff"),
+        ("index-missing", "data that ends within its index", HEAD[:-1]),
+        ("index-0", "data of index 0", bytes(7) + b"hello"),
+        ("action-missing", "data without an action length", HEAD),
+        ("action-beyond", "an action length over what is there", HEAD + b"\x09eight..."),
+        ("action-129", "an action of 129 bytes", HEAD + b"\x81" + b"a" * 129),
+        ("action-not-utf8", "an action that is not UTF-8", HEAD + b"\x01\xff"),
         ("close-empty", "a close without content", b"\x02"),
         ("close-trailing-byte", "a close with a byte behind it", b"\x02" + close + b"\x00"),
         ("close-reason-129", "a close with a reason of 129 bytes",
@@ -218,10 +234,10 @@ def _other_contents() -> Iterator[Case]:
          b"\x02" + wire.array(wire.text(b"x"), wire.uint8(3), b"\x01")),
     ):  # fmt: skip
         yield f"content-{name}", f"well sealed: {comment}", given(crafted(inside))
-    padded = pad(b"\x00\x00hello")
+    padded = pad(HEAD + b"\x00hello")
     for name, comment, bad in (
-        ("missing", "no padding", b"\x00\x00hello"),
-        ("zeros", "zeros without a marker", b"\x00\x00hello".ljust(64, b"\x00")),
+        ("missing", "no padding", HEAD + b"\x00hello"),
+        ("zeros", "zeros without a marker", (HEAD + b"\x00hello").ljust(64, b"\x00")),
         ("other-byte", "another byte in the padding", padded[:-1] + b"\x01"),
         ("short", "63 bytes", padded[:-1]),
         ("long", "72 bytes where 64 would do", padded + bytes(8)),
