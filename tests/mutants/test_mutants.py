@@ -29,6 +29,7 @@ class Fault:
 
 
 RATCHET = ("tests/unit/test_ratchet.py",)
+EPOCHS = ("tests/unit/test_epochs.py",)
 MESSAGES = ("tests/hostile/test_messages.py",)
 KNOCK = ("tests/hostile/test_knock.py",)
 VERDICT = ("tests/hostile/test_verdict.py",)
@@ -90,8 +91,51 @@ FAULTS = (
     Fault(
         "an authentic header may contradict its chain",
         "session/ratchet.py",
-        "if key != chain.peer_key or previous_length != chain.previous_length or",
-        "if",
+        "            key != chain.peer_key\n            or epoch != chain.epoch\n"
+        "            or previous_length != chain.previous_length\n            or n",
+        "            n",
+        RATCHET,
+    ),
+    Fault(
+        "an epoch may change within a chain",
+        "session/ratchet.py",
+        "            or epoch != chain.epoch\n",
+        "",
+        EPOCHS,
+    ),
+    Fault(
+        "the tag of an answer is not compared",
+        "session/epochs.py",
+        "if not _crypto.constant_time_equal(tag, item.tag):",
+        "if False:",
+        EPOCHS,
+    ),
+    Fault(
+        "a first chain offers",
+        "session/epochs.py",
+        "            and self.turns >= 1\n",
+        "",
+        EPOCHS,
+    ),
+    Fault(
+        "the secret of an epoch is not mixed",
+        "session/turns.py",
+        "suite.dh(secret, peer_key) + mixed",
+        "suite.dh(secret, peer_key)",
+        EPOCHS,
+    ),
+    Fault(
+        "a late chain is not kept",
+        "session/kept.py",
+        "return (*late[-LATE_CHAINS:], *past[-KEPT_CHAINS:]), evicted",
+        "return past[-KEPT_CHAINS:], evicted",
+        RATCHET,
+    ),
+    Fault(
+        "late chains are not bounded",
+        "session/kept.py",
+        "return (*late[-LATE_CHAINS:], ",
+        "return (*late, ",
         RATCHET,
     ),
     Fault(

@@ -21,6 +21,7 @@ from agentmesh.engine.export import restore_agent
 from agentmesh.errors import AgentMeshError, StateMalformed, StateVersionUnknown, StoreError
 from agentmesh.limits import KEPT_CHAINS
 from agentmesh.session.at_rest import export_session, restore_session
+from agentmesh.session.epochs import Answering, Half, Offering, Standing
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
@@ -624,7 +625,21 @@ def test_one_idle_session_is_under_a_kibibyte() -> None:
         pair.alice.receive(pair.bob.send(pair.alice.did, b"x"))
     for agent in (pair.alice, pair.bob):
         [held] = agent._core.state.sessions.values()
+        assert isinstance(held, Session)
         assert len(export_session(held)) < 1024
+        most = 2**32 - 1
+        if held.facts.initiator:
+            halves: list[Half] = [
+                Offering(most, Standing.NOTHING_OUT, most, 2**53 - 1),
+                Offering(most - 1, Standing.OFFERED, most, 2**53 - 1, bytes(64)),
+                Offering(most - 1, Standing.READY, most, 2**53 - 1, bytes(32)),
+            ]
+        else:
+            answer = most.to_bytes(4, "big") + bytes(1120)
+            halves = [Answering(most), Answering(most - 1, Standing.ANSWERED, bytes(32), answer, bytes(32))]
+        for half in halves:
+            held.ratchet.epochs = half
+            assert len(export_session(held)) < (2048 if half.standing is Standing.ANSWERED else 1024)
 
 
 def test_the_docstrings_warn_that_nothing_is_sealed() -> None:
