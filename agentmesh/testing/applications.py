@@ -125,6 +125,10 @@ class Applications:
         """Return how many messages the recipient said were lost: their keys fell out of its limits."""
         return self._ledgers[sender, recipient].lost
 
+    def unacknowledged(self, sender: str, recipient: str, session_id: SessionId) -> tuple[range, ...]:
+        """Return the numbers of messages of a session that were delivered, and that the sender was not told of."""
+        return self._ledgers[sender, recipient].unheard(session_id)
+
     # --- what applications do ----------------------------------------------------------------------------------------
 
     def publish(self, name: str, one_time: int, *, last_resort: bool = True) -> None:
@@ -204,6 +208,8 @@ class Applications:
                     self._decide(name, event, accept=not self._happens(self._reject_percent))
             elif isinstance(event, SessionRejected):
                 self._ledgers[name, self._name_of[event.peer.did]].reject(event.session_id)
+            elif isinstance(event, SessionEstablished) and event.reply is None:
+                self._ledgers[name, self._name_of[event.peer.did]].accept_early(event.session_id)
             elif isinstance(event, Delivered):
                 self._ledgers[name, self._name_of[event.peer.did]].acknowledge(event.session_id, event.indices)
             elif isinstance(event, PeerAhead):

@@ -57,6 +57,11 @@ class Ledger:
         self.delivered.append(data)
         self._note_opened(session_id, number)
 
+    def accept_early(self, session_id: SessionId) -> None:
+        """Note that the sender knows that its early payload was released: its KNOCK was accepted."""
+        if not self._opened.get(session_id, NONE).is_new(1):
+            self._told[session_id] = self._told.get(session_id, NONE).with_range(1, 1, _RANGES_MAX)
+
     def deliver_early(self, session_id: SessionId, data: bytes) -> None:
         """Note an early payload that was released."""
         if self._early.pop(session_id, None) != data:

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentmesh import Phase
+from agentmesh import Limits, Phase
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.testing import HONEST, MeshSimulator, Mutation, with_header
 from agentmesh.testing import strategies as am
@@ -26,10 +26,22 @@ PLACES = st.integers(0, 7)
 
 class TwoAgents(RuleBasedStateMachine):
     @initialize(
-        seed=st.integers(0, 3), one_time=st.sampled_from((0, 3)), acquainted=st.sampled_from((True, True, False))
+        seed=st.integers(0, 3),
+        one_time=st.sampled_from((0, 3)),
+        acquainted=st.sampled_from((True, True, False)),
+        acknowledge=st.booleans(),
+        epoch_turns=st.sampled_from((1, 2, 16)),
     )
-    def meet(self, seed: int, one_time: int, acquainted: bool) -> None:
-        self.mesh = MeshSimulator(seed, NAMES, faults=HONEST, one_time=one_time, defer_percent=100)
+    def meet(self, seed: int, one_time: int, acquainted: bool, acknowledge: bool, epoch_turns: int) -> None:
+        self.mesh = MeshSimulator(
+            seed,
+            NAMES,
+            faults=HONEST,
+            one_time=one_time,
+            defer_percent=100,
+            acknowledge=acknowledge,
+            limits=Limits(epoch_turns=epoch_turns),
+        )
         self.waiting: dict[int, Counter[bytes]] = {0: Counter(), 1: Counter()}
         self.seen = {0: 0, 1: 0}
         self.sent = 0

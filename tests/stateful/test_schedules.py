@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agentmesh import Conditions, Limits, Phase
+from agentmesh import Conditions, Limits, Phase, SessionStatus
 from agentmesh.errors import ClosedSession, DecryptionFailed, DuplicateMessage, GapTooLarge, UnknownSession
 from agentmesh.testing import Faults, MeshSimulator
 
@@ -77,6 +77,21 @@ def losses_are_told(mesh: MeshSimulator) -> None:
         assert not waiting or mesh.errors[GapTooLarge]
 
 
+def everything_is_acknowledged(mesh: MeshSimulator) -> None:
+    everything_arrived(mesh)
+    for sender, recipient in pairs(mesh):
+        open_at = [
+            {view.session_id for view in agent.sessions(mesh.did(peer)) if is_open(view.status)}
+            for agent, peer in ((mesh.agent(sender), recipient), (mesh.agent(recipient), sender))
+        ]
+        for session_id in set.intersection(*open_at):
+            assert mesh.unacknowledged(sender, recipient, session_id) == ()
+
+
+def is_open(status: SessionStatus) -> bool:
+    return status.phase is Phase.ESTABLISHED and not status.closing
+
+
 class Flavour(NamedTuple):
     make: Callable[[int], MeshSimulator]
     check: Callable[[MeshSimulator], None]
@@ -90,6 +105,23 @@ FLAVOURS = {
     "lossless": Flavour(
         lambda seed: MeshSimulator(seed, faults=Faults(drop_percent=0, delay_percent=20, crash_percent=15)),
         everything_arrived,
+        "crash",
+    ),
+    "acknowledging, an epoch a turn": Flavour(
+        lambda seed: MeshSimulator(
+            seed, one_time=2, acknowledge=True, limits=Limits(epoch_turns=1), faults=Faults(drop_percent=8)
+        ),
+        everything_arrived,
+        "drop",
+    ),
+    "acknowledging, lossless": Flavour(
+        lambda seed: MeshSimulator(
+            seed,
+            acknowledge=True,
+            limits=Limits(epoch_turns=2, ack_after_messages=3),
+            faults=Faults(drop_percent=0, delay_percent=20, crash_percent=15),
+        ),
+        everything_is_acknowledged,
         "crash",
     ),
     "last resort, conditions": Flavour(
