@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from agentmesh.audit.owner import records_argument
 from agentmesh.audit.record import AuditEvent, Record, outcome_of
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.errors import ArgumentInvalid, DuplicateMessage
 from agentmesh.identity import parse_did
 from agentmesh.limits import CLOCK_TOLERANCE_MS, KNOCK_LIFETIME_MAX_MS
 from agentmesh.primitives.keys import Receipt
@@ -94,6 +94,8 @@ class Comparison:
         opened_order: For each envelope that was sent and opened, in the order of opening, its place in the order of
             sending: sorted where nothing overtook anything.
         seen_order: The same for what was sent and seen by the relay.
+        signals: How many envelopes that the relay saw, or of which the recipient refused a copy, may be signals: these
+            are counted and not recorded, so they are in neither log, and no more than the sender counted.
     """
 
     found: tuple[Found, ...]
@@ -102,6 +104,7 @@ class Comparison:
     matched: int
     opened_order: tuple[int, ...]
     seen_order: tuple[int, ...]
+    signals: int = 0
 
     @property
     def in_order(self) -> bool:
@@ -138,6 +141,10 @@ def compare(
     opened, refused = _by_receipt(theirs, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
     relayed = () if relay_log is None else records_argument("relay_log", relay_log)
     (seen,) = _by_receipt(relayed, route, {AuditEvent.ENVELOPE_SEEN})
+    signals = _signals(own, route, sent, opened, seen, refused)
+    for receipt in signals:
+        seen.pop(receipt, None)
+        refused.pop(receipt, None)
     anew = _sent_anew(own, sent, seen, opened)
     left = {receipt: records for receipt, records in sent.items() if receipt not in anew}
     found: list[Found] = []
@@ -166,7 +173,20 @@ def compare(
         matched=sum(1 for receipt in sent if receipt in opened and receipt not in differing),
         opened_order=_order(sent, opened),
         seen_order=_order(sent, seen),
+        signals=len(signals),
     )
+
+
+def _signals(
+    own: list[Record], route: tuple[str, str], sent: _Grouped, opened: _Grouped, seen: _Grouped, refused: _Grouped
+) -> list[Receipt]:
+    """Return what may be signals of the sender: in neither log as a message, and no more than it counted."""
+    counted = sum(
+        one.count for one in own if one.event is AuditEvent.MESSAGE_SIGNAL and (one.sender, one.recipient) == route
+    )
+    likely = {receipt: None for receipt, (record, *_) in seen.items() if record.reason == "message"}
+    likely |= {receipt: None for receipt, (record, *_) in refused.items() if record.reason == DuplicateMessage.code}
+    return [receipt for receipt in likely if receipt not in sent and receipt not in opened][:counted]
 
 
 def _sent_anew(own: list[Record], sent: _Grouped, seen: _Grouped, opened: _Grouped) -> dict[Receipt, Found]:

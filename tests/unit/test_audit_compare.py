@@ -389,6 +389,37 @@ def test_records_made_up_or_doubled_are_found() -> None:
     assert found(mail.compare(sender=sent[:-1])) == of(envelope, Finding.OPENED_NOT_SENT, Finding.SEEN_NOT_SENT)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_signals_are_in_no_log_and_no_finding_but_no_more_of_them_than_were_counted(more: int) -> None:
+    mail = Mail()
+    alice, bob = mail.alice.agent, mail.bob.agent
+    bob._core.acknowledge = True
+    signals = []
+    for _ in range(2):
+        mail.deliver(mail.send(1)[0])
+        mail.clock.advance(ms=250)
+        [signal] = [event.reply.envelope for event in bob.poll() if event.reply is not None]
+        mail.see(signal)
+        alice.receive(signal)
+        signals.append(signal)
+    with suppress(RemoteError):
+        alice.receive(signals[0])  # delivered again
+    hidden = bob.send(alice.did, b"sent, and taken out of both logs").envelope
+    if more:
+        mail.see(hidden)
+    mail.end()
+    alice.poll()
+    theirs = [record for record in mail.bob.records() if record.receipt != receipt_of(hidden)]
+    relayed = list(verified_records(mail.relay.entries()))
+    result = compare(bob.did, theirs, alice.did, mail.alice.records(), relayed)
+    assert (result.signals, result.copies) == (2, ())
+    assert found(result) == of(hidden, *[Finding.SEEN_NOT_SENT, Finding.SEEN_NOT_OPENED] * more)
+    # Who does not count them has no excuse.
+    uncounted = [record for record in theirs if record.event is not AuditEvent.MESSAGE_SIGNAL]
+    findings = {one.finding for one in compare(bob.did, uncounted, alice.did, mail.alice.records(), relayed).found}
+    assert findings == {Finding.SEEN_NOT_SENT, Finding.SEEN_NOT_OPENED, Finding.REFUSED_NOT_SENT}
+
+
 def test_other_peers_in_the_logs_are_left_out() -> None:
     mail = Mail()
     carol = Party("carol", mail.clock)
