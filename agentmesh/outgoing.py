@@ -90,7 +90,8 @@ class Sealed(Outgoing):
     """A data message or a close.
 
     Attributes:
-        number: Its position in this direction.
+        number: The index of a data message: 1 for the first of this side, an early payload included. Of a close one
+            more than the last index; of a signal 0.
         disclosure: Discloses this one message; only where it was asked for.
     """
 

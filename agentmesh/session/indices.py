@@ -38,7 +38,7 @@ class Indices:
         return self.ranges[-1][1] if self.ranges else self.floor
 
     def is_new(self, index: int) -> bool:
-        """Say whether this index could still become known, in constant time where it is the highest."""
+        """Say whether this index could still become known; 0 never does. In constant time where it is the highest."""
         ranges = self.ranges
         if not ranges or index > ranges[-1][1]:
             return index > self.floor

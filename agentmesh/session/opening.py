@@ -166,7 +166,7 @@ def open_message(
         return _open_other(session, opened, content_type, padded[:length], position, time_ms, now_ms, limits, key)
     index, carried, ack, at = parse_parts(padded, length, facts.initiator)
     item = parse_item(carried, not facts.initiator) if carried else None
-    if not 0 < index <= position or not session.received.is_new(index):
+    if index > position or not session.received.is_new(index):
         raise ContradictoryHeader
     action, data = parse_action(padded, at, length)
     if len(data) > limits.plaintext_max_bytes:

@@ -27,16 +27,20 @@ from agentmesh import (
 from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, MemorySink, verified_records
 from agentmesh.errors import (
     ArgumentInvalid,
+    BadPoint,
     ConditionNotMet,
     ContradictoryHeader,
     DuplicateMessage,
     MessageAfterClose,
+    MessageRefused,
     StateMalformed,
 )
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
+from agentmesh.primitives.padding import pad
 from agentmesh.session import at_rest, sealing
 from agentmesh.session.content import pad_data, pad_signal
+from agentmesh.session.epochs import ANSWER_BYTES, OFFER_BYTES
 from agentmesh.session.established import Session
 from agentmesh.session.indices import NONE
 from agentmesh.session.opening import indices_kept
@@ -391,6 +395,28 @@ def test_an_index_is_what_it_can_be() -> None:
     assert status(pair.bob, pair.alice).missing == (range(4, position),)
     pair.bob.receive(craft(pair.alice, pad_data(5, b"", b"x")))
     refuses(pair.bob, craft(pair.alice, pad_data(5, b"", b"x")), ContradictoryHeader)
+
+
+def test_of_two_faults_the_earlier_check_speaks() -> None:
+    pair = established_pair()
+    bad_key, bad_action = b"\xff" * OFFER_BYTES, b"\x05four"
+    head = b"\x00\x01\x00\x00\x00\x09"  # an offer, and an index that is too large
+    refuses(pair.bob, craft(pair.alice, pad(head + bad_key[:-1])), MessageRefused)
+    refuses(pair.bob, craft(pair.alice, pad(head + bad_key + bad_action)), BadPoint)
+    refuses(pair.bob, craft(pair.alice, pad(b"\x00\x05" + head[2:] + bad_key + b"\x00")), MessageRefused)
+    refuses(pair.bob, craft(pair.alice, pad(b"\x00\x00" + head[2:] + bad_action)), ContradictoryHeader)
+    refuses(pair.bob, craft(pair.alice, pad(b"\x03\x01" + bad_key)), BadPoint)
+    refuses(pair.bob, craft(pair.alice, pad(b"\x00\x00\x00\x00\x00\x01" + bad_action)), MessageRefused)
+    pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
+
+
+@pytest.mark.parametrize("from_alice", [True, False])
+def test_an_item_of_the_other_side_is_refused(from_alice: bool) -> None:
+    pair = established_pair()
+    sender, receiver = (pair.alice, pair.bob) if from_alice else (pair.bob, pair.alice)
+    item = bytes(ANSWER_BYTES if from_alice else OFFER_BYTES)
+    refuses(receiver, craft(sender, pad_data(1, b"", b"x", item)), MessageRefused)
+    refuses(receiver, craft(sender, pad_signal(item)), MessageRefused)
 
 
 def test_what_was_never_sent_is_not_delivered_and_told_once() -> None:
