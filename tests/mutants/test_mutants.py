@@ -31,6 +31,7 @@ class Fault:
 RATCHET = ("tests/unit/test_ratchet.py",)
 EPOCHS = ("tests/unit/test_epochs.py",)
 MESSAGES = ("tests/hostile/test_messages.py",)
+ACKNOWLEDGING = ("tests/unit/test_acknowledging.py",)
 KNOCK = ("tests/hostile/test_knock.py",)
 VERDICT = ("tests/hostile/test_verdict.py",)
 KNOCK_MEMORY = ("tests/hostile/test_knock_memory.py",)
@@ -273,10 +274,59 @@ FAULTS = (
     ),
     Fault(
         "max_messages is not enforced by the receiver",
-        "session/established.py",
-        "if conditions.max_messages is not None and number > conditions.max_messages:",
+        "session/opening.py",
+        "if conditions.max_messages is not None and index > conditions.max_messages:",
         "if False:",
         MESSAGES,
+    ),
+    Fault(
+        "an index opens twice",
+        "session/opening.py",
+        " or not session.received.is_new(index):",
+        ":",
+        ACKNOWLEDGING,
+    ),
+    Fault(
+        "an index may be larger than its position",
+        "session/opening.py",
+        "if index > position or",
+        "if",
+        ACKNOWLEDGING,
+    ),
+    Fault(
+        "what was never sent is delivered",
+        "session/opening.py",
+        "    if ranges[-1][1] > session.data_sent:\n",
+        "    if False:\n",
+        ACKNOWLEDGING,
+    ),
+    Fault(
+        "a duplicate is answered at any rate",
+        "engine/conversing.py",
+        "            and core.budgets.signals.take(facts.session_id, now_ms)\n",
+        "",
+        ACKNOWLEDGING,
+    ),
+    Fault(
+        "a signal asks the ratchet for no item",
+        "session/sealing.py",
+        "    item, half = session.ratchet.item_out(now_ms, entropy, limits)\n    padded = pad_signal(item, ack)\n",
+        '    half = None\n    padded = pad_signal(b"", ack)\n',
+        ACKNOWLEDGING,
+    ),
+    Fault(
+        "ranges that touch are two",
+        "session/content.py",
+        "least = last + 2",
+        "least = last + 1",
+        ("tests/unit/test_content.py",),
+    ),
+    Fault(
+        "ranges are kept without end",
+        "session/indices.py",
+        "        if len(ranges) <= most:\n",
+        "        if True:\n",
+        ("tests/unit/test_indices.py",),
     ),
     Fault(
         "padding is not checked",

@@ -39,7 +39,7 @@ from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import pad
 from agentmesh.session import at_rest, sealing
-from agentmesh.session.content import pad_data, pad_signal
+from agentmesh.session.content import pad_close, pad_data, pad_signal
 from agentmesh.session.epochs import ANSWER_BYTES, OFFER_BYTES
 from agentmesh.session.established import Session
 from agentmesh.session.indices import NONE
@@ -139,7 +139,8 @@ def test_it_rides_on_data_that_leaves_anyway_and_once() -> None:
     pair = acknowledging()
     for _ in range(2):
         pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
-    answer, again = (pair.bob.send(pair.alice.did, b"a" * size) for size in (40, 40))
+    answer, again = (pair.bob.send(pair.alice.did, bytes(50)) for _ in range(2))
+    assert len(again.envelope) < len(answer.envelope)  # nine bytes more, and a longer padding
     message, delivered = pair.alice.receive(answer)
     assert isinstance(message, MessageReceived)
     assert delivered == Delivered(peer=pair.bob.key, session_id=message.session_id, indices=(range(4, 6),))
@@ -380,6 +381,17 @@ def test_a_close_counts_as_complete_once_each_index_has_come() -> None:
     _, over = pair.bob.receive(sent[0])
     assert isinstance(over, SessionOver)
     assert (over.phase, over.missing) == ("closed", ())
+
+
+def test_what_is_numbered_over_the_announced_makes_up_for_nothing() -> None:
+    pair = established_pair()
+    first, lost, third = (pair.alice.send(pair.bob.did, b"x").envelope for _ in range(3))
+    pair.bob.receive(first)
+    pair.bob.receive(third)
+    [closed] = pair.bob.receive(craft(pair.alice, pad_close("", 2, 0)))
+    assert isinstance(closed, PeerClosed)
+    assert closed.missing == (range(2, 3),)
+    assert [type(event) for event in pair.bob.receive(lost)] == [MessageReceived, SessionOver]
 
 
 # --- lies, and states that are too old -------------------------------------------------------------------------------
