@@ -17,11 +17,13 @@ What a side holds of this is its *half*: `Offering` at A, `Answering` at B. A ha
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 from struct import Struct
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
+from weakref import ref
 
 from agentmesh.errors import MessageRefused
 from agentmesh.limits import COUNTER_MAX, Limits
@@ -140,7 +142,7 @@ class Offering(Redacted):
         secret: While offered the seed of the key, 64 bytes; while ready the secret to be mixed, 32; otherwise none.
     """
 
-    __slots__ = ("epoch", "secret", "since_ms", "standing", "turns")
+    __slots__ = ("__weakref__", "_live", "epoch", "secret", "since_ms", "standing", "turns")
 
     def __init__(
         self,
@@ -155,6 +157,7 @@ class Offering(Redacted):
         self.turns: int = turns
         self.since_ms: int = since_ms
         self.secret: bytes = secret
+        self._live: tuple[_crypto.KemKey, bytes] | None = None
 
     def item_out(self, now_ms: int, entropy: Entropy, limits: Limits) -> tuple[bytes, Offering]:
         """Return (what the first message of a chain carries, if anything; the half once that message is sealed)."""
@@ -163,8 +166,21 @@ class Offering(Redacted):
             half = self._moved(Move.OFFERS, entropy.token(_crypto.KEM_SEED_BYTES))
         if half.standing is not Standing.OFFERED:
             return b"", half
-        # The key is made again from its seed: kept live between messages it would be some 10 kB of each session.
-        return _OFFER.pack(self.epoch + 1, _crypto.kem_public(_crypto.kem_key(half.secret))), half
+        _, key = half._offered()
+        return _OFFER.pack(self.epoch + 1, key), half
+
+    def _offered(self) -> tuple[_crypto.KemKey, bytes]:
+        """Return what is offered, the live key and its public one, made from the seed or kept since it was."""
+        kept = self._live
+        if kept is None:
+            live = _crypto.kem_key(self.secret)
+            kept = self._live = (live, _crypto.kem_public(live))
+            _LIVE.append(ref(self))
+            if len(_LIVE) > _LIVE_MAX:
+                oldest = _LIVE.popleft()()
+                if oldest is not None:
+                    oldest._live = None
+        return kept
 
     def _is_due(self, now_ms: int, limits: Limits) -> bool:
         # Not in the first chain: before the peer has answered anything, there may be nobody to answer.
@@ -178,9 +194,9 @@ class Offering(Redacted):
         """Return the half once a message with this item is accepted: the same, unless it answers what is offered."""
         if type(item) is not Answer or item.epoch != self.epoch + 1 or (self.standing, Move.IS_ANSWERED) not in MOVES:
             return self
-        live = _crypto.kem_key(self.secret)
+        live, key = self._offered()
         shared = _crypto.kem_decapsulate(live, item.ciphertext)
-        secret, tag = _secret_and_tag(shared, item.epoch, _crypto.kem_public(live), item.ciphertext)
+        secret, tag = _secret_and_tag(shared, item.epoch, key, item.ciphertext)
         # ML-KEM makes some secret of every ciphertext. A wrong one, mixed, would end the direction for good.
         if not _crypto.constant_time_equal(tag, item.tag):
             return self
@@ -199,6 +215,12 @@ class Offering(Redacted):
 
     def _moved(self, move: Move, secret: bytes) -> Offering:
         return Offering(self.epoch, MOVES[self.standing, move], self.turns, self.since_ms, secret)
+
+
+# Making a key from its seed is the dearest part of an exchange, and an answer mostly comes soon. So the keys that were
+# offered last stay live: some 10 MB at most, while their halves last.
+_LIVE_MAX: Final = 1024
+_LIVE: Final[deque[ref[Offering]]] = deque()
 
 
 @final

@@ -45,8 +45,8 @@ def staying(
 
     The last ones stay in any case, so that duplicates are known. Of those before them stay the newest that have keys.
     """
-    if len(past) <= KEPT_CHAINS:
-        return past, evicted
+    if not skipped or len(past) <= KEPT_CHAINS:
+        return past[-KEPT_CHAINS:], evicted
     gone = set(evicted)
     waited_for = {at[0] for at in skipped if at not in gone}
     late = [chain for chain in past[:-KEPT_CHAINS] if chain.serial in waited_for]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import random
 import tracemalloc
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, NamedTuple
 
 import pytest
@@ -31,6 +31,7 @@ from agentmesh.errors import (
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS, Limits
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import ChainKey, HeaderKey, KemCiphertext, KemPublicKey, MessageKey, RootKey
+from agentmesh.session import epochs
 from agentmesh.session.epochs import (
     ANSWER_BYTES,
     MOVES,
@@ -496,7 +497,7 @@ def taken_before_the_message_is_accepted() -> dict[tuple[type, str], Any]:
         if item is not None:
             half: Any = self._epochs
             after = half.take(item, entropy)
-            for name in type(half).__slots__:
+            for name in ("epoch", "standing", "secret"):
                 setattr(half, name, getattr(after, name))
         return delta(self, entropy, item)
 
@@ -943,11 +944,30 @@ def test_what_one_message_can_cause(agreements: Counter[str]) -> None:
     answer = b.seal()
     agreements.clear()
     a.open(answer)
-    assert (agreements["kem_key"], agreements["kem_decapsulate"], agreements["x25519"]) == (1, 1, 2)
+    assert (agreements["kem_key"], agreements["kem_decapsulate"], agreements["x25519"]) == (0, 1, 2)  # it was kept live
     agreements.clear()
     b.open(a.seal())
     assert not {name for name in agreements if name.startswith("kem")}  # mixing costs nothing
     refuses(b, offer, DuplicateMessage)
+
+
+@pytest.mark.parametrize("live_max", [0, 1, 3])
+def test_a_key_that_is_not_live_any_more_is_made_from_its_seed(
+    live_max: int, monkeypatch: pytest.MonkeyPatch, agreements: Counter[str]
+) -> None:
+    monkeypatch.setattr(epochs, "_LIVE_MAX", live_max)
+    monkeypatch.setattr(epochs, "_LIVE", deque())
+    pairs = [two_sides(seed, epoch_turns=1) for seed in range(3)]
+    for a, b in pairs:
+        round_trip(a, b)
+        b.open(a.seal())
+    assert agreements["kem_key"] == 3
+    assert len(epochs._LIVE) == live_max
+    for a, b in pairs:
+        a.open(b.seal())
+        assert a.half.epoch == 1
+    assert agreements["kem_key"] == 3 + {0: 3, 1: 3, 3: 0}[live_max]
+    assert sum(at() is not None for at in epochs._LIVE) == 0  # no half outlives its ratchet
 
 
 # --- what is kept, and what is gone ----------------------------------------------------------------------------------
