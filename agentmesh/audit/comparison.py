@@ -141,10 +141,7 @@ def compare(
     opened, refused = _by_receipt(theirs, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
     relayed = () if relay_log is None else records_argument("relay_log", relay_log)
     (seen,) = _by_receipt(relayed, route, {AuditEvent.ENVELOPE_SEEN})
-    signals = _signals(own, route, sent, opened, seen, refused)
-    for receipt in signals:
-        seen.pop(receipt, None)
-        refused.pop(receipt, None)
+    signals = _take_signals(own, route, sent, opened, seen, refused)
     anew = _sent_anew(own, sent, seen, opened)
     left = {receipt: records for receipt, records in sent.items() if receipt not in anew}
     found: list[Found] = []
@@ -173,20 +170,24 @@ def compare(
         matched=sum(1 for receipt in sent if receipt in opened and receipt not in differing),
         opened_order=_order(sent, opened),
         seen_order=_order(sent, seen),
-        signals=len(signals),
+        signals=signals,
     )
 
 
-def _signals(
+def _take_signals(
     own: list[Record], route: tuple[str, str], sent: _Grouped, opened: _Grouped, seen: _Grouped, refused: _Grouped
-) -> list[Receipt]:
-    """Return what may be signals of the sender: in neither log as a message, and no more than it counted."""
+) -> int:
+    """Take out what may be signals of the sender: in neither log as a message, and no more than it counted."""
     counted = sum(
         one.count for one in own if one.event is AuditEvent.MESSAGE_SIGNAL and (one.sender, one.recipient) == route
     )
     likely = {receipt: None for receipt, (record, *_) in seen.items() if record.reason == "message"}
     likely |= {receipt: None for receipt, (record, *_) in refused.items() if record.reason == DuplicateMessage.code}
-    return [receipt for receipt in likely if receipt not in sent and receipt not in opened][:counted]
+    signals = [receipt for receipt in likely if receipt not in sent and receipt not in opened][:counted]
+    for receipt in signals:
+        seen.pop(receipt, None)
+        refused.pop(receipt, None)
+    return len(signals)
 
 
 def _sent_anew(own: list[Record], sent: _Grouped, seen: _Grouped, opened: _Grouped) -> dict[Receipt, Found]:

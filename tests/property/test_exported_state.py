@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from agentmesh import Agent, Conditions, Intent, Phase, Reason
 from agentmesh.errors import AgentMeshError, StateMalformed
 from agentmesh.session.at_rest import export_session, restore_session
+from agentmesh.session.epochs import Standing
+from agentmesh.session.established import Session
 from agentmesh.testing import ManualClock, MeshSimulator, Mutation, SeededEntropy, agent_pair, established_pair
 from agentmesh.testing import strategies as am
 from agentmesh.testing.schedule import Action, perform
 from agentmesh.testing.strategies import Delivery
-
-IDLE_SESSION_MAX_BYTES = 1023
 
 
 def restored(agent: Agent, clock: ManualClock, seed: str = "restored") -> Agent:
@@ -137,15 +137,19 @@ def test_a_cut_or_extended_export_is_refused(cut: Callable[[bytes], bytes]) -> N
 
 
 @pytest.mark.parametrize("conditions", [Conditions(), Conditions(max_messages=2**53 - 1, ttl_seconds=2**52)])
-def test_an_idle_session_is_exported_in_less_than_a_kilobyte(conditions: Conditions) -> None:
+def test_an_idle_session_is_exported_in_less_than_a_kibibyte_and_with_an_answer_in_two(conditions: Conditions) -> None:
     pair = established_pair(conditions=conditions)
-    sizes = []
-    for _ in range(31):
+    sizes: dict[tuple[bool, Standing], list[int]] = {}
+    for turn in range(80):
         for agent in (pair.alice, pair.bob):
             [held] = agent._core.state.sessions.values()
-            sizes.append(len(export_session(held)))
-        for sender, recipient in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
-            recipient.receive(sender.send(recipient.did, b"turn"))
-    assert max(sizes) <= IDLE_SESSION_MAX_BYTES
-    # All that grows with turns is the kept chains, and their number is bounded.
-    assert sizes[-1] == sizes[-11]
+            assert isinstance(held, Session)
+            sizes.setdefault((agent is pair.alice, held.ratchet.epochs.standing), []).append(len(export_session(held)))
+        sender, recipient = (pair.bob, pair.alice) if turn % 2 else (pair.alice, pair.bob)
+        recipient.receive(sender.send(recipient.did, b"turn"))
+    assert {standing for _, standing in sizes} > {Standing.NOTHING_KEPT, Standing.ANSWERED, Standing.OFFERED}
+    for (_, standing), measured in sizes.items():
+        # An answer, of 1,124 bytes, is kept until it has served.
+        assert max(measured) <= (2 if standing is Standing.ANSWERED else 1) * 1024 - 1
+        # All that grows with turns is the kept chains, and their number is bounded.
+        assert len(measured) < 10 or measured[-1] == measured[-9]

@@ -26,6 +26,7 @@ from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
+from agentmesh.testing.entropy import KemKeys, SharedEntropy
 from agentmesh.trust import TrustLedger
 
 Path = tuple[int, ...]
@@ -529,13 +530,14 @@ def test_a_restored_agent_behaves_like_the_one_it_was(seed: int) -> None:
     def revive(exported: bytes, entropy: SeededEntropy) -> Agent:
         return Agent.restore(exported, clock=clock, entropy=entropy)
 
-    entropies = [[SeededEntropy(side) for side in (0, 1)] for _ in range(2)]
+    kem_keys: KemKeys = {}  # so that both copies encapsulate alike
+    entropies: list[list[SeededEntropy]] = [[SeededEntropy(side) for side in (0, 1)] for _ in range(2)]
     steady, restarted = ([revive(exports[side], entropies[copy_][side]) for side in (0, 1)] for copy_ in (0, 1))
     for side in (0, 1):  # what making an agent draws
-        entropies[1][side] = SeededEntropy(f"later {side}")
+        entropies[1][side] = SharedEntropy(f"later {side}", kem_keys)
         steady[side]._core.entropy = entropies[1][side]
     wires: tuple[list[bytes], list[bytes]] = ([], [])
-    drawn = [SeededEntropy(f"later {side}") for side in (0, 1)]
+    drawn = [SharedEntropy(f"later {side}", kem_keys) for side in (0, 1)]
     for _ in range(60):
         side = rng.randrange(2)
         restarted[side] = Agent.restore(restarted[side].export_state(), clock=clock)
