@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 
 from agentmesh.agent import Agent
 from agentmesh.envelope import Header, Kind
-from agentmesh.events import KnockReceived
+from agentmesh.events import KnockReceived, SignalDue
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import Bundle, BundleClass, PublishedBundle, issue_bundle, verify_bundle
 from agentmesh.handshake.verdict import Conditions, Reason
@@ -274,7 +274,8 @@ class Delivery:
 @lru_cache(maxsize=_SEEDS)
 def _conversation(seed: int) -> tuple[Delivery, ...]:
     """Return one envelope after another of a conversation; the seed decides how it goes."""
-    pair = agent_pair(seed)
+    # So that offers, answers, acknowledgements and signals are among them, in some.
+    pair = agent_pair(seed, limits=Limits(epoch_turns=1 + 15 * (seed % 2)), acknowledge=seed % 4 > 1)
     alice, bob, clock = pair.alice, pair.bob, pair.clock
     seen: list[Delivery] = []
 
@@ -290,12 +291,16 @@ def _conversation(seed: int) -> tuple[Delivery, ...]:
     deliver(alice, Kind.ACCEPT, bob.accept(bob.pending_knocks()[0]))
     deliver(bob, Kind.KNOCK, alice.knock(bob.did, shelf.one_time[1], Intent("another")))
     deliver(alice, Kind.REJECT, bob.reject(bob.pending_knocks()[0], Reason.BUSY, retry_after_seconds=60))
-    for turn in range(3):
+    for turn in range(5):
         sender, recipient = (alice, bob) if turn % 2 else (bob, alice)
         skipped = sender.send(recipient.did, b"late")
         deliver(recipient, Kind.MESSAGE, sender.send(recipient.did, bytes(10 * turn), action="another action"))
-        if turn % 2:
+        if turn % 2 or turn > 3:
             deliver(recipient, Kind.MESSAGE, skipped)
+    clock.advance(seconds=1)
+    for event in alice.poll():
+        if isinstance(event, SignalDue):
+            deliver(bob, Kind.MESSAGE, event.reply)
     deliver(bob, Kind.MESSAGE, alice.close(bob.did, "done"))
     return tuple(seen)
 
