@@ -49,7 +49,10 @@ class Indices:
         """Return the indices from `first` to `until` that are not known and could still become so."""
         gaps: list[range] = []
         at = max(first, self.floor + 1)
-        for begin, end in self.ranges:
+        ranges = self.ranges
+        # From the last that begins before: an acknowledgement of many ranges would else walk over all for each.
+        for place in range(max(0, bisect_left(ranges, (at,)) - 1), len(ranges)):
+            begin, end = ranges[place]
             if begin > until:
                 break
             if begin > at:
