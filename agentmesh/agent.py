@@ -15,9 +15,10 @@ from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.guard import (
     changing,
-    check_clock,
     check_flags,
     check_given,
+    check_policy_kept,
+    core_of,
     refs_argument,
     session_id_argument,
     session_of_knock,
@@ -35,7 +36,7 @@ from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, IdentityKey, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
-from agentmesh.policy import AskApplication, Deny, KnockRequest, Policy, check_policy_mesh
+from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import Redacted, SessionId
@@ -106,7 +107,7 @@ class Agent(Redacted):
         check_policy_mesh(policy, mesh)
         source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
-        return cls._over(state, clock, source, policy, limits, journal)
+        return cls(core_of(state, clock, source, policy, limits, recording=journal is not None), journal)
 
     @classmethod
     @frameless
@@ -114,49 +115,41 @@ class Agent(Redacted):
         cls,
         exported: BytesLike,
         *,
+        at_least_generation: int = 0,
         clock: Clock = system_clock_ms,
         entropy: Entropy | None = None,
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
     ) -> Agent:
-        """Return the agent that `export_state` wrote; the other arguments are those of `create`. Section 7.
+        """Return the agent that `export_state` wrote. Section 7.1.
 
         Restoring an older export than the last lets messages be replayed to this agent: see docs/security.md. Bundles
         that are past their time are left out, with their secrets.
 
+        Args:
+            exported: The bytes.
+            at_least_generation: The `generation` that is known from elsewhere: an older export is refused.
+            clock: As for `create`.
+            entropy: As for `create`.
+            policy: Must be given where the agent had one of its own; `AskApplication()` gives that up.
+            limits: As for `create`.
+            journal: As for `create`.
+
         Raises:
+            ArgumentInvalid: not bytes, no policy where there was one, or an argument that `create` refuses.
             StateMalformed: damaged, or fields that contradict one another; nothing was loaded.
-            ArgumentInvalid: a hook without the methods of its kind, or a clock that shows no time.
+            StateStale: older than `at_least_generation`.
             StateVersionUnknown: written by a newer release.
-            RandomnessFailed: the source of randomness is visibly stuck.
+            BackendUnfit, RandomnessFailed: as for `create`.
         """
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = working_entropy(entropy)
-        state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
+        exported = bytes_argument("exported", exported)
+        state = restore_agent(exported, read_clock(clock), at_least_generation=at_least_generation)
+        check_policy_kept(policy, state)
         check_policy_mesh(policy, state.mesh)
-        return cls._over(state, clock, source, policy, limits, journal)
-
-    @classmethod
-    def _over(
-        cls,
-        state: AgentState,
-        clock: Clock,
-        entropy: Entropy,
-        policy: Policy | None,
-        limits: Limits | None,
-        journal: Journal | None,
-    ) -> Agent:
-        core = Core(
-            state,
-            clock=clock,
-            entropy=entropy,
-            policy=AskApplication() if policy is None else policy,
-            limits=Limits() if limits is None else limits,
-            recording=journal is not None,
-        )
-        check_clock(core.now_ms())
-        return cls(core, journal)
+        return cls(core_of(state, clock, source, policy, limits, recording=journal is not None), journal)
 
     @property
     def did(self) -> str:
@@ -178,6 +171,11 @@ class Agent(Redacted):
     def mesh(self) -> str:
         """The mesh that it is in."""
         return self._core.state.mesh
+
+    @property
+    def generation(self) -> int:
+        """How many calls changed its state, in all. Keep it elsewhere too, to notice an older export. Section 7.1."""
+        return self._seam.look(lambda: self._core.state.generation)
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
@@ -335,7 +333,7 @@ class Agent(Redacted):
             ConditionNotMet: a condition of the session forbids it.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        named = session_id_argument(session_id)
+        named = None if session_id is None else session_id_argument(session_id)
         if disclosable is not False:
             check_flags(disclosable=disclosable)
         if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again

@@ -161,6 +161,7 @@ class OuterEnvelope:
         if type(envelope) is not bytes:
             envelope = received_argument("envelope", envelope, limits.envelope_max_bytes)
         self.envelope = envelope
+        self.body_at: int
         self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
 
     @classmethod

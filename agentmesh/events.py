@@ -149,15 +149,15 @@ class MessageReceived:
         disclosure: Disclosure | None,
         lost: int,
     ) -> None:
-        self.peer = peer
-        self.session_id = session_id
-        self.plaintext = plaintext
-        self.action = action
-        self.number = number
-        self.time_ms = time_ms
+        self.peer: IdentityKey = peer
+        self.session_id: SessionId = session_id
+        self.plaintext: bytes = plaintext
+        self.action: str = action
+        self.number: int = number
+        self.time_ms: int = time_ms
         self._outer = outer
-        self.disclosure = disclosure
-        self.lost = lost
+        self.disclosure: Disclosure | None = disclosure
+        self.lost: int = lost
 
     @property
     def receipt(self) -> Receipt:

@@ -91,9 +91,10 @@ class IdentityKey:
     Attributes:
         raw: The Ed25519 public key, 32 bytes.
         dh: Its X25519 image, 32 bytes; always derived, never read from the wire.
+        did: The identity's name, `did:agentmesh:...`.
     """
 
-    __slots__ = ("_did", "dh", "raw")
+    __slots__ = ("dh", "did", "raw")
 
     def __init__(self, raw: BytesLike) -> None:
         """Validate a 32-byte Ed25519 public key.
@@ -103,16 +104,9 @@ class IdentityKey:
             BadIdentityKey: not canonical, not on the curve, of small order or outside the prime-order subgroup.
         """
         raw = bytes_argument("raw", raw)
-        self._did: str | None = None
-        self.raw = Ed25519PublicKey(raw)
-        self.dh = X25519PublicKey(_converted(raw))
-
-    @property
-    def did(self) -> str:
-        """The identity's name, `did:agentmesh:...`."""
-        if self._did is None:
-            self._did = did_of(self.raw)
-        return self._did
+        self.raw: Ed25519PublicKey = Ed25519PublicKey(raw)
+        self.dh: X25519PublicKey = X25519PublicKey(_converted(raw))
+        self.did: str = did_of(self.raw)
 
     def verify(self, label: SignatureLabel, body: bytes, signature: bytes) -> None:
         """Verify this identity's signature over `label || body`.
@@ -130,7 +124,7 @@ class IdentityKey:
 
     def __repr__(self) -> str:
         # A refused one stands in the frames of the refusal, for whoever shows locals.
-        return f"IdentityKey({self.did})" if hasattr(self, "dh") else "IdentityKey(<refused>)"
+        return f"IdentityKey({self.did})" if hasattr(self, "did") else "IdentityKey(<refused>)"
 
 
 @final
@@ -155,8 +149,8 @@ class Identity(Redacted):
             raise ArgumentInvalid("seed", "not an IdentitySeed; from_seed takes bytes")
         public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
         self._seed = seed
-        self.key = IdentityKey(public)
-        self.dh_secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
+        self.key: IdentityKey = IdentityKey(public)
+        self.dh_secret: X25519Secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
 
     @classmethod
     def generate(cls, entropy: Entropy | None = None) -> Identity:

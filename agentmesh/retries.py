@@ -75,7 +75,7 @@ class Retries:
         self._by_sender: dict[str, dict[bytes, None]] = {}  # each one's own, oldest first
         self._bytes: Counter[str] = Counter()
         self._size = 0
-        self.dropped = 0
+        self.dropped: int = 0
 
     def __len__(self) -> int:
         return len(self._kept)

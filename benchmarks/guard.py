@@ -31,7 +31,7 @@ class Limit(NamedTuple):
 LIMITS: Final = (
     Limit("handshake_pair", "bare:handshake_pair", 2.1, "establishing a pair, beside its primitives"),
     Limit("frame_256", "bare:frame_256", 3.3, "256 bytes to the wire and back, beside its primitives"),
-    Limit("frameaudit_256", "bare:frameaudit_256", 4.0, "the same with an audit record on both sides"),
+    Limit("frameaudit_256", "bare:frameaudit_256", 4.15, "the same with an audit record on both sides"),
     Limit("frameaudit_1048576", "bare:box_and_hash_1048576", 1.7, "1 MiB with audit, beside secretbox and SHA-256"),
     Limit("pingpong", "bare:pingpong", 2.1, "a message of a ping-pong, beside its primitives"),
     Limit("reverse100", "inorder100", 1.5, "a hundred messages in reverse, beside in order"),

@@ -38,8 +38,8 @@ class AuditJournal:
             raise ArgumentInvalid("log")
         if not isinstance(on_failure, OnFailure):
             raise ArgumentInvalid("on_failure")
-        self.log = log
-        self.unrecorded = 0
+        self.log: AuditLog = log
+        self.unrecorded: int = 0
         self._on_failure = on_failure
         self._size = len(log)  # when the last commit that returned was over
         self._told: tuple[int, tuple[Record, ...]] = 0, ()  # that size before the last commit, and its records

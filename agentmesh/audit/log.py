@@ -138,7 +138,7 @@ class AuditLog:
 
     __slots__ = (
         "_birthplace", "_encode", "_generation", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner",
-        "_sink", "_tree",
+        "_sink", "_size", "_tree",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
@@ -196,7 +196,7 @@ class AuditLog:
             node = tree.append(head)
             if node is not None:
                 milestones.append(Milestone(node, head))
-        self._tree, self._head, self._owner = tree, head, owner
+        self._tree, self._size, self._head, self._owner = tree, len(tree), head, owner
         self._is_in_step = True
         if long is not None and milestones:
             long.mark(owner, milestones)
@@ -207,7 +207,7 @@ class AuditLog:
 
     def __len__(self) -> int:
         self._birthplace.check()
-        return len(self._tree)
+        return self._size
 
     @property
     def owner(self) -> str:
@@ -239,7 +239,7 @@ class AuditLog:
             entries: list[bytes] = []
             hashes: list[EntryHash] = []
             head, owner = self._head, self._owner
-            sequence = len(self._tree)
+            sequence = self._size
             for record in taken:
                 if type(record) is not Record:
                     raise ArgumentInvalid("records")
@@ -264,7 +264,7 @@ class AuditLog:
             except StoreError:
                 self._is_in_step = True
                 raise
-            self._head, self._owner = head, owner
+            self._size, self._head, self._owner = sequence, head, owner
             tree, milestones = self._tree, None
             for head in hashes:
                 node = tree.append(head)

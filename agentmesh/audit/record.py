@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from sys import intern
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
@@ -157,20 +157,20 @@ class Record:
         reason: str = "",
         count: int = 1,
     ) -> None:
-        self.event = event
-        self.at_ms = at_ms
-        self.mesh = mesh
-        self.sender = sender
-        self.recipient = recipient
-        self.envelope_time_ms = envelope_time_ms
-        self.receipt = receipt
-        self.session_id = session_id
-        self.number = number
-        self.size_bytes = size_bytes
-        self.bundle_class = bundle_class
-        self.outcome = _OUTCOME_OF.get(event, Outcome.INFO) if outcome is None else outcome
-        self.reason = reason
-        self.count = count
+        self.event: AuditEvent = event
+        self.at_ms: int = at_ms
+        self.mesh: str = mesh
+        self.sender: str = sender
+        self.recipient: str = recipient
+        self.envelope_time_ms: int = envelope_time_ms
+        self.receipt: Receipt = receipt
+        self.session_id: SessionId = session_id
+        self.number: int = number
+        self.size_bytes: int = size_bytes
+        self.bundle_class: BundleClass | None = bundle_class
+        self.outcome: Outcome = _OUTCOME_OF.get(event, Outcome.INFO) if outcome is None else outcome
+        self.reason: str = reason
+        self.count: int = count
 
     def encode(self, sequence: int, previous: bytes, encode: Callable[[Sequence[Any]], bytes] = _wire.encode) -> bytes:
         """Return the entry of this record at its place in a log, by a log's own encoder if it has one.
@@ -224,8 +224,7 @@ class Record:
             and len(self.receipt) in _RECEIPT_BYTES
             and len(self.session_id) in _SESSION_BYTES
             and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
-            and len(self.mesh) + len(self.sender) + len(self.recipient) + len(self.reason) <= ENTRY_MAX_BYTES
-            and _are_sound_words(self.mesh, self.sender, self.recipient, self.reason)
+            and _are_words(self.mesh, self.sender, self.recipient, self.reason)
         )
 
     def _fields(self) -> tuple[Any, ...]:
@@ -234,7 +233,7 @@ class Record:
     def __eq__(self, other: object) -> bool:
         return self._fields() == other._fields() if isinstance(other, Record) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         # Escaped, because a sender may be whatever an envelope that was refused claimed.
@@ -242,9 +241,18 @@ class Record:
         return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
 
 
-@lru_cache(maxsize=4096)  # because most records of a log name the same few; short words alone get here
+def _are_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
+    try:
+        return _are_sound_words(mesh, sender, recipient, reason)
+    except ArgumentInvalid:
+        return False
+
+
+@lru_cache(maxsize=4096)  # most records of a log name the same few; it raises, because what is returned is kept
 def _are_sound_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
-    return is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None
+    if is_mesh_name(mesh) and is_name(sender) and is_name(recipient) and _REASON.fullmatch(reason) is not None:
+        return True
+    raise ArgumentInvalid("record")
 
 
 def is_name(name: str) -> bool:
@@ -269,7 +277,7 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         or outcome not in _OUTCOMES
         or len(receipt) not in _RECEIPT_BYTES
         or len(session_id) not in _SESSION_BYTES
-        or not _are_sound_words(mesh, sender, recipient, reason)
+        or not _are_words(mesh, sender, recipient, reason)
         or count == 0
     ):
         raise Malformed

@@ -24,10 +24,10 @@ class Budgets:
 
     def __init__(self, limits: Limits) -> None:
         checks = limits.signature_checks_per_second
-        self.signature_checks = Buckets(Rate(checks, checks, 1000), max_keys=1)
-        refill_ms = limits.knock_refill_seconds * 1000
-        self.knocks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
-        self.known_checks = Buckets(Rate(limits.knocks_per_identity, 1, refill_ms), max_keys=limits.tracked_identities)
+        self.signature_checks: Buckets = Buckets(Rate(checks, checks, 1000), max_keys=1)
+        knocks = Rate(limits.knocks_per_identity, 1, limits.knock_refill_seconds * 1000)
+        self.knocks: Buckets = Buckets(knocks, max_keys=limits.tracked_identities)
+        self.known_checks: Buckets = Buckets(knocks, max_keys=limits.tracked_identities)
         answers = Rate(limits.answers_per_knock, 1, limits.answer_refill_seconds * 1000)
-        self.answers = Buckets(answers, max_keys=limits.remembered_knocks)
-        self.rejections = Buckets(answers, max_keys=limits.unopened_knocks)
+        self.answers: Buckets = Buckets(answers, max_keys=limits.remembered_knocks)
+        self.rejections: Buckets = Buckets(answers, max_keys=limits.unopened_knocks)

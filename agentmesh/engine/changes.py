@@ -141,8 +141,8 @@ class SessionPut(Redacted):
     __slots__ = ("held", "opened")
 
     def __init__(self, held: Pending | Undecided | Session, opened: OpenDelta | None = None) -> None:
-        self.held = held
-        self.opened = opened
+        self.held: Pending | Undecided | Session = held
+        self.opened: OpenDelta | None = opened
 
     def apply(self, state: AgentState, /) -> None:
         """Hold it in its new phase."""
@@ -159,8 +159,8 @@ class KeptKeysExpired(Redacted):
     __slots__ = ("expired", "session")
 
     def __init__(self, session: Session, expired: OpenDelta) -> None:
-        self.session = session
-        self.expired = expired
+        self.session: Session = session
+        self.expired: OpenDelta = expired
 
     def apply(self, state: AgentState, /) -> None:
         """Delete them."""

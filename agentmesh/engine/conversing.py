@@ -155,7 +155,7 @@ def _receive_message(
     facts = session.facts
     taken = incoming.taken(core.entropy)
     changes: tuple[Change, ...] = ()
-    if not session.confirmed and not facts.initiator:
+    if session.begin_by_ms is not None and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
     if incoming.content_type is ContentType.CLOSE:

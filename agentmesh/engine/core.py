@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import final
 
 from agentmesh.engine.budgets import Budgets
@@ -51,6 +52,7 @@ class Core(Redacted):
     Attributes:
         state: What must not be lost.
         limits: What the agent allows.
+        now_ms: Returns what the clock shows; see `read_clock`.
         policy: Who decides.
         entropy: Where randomness comes from.
         budgets: Token buckets.
@@ -58,23 +60,19 @@ class Core(Redacted):
         unopened: Genuine KNOCKs that did not open; in memory only.
     """
 
-    __slots__ = ("_clock", "budgets", "entropy", "limits", "policy", "recording", "state", "unopened")
+    __slots__ = ("budgets", "entropy", "limits", "now_ms", "policy", "recording", "state", "unopened")
 
     def __init__(
         self, state: AgentState, *, clock: Clock, entropy: Entropy, policy: Policy, limits: Limits, recording: bool
     ) -> None:
-        self.state = state
-        self._clock = clock
-        self.entropy = CheckedEntropy(entropy)
-        self.policy = policy
-        self.limits = limits
-        self.budgets = Budgets(limits)
-        self.unopened = UnopenedKnocks(limits.unopened_knocks)
-        self.recording = recording
-
-    def now_ms(self) -> int:
-        """Return what the clock shows; see `read_clock`."""
-        return read_clock(self._clock)
+        self.state: AgentState = state
+        self.now_ms: Clock = partial(read_clock, clock)
+        self.entropy: CheckedEntropy = CheckedEntropy(entropy)
+        self.policy: Policy = policy
+        self.limits: Limits = limits
+        self.budgets: Budgets = Budgets(limits)
+        self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
+        self.recording: bool = recording
 
     def route(self, outer: OuterEnvelope) -> Kind:
         """Return what an envelope carries, once its header says that it is for this agent.

@@ -1,27 +1,26 @@
 """An agent's state as bytes: canonical, versioned, *secret and unsealed* (docs/protocol.md, section 7.1).
 
 What is exported is the equality that matters: two agents with one export behave alike. Sealing it for a disk is the
-store's; never write it anywhere as it is. Fields that contradict one another are refused on the way back in.
+store's; never write it anywhere as it is. Damage is refused on the way back in, and so are fields that contradict one
+another, and an export that is older than it may be: the frame is that of all states, in `agentmesh.at_rest`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import AgentState, Peer
-from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import StateVersionUnknown
 from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, export_published, restore_published
 from agentmesh.identity import Identity, IdentityKey
-from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
+from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, TranscriptHash
-from agentmesh.session.at_rest import MANY, STATE_MAX_BYTES, export_session, guarded, require, restore_held
+from agentmesh.session.at_rest import export_session, restore_held
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import session_id_of
 
-VERSION: Final = 1
 MEMO_LAYOUT: Final = _wire.array(
     _wire.Bin(64), _wire.Bin(32), _wire.Bin(32), _wire.Uint(), _wire.Uint(), _wire.Maybe(_wire.Bin(1, UINT_MAX))
 )
@@ -29,9 +28,8 @@ _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(1, UINT_MAX), MANY)
 )
 _AGENT: Final = _wire.array(
-    _wire.Uint(),
-    _wire.Text(1, MESH_MAX_BYTES),
     _wire.Bin(32),
+    _wire.Uint(1),
     _wire.ArrayOf(PUBLISHED_LAYOUT, MANY),
     _wire.ArrayOf(MEMO_LAYOUT, MANY),
     _wire.ArrayOf(_PEER, MANY),
@@ -60,39 +58,17 @@ def export_agent(state: AgentState, now_ms: int) -> bytes:
     Bundles that are past their time by `now_ms` are left out, whether or not `poll` has forgotten them: their secrets
     may be nowhere any more (section 3).
     """
-    return _wire.encode(
-        [
-            VERSION,
-            state.mesh,
-            state.identity.seed.reveal(),
-            [export_published(bundle) for bundle in state.bundles.values() if now_ms <= bundle.forget_at_ms],
-            [memo_fields(memo) for memo in state.knocks],
-            [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
-        ]
-    )
+    fields = [
+        state.identity.seed.reveal(),
+        int(state.has_policy),
+        [export_published(bundle) for bundle in state.bundles.values() if now_ms <= bundle.forget_at_ms],
+        [memo_fields(memo) for memo in state.knocks],
+        [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
+    ]
+    return export_fields(StateKind.AGENT, state.mesh, state.generation, fields)
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
-
-
-def _restore_agent(data: bytes, now_ms: int) -> AgentState:
-    # A newer release may write another shape, so the version is read before the rest is held to this one's.
-    if isinstance(data, bytes) and _wire.peek_version(data) not in (None, VERSION):
-        raise StateVersionUnknown
-    version, mesh, seed, bundles, memos, peers = _wire.decode(data, _AGENT, STATE_MAX_BYTES)
-    if version != VERSION:
-        raise StateVersionUnknown
-    require(is_mesh_name(mesh))
-    state = AgentState(Identity.from_seed(seed), mesh)
-    for fields in bundles:
-        put_bundle(state, fields)
-    for fields in memos:
-        put_memo(state, fields)
-    for fields in peers:
-        put_peer(state, fields)
-    for ref in [ref for ref, bundle in state.bundles.items() if now_ms > bundle.forget_at_ms]:
-        del state.bundles[ref]
-    return state
 
 
 def put_bundle(state: AgentState, fields: list[Any]) -> None:
@@ -134,11 +110,29 @@ def put_peer(state: AgentState, fields: list[Any]) -> None:
     state.hold_all(peer, restored)
 
 
-def restore_agent(data: bytes, now_ms: int) -> AgentState:
+def restore_agent(data: bytes, now_ms: int, *, at_least_generation: int = 0) -> AgentState:
     """Return the state that `export_agent` wrote, without the bundles that are past their time by `now_ms`.
 
     Raises:
+        ArgumentInvalid: not bytes, or `at_least_generation` is not a count.
         StateMalformed: damaged, or fields that contradict one another.
+        StateStale: older than `at_least_generation`.
         StateVersionUnknown: written by a newer release.
     """
-    return guarded(lambda: _restore_agent(data, now_ms))
+
+    def build(_exported: bytes, mesh: str, generation: int, fields: list[Any]) -> AgentState:
+        seed, has_policy, bundles, memos, peers = fields
+        state = AgentState(Identity.from_seed(seed), mesh)
+        state.generation = generation
+        state.has_policy = bool(has_policy)
+        for bundle in bundles:
+            put_bundle(state, bundle)
+        for memo in memos:
+            put_memo(state, memo)
+        for peer in peers:
+            put_peer(state, peer)
+        for ref in [ref for ref, bundle in state.bundles.items() if now_ms > bundle.forget_at_ms]:
+            del state.bundles[ref]
+        return state
+
+    return restore_fields(StateKind.AGENT, _AGENT, data, build, at_least_generation=at_least_generation)

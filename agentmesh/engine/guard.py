@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
+from agentmesh.engine.core import Clock, Core
 from agentmesh.engine.seam import INSIDE, Seam
+from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 from agentmesh.limits import Limits
-from agentmesh.policy import KnockRequest
+from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
@@ -118,14 +120,38 @@ def check_given(*, clock: object, limits: object, **hooks: object) -> None:
             raise ArgumentInvalid(name, "without a method of its kind")
 
 
-def check_clock(now_ms: int) -> None:
-    """Refuse a clock that counts seconds, before anything is made by it.
+def check_policy_kept(policy: Policy | None, state: AgentState) -> None:
+    """Refuse that an agent which had a policy of its own comes back without one: it would admit whom that refused.
 
     Raises:
-        ArgumentInvalid: names it.
+        ArgumentInvalid: there was a policy and there is none. `AskApplication()` gives it up on purpose.
     """
+    if state.has_policy and policy is None:
+        raise ArgumentInvalid("policy", "none, and the agent had one: pass it, or AskApplication() to give it up")
+
+
+def core_of(
+    state: AgentState, clock: Clock, entropy: Entropy, policy: Policy | None, limits: Limits | None, *, recording: bool
+) -> Core:
+    """Return the core of an agent: this state, and what was given or stands for what was not.
+
+    Raises:
+        ArgumentInvalid: the clock counts seconds, or shows no time.
+    """
+    policy = AskApplication() if policy is None else policy
+    core = Core(
+        state,
+        clock=clock,
+        entropy=entropy,
+        policy=policy,
+        limits=Limits() if limits is None else limits,
+        recording=recording,
+    )
+    now_ms = core.now_ms()
     if now_ms in _SECONDS:
         raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+    state.has_policy = type(policy) is not AskApplication  # a subclass is the application's own
+    return core
 
 
 def working_entropy(entropy: Entropy | None) -> Entropy:

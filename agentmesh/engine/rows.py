@@ -6,7 +6,8 @@ cannot differ from what it does. The rows of all steps since an agent was made a
 
 | kind | key | bytes |
 |---|---|---|
-| `agent` | empty | [version, mesh, seed]: never changes |
+| `agent` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0]: a restart may change it |
+| `generation` | empty | 8 bytes, big-endian: every step that changes anything writes it |
 | `bundle` | its ref | as in an export |
 | `knock` | its th | as in an export |
 | `peer` | its identity key | as in an export, with session ids in the place of its sessions |
@@ -18,17 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, Generic, TypeVar, final
 
-from agentmesh.engine.export import MEMO_LAYOUT, VERSION, memo_fields, peer_fields, put_bundle, put_memo, put_peer
+from agentmesh.at_rest import MANY, STATE_MAX_BYTES, VERSION, require
+from agentmesh.engine.export import MEMO_LAYOUT, memo_fields, peer_fields, put_bundle, put_memo, put_peer
 from agentmesh.engine.replay import KnockMemo, KnockMemory
 from agentmesh.engine.state import AgentState, Change, Peer, RowKind
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import Malformed, StateVersionUnknown
 from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, PublishedBundle, export_published
 from agentmesh.identity import Identity
-from agentmesh.limits import MESH_MAX_BYTES
+from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Redacted, TranscriptHash
-from agentmesh.session.at_rest import MANY, STATE_MAX_BYTES, export_session, guarded, require
+from agentmesh.session.at_rest import export_session, guarded
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
 
@@ -40,12 +42,21 @@ RowChanges = dict[RowKey, bytes | None]
 def rows_of(state: AgentState) -> Rows:
     """Return the rows of a whole state: *secret, and unsealed*."""
     return {
-        (RowKind.AGENT, b""): _wire.encode([VERSION, state.mesh, state.identity.seed.reveal()]),
+        (RowKind.AGENT, b""): _agent_row(state),
+        (RowKind.GENERATION, b""): _generation_row(state.generation),
         **{(RowKind.BUNDLE, bundle.ref): _bundle_row(bundle) for bundle in state.bundles.values()},
         **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks},
         **{(RowKind.PEER, peer.key.raw): _peer_row(peer) for peer in state.peers.values()},
         **{(RowKind.SESSION, session_id_of(held)): export_session(held) for held in state.sessions.values()},
     }
+
+
+def _agent_row(state: AgentState) -> bytes:
+    return _wire.encode([VERSION, state.mesh, state.identity.seed.reveal(), int(state.has_policy)])
+
+
+def _generation_row(generation: int) -> bytes:
+    return generation.to_bytes(8, "big")
 
 
 def _bundle_row(bundle: PublishedBundle) -> bytes:
@@ -62,7 +73,7 @@ def _peer_row(peer: Peer) -> bytes:
 
 # --- and back --------------------------------------------------------------------------------------------------------
 
-_AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32))
+_AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32), _wire.Uint(1))
 _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(16), MANY)
 )
@@ -82,9 +93,15 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
     agent = rows.get((RowKind.AGENT, b""))
     if isinstance(agent, bytes) and _wire.peek_version(agent) not in (None, VERSION):
         raise StateVersionUnknown
-    version, mesh, seed = _decode(agent, _AGENT)
+    version, mesh, seed, has_policy = _decode(agent, _AGENT)
     require(version == VERSION and is_mesh_name(mesh))
     state = AgentState(Identity.from_seed(seed), mesh)
+    state.has_policy = bool(has_policy)
+    generation = rows.get((RowKind.GENERATION, b""))
+    if not isinstance(generation, bytes) or len(generation) != 8:
+        raise Malformed
+    state.generation = int.from_bytes(generation, "big")
+    require(state.generation <= UINT_MAX)
     peers: list[tuple[bytes, list[Any]]] = []
     for (kind, key), data in rows.items():
         if kind == RowKind.BUNDLE:
@@ -98,7 +115,7 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
         elif kind == RowKind.PEER:
             peers.append((key, _decode(data, _PEER)))
         else:
-            require(kind == RowKind.SESSION or (kind, key) == (RowKind.AGENT, b""))
+            require(kind == RowKind.SESSION or (kind in {RowKind.AGENT, RowKind.GENERATION} and not key))
     for key, (raw, latest_knock_ms, own_knock_ms, session_ids) in peers:
         require(raw == key)
         sessions = [rows.get((RowKind.SESSION, session_id)) for session_id in session_ids]
@@ -226,10 +243,11 @@ class _Draft(AgentState):
 class ChangesOf(Redacted):
     """The changes of one step over the state before it: what a journal is told."""
 
-    __slots__ = ("_changes", "_state")
+    __slots__ = ("_changes", "_generation", "_state")
 
-    def __init__(self, changes: tuple[Change, ...], state: AgentState) -> None:
+    def __init__(self, changes: tuple[Change, ...], state: AgentState, generation: int) -> None:
         self._changes = changes
+        self._generation = generation
         self._state = state
 
     def __iter__(self) -> Iterator[Change]:
@@ -240,7 +258,10 @@ class ChangesOf(Redacted):
 
     def rows(self) -> RowChanges:
         """Return the rows that the step writes, and removes (`None`): *secret, and unsealed*. Nothing is altered."""
-        return rows_after(self._state, self._changes)
+        rows = rows_after(self._state, self._changes)
+        if self._changes:
+            rows[RowKind.GENERATION, b""] = _generation_row(self._generation)
+        return rows
 
 
 def rows_after(state: AgentState, changes: Iterable[Change]) -> RowChanges:

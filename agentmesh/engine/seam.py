@@ -22,6 +22,7 @@ from agentmesh.engine.rows import ChangesOf
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
+from agentmesh.limits import UINT_MAX
 from agentmesh.primitives.forked import Birthplace, in_each_child
 from agentmesh.primitives.keys import Receipt, Redacted
 
@@ -61,12 +62,12 @@ class Seam(Redacted):
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
-        self.birthplace = Birthplace()
-        self.lock = threading.RLock()
+        self.birthplace: Birthplace = Birthplace()
+        self.lock: threading.RLock = threading.RLock()
         self._core = core
         self._journal = journal
         # One for all steps, where the journal does not read what they change.
-        self._unread = ChangesOf((), core.state) if getattr(journal, "reads_changes", True) is False else None
+        self._unread = ChangesOf((), core.state, 0) if getattr(journal, "reads_changes", True) is False else None
         self.step: Step[Any] | None = None
         self._is_taken = True  # the journal has it, if there is a journal
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
@@ -140,21 +141,30 @@ class Seam(Redacted):
     # --- committing --------------------------------------------------------------------------------------------------
 
     def _commit(self, step: Step[Any]) -> None:
+        state = self._core.state
+        generation = state.generation
+        if step.changes and generation < UINT_MAX:
+            generation += 1
+        step.generation = generation  # absolute, because a step that is broken off is applied again
         if self._journal is not None and (step.changes or step.records):
             self._is_taken = False
             self.step = step
             self._tell(self._journal, step)
             self._is_taken = True
         else:
+            self._is_taken = True
             self.step = step
         for change in step.changes:
-            change.apply(self._core.state)
+            change.apply(state)
+        state.generation = generation
         if step.afterwards is not None:
             step.afterwards()
 
     def _tell(self, journal: Journal, step: Step[Any]) -> None:
         try:
-            told = ChangesOf(step.changes, self._core.state) if self._unread is None else self._unread
+            told = self._unread
+            if told is None:
+                told = ChangesOf(step.changes, self._core.state, step.generation)
             journal.commit(told, step.records)
         except AgentMeshError:
             self._forget(step)
@@ -181,8 +191,10 @@ class Seam(Redacted):
                 self._forget(step)
                 return
             self._is_taken = True
+        state = self._core.state
         for change in step.changes:
-            change.apply(self._core.state)
+            change.apply(state)
+        state.generation = step.generation
         if step.afterwards is not None:
             step.afterwards()
         self._keep(step)
@@ -219,6 +231,7 @@ class Seam(Redacted):
             if kept == named:
                 again: Step[Any] = Step((), (), output)
                 again.call = call
+                again.generation = self._core.state.generation
                 self.step = again
                 self._unreturned = [one for one in self._unreturned if one[0] != named]
                 return again

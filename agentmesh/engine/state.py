@@ -39,10 +39,10 @@ class Peer:
     __slots__ = ("key", "latest_knock_ms", "own_knock_ms", "sessions")
 
     def __init__(self, key: IdentityKey, latest_knock_ms: int = -1, own_knock_ms: int = -1) -> None:
-        self.key = key
+        self.key: IdentityKey = key
         self.sessions: tuple[Held, ...] = ()
-        self.latest_knock_ms = latest_knock_ms
-        self.own_knock_ms = own_knock_ms
+        self.latest_knock_ms: int = latest_knock_ms
+        self.own_knock_ms: int = own_knock_ms
 
     def session(self, session_id: SessionId) -> Held | None:
         """Return a session by its id, or `None`."""
@@ -78,6 +78,8 @@ class AgentState(Redacted):
     Attributes:
         identity: The agent's own identity.
         mesh: The mesh that it is in.
+        generation: How many steps have changed it. Raised by the seam alone.
+        has_policy: It was given a policy of its own, and is not to be restored without one by mistake.
         bundles: What it published and has not forgotten, by ref.
         knocks: The memory of KNOCKs.
         peers: By identity key.
@@ -87,11 +89,15 @@ class AgentState(Redacted):
     """
 
     is_draft = False
-    __slots__ = ("bundles", "dids", "identity", "knocks", "mesh", "peers", "sessions", "undecided")
+    __slots__ = (
+        "bundles", "dids", "generation", "has_policy", "identity", "knocks", "mesh", "peers", "sessions", "undecided"
+    )  # fmt: skip
 
     def __init__(self, identity: Identity, mesh: str) -> None:
-        self.identity = identity
-        self.mesh = mesh
+        self.identity: Identity = identity
+        self.mesh: str = mesh
+        self.generation: int = 0
+        self.has_policy: bool = False
         self.bundles: MutableMapping[BundleRef, PublishedBundle] = {}
         self.knocks: KnockMemory = KnockMemory()
         self.peers: MutableMapping[Ed25519PublicKey, Peer] = {}
@@ -174,11 +180,13 @@ class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
     `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
-    rate was charged while the step was computed: where it takes no effect, that is given back. `call` is the seam's.
+    rate was charged while the step was computed: where it takes no effect, that is given back. `call` and `generation`,
+    that of the state after the step, are the seam's.
     """
 
     call: object
-    __slots__ = ("afterwards", "call", "changes", "charged", "output", "records")
+    generation: int
+    __slots__ = ("afterwards", "call", "changes", "charged", "generation", "output", "records")
 
     def __init__(
         self,
@@ -189,11 +197,11 @@ class Step(Redacted, Generic[_Output]):
         afterwards: Callable[[], None] | None = None,
         charged: Ed25519PublicKey | None = None,
     ) -> None:
-        self.changes = changes
-        self.records = records
-        self.output = output
-        self.afterwards = afterwards
-        self.charged = charged
+        self.changes: tuple[Change, ...] = changes
+        self.records: tuple[Record, ...] = records
+        self.output: _Output = output
+        self.afterwards: Callable[[], None] | None = afterwards
+        self.charged: Ed25519PublicKey | None = charged
 
 
 class RowKind(StrEnum):
@@ -201,6 +209,7 @@ class RowKind(StrEnum):
 
     AGENT = "agent"
     BUNDLE = "bundle"
+    GENERATION = "generation"
     KNOCK = "knock"
     PEER = "peer"
     SESSION = "session"

@@ -82,7 +82,7 @@ def publish(core: Core, one_time: int | None, last_resort: bool, now_ms: int) ->
     for data, kept in zip(shelf, published, strict=True):
         trail += records.bundle_published(core, data, kept.bundle_class, now_ms)
     output = Shelf(one_time=tuple(shelf[:count]), last_resort=shelf[-1] if last_resort else None)
-    return Step((BundlesPublished(tuple(published)),), trail, output)
+    return Step((BundlesPublished(tuple(published)),) if published else (), trail, output)
 
 
 def withdraw(core: Core, refs: Iterable[BundleRef] | None) -> Step[tuple[BundleRef, ...]]:

@@ -26,7 +26,7 @@ class StoreLocked(StoreError):
 
     def __init__(self, by_this_process: bool = False) -> None:
         super().__init__()
-        self.by_this_process = by_this_process
+        self.by_this_process: bool = by_this_process
 
     def __str__(self) -> str:
         who = "in this process" if self.by_this_process else "by another process"
@@ -56,8 +56,8 @@ class LogBroken(StoreError):
 
     def __init__(self, sequence: int, fault: str) -> None:
         super().__init__()
-        self.sequence = sequence
-        self.fault = fault
+        self.sequence: int = sequence
+        self.fault: str = fault
 
     def _detail(self) -> str:
         return f"{self.fault} at {self.sequence}"

@@ -21,10 +21,10 @@ class ArgumentInvalid(LocalError):
 
     def __init__(self, argument: str, why: str = "", got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
-        self.argument = argument
-        self.why = why
-        self.got = got
-        self.allowed = allowed
+        self.argument: str = argument
+        self.why: str = why
+        self.got: int | None = got
+        self.allowed: int | None = allowed
 
     def _detail(self) -> str:
         return ": ".join(part for part in (self.argument, self.why, numbers(self.got, self.allowed)) if part)
@@ -39,7 +39,7 @@ class BackendUnfit(LocalError):
 
     def __init__(self, missing: str) -> None:
         super().__init__()
-        self.missing = missing
+        self.missing: str = missing
 
     def _detail(self) -> str:
         return self.missing
@@ -98,7 +98,7 @@ class TooManySessions(LocalError):
 
     def __init__(self, sessions: tuple[bytes, ...] = ()) -> None:
         super().__init__()
-        self.sessions = sessions
+        self.sessions: tuple[bytes, ...] = sessions
 
 
 class ConditionNotMet(LocalError):
@@ -110,7 +110,7 @@ class ConditionNotMet(LocalError):
 
     def __init__(self, condition: str) -> None:
         super().__init__()
-        self.condition = condition
+        self.condition: str = condition
 
     def _detail(self) -> str:
         return self.condition
@@ -129,7 +129,7 @@ class PeerNotAllowed(LocalError):
 
     def __init__(self, did: str = "") -> None:
         super().__init__()
-        self.did = did
+        self.did: str = did
 
 
 class KnockNotPending(LocalError):
@@ -154,8 +154,8 @@ class StockFull(LocalError):
 
     def __init__(self, got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
-        self.got = got
-        self.allowed = allowed
+        self.got: int | None = got
+        self.allowed: int | None = allowed
 
     def _detail(self) -> str:
         return numbers(self.got, self.allowed)

@@ -43,8 +43,8 @@ class TooLarge(RemoteError):
 
     def __init__(self, got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
-        self.got = got
-        self.allowed = allowed
+        self.got: int | None = got
+        self.allowed: int | None = allowed
 
     def _detail(self) -> str:
         return numbers(self.got, self.allowed)
@@ -235,8 +235,8 @@ class UnknownSession(RemoteError):
 
     def __init__(self, sender: str = "", session_id: bytes | None = None) -> None:
         super().__init__()
-        self.sender = sender
-        self.session_id = session_id
+        self.sender: str = sender
+        self.session_id: bytes | None = session_id
 
 
 class ClosedSession(RemoteError):
@@ -278,9 +278,9 @@ class GapTooLarge(RemoteError):
 
     def __init__(self, session_id: bytes | None = None, got: int | None = None, allowed: int | None = None) -> None:
         super().__init__()
-        self.session_id = session_id
-        self.got = got
-        self.allowed = allowed
+        self.session_id: bytes | None = session_id
+        self.got: int | None = got
+        self.allowed: int | None = allowed
 
     def _detail(self) -> str:
         return numbers(self.got, self.allowed)
@@ -311,7 +311,7 @@ class PeerConditionBroken(RemoteError):
 
     def __init__(self, condition: str) -> None:
         super().__init__()
-        self.condition = condition
+        self.condition: str = condition
 
     def _detail(self) -> str:
         return self.condition

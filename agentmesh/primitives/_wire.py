@@ -268,7 +268,8 @@ def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
         TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
         Malformed: any other shape, or a longer form of the same.
     """
-    _check_size(data, max_bytes)
+    if type(data) is not bytes or len(data) > max_bytes:
+        _check_size(data, max_bytes)
     if not data.startswith(_PAIR):
         raise Malformed
     first_at, first_end = _bin_at(data, 1)

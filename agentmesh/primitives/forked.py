@@ -11,7 +11,7 @@ from agentmesh.errors import ForkedChild
 # How many forks lie between this process and the one that imported this module. It costs a look, where `Birthplace`
 # asks the operating system; but it knows only the forks that run Python's own handlers, so it may stand in front of a
 # `Birthplace` that is asked later all the same, and not in its place.
-generation = 0
+generation: int = 0
 
 
 def _count() -> None:

@@ -7,7 +7,7 @@ under a `NewType`: a wrapper would cost more than the cryptography it guards.
 
 from __future__ import annotations
 
-from typing import Any, NewType, NoReturn, final
+from typing import Any, ClassVar, NewType, NoReturn, final
 
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
@@ -61,7 +61,7 @@ class Secret(Redacted):
     """
 
     __slots__ = ("_value",)
-    size = 32
+    size: ClassVar[int] = 32
 
     @frameless
     def __init__(self, value: BytesLike) -> None:
@@ -103,7 +103,7 @@ class KemSeed(Secret):
     """The seed d || z of an ML-KEM-768 key pair, 64 bytes (FIPS 203, section 7.1)."""
 
     __slots__ = ()
-    size = _crypto.KEM_SEED_BYTES
+    size: ClassVar[int] = _crypto.KEM_SEED_BYTES
 
 
 @final

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from agentmesh.at_rest import MANY, STATE_MAX_BYTES, require
 from agentmesh.errors import AgentMeshError, Malformed, StateMalformed, StateVersionUnknown
 from agentmesh.handshake.knock import decode_content, encode_content
 from agentmesh.handshake.prekeys import BundleClass
@@ -34,9 +35,6 @@ from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import ENDINGS, Phase
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
-
-STATE_MAX_BYTES: Final = 1 << 32
-MANY: Final = 1 << 24  # no export has more items than bytes; the byte cap is what bounds them
 
 _KEY: Final = _wire.Bin(32)
 _MS: Final = _wire.Uint()
@@ -207,16 +205,6 @@ def export_session(held: Held) -> bytes:
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
-
-
-def require(condition: bool) -> None:
-    """Refuse fields that contradict one another.
-
-    Raises:
-        Malformed: the condition does not hold.
-    """
-    if not condition:
-        raise Malformed
 
 
 def _restore_ratchet(fields: list[Any]) -> Ratchet:

@@ -15,11 +15,11 @@ class SendingChain(Redacted):
     __slots__ = ("header_key", "key", "n", "previous_length", "start")
 
     def __init__(self, key: ChainKey, header_key: HeaderKey, n: int, previous_length: int, start: int) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
+        self.key: ChainKey = key
+        self.header_key: HeaderKey = header_key
+        self.n: int = n
+        self.previous_length: int = previous_length
+        self.start: int = start
 
 
 @final
@@ -38,13 +38,13 @@ class ReceivingChain(Redacted):
         start: int,
         serial: int,
     ) -> None:
-        self.key = key
-        self.header_key = header_key
-        self.peer_key = peer_key
-        self.n = n
-        self.previous_length = previous_length
-        self.start = start
-        self.serial = serial
+        self.key: ChainKey = key
+        self.header_key: HeaderKey = header_key
+        self.peer_key: X25519PublicKey = peer_key
+        self.n: int = n
+        self.previous_length: int = previous_length
+        self.start: int = start
+        self.serial: int = serial
 
 
 @final
@@ -54,10 +54,10 @@ class PastChain(Redacted):
     __slots__ = ("header_key", "length", "serial", "start")
 
     def __init__(self, header_key: HeaderKey, length: int, start: int, serial: int) -> None:
-        self.header_key = header_key
-        self.length = length
-        self.start = start
-        self.serial = serial
+        self.header_key: HeaderKey = header_key
+        self.length: int = length
+        self.start: int = start
+        self.serial: int = serial
 
 
 SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
@@ -79,13 +79,13 @@ class Turn(Redacted):
         next_receiving: HeaderKey,
         past: tuple[PastChain, ...],
     ) -> None:
-        self.root = root
-        self.secret = secret
-        self.public = public
-        self.sending = sending
-        self.next_sending = next_sending
-        self.next_receiving = next_receiving
-        self.past = past
+        self.root: RootKey = root
+        self.secret: X25519Secret = secret
+        self.public: X25519PublicKey = public
+        self.sending: SendingChain = sending
+        self.next_sending: HeaderKey = next_sending
+        self.next_receiving: HeaderKey = next_receiving
+        self.past: tuple[PastChain, ...] = past
 
 
 @final
@@ -112,9 +112,9 @@ class OpenDelta(Redacted):
         evicted: Sequence[SkippedAt],
         at_ms: int,
     ) -> None:
-        self.receiving = receiving
-        self.turn = turn
-        self.added = added
-        self.taken = taken
-        self.evicted = evicted
-        self.at_ms = at_ms
+        self.receiving: ReceivingChain | None = receiving
+        self.turn: Turn | None = turn
+        self.added: Sequence[tuple[SkippedAt, MessageKey]] = added
+        self.taken: SkippedAt | None = taken
+        self.evicted: Sequence[SkippedAt] = evicted
+        self.at_ms: int = at_ms

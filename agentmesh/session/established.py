@@ -56,10 +56,10 @@ class MessageSent(Redacted):
     __slots__ = ("data_sent", "own_close_at_ms", "sending", "session")
 
     def __init__(self, session: Session, sending: SendingChain, data_sent: int, own_close_at_ms: int | None) -> None:
-        self.session = session
-        self.sending = sending
-        self.data_sent = data_sent
-        self.own_close_at_ms = own_close_at_ms
+        self.session: Session = session
+        self.sending: SendingChain = sending
+        self.data_sent: int = data_sent
+        self.own_close_at_ms: int | None = own_close_at_ms
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
@@ -81,10 +81,10 @@ class MessageTaken(Redacted):
     __slots__ = ("data_opened", "opened", "peer_close", "session")
 
     def __init__(self, session: Session, opened: OpenDelta, data_opened: int, peer_close: PeerClose | None) -> None:
-        self.session = session
-        self.opened = opened
-        self.data_opened = data_opened
-        self.peer_close = peer_close
+        self.session: Session = session
+        self.opened: OpenDelta = opened
+        self.data_opened: int = data_opened
+        self.peer_close: PeerClose | None = peer_close
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
@@ -139,13 +139,13 @@ class Incoming(Redacted):
     ) -> None:
         self._session = session
         self._opened = opened
-        self.content_type = content_type
-        self.action = action
-        self.data = data
-        self.number = number
-        self.time_ms = time_ms
-        self.peer_close = peer_close
-        self.disclosure_key = disclosure_key
+        self.content_type: ContentType = content_type
+        self.action: str = action
+        self.data: bytes = data
+        self.number: int = number
+        self.time_ms: int = time_ms
+        self.peer_close: PeerClose | None = peer_close
+        self.disclosure_key: DisclosureKey | None = disclosure_key
 
     def taken(self, entropy: Entropy) -> MessageTaken:
         """Return what accepting this message changes."""
@@ -175,7 +175,7 @@ class Session(Redacted):
         superseded_at_ms: When a fresh KNOCK of the peer took this session's place.
     """
 
-    phase: ClassVar = Phase.ESTABLISHED
+    phase: ClassVar[Phase] = Phase.ESTABLISHED
     __slots__ = (
         "accepted_at_ms",
         "begin_by_ms",
@@ -203,16 +203,16 @@ class Session(Redacted):
         peer_close: PeerClose | None = None,
         superseded_at_ms: int | None = None,
     ) -> None:
-        self.facts = facts
-        self.ratchet = ratchet
-        self.conditions = conditions
-        self.accepted_at_ms = accepted_at_ms
-        self.data_sent = data_sent
-        self.data_opened = data_opened
-        self.begin_by_ms = begin_by_ms
-        self.own_close_at_ms = own_close_at_ms
-        self.peer_close = peer_close
-        self.superseded_at_ms = superseded_at_ms
+        self.facts: Facts = facts
+        self.ratchet: Ratchet = ratchet
+        self.conditions: Conditions = conditions
+        self.accepted_at_ms: int = accepted_at_ms
+        self.data_sent: int = data_sent
+        self.data_opened: int = data_opened
+        self.begin_by_ms: int | None = begin_by_ms
+        self.own_close_at_ms: int | None = own_close_at_ms
+        self.peer_close: PeerClose | None = peer_close
+        self.superseded_at_ms: int | None = superseded_at_ms
 
     def copy(self) -> Session:
         """Return a session of the same state that can be changed apart."""
@@ -281,8 +281,7 @@ class Session(Redacted):
             return False
         if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:
             return False
-        ttl_end_ms = self.ttl_end_ms
-        return ttl_end_ms is None or now_ms <= ttl_end_ms
+        return self.conditions is UNLIMITED or (end_ms := self.ttl_end_ms) is None or now_ms <= end_ms
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 

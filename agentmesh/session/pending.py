@@ -33,14 +33,14 @@ from agentmesh.session.suite import SUITE
 class Pending(Redacted):
     """A's side between KNOCK and verdict. It keeps EK in its ratchet, and the KNOCK's bytes to offer again."""
 
-    phase: ClassVar = Phase.PENDING
+    phase: ClassVar[Phase] = Phase.PENDING
     __slots__ = ("expires_ms", "facts", "knock", "ratchet")
 
     def __init__(self, facts: Facts, ratchet: Ratchet, *, expires_ms: int, knock: bytes) -> None:
-        self.facts = facts
-        self.ratchet = ratchet
-        self.expires_ms = expires_ms
-        self.knock = knock
+        self.facts: Facts = facts
+        self.ratchet: Ratchet = ratchet
+        self.expires_ms: int = expires_ms
+        self.knock: bytes = knock
 
     @property
     def deadline_ms(self) -> int:
@@ -109,7 +109,7 @@ def _accept_conditions(content: bytes, facts: Facts, outer: OuterEnvelope, opene
 class Undecided(Redacted):
     """B's side between an opened KNOCK and the verdict: what is needed to accept it, and what it says."""
 
-    phase: ClassVar = Phase.UNDECIDED
+    phase: ClassVar[Phase] = Phase.UNDECIDED
     __slots__ = ("content", "ephemeral", "expires_ms", "facts", "header_key_ab", "header_key_ba", "root")
 
     def __init__(
@@ -123,13 +123,13 @@ class Undecided(Redacted):
         expires_ms: int,
         content: KnockContent,
     ) -> None:
-        self.facts = facts
-        self.root = root
-        self.header_key_ab = header_key_ab
-        self.header_key_ba = header_key_ba
-        self.ephemeral = ephemeral
-        self.expires_ms = expires_ms
-        self.content = content
+        self.facts: Facts = facts
+        self.root: RootKey = root
+        self.header_key_ab: HeaderKey = header_key_ab
+        self.header_key_ba: HeaderKey = header_key_ba
+        self.ephemeral: X25519PublicKey = ephemeral
+        self.expires_ms: int = expires_ms
+        self.content: KnockContent = content
 
     @property
     def deadline_ms(self) -> int:

@@ -91,10 +91,10 @@ class Opened(Redacted):
         message_key: MessageKey,
         delta: OpenDelta | Callable[[Entropy], OpenDelta],
     ) -> None:
-        self.plaintext = plaintext
-        self.header = header
-        self.number = number
-        self.message_key = message_key
+        self.plaintext: bytes = plaintext
+        self.header: RatchetHeader = header
+        self.number: int = number
+        self.message_key: MessageKey = message_key
         self._delta = delta
 
     def delta(self, entropy: Entropy) -> OpenDelta:
@@ -136,16 +136,16 @@ class Ratchet(Redacted):
         past: tuple[PastChain, ...] = (),
         skipped: dict[SkippedAt, tuple[MessageKey, int]] | None = None,
     ) -> None:
-        self.suite = suite
-        self.root = root
-        self.secret = secret
-        self.public = public
-        self.sending = sending
-        self.receiving = receiving
-        self.next_sending = next_sending
-        self.next_receiving = next_receiving
-        self.past = past  # oldest first
-        self.skipped = {} if skipped is None else skipped  # oldest first
+        self.suite: Suite = suite
+        self.root: RootKey = root
+        self.secret: X25519Secret = secret
+        self.public: X25519PublicKey = public
+        self.sending: SendingChain | None = sending
+        self.receiving: ReceivingChain | None = receiving
+        self.next_sending: HeaderKey = next_sending
+        self.next_receiving: HeaderKey = next_receiving
+        self.past: tuple[PastChain, ...] = past  # oldest first
+        self.skipped: dict[SkippedAt, tuple[MessageKey, int]] = {} if skipped is None else skipped  # oldest first
 
     @classmethod
     def initiator(

@@ -124,7 +124,7 @@ class LogFile:
             files.force_folder(self._path)  # because the call that made the file may have failed at that
         self._start, self._count = start, first + count
         self._size = self._synced_size = end
-        self.torn_bytes = total - end
+        self.torn_bytes: int = total - end
         self._is_tail_dirty = end < total
 
     def _begin(self, descriptor: int, total: int) -> None:

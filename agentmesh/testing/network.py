@@ -48,7 +48,7 @@ class Faults:
     lost_state_percent: int = _chance(0)
 
 
-HONEST = Faults(**dict.fromkeys((chance.name for chance in fields(Faults)), 0))
+HONEST: Final = Faults(**dict.fromkeys((chance.name for chance in fields(Faults)), 0))
 
 
 @final

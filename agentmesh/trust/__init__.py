@@ -1,11 +1,11 @@
 """Who gets in: policy on KNOCKs, trust, revocation and rate limits (docs/protocol.md, sections 5.1 and 9)."""
 
 from agentmesh.trust.admission import AdmissionPolicy, Tier, Why
-from agentmesh.trust.at_rest import StateKey, open_state, seal_state
 from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
 from agentmesh.trust.records import refusal_record, statement_record
 from agentmesh.trust.revocation import RevocationList
+from agentmesh.trust.sealing import StateKey, open_state, seal_state
 from agentmesh.trust.statements import (
     Continuity,
     Revocation,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -24,7 +25,6 @@ from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import limits_argument, uint_argument
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.revocation import RevocationList, revocations_argument
 from agentmesh.trust.statements import TrustEdge, verify_edge
 from agentmesh.trust.steps import Stepwise
@@ -90,8 +90,8 @@ class TrustGraph(Stepwise):
             ArgumentInvalid: an argument of another type, range or mesh.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
-        self.root = key_argument("root", root)
+        self.mesh: str = mesh_argument("mesh", mesh)
+        self.root: IdentityKey = key_argument("root", root)
         self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
         self._cap = uint_argument("cap", cap, SCORE_MAX)
         self._limits = limits_argument(limits)

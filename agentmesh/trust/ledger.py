@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -17,7 +18,6 @@ from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import limits_argument, uint_argument
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.revocation import RevocationList, revocations_argument
 from agentmesh.trust.statements import TrustUpdate, verify_trust
 from agentmesh.trust.steps import Stepwise
@@ -64,7 +64,7 @@ class TrustLedger(Stepwise):
             ArgumentInvalid: not a mesh name, not a score, not `Limits`, or revocations of another mesh.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._default = uint_argument("default_score", default_score, SCORE_MAX)
         self._limits = limits_argument(limits)
         self._grid = Grid.of(self._window_ms)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -17,7 +18,6 @@ from agentmesh.limits import Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import bytes_argument, limits_argument
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Revocation, verify_revocation
 from agentmesh.trust.steps import Stepwise
 
@@ -57,7 +57,7 @@ class RevocationList(Stepwise):
         if is_known is not None and not callable(is_known):
             raise ArgumentInvalid("is_known", "cannot be called")
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._limits = limits_argument(limits)
         self._is_known = is_known
         self._authorities: set[bytes] = set()

@@ -27,9 +27,9 @@ from typing import Any, Final, final
 
 from attrs import frozen
 
+from agentmesh.at_rest import MANY, require
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, SIGNAL_MAX, UINT_MAX
 from agentmesh.primitives import _wire
-from agentmesh.trust.at_rest import MANY, require
 
 _SLOTS: Final = 24  # slots in a window
 _BEATS_FROM: Final = 2  # a higher sequence beats a lower one so many slots later: clocks are set back a little
@@ -83,7 +83,7 @@ class Voice:
     __slots__ = ("moved", "settled", "updates")
 
     def __init__(self) -> None:
-        self.settled = -1
+        self.settled: int = -1
         self.moved: dict[int, int] = {}
         self.updates: dict[int, Update] = {}
 
@@ -199,12 +199,12 @@ class Subject:
     __slots__ = ("base", "heir_of", "horizon", "score", "totals", "voices")
 
     def __init__(self, base: int) -> None:
-        self.base = base
-        self.horizon = 0
+        self.base: int = base
+        self.horizon: int = 0
         self.voices: dict[bytes, Voice] = {}
         self.totals: dict[int, int] = {}
-        self.score = base
-        self.heir_of = b""
+        self.score: int = base
+        self.heir_of: bytes = b""
 
     def copied(self) -> Subject:
         """Return one that can be altered, but for its voices, which are to be replaced."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
+from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, IdentityConflict, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -18,7 +19,6 @@ from agentmesh.limits import CLOCK_TOLERANCE_MS
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import bytes_argument, plain_text, text_argument, uint_argument
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.at_rest import MANY, StateKind, export_fields, require, restore_fields
 from agentmesh.trust.statements import STATEMENT_MAX_BYTES, Continuity, verify_continuity
 from agentmesh.trust.steps import Stepwise
 
@@ -54,7 +54,7 @@ class Successions(Stepwise):
             ArgumentInvalid: not a mesh name.
         """
         super().__init__()
-        self.mesh = mesh_argument("mesh", mesh)
+        self.mesh: str = mesh_argument("mesh", mesh)
         self._known: dict[bytes, str | None] = {}
         self._by_name: dict[str, bytes] = {}
         self._followed: dict[bytes, bytes] = {}  # old -> new

@@ -245,7 +245,8 @@ def look(scene: Scene) -> tuple[Any, ...]:
     statuses = [repr(view.status) for view in scene.bob.sessions(scene.alice.did)]
     core = scene.bob._core
     unused = sum(bundle.secrets is not None for bundle in core.state.bundles.values())
-    return scene.counts(), counts, kinds, (len(core.state.knocks), len(core.unopened), unused), statuses
+    held = len(core.state.knocks), len(core.unopened), unused
+    return scene.counts(), counts, kinds, held, statuses, scene.bob.generation
 
 
 def without_ids(output: Any) -> Any:
@@ -334,6 +335,7 @@ def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(tmp_path: Pa
         "drop": lambda: bob.drop(did, session_id),
         "receive": lambda: bob.receive(b""),
         "poll": bob.poll,
+        "generation": lambda: bob.generation,
         "next_deadline_ms": lambda: bob.next_deadline_ms,
         "record_refusals": bob.record_refusals,
         "checkpoint": lambda: bob.checkpoint(log),

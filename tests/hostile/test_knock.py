@@ -31,6 +31,7 @@ from agentmesh import (
     SessionEstablished,
     SessionRejected,
 )
+from agentmesh.engine.core import read_clock
 from agentmesh.errors import (
     ArgumentInvalid,
     BadIdentityKey,
@@ -1159,7 +1160,7 @@ def test_conditions_at_their_limits_travel(scene: Any, forge: ModuleType) -> Non
     assert established.conditions == most
     forge.chat(scene.alice, scene.bob)
     for agent in (scene.alice, scene.bob):
-        restored = Agent.restore(agent.export_state(), clock=scene.clock)
+        restored = Agent.restore(agent.export_state(), clock=scene.clock, policy=agent._core.policy)
         assert restored.export_state() == agent.export_state()
 
 
@@ -1213,10 +1214,11 @@ def test_a_clock_that_shows_no_milliseconds_is_refused_everywhere(shown: Any, sc
 @pytest.mark.parametrize("error", [OSError(), ValueError(), AttributeError()])
 def test_a_clock_that_raises_is_refused_by_a_typed_error(error: Exception, scene: Any, forge: ModuleType) -> None:
     knock = scene.craft(scene.one_time()[0])
-    scene.bob._core._clock = lambda: raising(error)(None)
+    core = scene.bob._core
+    kept, core.now_ms = core.now_ms, lambda: read_clock(lambda: raising(error)(None))
     with forge.refused(scene.bob, ArgumentInvalid, argument="clock"):
         scene.bob.receive(knock.envelope)
-    scene.bob._core._clock = scene.clock
+    core.now_ms = kept
     assert isinstance(outcome(scene.bob, knock.envelope), KnockReceived)
 
 

@@ -484,7 +484,7 @@ def test_an_accept_that_arrives_twice_is_a_duplicate(asked: Asked) -> None:
 
 def test_a_second_accept_of_bobs_own_is_refused(asked: Asked) -> None:
     # Bob accepts, and a Bob that was restored accepts again: two ACCEPTs with two ratchet keys, both genuine.
-    before = Agent.restore(asked.bob.export_state(), clock=asked.scene.clock)
+    before = Agent.restore(asked.bob.export_state(), clock=asked.scene.clock, policy=asked.scene.rules)
     accepted = asked.bob.accept(asked.event).envelope
     second = before.accept(asked.event).envelope
     assert second != accepted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import pickle
 import random
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, MessageReceived, Phase
+from agentmesh.engine.export import restore_agent
 from agentmesh.errors import AgentMeshError, StateMalformed, StateVersionUnknown, StoreError
 from agentmesh.session.at_rest import export_session, restore_session
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.testing import ManualClock, SeededEntropy, agent_pair, establish, established_pair
+from agentmesh.trust import TrustLedger
 
 Path = tuple[int, ...]
 MESH = "example/test"
@@ -140,20 +143,41 @@ def exercise(agent: Agent) -> None:
     agent.export_state()
 
 
+VERSION, MESH_NAME, PEERS, GENERATION, HAS_POLICY = 0, 1, 5, 6, 7
+
+
+def opened(data: bytes) -> list[Any]:
+    """Return an export's fields: version, mesh, seed, bundles, memories, peers, generation, policy."""
+    kind, version, mesh, generation, fields = unpack(unpack(data)[0])
+    seed, has_policy, *lists = unpack(fields)
+    assert kind == "agent"
+    return [version, mesh, seed, *lists, generation, has_policy]
+
+
+def framed(body: bytes) -> bytes:
+    """Return a frame with the checksum that belongs to its body: whoever can alter an export can compute it."""
+    return pack([body, hashlib.sha256(body).digest()])
+
+
+def closed(fields: list[Any]) -> bytes:
+    version, mesh, seed, *lists, generation, has_policy = fields
+    return framed(pack(["agent", version, mesh, generation, pack([seed, has_policy, *lists])]))
+
+
 def nested(data: bytes) -> list[Any]:
-    """Return an export with its session records decoded too."""
-    fields: list[Any] = unpack(data)
-    for peer in fields[5]:
+    """Return an export's fields with its session records decoded too."""
+    fields = opened(data)
+    for peer in fields[PEERS]:
         peer[3] = [unpack(session) for session in peer[3]]
     return fields
 
 
 def joined(fields: list[Any]) -> bytes:
     fields = copy.deepcopy(fields)
-    for peer in fields[5] if isinstance(fields[5], list) else ():
+    for peer in fields[PEERS] if isinstance(fields[PEERS], list) else ():
         if isinstance(peer, list) and len(peer) == 4 and isinstance(peer[3], list):
             peer[3] = [pack(session) if isinstance(session, list) else session for session in peer[3]]
-    return pack(fields)
+    return closed(fields)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -224,6 +248,8 @@ def test_whatever_is_restored_is_what_was_given_and_never_breaks() -> None:
     rng = random.Random(1)
     kept = 0
     for path, value in leaves(fields):
+        if path == (HAS_POLICY,):
+            continue  # it asks for a policy: see test_restoring.py
         if isinstance(value, bool) or value is None:
             candidates: list[Any] = [0, 2**53 - 1]
         elif isinstance(value, int):
@@ -258,18 +284,33 @@ def test_every_truncation_is_refused() -> None:
             restored(exported + tail)
 
 
-def test_flipped_bits_are_refused_or_kept_as_they_are() -> None:
+def test_every_flipped_bit_is_refused() -> None:
     exported = rich().exported
-    rng = random.Random(2)
-    kept = 0
-    for bit in rng.sample(range(8 * len(exported)), 800):
+    for bit in range(8 * len(exported)):
         flipped = bytearray(exported)
         flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(StateMalformed):
+            restore_agent(bytes(flipped), 0)
+
+
+def test_bits_that_were_flipped_on_purpose_are_refused_or_kept_as_they_are() -> None:
+    """The checksum is computed anew, as whoever alters an export can: what is in it still breaks nothing."""
+    exported = rich().exported
+    body = unpack(exported)[0]
+    has_policy = 8 * (body.index(opened(exported)[2]) + 32) + 7
+    rng = random.Random(2)
+    kept = 0
+    for bit in rng.sample(range(8 * len(body)), 800):
+        if bit == has_policy:
+            continue
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 128 >> bit % 8
+        data = framed(bytes(flipped))
         try:
-            agent = restored(bytes(flipped))
+            agent = restored(data)
         except (StateMalformed, StateVersionUnknown):
             continue
-        assert agent.export_state() == bytes(flipped) != exported
+        assert agent.export_state() == data != exported
         kept += 1
         if kept % 16 == 0:
             exercise(agent)
@@ -308,16 +349,28 @@ def test_what_is_not_bytes_is_refused(data: Any) -> None:
 
 
 def test_a_newer_version_is_told_from_damage() -> None:
-    fields = unpack(rich().exported)
+    fields = opened(rich().exported)
     for version in (0, 2, 127, 128, 2**32):
         with pytest.raises(StateVersionUnknown):
-            restored(pack([version, *fields[1:]]))
+            restored(closed(replaced(fields, (VERSION,), version)))
 
 
 @pytest.mark.parametrize("shape", [[2], [2, "x"], [2, "mesh", 0, [], [], [], [], b""], [2] + [0] * 15, [2] + [0] * 40])
-def test_a_newer_version_may_have_another_shape(shape: list[Any]) -> None:
+def test_a_newer_version_may_have_other_fields(shape: list[Any]) -> None:
     with pytest.raises(StateVersionUnknown):
-        Agent.restore(pack(shape))
+        Agent.restore(framed(pack(["agent", 2, MESH, 0, pack(shape)])))
+
+
+def test_the_state_of_a_ledger_is_none_of_an_agent() -> None:
+    version, mesh, *_, generation, _ = opened(rich().exported)
+    body = unpack(rich().exported)[0]
+    for kind in ("ledger", "graph", "revocations", "successions", "agents", ""):
+        with pytest.raises(StateMalformed):
+            restored(framed(pack([kind, version, mesh, generation, unpack(body)[4]])))
+    with pytest.raises(StateMalformed):
+        restored(TrustLedger(MESH).export_state())
+    with pytest.raises(StateMalformed):
+        TrustLedger.restore(rich().exported)
 
 
 # --- fields that contradict one another ------------------------------------------------------------------------------
@@ -326,10 +379,10 @@ def test_a_newer_version_may_have_another_shape(shape: list[Any]) -> None:
 def altered_session(exported: bytes, session_tag: int, path: Path, value: Any) -> bytes:
     """Replace a field of the first session record of a kind."""
     fields = nested(exported)
-    for peer_number, peer in enumerate(fields[5]):
+    for peer_number, peer in enumerate(fields[PEERS]):
         for number, session in enumerate(peer[3]):
             if session[0] == session_tag and (session_tag != 3 or len(session[2][7]) == 5):
-                return joined(replaced(fields, (5, peer_number, 3, number, *path), value))
+                return joined(replaced(fields, (PEERS, peer_number, 3, number, *path), value))
     raise AssertionError("no such session")
 
 
@@ -369,11 +422,11 @@ def test_fields_that_contradict_one_another(tag: int, path: Path, value: Any) ->
 
 def test_kept_keys_stand_in_order_and_once() -> None:
     fields = nested(rich().exported)
-    for peer_number, peer in enumerate(fields[5]):
+    for peer_number, peer in enumerate(fields[PEERS]):
         for number, session in enumerate(peer[3]):
             if session[0] == 3 and len(session[2][SKIPPED]) > 1:
                 skipped = session[2][SKIPPED]
-                path = (5, peer_number, 3, number, 2, SKIPPED)
+                path = (PEERS, peer_number, 3, number, 2, SKIPPED)
                 for wrong in (skipped[::-1], [skipped[0], *skipped], [*skipped, skipped[-1]]):
                     with pytest.raises(StateMalformed):
                         restored(joined(replaced(fields, path, wrong)))
@@ -383,53 +436,53 @@ def test_kept_keys_stand_in_order_and_once() -> None:
 
 def test_a_session_record_under_another_peer_is_refused() -> None:
     fields = nested(rich().exported)
-    peers = fields[5]
+    peers = fields[PEERS]
     assert all(peer[3] for peer in peers)
     for mine in range(len(peers)):
         for other in range(len(peers)):
             if mine != other:
                 swapped = copy.deepcopy(fields)
-                swapped[5][mine][3], swapped[5][other][3] = peers[other][3], peers[mine][3]
+                swapped[PEERS][mine][3], swapped[PEERS][other][3] = peers[other][3], peers[mine][3]
                 with pytest.raises(StateMalformed):
                     restored(joined(swapped))
                 moved = copy.deepcopy(fields)
-                moved[5][mine][3].append(moved[5][other][3].pop())
+                moved[PEERS][mine][3].append(moved[PEERS][other][3].pop())
                 with pytest.raises(StateMalformed):
                     restored(joined(moved))
 
 
 @pytest.mark.parametrize("place", [3, 4, 5], ids=["bundle", "memory", "peer"])
 def test_nothing_stands_twice(place: int) -> None:
-    fields = unpack(rich().exported)
+    fields = opened(rich().exported)
     with pytest.raises(StateMalformed):
-        restored(pack(replaced(fields, (place,), [*fields[place], fields[place][0]])))
+        restored(closed(replaced(fields, (place,), [*fields[place], fields[place][0]])))
 
 
 def test_one_session_id_stands_once() -> None:
-    fields = unpack(rich().exported)
-    peer = fields[5][0]
+    fields = opened(rich().exported)
+    peer = fields[PEERS][0]
     with pytest.raises(StateMalformed):
-        restored(pack(replaced(fields, (5, 0, 3), [*peer[3], peer[3][0]])))
+        restored(closed(replaced(fields, (PEERS, 0, 3), [*peer[3], peer[3][0]])))
 
 
 def test_an_agent_is_not_its_own_peer() -> None:
     agent = established_pair().bob
-    fields = unpack(agent.export_state())
+    fields = opened(agent.export_state())
     with pytest.raises(StateMalformed):
-        Agent.restore(pack(replaced(fields, (5, 0), [agent.key.raw, None, None, []])))
+        Agent.restore(closed(replaced(fields, (PEERS, 0), [agent.key.raw, None, None, []])))
 
 
 @pytest.mark.parametrize("mesh", ["Example", "example test", "", "x" * 65, "example\n"])
 def test_a_mesh_name_that_is_none(mesh: str) -> None:
     with pytest.raises(StateMalformed):
-        restored(pack(replaced(unpack(rich().exported), (1,), mesh)))
+        restored(closed(replaced(opened(rich().exported), (MESH_NAME,), mesh)))
 
 
 def test_peers_keys_are_validated() -> None:
-    fields = unpack(rich().exported)
+    fields = opened(rich().exported)
     for key in (bytes(32), b"\x01" + bytes(31), b"\xff" * 32, (2**255 - 19).to_bytes(32, "little")):
         with pytest.raises(StateMalformed):
-            restored(pack(replaced(fields, (5, 0, 0), key)))
+            restored(closed(replaced(fields, (PEERS, 0, 0), key)))
 
 
 # --- there and back --------------------------------------------------------------------------------------------------

@@ -158,8 +158,8 @@ def test_a_forgery_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_restart_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     restore = agentmesh.agent.restore_agent
 
-    def restore_less(exported: bytes, now_ms: int) -> AgentState:
-        state = restore(exported, now_ms)
+    def restore_less(exported: bytes, now_ms: int, *, at_least_generation: int) -> AgentState:
+        state = restore(exported, now_ms, at_least_generation=at_least_generation)
         state.knocks = KnockMemory()
         return state
 

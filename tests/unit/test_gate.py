@@ -650,7 +650,7 @@ def test_waiting_knocks_are_listed_oldest_first_also_after_a_restart(room: Room)
             events += room.bob.receive(other.knock(room.bob.did, next(bundles), Intent("wait")))
     ids = [event.session_id for event in events]
     assert [event.session_id for event in room.bob.pending_knocks()] == ids
-    again = Agent.restore(room.bob.export_state(), clock=room.clock)
+    again = Agent.restore(room.bob.export_state(), clock=room.clock, policy=room.bob._core.policy)
     assert [event.session_id for event in again.pending_knocks()] == ids
 
 

@@ -271,6 +271,45 @@ def says_why_in_its_own_words(module: Module) -> Iterator[str]:
                 yield f"{node.lineno}: {ast.unparse(phrase)}"
 
 
+def writes_down_public_types(module: Module) -> Iterator[str]:
+    # Each type checker infers in its own way: what is only inferred is another type in another editor.
+    if any(part.startswith("_") and not part.startswith("__") for part in module.name.split(".")):
+        return
+    classes = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+    for place in (module.tree, *(class_ for class_ in classes if not class_.name.startswith("_"))):
+        given = list(_public_names(place))
+        written = {name for name, node in given if isinstance(node, ast.AnnAssign)}
+        for name, node in given:
+            if isinstance(node, ast.AnnAssign):
+                is_clear = ast.unparse(node.annotation).rpartition(".")[2] != "ClassVar"
+            else:
+                is_literal = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+                is_type = isinstance(place, ast.Module) and re.fullmatch(r"[A-Z]\w*[a-z]\w*", name) is not None
+                is_clear = is_literal or is_type or name in written
+            if not is_clear:
+                yield f"{node.lineno}: {name}"
+
+
+def _public_names(place: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield each public name that a module or class is given, in a class also on `self`, with what gives it."""
+    own = list(_statements(place.body))
+    for node in own if isinstance(place, ast.Module) else ast.walk(place):
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+            targets = [node.target]
+        else:
+            continue
+        for target in targets:
+            for one in target.elts if isinstance(target, ast.Tuple) else (target,):
+                name = ast.unparse(one)
+                if node not in own and not name.startswith("self."):
+                    continue  # a local name of a method
+                name = name.removeprefix("self.")
+                if re.fullmatch(r"[A-Za-z]\w*", name):
+                    yield name, node
+
+
 def writes_no_label(module: Module) -> Iterator[str]:
     if module.name == "primitives._labels":
         return
@@ -429,6 +468,15 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "raise ArgumentInvalid('did', why=str(error))"),
         ("agent", "raise ArgumentInvalid('did', 'one' if x else did)"),
     ],
+    writes_down_public_types: [
+        ("agent", "class A:\n    def __init__(self, x: int) -> None:\n        self.x = x"),
+        ("agent", "class A:\n    def __init__(self) -> None:\n        self._y, self.x = 1, 2"),
+        ("agent", "class A:\n    x = 0\n    def f(self) -> None:\n        self.x += 1"),
+        ("agent", "class A:\n    def f(self) -> None:\n        x: int = 0\n        self.x = x"),
+        ("agent", "class A:\n    x: ClassVar = Phase.PENDING"),
+        ("agent", "class A:\n    if True:\n        Size = len(b'')"),
+        ("agent", "HONEST = Faults()"),
+    ],
     writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "mk == other"),
@@ -475,6 +523,15 @@ FINE: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "raise ArgumentInvalid(name, 'over the limit', len(x), 5)"),
         ("agent", "raise ArgumentInvalid('x', 'one' if y else 'two')"),
         ("agent", "raise ArgumentInvalid('x')"),
+    ],
+    writes_down_public_types: [
+        ("agent", "class A:\n    def __init__(self, x: int) -> None:\n        self.x: int = x\n        self._y = x"),
+        ("agent", "class A:\n    x: int\n    def f(self) -> None:\n        self.x = y = len(b'')"),
+        ("agent", "class A:\n    def f(self) -> None:\n        self.x: int\n        self.x, self._y = f()"),
+        ("agent", "class A:\n    code = 'a.b'\n    SIZE: Final = len(b'')\n    phase: ClassVar[Phase] = Phase.PENDING"),
+        ("agent", "class _A:\n    def __init__(self) -> None:\n        self.x = len(b'')"),
+        ("agent", "Key = NewType('Key', bytes)\nKeys = dict[int, Key]\nMESH = 'a'\n_HONEST = Faults()"),
+        ("primitives._crypto", "compare = hmac.compare_digest"),
     ],
     writes_no_label: [("session.ratchet", '"""am1-chain is a label."""\nx = "agentmesh"')],
     compares_secrets_in_constant_time: [

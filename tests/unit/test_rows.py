@@ -41,6 +41,7 @@ CHANGE_KINDS = {
 }
 
 
+GENERATION = (RowKind.GENERATION, b"")
 NOW_MS = 0  # no bundle is past its time: rows are of all that is held
 
 
@@ -51,6 +52,7 @@ class Witness:
         self.seen: set[type] = set()
         self.steps = 0
         self.removed: set[str] = set()
+        self._before: tuple[int, Rows] = (0, {})
         self._stores: dict[int, tuple[AgentState, Rows]] = {}  # the state is held, so that its id stays its own
 
     def store(self, state: AgentState) -> Rows:
@@ -63,20 +65,31 @@ class Witness:
         self.steps += bool(changes)
         self.seen |= {type(change) for change in changes}
         store, exported = self.store(state), export_agent(state, NOW_MS)
-        rows = ChangesOf(changes, state).rows()
+        rows = rows_after(state, changes)
         assert rows_after(state, [change for change in changes for _ in range(2)]) == rows
         for done in range(1, len(changes) + 1):  # broken off behind so many changes, and done again
             assert rows_after(state, changes[:done] + changes) == rows
+        told = ChangesOf(changes, state, state.generation + 1).rows()
+        assert told == {**rows, **({GENERATION: (state.generation + 1).to_bytes(8, "big")} if changes else {})}
         assert export_agent(state, NOW_MS) == exported  # and nothing was altered
         self.removed |= {str(kind) for (kind, key), data in rows.items() if data is None and (kind, key) in store}
-        keep(store, rows)
+        keep(store, told)
+        self._before = state.generation, _ungenerated(state)
 
     def after(self, state: AgentState, changes: tuple[Change, ...]) -> None:
+        generation, exported = self._before
+        # What changes nothing durable does not count, and what counts changes something.
+        assert state.generation == generation + bool(changes)
+        assert (_ungenerated(state) != exported) == bool(changes), changes
         assert self.store(state) == rows_of(state) == rows_of(state_of(self.store(state)))
         exported = export_agent(state, NOW_MS)
         for change in changes:
             change.apply(state)
         assert export_agent(state, NOW_MS) == exported
+
+
+def _ungenerated(state: AgentState) -> Rows:
+    return {key: data for key, data in rows_of(state).items() if key != GENERATION}
 
 
 def keep(store: Rows, rows: dict[RowKey, bytes | None]) -> None:
@@ -296,8 +309,9 @@ IDS = _wire.ArrayOf(_wire.Bin(16), 100)
 
 def test_the_rows_of_a_newer_release_say_so() -> None:
     key = (RowKind.AGENT, b"")
-    _, mesh, seed = _wire.decode(ROWS[key], _wire.array(_wire.Uint(), _wire.Text(1, 64), _wire.Bin(32)), 1 << 10)
+    layout = _wire.array(_wire.Uint(), _wire.Text(1, 64), _wire.Bin(32), _wire.Uint(1))
+    _, *fields = _wire.decode(ROWS[key], layout, 1 << 10)
     with pytest.raises(StateVersionUnknown):
-        state_of({**ROWS, key: _wire.encode([2, mesh, seed])})
+        state_of({**ROWS, key: _wire.encode([2, *fields])})
     with pytest.raises(StateVersionUnknown):
         state_of({**ROWS, key: _wire.encode([2, "another", "shape"])})

@@ -707,8 +707,8 @@ def test_it_notices_a_message_that_is_delivered_twice(monkeypatch: pytest.Monkey
 def test_it_notices_a_restore_that_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     restore = agentmesh.agent.restore_agent
 
-    def restore_less(exported: bytes, now_ms: int) -> AgentState:
-        state = restore(exported, now_ms)
+    def restore_less(exported: bytes, now_ms: int, *, at_least_generation: int) -> AgentState:
+        state = restore(exported, now_ms, at_least_generation=at_least_generation)
         state.bundles.popitem()
         return state
 

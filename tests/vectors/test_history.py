@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 import agentmesh
@@ -74,6 +76,29 @@ def test_a_restored_agent_goes_on_where_it_was(path: Path) -> None:
         }
         if "error" in result:
             assert agent.export_state() == before
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_a_state_is_as_section_7_1_says(path: Path) -> None:
+    """Read without the library, from the text alone."""
+    content = load(path)
+    body, checksum = msgpack.unpackb(bytes.fromhex(content["state"]))
+    assert checksum == hashlib.sha256(body).digest()
+    kind, version, mesh, generation, packed = msgpack.unpackb(body)
+    seed, has_policy, bundles, knocks, peers = msgpack.unpackb(packed)
+    assert (kind, version, mesh, has_policy) == ("agent", 1, "example/test", 0)
+    assert generation > 0
+    assert len(seed) == 32
+    assert {len(fields) for fields in bundles} <= {5}
+    assert {len(fields) for fields in knocks} <= {6}
+    ids = {session_id.hex() for *_, sessions in peers for session_id in map(session_id_of, sessions)}
+    assert ids >= content["phases"].keys()
+
+
+def session_id_of(session: bytes) -> bytes:
+    fields = msgpack.unpackb(session)
+    session_id: bytes = fields[1] if fields[0] == 4 else fields[1][0]
+    return session_id
 
 
 @pytest.mark.parametrize("path", FILES, ids=file_id)

@@ -34,7 +34,7 @@ class Child:
     """
 
     def __init__(self, name: str, module: str, *arguments: str) -> None:
-        self.name = name
+        self.name: str = name
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
                 [sys.executable or "python3", "-P", "-m", module, *arguments],

@@ -1,38 +1,26 @@
-"""What ledger, graph, revocations and successions look like at rest: one frame, versioned, with a checksum.
+"""What a whole state looks like at rest: one frame, versioned, with a generation and a checksum (section 7.1).
 
     exported = msgpack [body, SHA-256(body)]
     body     = msgpack [kind, version, mesh, generation, fields]
 
-The checksum finds damage, never malice: whoever can alter the bytes can set scores. A store seals them, with its own
-key or with `seal_state`. The generation finds an older state that was put back, where the last one is known from
-elsewhere.
+Agents, ledgers, graphs, revocations and successions share it. The checksum finds damage, never malice: whoever can
+alter the bytes can compute it. A store seals them, with its own key or with `seal_state`. The generation finds an older
+state that was put back, where the last one is known from elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar
 
 from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import (
-    AgentMeshError,
-    ArgumentInvalid,
-    DecryptionFailed,
-    Malformed,
-    StateMalformed,
-    StateStale,
-    StateVersionUnknown,
-)
+from agentmesh.errors import AgentMeshError, Malformed, StateMalformed, StateStale, StateVersionUnknown
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
-from agentmesh.primitives._labels import STATE
-from agentmesh.primitives.aead import open_sealed, seal
-from agentmesh.primitives.arguments import bytes_argument, frameless, uint_argument
-from agentmesh.primitives.entropy import CheckedEntropy, Entropy
-from agentmesh.primitives.keys import Secret
+from agentmesh.primitives.arguments import bytes_argument, uint_argument
 
-_VERSION: Final = 1
+VERSION: Final = 1
 STATE_MAX_BYTES: Final = 1 << 32
 MANY: Final = STATE_MAX_BYTES  # no state has more items than bytes: the byte cap is what bounds them
 _BODY: Final = _wire.array(
@@ -44,6 +32,7 @@ _Restored = TypeVar("_Restored")
 class StateKind(StrEnum):
     """What a state is of, so that none passes for another."""
 
+    AGENT = "agent"
     LEDGER = "ledger"
     GRAPH = "graph"
     REVOCATIONS = "revocations"
@@ -52,7 +41,7 @@ class StateKind(StrEnum):
 
 def export_fields(kind: StateKind, mesh: str, generation: int, fields: list[Any]) -> bytes:
     """Return the canonical bytes of a state."""
-    body = _wire.encode([str(kind), _VERSION, mesh, generation, _wire.encode(fields)])
+    body = _wire.encode([str(kind), VERSION, mesh, generation, _wire.encode(fields)])
     return _wire.encode_pair(body, _crypto.sha256(body))
 
 
@@ -82,7 +71,7 @@ def restore_fields(
         name, version, mesh, generation, fields = _wire.decode(body, _BODY, STATE_MAX_BYTES)
         if name != kind or not is_mesh_name(mesh):
             raise Malformed
-        if version != _VERSION:
+        if version != VERSION:
             wrong = StateVersionUnknown
             raise Malformed
         if generation < at_least_generation:
@@ -102,48 +91,3 @@ def require(condition: bool) -> None:
     """
     if not condition:
         raise Malformed
-
-
-# --- sealing ---------------------------------------------------------------------------------------------------------
-
-
-@final
-class StateKey(Secret):
-    """A 32-byte key that seals exported states. Keep it apart from them."""
-
-    __slots__ = ()
-
-
-_SEALED_CONTEXT: Final = b"admission"
-
-
-@frameless
-def seal_state(exported: bytes, key: StateKey, *, entropy: Entropy) -> bytes:
-    """Return an exported state sealed under a key (docs/protocol.md, section 1.2, label am1-state).
-
-    Raises:
-        ArgumentInvalid: not bytes, or not a `StateKey`. Its traceback holds neither.
-        RandomnessFailed: the source of randomness broke its contract.
-    """
-    if type(key) is not StateKey:
-        raise ArgumentInvalid("key", "not a StateKey")
-    exported = bytes_argument("exported", exported)
-    return seal(key.reveal(), STATE, _SEALED_CONTEXT, exported, CheckedEntropy(entropy).token(_crypto.NONCE_BYTES))
-
-
-@frameless
-def open_state(sealed: bytes, key: StateKey) -> bytes:
-    """Return what `seal_state` sealed.
-
-    Raises:
-        ArgumentInvalid: not bytes, or not a `StateKey`. Its traceback holds neither.
-        StateMalformed: damaged, altered, or sealed under another key.
-    """
-    if type(key) is not StateKey:
-        raise ArgumentInvalid("key", "not a StateKey")
-    sealed = bytes_argument("sealed", sealed)
-    try:
-        return open_sealed(key.reveal(), STATE, _SEALED_CONTEXT, sealed)
-    except DecryptionFailed:
-        pass
-    raise StateMalformed
