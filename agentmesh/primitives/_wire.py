@@ -169,7 +169,7 @@ def _unpack(data: bytes, layout: Array, max_bytes: int) -> Any:
         return msgpack.unpackb(
             data,
             raw=False,
-            max_array_len=layout.longest_array,
+            max_array_len=min(layout.longest_array, len(data)),  # an array is built as long as it says it is
             max_map_len=0,
             max_ext_len=0,
             ext_hook=_refuse_ext,

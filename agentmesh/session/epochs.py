@@ -11,8 +11,8 @@ initiator, A, and the responder, B, exchange a secret by ML-KEM, again and again
 The side that mixes holds the answer, and the side that follows made the secret itself. What a key depends on is never
 in flight, so offers and answers may be lost, late or repeated: only healing is delayed.
 
-What a side holds of this is its *half*: `Offering` at A, `Answering` at B. A half is replaced whole and never changed.
-`MOVES` is the table of what leads from one standing of a half to another.
+What a side holds of this is its *half*: `Offering` at A, `Answering` at B. What it holds never changes; it is replaced
+whole. `MOVES` is the table of what leads from one standing of a half to another.
 """
 
 from __future__ import annotations

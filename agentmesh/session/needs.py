@@ -33,7 +33,8 @@ class Suite:
         seal: From (header key, message key, header, context, plaintext, nonce) to the message, in parts to be joined.
         parse: From bytes and where in them the message begins to the frame that the two `open` calls take; raises
             `Malformed`.
-        open_header: From (header key, frame) to the header, or `None` if it is not of that chain.
+        open_header: From (header key, frame) to the header, or `None` if it is not of that chain. A suite that has no
+            epochs gives 0 for the epoch, and its owner asks for no items.
         open_body: From (message key, frame, context) to the plaintext; raises `DecryptionFailed`.
         chain_name: From (header key of the new chain, the peer's ratchet key) to what names the chain from then on.
         past_first: Try past chains before the next one: for a suite whose headers are in clear, where the next chain

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import tracemalloc
 from collections import Counter, deque
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -1193,3 +1195,24 @@ def test_a_close_that_answers_within_a_turn_that_mixes_names_the_epoch_after_it(
     assert a.half.epoch == 1
     assert b.open(b"".join(parts)) == b"close"
     assert b.half.epoch == 1
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_claims_what_these_tests_show_and_not_more() -> None:
+    text = " ".join((Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text("utf-8").split())
+    section = re.search(r"### What heals (.*?) ### ", text)
+    assert section is not None
+    for sentence in (
+        # test_behind_the_healing_nothing_follows_from_what_was_stolen_and_before_it_everything
+        "the first of these secrets whose key pair the initiator drew after the last theft of its state, and which the "
+        "responder made after the last theft of its own",
+        # test_a_theft_at_the_worst_time_heals_with_the_chain_number_n_and_2
+        "at most `epoch_turns` + 2 round trips of which no first message of a chain is lost: "
+        f"{Limits().epoch_turns + 2} at the default of {Limits().epoch_turns}, three where turns are more than ten "
+        "minutes apart",
+        # test_a_session_without_replies_costs_nothing_at_any_clock
+        "a side that only sends, to a peer that never answers, stays as it is",
+    ):
+        assert sentence in section[1]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from agentmesh import Agent, Conditions, Intent, KnockReceived, Limits, PeerClosed, Phase
+from agentmesh.audit.record import Record
+from agentmesh.engine.state import Changes
 from agentmesh.envelope import Header, Kind, build
 from agentmesh.errors import ArgumentInvalid, ClosedSession, NoSession, PeerNotAllowed, SessionNotOpen, UnknownSession
 from agentmesh.handshake.prekeys import verify_bundle
 from agentmesh.identity import IdentityKey
-from agentmesh.policy import AskApplication
+from agentmesh.policy import AskApplication, Decision, Deny, Grant, KnockRequest
 from agentmesh.testing import ManualClock, agent_pair, established_pair
 
 DAY = 86_400
@@ -195,3 +197,33 @@ def test_a_session_is_confirmed_by_what_its_initiator_says_and_kept() -> None:
     )
     assert isinstance(event, KnockReceived)
     assert not event.fresh
+
+
+def test_the_records_of_one_step_stand_in_one_order() -> None:
+    steps: list[tuple[str, ...]] = []
+
+    class Noting:
+        def commit(self, _changes: Changes, records: tuple[Record, ...], /) -> None:
+            steps.append(tuple(str(record.event) for record in records))
+
+    class Deciding(AskApplication):
+        accepting = True
+
+        def decide(self, _request: KnockRequest, /) -> Decision:
+            return Grant() if self.accepting else Deny()
+
+    pair, policy = agent_pair(), Deciding()
+    bob = Agent.create("example/test", clock=pair.clock, policy=policy, journal=Noting())
+    for verdict in ("knock.accepted", "knock.rejected"):
+        policy.accepting = verdict == "knock.accepted"
+        [bundle] = bob.publish_bundles(1, last_resort=False).one_time
+        knock = pair.alice.knock(bob.did, bundle, Intent("x"))
+        [event] = bob.receive(knock)
+        assert steps.pop() == ("knock.received", "stock.exhausted", verdict)
+        steps.clear()
+        pair.alice.receive(event.reply)
+        bob.receive(knock)
+        assert not any(steps)  # the same answer again is no record
+        pair.clock.advance(seconds=1)
+    bob.receive(pair.alice.close(bob.did))
+    assert steps.pop() == ("message.opened", "message.sealed", "session.closed")

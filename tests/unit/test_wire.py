@@ -370,6 +370,20 @@ def test_a_top_level_value_that_is_no_array_is_refused() -> None:
             _wire.decode(data, _wire.array(_wire.Uint()), AMPLE)
 
 
+@pytest.mark.parametrize("claimed", [100_000, 2**31, 2**32 - 1])
+def test_nothing_is_allocated_for_items_that_the_input_does_not_have(claimed: int) -> None:
+    layout = _wire.array(_wire.ArrayOf(_wire.Uint(), 1 << 32))
+    short = b"\x91\xdd" + struct.pack(">I", claimed) + b"\x01" * 5
+    tracemalloc.start()
+    try:
+        with pytest.raises(Malformed):
+            _wire.decode(short, layout, 1 << 32)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 16_384
+
+
 def test_the_size_cap_comes_before_parsing() -> None:
     layout = _wire.array(_wire.Bin(0, 100))
     data = _wire.encode([bytes(50)])
