@@ -548,3 +548,30 @@ def test_a_step_without_records_asks_nothing_of_the_sink(world: World) -> None:
     world.bob.agent.poll()
     world.bob.agent.sessions(world.alice.agent.did)
     refused(world.bob.agent, b"rubbish", Malformed)
+
+
+class Interrupted(BaseException):
+    """What a signal's handler raises."""
+
+
+class InterruptedSink(FragileSink):
+    """A sink that is broken off each time: behind what it keeps, or before."""
+
+    keeps = True
+
+    def append(self, entries: Sequence[bytes], /) -> None:
+        if self.keeps:
+            super().append(entries)
+        raise Interrupted
+
+
+def test_what_became_of_a_commit_is_not_read_off_an_equal_one() -> None:
+    sink = InterruptedSink()
+    journal = AuditJournal(AuditLog(sink))
+    record = Record(AuditEvent.STOCK_EXHAUSTED, at_ms=1, mesh=MESH, sender=did_of(bytes(32)))
+    for number, sink.keeps in enumerate((True, False, True, True, False)):
+        with pytest.raises(Interrupted):
+            journal.commit((), (record,))
+        assert journal.settled() is sink.keeps
+        assert journal.settled() is sink.keeps, "it is asked until its answer is used"
+        assert len(sink.kept) == len(journal.log) == (1, 1, 2, 3, 3)[number]
