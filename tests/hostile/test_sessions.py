@@ -215,6 +215,7 @@ def test_closing_twice_and_sending_after_a_close() -> None:
     pair = established_pair()
     session_id = pair.alice.session(pair.bob.did).session_id
     pair.alice.close(pair.bob.did)
+    pair.clock.advance(ms=1)  # a refusal that noted the time would show
     for call in (
         lambda: pair.alice.send(pair.bob.did, b"more", session_id=session_id).envelope,
         lambda: pair.alice.close(pair.bob.did, session_id=session_id).envelope,

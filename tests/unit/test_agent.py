@@ -742,6 +742,16 @@ def test_a_low_stock_is_told_once_until_bundles_are_published() -> None:
     assert agent.poll() == ()
 
 
+def test_of_a_large_stock_the_limit_says_when_it_is_low() -> None:
+    agent = Agent.create(MESH, clock=ManualClock(), limits=Limits(one_time_bundles_low=3))
+    agent.publish_bundles(40, last_resort=False)
+    refs = [*agent._core.state.bundles]
+    agent.withdraw_bundles(refs[:37])  # three are left, and a fifth of forty is eight
+    assert agent.poll() == ()
+    agent.withdraw_bundles(refs[:38])
+    assert agent.poll() == (StockLow(unused=2),)
+
+
 def test_a_rotation_is_told_once_when_it_is_due() -> None:
     clock = ManualClock()
     agent = Agent.create(MESH, clock=clock, limits=Limits(one_time_bundles_low=1, last_resort_rotation_seconds=60))

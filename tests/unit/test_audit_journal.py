@@ -550,6 +550,24 @@ def test_a_step_without_records_asks_nothing_of_the_sink(world: World) -> None:
     refused(world.bob.agent, b"rubbish", Malformed)
 
 
+def test_a_minute_names_so_many_peers_and_counts_the_others_together() -> None:
+    clock = ManualClock()
+    clock.now_ms = clock.now_ms // MINUTE_MS * MINUTE_MS
+    bob = new_side("bob", clock, limits=Limits(refusal_records_per_minute=3))
+    alice = new_side("alice", clock)
+    World(alice, bob, clock).establish()
+    template = alice.agent.send(bob.agent.did, b"genuine").envelope
+    names = [did_of(number.to_bytes(32, "big")) for number in range(8)]
+    for name in names:
+        refused(bob.agent, with_header(template, sender=name), AgentMeshError)
+    clock.advance(ms=MINUTE_MS)
+    bob.agent.poll()
+    assert [(sender, count) for _, sender, _, _, count in refusals(bob)] == [
+        *((name, 1) for name in names[:3]),
+        ("", 5),
+    ]
+
+
 class Interrupted(BaseException):
     """What a signal's handler raises."""
 
