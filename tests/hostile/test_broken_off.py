@@ -663,14 +663,14 @@ class Timer:
         self.raising: type[BaseException] = Rings
 
     def ring(self, _number: int, frame: FrameType | None) -> None:
-        inside = False
+        # Not in what a garbage collector calls: nobody would see it raise.
+        if frame is None or not frame.f_code.co_filename.startswith(self.library):
+            return
         while frame is not None:
-            if frame.f_code.co_name in {"__del__", "_remove"}:  # of another file that was dropped: nobody sees it raise
+            if frame.f_code.co_name == "__del__":
                 return
-            inside = inside or frame.f_code.co_filename.startswith(self.library)
             frame = frame.f_back
-        if inside:
-            raise self.raising
+        raise self.raising
 
     def breaks_off(self, call: Callable[[], object], seconds: float) -> bool:
         """Make a call, let the timer ring after a while, and say whether the call was broken off."""
