@@ -15,12 +15,14 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import agentmesh
+from agentmesh.errors import AgentMeshError
 
 PACKAGE = Path(agentmesh.__file__).parent
 Made = TypeVar("Made")
@@ -32,12 +34,15 @@ class BrokenOff(KeyboardInterrupt):
 
 
 class _Interrupter:
-    """A trace function that counts the byte codes of some rooms, and raises in front of one of them."""
+    """A trace function that counts the byte codes of some rooms, or their lines, and raises in front of one of them."""
 
-    def __init__(self, rooms: tuple[str, ...], *, at: int | None, once: bool, raising: type[BaseException]) -> None:
+    def __init__(
+        self, rooms: tuple[str, ...], *, at: int | None, once: bool, lines: bool, raising: type[BaseException]
+    ) -> None:
         self._rooms = tuple(str(PACKAGE / room) for room in rooms)
         self._at = at
         self._seen: set[Place] | None = set() if once else None
+        self._event = "line" if lines else "opcode"
         self._raising = raising
         self.count = 0
         self.raised = False
@@ -46,8 +51,8 @@ class _Interrupter:
         if event == "call":
             if not frame.f_code.co_filename.startswith(self._rooms):
                 return None
-            frame.f_trace_opcodes = True
-        elif event == "opcode":
+            frame.f_trace_opcodes = self._event == "opcode"
+        elif event == self._event:
             self._pass(frame.f_code, frame.f_lasti)
         return self
 
@@ -66,12 +71,12 @@ class _Interrupter:
 
 @cache
 def _leaving_with(code: CodeType) -> frozenset[int]:
-    """Where a `with` block that ran to its end is about to call `__exit__`, and where nothing is done.
+    """Where a `with` block that ran to its end is about to call `__exit__`, where nothing is done, and a call's return.
 
-    The exception table does not cover these byte codes (a `try` in a `with` begins with a NOP), and CPython looks for
-    signals at none of them, because a lock would then be held for ever.
+    The exception table does not cover these byte codes (a `try` in a `with` begins with a NOP, a `return` in a `try`
+    has left it), and CPython looks for signals at none of them, because a lock would then be held for ever.
     """
-    found = {step.offset for step in dis.get_instructions(code) if step.opname == "NOP"}
+    found = {step.offset for step in dis.get_instructions(code) if step.opname in {"NOP", "RETURN_VALUE"}}
     steps = [step for step in dis.get_instructions(code) if step.opname != "PRECALL"]
     exits = 3 if sys.version_info >= (3, 14) else 2  # arguments of the CALL of __exit__, as the compiler counts them
     for place in range(len(steps) - 3):
@@ -86,13 +91,43 @@ def _leaving_with(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+def at(
+    place: int,
+    call: Callable[[], object],
+    *,
+    rooms: tuple[str, ...] = ("",),
+    once: bool = False,
+    lines: bool = False,
+    raising: type[BaseException] = BrokenOff,
+) -> bool:
+    """Make a call, break it off at one place, and say whether there was that place. The arguments are those of `each`.
+
+    What is an `Exception` may leave the call as an error of ours, where the library answers for a hook that raised it.
+    """
+    trace = _Interrupter(rooms, at=place, once=once, lines=lines, raising=raising)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except raising:
+        assert trace.raised, "the call raised this by itself"
+    except AgentMeshError:
+        if not trace.raised or not issubclass(raising, Exception):
+            raise
+    finally:
+        sys.settrace(before)
+    return trace.raised
+
+
 def each(
     make: Callable[[], Made],
     call: Callable[[Made], object],
     *,
     rooms: tuple[str, ...] = ("",),
     once: bool = False,
+    lines: bool = False,
     raising: type[BaseException] = BrokenOff,
+    places: Callable[[int], bool] = lambda _: True,
 ) -> Iterator[Made]:
     """Yield a subject for each byte code that `call` runs, with the call broken off in front of that byte code.
 
@@ -101,25 +136,20 @@ def each(
         call: What is broken off.
         rooms: Paths below the package, files or folders: only their byte codes count.
         once: Only the first time that each place is passed, for calls with long loops.
+        lines: In front of each line, and not of each byte code.
         raising: What is raised.
+        places: Which of the places, by number, where not all.
     """
-    broken = 0
-    while True:
+    last = -1
+    for place in count():
+        if not places(place):
+            continue
         subject = make()
-        trace = _Interrupter(rooms, at=broken, once=once, raising=raising)
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            call(subject)
-        except raising:
-            assert trace.raised, "the call raised this by itself"
-        finally:
-            sys.settrace(before)
-        if not trace.raised:
+        if not at(place, partial(call, subject), rooms=rooms, once=once, lines=lines, raising=raising):
             break
+        last = place
         yield subject
-        broken += 1
-    assert broken > 10, "so short a call was never entered"
+    assert last > 9, "so short a call was never entered"
 
 
 def is_free(lock: Any) -> bool:

@@ -41,7 +41,7 @@ class AuditJournal:
         self.log: AuditLog = log
         self.unrecorded: int = 0
         self._on_failure = on_failure
-        self._size = len(log)  # when the last commit that returned was over
+        self._size = len(log)  # when the last commit was over, or it was asked what became of it
         self._told: tuple[int, tuple[Record, ...]] = 0, ()  # that size before the last commit, and its records
 
     reads_changes = False  # what a step changes is not for the trail
@@ -76,7 +76,7 @@ class AuditJournal:
         """
         size, records = self._told
         try:
-            self.log.append(())  # a log that was broken off reads its sink again
+            self._size = self.log.append(())  # a log that was broken off reads its sink again
             entries = islice(self.log.entries(), max(0, size - self.log.handover.size), None)
             found = [decode_entry(entry)[2] for entry in entries]
         except ForkedChild:

@@ -52,7 +52,8 @@ def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate
                 left = error
             except BaseException:
                 if step is not None:
-                    seam.keep(step)
+                    seam.left.append(step)  # one call, so that nothing comes before it
+                    seam.keep()
                 raise
         del self, seam, args, kwargs  # this frame stays in the traceback
         left.__context__ = None

@@ -21,6 +21,7 @@ from agentmesh.engine.rows import ChangesOf
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
+from agentmesh.events import Event
 from agentmesh.limits import UINT_MAX
 from agentmesh.primitives.forked import Birthplace, in_each_child
 from agentmesh.primitives.keys import Receipt, Redacted
@@ -54,10 +55,12 @@ class Seam(Redacted):
         lock: Held during every call; reading calls take it too.
         birthplace: The process that made the agent.
         step: What the call changes that is under way, or was broken off; `None` once its output is its caller's.
+        left: Steps whose calls were broken off behind them. Appended to without the lock: the wait for it may be broken
+            off too.
     """
 
     __slots__ = (
-        "_core", "_counted", "_is_taken", "_journal", "_unread", "_unreturned", "birthplace", "lock", "step"
+        "_core", "_counted", "_journal", "_telling", "_unread", "_unreturned", "birthplace", "left", "lock", "step"
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -68,7 +71,8 @@ class Seam(Redacted):
         # One for all steps, where the journal does not read what they change.
         self._unread = ChangesOf((), core.state, 0) if getattr(journal, "reads_changes", True) is False else None
         self.step: Step[Any] | None = None
-        self._is_taken = True  # the journal has it, if there is a journal
+        self.left: list[Step[Any]] = []
+        self._telling: Step[Any] | None = None  # what the journal is told, until it is known to have it
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         self._counted = core.counted
 
@@ -117,6 +121,8 @@ class Seam(Redacted):
         """
         if self.step is not None:
             self._settle(self.step)
+        if self.left:
+            self._take_up()
         if self._unreturned:
             again: Step[_Output] | None = self._again(compute if envelope is None else envelope)
             if again is not None:
@@ -139,24 +145,18 @@ class Seam(Redacted):
     # --- committing --------------------------------------------------------------------------------------------------
 
     def _commit(self, step: Step[Any]) -> None:
-        state = self._core.state
-        generation = state.generation
+        generation = self._core.state.generation
         if step.changes and generation < UINT_MAX:
             generation += 1
         step.generation = generation  # absolute, because a step that is broken off is applied again
         if self._journal is not None and (step.changes or step.records):
-            self._is_taken = False
+            self._telling = step
             self.step = step
             self._tell(self._journal, step)
-            self._is_taken = True
+            self._telling = None
         else:
-            self._is_taken = True
             self.step = step
-        for change in step.changes:
-            change.apply(state)
-        state.generation = generation
-        if step.afterwards is not None:
-            step.afterwards()
+        self._apply(step)
 
     def _tell(self, journal: Journal, step: Step[Any]) -> None:
         try:
@@ -173,28 +173,33 @@ class Seam(Redacted):
             trace = error.__traceback__
             raise CommitFailed from error.with_traceback(None if trace is None else trace.tb_next)
 
-    def _forget(self, step: Step[Any]) -> None:
-        """Let go of a step that takes no effect."""
-        charged, step.charged = step.charged, None
-        if charged is not None:
-            self._core.budgets.knocks.give_back(charged)
-        self.step = None
-
-    # --- what was broken off -----------------------------------------------------------------------------------------
-
-    def _settle(self, step: Step[Any]) -> None:
-        """Finish a step that was broken off, if it is to take effect; with the lock held."""
-        if not self._is_taken:
-            if not self._was_taken():
-                self._forget(step)
-                return
-            self._is_taken = True
+    def _apply(self, step: Step[Any]) -> None:
         state = self._core.state
         for change in step.changes:
             change.apply(state)
         state.generation = step.generation
         if step.afterwards is not None:
             step.afterwards()
+            step.afterwards = None  # a policy counts what it is told
+
+    def _forget(self, step: Step[Any]) -> None:
+        """Let go of a step that takes no effect."""
+        charged, step.charged = step.charged, None
+        if charged is not None:
+            self._core.budgets.knocks.give_back(charged)
+        self.step = None
+        self._telling = None
+
+    # --- what was broken off -----------------------------------------------------------------------------------------
+
+    def _settle(self, step: Step[Any]) -> None:
+        """Finish a step that was broken off, if it is to take effect; with the lock held."""
+        if step is self._telling:
+            if not self._was_taken():
+                self._forget(step)
+                return
+            self._telling = None
+        self._apply(step)
         self._keep(step)
         self.step = None
 
@@ -207,11 +212,16 @@ class Seam(Redacted):
         except Exception as error:
             raise CommitFailed from error
 
-    def keep(self, step: Step[Any]) -> None:
-        """Keep what a call was to return that was broken off behind its step."""
+    def keep(self) -> None:
+        """Keep what calls were to return whose steps are `left`; where this is broken off, the next call does it."""
         with self.lock:
-            if step is not self.step:  # that one is for the next call to settle
-                self._keep(step)
+            self._take_up()
+
+    def _take_up(self) -> None:
+        while self.left:
+            if self.left[0] is not self.step:  # that one is for the next call to settle
+                self._keep(self.left[0])
+            del self.left[0]
 
     def _keep(self, step: Step[Any]) -> None:
         if step.call is not None and not any(one[1] is step.output is not None for one in self._unreturned):
@@ -233,7 +243,7 @@ class Seam(Redacted):
                 self.step = again
                 self._unreturned = [one for one in self._unreturned if one[0] != named]
                 return again
-        self._unreturned = [one for one in self._unreturned if type(one[1]) is tuple]
+        self._unreturned = [one for one in self._unreturned if _are_events(one[1])]
         return None
 
     # --- refusals ----------------------------------------------------------------------------------------------------
@@ -280,6 +290,10 @@ def _named(call: Any) -> object:
     if type(call) is bytes:
         return call
     return call.__code__, [cell.cell_contents for cell in call.__closure__ or ()]
+
+
+def _are_events(output: object) -> bool:
+    return type(output) is tuple and all(isinstance(one, Event) for one in output)
 
 
 def _claimed_sender(envelope: bytes, core: Core) -> str:

@@ -164,7 +164,7 @@ def universal_signature(_message: bytes) -> bytes:
 @contextmanager
 def refused(agent: Agent, error: type[AgentMeshError], **attributes: object) -> Iterator[None]:
     """Within it exactly this error is raised, and the agent's whole state is what it was, whatever its clock shows."""
-    before = export_agent(agent._core.state, now_ms=0)
+    before = whole_state(agent)
     caught = None
     try:
         yield
@@ -173,7 +173,14 @@ def refused(agent: Agent, error: type[AgentMeshError], **attributes: object) -> 
     assert caught is not None, "nothing was refused"
     assert type(caught) is error, repr(caught)
     assert {name: getattr(caught, name) for name in attributes} == attributes
-    assert export_agent(agent._core.state, now_ms=0) == before
+    assert whole_state(agent) == before
+
+
+def whole_state(agent: Agent) -> tuple[Any, ...]:
+    """What an export says, whatever the agent's clock shows, and what is made of it anew where one is restored."""
+    state = agent._core.state
+    memory = {initiator: set(ths) for initiator, ths in state.knocks._of.items()}
+    return export_agent(state, now_ms=0), dict(state.dids), [*state.sessions], [*state.undecided], memory
 
 
 def converse(initiator: Agent, responder: Agent) -> None:

@@ -549,3 +549,16 @@ def test_more_can_be_published_whatever_was_drained(forge: ModuleType) -> None:
     assert scene.bob._core.state.unused_one_time() == 0
     assert scene.bob.publish_bundles(0).last_resort
     assert len(scene.bob.publish_bundles(5).one_time) == 5
+
+
+def test_what_is_remembered_of_used_bundles_is_bounded_too(forge: ModuleType) -> None:
+    scene = forge.new_scene(attrs.evolve(forge.ROOMY, bundles_max=2))
+    for _ in range(10):
+        scene.bob.publish_bundles(2, last_resort=False)
+        scene.bob.withdraw_bundles()
+    with forge.refused(scene.bob, StockFull, got=1, allowed=2):
+        scene.bob.publish_bundles(1, last_resort=False)
+    assert scene.bob.publish_bundles().one_time == ()  # and a last-resort bundle, which whoever knocks cannot use up
+    scene.clock.advance(seconds=30 * 86_400 + 301)
+    scene.bob.poll()
+    assert len(scene.bob.publish_bundles(1).one_time) == 1

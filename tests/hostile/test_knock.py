@@ -419,10 +419,9 @@ def test_a_knock_that_is_told_can_be_answered(scene: Any) -> None:
     bundle, now_ms = scene.one_time()[0], scene.clock.now_ms
     knock = scene.craft(bundle, time_ms=now_ms - DAY, expires_ms=now_ms - TOLERANCE)
     [event] = scene.bob.receive(knock.envelope)
-    if isinstance(event, KnockReceived):
-        assert scene.bob.reject(event).envelope
-    else:
-        assert event.reply.envelope
+    assert isinstance(event, KnockRefused)
+    assert event.reason is Reason.STALE
+    assert event.reply.envelope
 
 
 # --- step 2: admission ------------------------------------------------------------------------------------------------

@@ -215,6 +215,7 @@ def test_closing_twice_and_sending_after_a_close() -> None:
     pair = established_pair()
     session_id = pair.alice.session(pair.bob.did).session_id
     pair.alice.close(pair.bob.did)
+    pair.clock.advance(ms=1)  # a refusal that noted the time would show
     for call in (
         lambda: pair.alice.send(pair.bob.did, b"more", session_id=session_id).envelope,
         lambda: pair.alice.close(pair.bob.did, session_id=session_id).envelope,
@@ -648,6 +649,28 @@ def test_five_sessions_and_no_sixth() -> None:
     pair.alice.receive(pair.bob.reject(events[1]))
     establish(pair.bob, pair.alice)
     assert len([view for view in pair.bob.sessions(pair.alice.did) if view.status.phase is Phase.UNDECIDED]) == 4
+
+
+def test_a_sixth_knock_takes_the_place_of_the_oldest_whose_accept_may_never_have_come() -> None:
+    pair = established_pair()
+    bundles = list(pair.bob.publish_bundles(5).one_time)
+    assert delivered(pair.bob, pair.alice.send(pair.bob.did, b"heard").envelope) == b"heard"
+    working = pair.bob.session(pair.alice.did).session_id
+    unheard = []
+    for _ in range(4):
+        pair.clock.advance(ms=1)
+        knock = pair.alice.knock(pair.bob.did, bundles.pop(), Intent("t"))
+        pair.bob.accept(one(KnockReceived, pair.bob.receive(knock)))  # and the ACCEPT is lost
+        pair.alice.drop(pair.bob.did, knock.session_id)
+        unheard.append(knock.session_id)
+    pair.clock.advance(ms=1)
+    sixth = one(KnockReceived, pair.bob.receive(pair.alice.knock(pair.bob.did, bundles.pop(), Intent("t"))))
+    assert not sixth.fresh
+    pair.alice.receive(pair.bob.accept(sixth))
+    closing = {view.session_id for view in pair.bob.sessions(pair.alice.did) if view.status.closing}
+    assert closing == {unheard[0]}
+    assert pair.bob.session(pair.alice.did).session_id == working
+    assert delivered(pair.alice, pair.bob.send(pair.alice.did, b"where she is").envelope) == b"where she is"
 
 
 def lost_state(pair: Pair) -> Agent:

@@ -17,6 +17,7 @@ from agentmesh import (
     Agent,
     Assurance,
     Conditions,
+    Grant,
     Intent,
     Kind,
     KnockReceived,
@@ -36,6 +37,7 @@ from agentmesh.errors import (
     DecryptionFailed,
     DuplicateMessage,
     EnvelopeReflected,
+    IdentityConflict,
     KnockFromFuture,
     KnockNotPending,
     KnockReplayed,
@@ -552,6 +554,58 @@ def test_a_peer_that_is_no_longer_allowed_cannot_be_accepted_but_can_be_rejected
     asked.alice.receive(asked.bob.reject(asked.event))
     asked.scene.rules.allows = True
     asked.forge.converse(asked.alice, asked.bob)
+
+
+def test_whoever_is_not_allowed_any_more_is_neither_knocked_at_nor_heard_nor_answered_again(
+    asked: Asked, scene: Any, forge: ModuleType
+) -> None:
+    bundle = scene.alice.publish_bundles(1).one_time[0]
+    knock = scene.bob.knock(scene.alice.did, bundle, Intent("out"))
+    [event] = scene.alice.receive(knock)
+    accepted = scene.alice.accept(event)
+    answer = scene.bob.accept(asked.event)
+    scene.rules.allows = False
+    spare = scene.alice.publish_bundles(1).one_time[0]
+    for call in (
+        lambda: scene.bob.knock(scene.alice.did, spare, Intent("out")),
+        lambda: scene.bob.receive(accepted),
+        lambda: scene.bob.receive(asked.knock),
+        lambda: scene.bob.close(scene.alice.did, session_id=answer.session_id),
+    ):
+        with forge.refused(scene.bob, PeerNotAllowed):
+            call()
+    scene.rules.allows = True
+    scene.bob.receive(accepted)
+    [repeated] = scene.bob.receive(asked.knock)
+    assert repeated.reply.envelope == answer.envelope
+    scene.bob.drop(scene.alice.did, answer.session_id)
+    with forge.refused(scene.bob, KnockReplayed):  # its sender would establish what is over here
+        scene.bob.receive(asked.knock)
+
+
+@pytest.mark.parametrize("by_clock", [False, True])
+def test_the_answer_of_a_session_that_has_ended_is_not_repeated(by_clock: bool, scene: Any, forge: ModuleType) -> None:
+    scene.rules.decides = Grant(Conditions(ttl_seconds=60))
+    knock = scene.alice.knock(scene.bob.did, scene.one_time()[0], Intent("short"))
+    [event] = scene.bob.receive(knock)
+    if by_clock:
+        scene.clock.advance(seconds=60 + 301)
+    else:
+        scene.alice.receive(event.reply)
+        scene.bob.receive(scene.alice.close(scene.bob.did))
+    with forge.refused(scene.bob, KnockReplayed):
+        scene.bob.receive(knock)
+
+
+def test_a_did_has_one_key(scene: Any, forge: ModuleType) -> None:
+    """Another key of one DID is a collision of hashes; here the state says that there is one."""
+    bundle, theirs = scene.one_time()[0], scene.alice.publish_bundles(1).one_time[0]
+    knock = scene.alice.knock(scene.bob.did, bundle, Intent("x"))
+    scene.bob._core.state.dids[scene.alice.did] = scene.mallory.key.raw
+    with forge.refused(scene.bob, IdentityConflict):
+        scene.bob.receive(knock)
+    with forge.refused(scene.bob, IdentityConflict):
+        scene.bob.knock(scene.alice.did, theirs, Intent("x"))
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,15 @@ KNOCK = ("tests/hostile/test_knock.py",)
 VERDICT = ("tests/hostile/test_verdict.py",)
 KNOCK_MEMORY = ("tests/hostile/test_knock_memory.py",)
 BUNDLES = ("tests/hostile/test_bundles.py",)
+SESSIONS = ("tests/hostile/test_sessions.py",)
+SENDING = ("tests/stateful/test_sending_model.py",)
+
+
+def broken_off(*tests: str) -> tuple[str, ...]:
+    return tuple(f"tests/hostile/test_broken_off.py::test_{test}" for test in tests)
+
+
+ONCE = broken_off("a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again")
 
 FAULTS = (
     Fault(
@@ -370,6 +379,118 @@ FAULTS = (
         "        for change in step.changes:\n            change.apply(self._core.state)\n"
         "        if self._journal is not None and (step.changes or step.records):\n",
         ("tests/unit/test_gate.py",),
+    ),
+    Fault(
+        "a step that was broken off is not finished by the next call",
+        "engine/seam.py",
+        "            self._settle(self.step)\n        if self.left:",
+        "            pass\n        if self.left:",
+        broken_off("events_are_given_whatever_was_called_in_between"),
+    ),
+    Fault(
+        "a step counts as taken whatever the journal says",
+        "engine/seam.py",
+        "            if not self._was_taken():\n",
+        "            if False:\n",
+        ONCE,
+    ),
+    Fault(
+        "a step that the journal has is done anew",
+        "engine/seam.py",
+        "            if not self._was_taken():\n",
+        "            if True:\n",
+        ONCE,
+    ),
+    Fault(
+        "what a broken-off call was to return is gone",
+        "engine/seam.py",
+        "            if again is not None:\n                return again.output\n",
+        "",
+        ONCE,
+    ),
+    Fault(
+        "a call that is broken off again while it waits keeps nothing",
+        "engine/guard.py",
+        "                    seam.left.append(step)  # one call, so that nothing comes before it\n",
+        "                    with lock:\n                        seam.left.append(step)\n",
+        broken_off("it_may_be_broken_off_again_while_it_waits_for_the_lock_to_keep_its_output"),
+    ),
+    Fault(
+        "what any call was to return is kept behind another",
+        "engine/seam.py",
+        "if _are_events(one[1])]",
+        "]",
+        broken_off("what_is_published_in_between_is_withdrawn_too"),
+    ),
+    Fault(
+        "the journal's word on a refused step counts for the next",
+        "engine/seam.py",
+        "        if step is self._telling:\n",
+        "        if self._journal is not None and step.call is not None:\n",
+        broken_off("what_the_journal_refuses_in_between_takes_no_events_with_it"),
+    ),
+    Fault(
+        "a policy is told twice that a bundle served",
+        "engine/seam.py",
+        "            step.afterwards = None  # a policy counts what it is told\n",
+        "",
+        broken_off("a_policy_is_told_once_that_a_bundle_served"),
+    ),
+    Fault(
+        "a change adds",
+        "session/established.py",
+        "        session.received = self.received\n",
+        "        session.received = session.received.with_index(session.received.last + 1, 9999)\n",
+        ONCE,
+    ),
+    Fault(
+        "a session that nobody confirmed is preferred",
+        "engine/core.py",
+        "    if held.confirmed is not best.confirmed:\n        return held.confirmed\n",
+        "",
+        SENDING,
+    ),
+    Fault(
+        "a session that nobody confirmed sends for ever",
+        "session/established.py",
+        "if self.begin_by_ms is not None and now_ms > self.begin_by_ms and not answer:",
+        "if False:",
+        ("tests/unit/test_session_edges.py",),
+    ),
+    Fault(
+        "a fresh KNOCK that was held back ends what came after it",
+        "engine/core.py",
+        "[one for one in established if _entered_ms(one) < knock_ms]",
+        "established",
+        SENDING,
+    ),
+    Fault(
+        "a fresh KNOCK ends only what its maker began",
+        "engine/core.py",
+        "[one for one in established if _entered_ms(one) < knock_ms]",
+        "[one for one in established if not one.facts.initiator and _entered_ms(one) < knock_ms]",
+        SENDING,
+    ),
+    Fault(
+        "lost ACCEPTs keep every further KNOCK out",
+        "engine/core.py",
+        "        return unheard[: max(0, surplus)]",
+        "        return []",
+        SESSIONS,
+    ),
+    Fault(
+        "more bundles than the limit",
+        "engine/upkeep.py",
+        " or (last_resort and _with_secrets(core) >= limits.bundles_max):",
+        ":",
+        BUNDLES,
+    ),
+    Fault(
+        "used bundles are remembered without a bound",
+        "engine/upkeep.py",
+        ", _REMEMBERED * most - len(core.state.bundles))",
+        ", most)",
+        BUNDLES,
     ),
     Fault(
         "a longer msgpack form passes",

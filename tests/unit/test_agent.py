@@ -230,7 +230,14 @@ def test_a_clock_that_shows_no_time_stops_every_call(shown: Any) -> None:
         assert caught.value.argument == "clock"
     pair.clock.now_ms = good
     assert pair.bob.export_state() == before
-    assert pair.bob.receive(envelope)
+    assert delivered(pair.bob, envelope) == b"x"
+
+
+def delivered(agent: Agent, envelope: Any) -> bytes:
+    """Return what the agent opens: one message, and nothing else happens."""
+    [event] = agent.receive(envelope)
+    assert isinstance(event, MessageReceived)
+    return event.plaintext
 
 
 # --- randomness ------------------------------------------------------------------------------------------------------
@@ -295,7 +302,7 @@ def test_a_source_that_breaks_later_sends_nothing(name: str) -> None:
     entropy.broken = False
     [event] = alice.receive(turn)
     assert isinstance(event, MessageReceived)
-    assert bob.receive(alice.send(bob.did, b"mended"))
+    assert delivered(bob, alice.send(bob.did, b"mended")) == b"mended"
 
 
 # --- the seam --------------------------------------------------------------------------------------------------------
@@ -469,8 +476,8 @@ def test_a_failing_journal_leaves_all_as_it_was_and_the_call_can_be_made_again(n
 def conversing(scene: Scene) -> None:
     """A new session works, whatever was before."""
     scene.establish()
-    assert scene.bob.receive(scene.alice.send(scene.bob.did, b"x"))
-    assert scene.alice.receive(scene.bob.send(scene.alice.did, b"x"))
+    assert delivered(scene.bob, scene.alice.send(scene.bob.did, b"x")) == b"x"
+    assert delivered(scene.alice, scene.bob.send(scene.alice.did, b"x")) == b"x"
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -564,7 +571,7 @@ def test_refusals_are_counted_and_recorded_in_the_next_minute() -> None:
         scene.bob.send(scene.alice.did, b"x")
     assert scene.bob.export_state() == before
     journal.failure = None
-    assert scene.alice.receive(scene.bob.send(scene.alice.did, b"x"))
+    assert delivered(scene.alice, scene.bob.send(scene.alice.did, b"x")) == b"x"
     [refused] = [record for record in journal.records if record.event is AuditEvent.MESSAGE_REFUSED]
     assert (refused.count, refused.reason, refused.sender) == (7, DecryptionFailed.code, scene.alice.did)
     scene.bob.poll()
@@ -616,7 +623,7 @@ def test_a_policy_cannot_call_back() -> None:
     pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
     assert len(policy.outcomes) >= 9
     assert set(policy.outcomes) == {ReentrantCall}
-    assert pair.alice.receive(pair.bob.send(pair.alice.did, b"x"))
+    assert delivered(pair.alice, pair.bob.send(pair.alice.did, b"x")) == b"x"
 
 
 def test_a_journal_cannot_call_back_but_may_look() -> None:
@@ -633,10 +640,10 @@ def test_a_journal_cannot_call_back_but_may_look() -> None:
             caught.append(type(error))
 
     scene.journals[1].during = during
-    assert scene.bob.receive(scene.alice.send(scene.bob.did, b"x"))
+    assert delivered(scene.bob, scene.alice.send(scene.bob.did, b"x")) == b"x"
     assert caught == [ReentrantCall]
     scene.journals[1].during = None
-    assert scene.alice.receive(scene.bob.send(scene.alice.did, b"x"))
+    assert delivered(scene.alice, scene.bob.send(scene.alice.did, b"x")) == b"x"
 
 
 def test_a_journal_that_lets_its_own_call_fail_fails_the_step() -> None:
@@ -649,7 +656,7 @@ def test_a_journal_that_lets_its_own_call_fail_fails_the_step() -> None:
         scene.bob.receive(envelope)
     assert scene.bob.export_state() == before
     scene.journals[1].during = None
-    assert scene.bob.receive(envelope)
+    assert delivered(scene.bob, envelope) == b"x"
 
 
 # --- policies --------------------------------------------------------------------------------------------------------
@@ -733,6 +740,16 @@ def test_a_low_stock_is_told_once_until_bundles_are_published() -> None:
     other = Agent.create(MESH, clock=clock)
     other.knock(agent.did, agent.publish_bundles(1, last_resort=False).one_time[0], Intent("x"))
     assert agent.poll() == ()
+
+
+def test_of_a_large_stock_the_limit_says_when_it_is_low() -> None:
+    agent = Agent.create(MESH, clock=ManualClock(), limits=Limits(one_time_bundles_low=3))
+    agent.publish_bundles(40, last_resort=False)
+    refs = [*agent._core.state.bundles]
+    agent.withdraw_bundles(refs[:37])  # three are left, and a fifth of forty is eight
+    assert agent.poll() == ()
+    agent.withdraw_bundles(refs[:38])
+    assert agent.poll() == (StockLow(unused=2),)
 
 
 def test_a_rotation_is_told_once_when_it_is_due() -> None:

@@ -548,3 +548,48 @@ def test_a_step_without_records_asks_nothing_of_the_sink(world: World) -> None:
     world.bob.agent.poll()
     world.bob.agent.sessions(world.alice.agent.did)
     refused(world.bob.agent, b"rubbish", Malformed)
+
+
+def test_a_minute_names_so_many_peers_and_counts_the_others_together() -> None:
+    clock = ManualClock()
+    clock.now_ms = clock.now_ms // MINUTE_MS * MINUTE_MS
+    bob = new_side("bob", clock, limits=Limits(refusal_records_per_minute=3))
+    alice = new_side("alice", clock)
+    World(alice, bob, clock).establish()
+    template = alice.agent.send(bob.agent.did, b"genuine").envelope
+    names = [did_of(number.to_bytes(32, "big")) for number in range(8)]
+    for name in names:
+        refused(bob.agent, with_header(template, sender=name), AgentMeshError)
+    clock.advance(ms=MINUTE_MS)
+    bob.agent.poll()
+    assert [(sender, count) for _, sender, _, _, count in refusals(bob)] == [
+        *((name, 1) for name in names[:3]),
+        ("", 5),
+    ]
+
+
+class Interrupted(BaseException):
+    """What a signal's handler raises."""
+
+
+class InterruptedSink(FragileSink):
+    """A sink that is broken off each time: behind what it keeps, or before."""
+
+    keeps = True
+
+    def append(self, entries: Sequence[bytes], /) -> None:
+        if self.keeps:
+            super().append(entries)
+        raise Interrupted
+
+
+def test_what_became_of_a_commit_is_not_read_off_an_equal_one() -> None:
+    sink = InterruptedSink()
+    journal = AuditJournal(AuditLog(sink))
+    record = Record(AuditEvent.STOCK_EXHAUSTED, at_ms=1, mesh=MESH, sender=did_of(bytes(32)))
+    for number, sink.keeps in enumerate((True, False, True, True, False)):
+        with pytest.raises(Interrupted):
+            journal.commit((), (record,))
+        assert journal.settled() is sink.keeps
+        assert journal.settled() is sink.keeps, "it is asked until its answer is used"
+        assert len(sink.kept) == len(journal.log) == (1, 1, 2, 3, 3)[number]
