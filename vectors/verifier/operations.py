@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from verifier import audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
 from verifier.agent import Agent
-from verifier.common import KNOCK, LIMITS, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
+from verifier.common import KNOCK, LIMITS, MESSAGE_MIN_BYTES, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
+from verifier.epochs import encapsulated_of
 from verifier.gate import Gate
 from verifier.handshake import (
     ALL_KEYS,
@@ -286,16 +287,20 @@ def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
     def take(step: Json, values: Trace) -> Json:
         nonlocal state
         if step["do"] == "seal":
-            state, message, _ = state.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
-            return {"message": message}
+            after, item = state, b""
+            if "now_ms" in step:
+                seed = unhex(step["kem_seed"]) if "kem_seed" in step else None
+                after, item = state.with_item(step["now_ms"], seed, limits)
+            state, message, _ = after.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
+            return {"message": message} | ({"item": item} if item else {})
         if step["do"] != "open":
             raise Unusable(f"unknown step {step['do']!r}")
         message = unhex(step["message"])
-        if len(message) < 128:
+        if len(message) < MESSAGE_MIN_BYTES - 16:
             refuse("wire.malformed")
         secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
         opened = state.open(message, context, step["now_ms"], secret, limits, values)
-        state = opened.finish()
+        state = opened.finish(unhex(step.get("item", "")), encapsulated_of(step))
         return {"plaintext": opened.content}
 
     results, code = run_steps(given["steps"], trace, take)
@@ -334,7 +339,7 @@ ONE_CALL: dict[str, Step] = {
     },
     "kdf.hash": kdf_hash,
     "kdf.root": lambda given, _: dict(
-        zip(("rk_next", "ck", "nhk"), kdf_root(unhex(given["rk"]), unhex(given["dh"])), strict=True)
+        zip(("rk_next", "ck", "nhk"), kdf_root(*(unhex(given[k]) for k in ("rk", "dh", "pq"))), strict=True)
     ),
     "kdf.chain": lambda given, _: dict(zip(("ck_next", "mk"), kdf_chain(unhex(given["ck"])), strict=True)),
     "aead.seal": aead_seal,

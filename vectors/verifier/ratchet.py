@@ -1,4 +1,4 @@
-"""The Double Ratchet, section 6."""
+"""The Double Ratchet, sections 6 and 6.3."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from verifier.common import COUNTER_MAX, KEPT_CHAINS, Json, Trace, Unusable, refuse, unhex
+from verifier.common import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS, Json, Trace, Unusable, refuse, unhex
 from verifier.encoding import u32
+from verifier.epochs import (
+    Answering,
+    Encapsulated,
+    Offering,
+    answering_in,
+    answering_out,
+    offering_in,
+    offering_out,
+    take_offer,
+)
 from verifier.primitives import agree, box_keys, kdf_chain, kdf_root, secretbox, secretbox_open, x25519_public
+
+
+HEADER_BYTES = 44
+SEALED_END = 24 + 16 + HEADER_BYTES  # nonce and sealed header
+BOX_AT = SEALED_END + 32
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Receiving:
     ck: bytes
     hk: bytes
     peer: bytes
+    epoch: int
     pn: int
     n: int
     before: int
@@ -55,9 +71,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Opened:
-    """What opening a message gives. Its `finish` gives the state that follows, once all other checks have passed."""
+    """What opening a message gives. `finish` gives the state that follows, once all other checks have passed: it is
+    given the message's item, empty for none, and what answers it if it is an offer."""
 
-    finish: Callable[[], Ratchet]
+    finish: Callable[[bytes, Encapsulated | None], Ratchet]
     content: bytes
     peer: bytes
     n: int
@@ -77,11 +94,14 @@ class Ratchet:
     nhkr: bytes
     past: tuple[Past, ...] = ()
     kept: tuple[Kept, ...] = ()
+    epoch: int = 0
+    offering: Offering | None = None
+    answering: Answering | None = None
 
     @classmethod
     def start_initiator(cls, root: bytes, hk_ab: bytes, hk_ba: bytes, secret: bytes) -> Ratchet:
         """A, knocking."""
-        return cls(root, secret, x25519_public(secret), None, None, hk_ab, hk_ba)
+        return cls(root, secret, x25519_public(secret), None, None, hk_ab, hk_ba, offering=Offering())
 
     @classmethod
     def start_responder(
@@ -89,7 +109,7 @@ class Ratchet:
     ) -> Ratchet:
         """B, accepting."""
         public, dh = x25519_public(secret), agree(secret, ek)
-        rk, cks, nhks = kdf_root(root, dh)
+        rk, cks, nhks = kdf_root(root, dh, b"")
         trace |= {"ratchet_public": public, "dh_sending": dh, "rk": rk, "cks": cks, "nhks": nhks}
         return cls(rk, secret, public, Sending(cks, hk_ba, 0, 0, 0), None, nhks, hk_ab)
 
@@ -100,11 +120,24 @@ class Ratchet:
             refuse("ratchet.exhausted")
         return self.sending.before + self.sending.n
 
+    def with_item(self, now: int, seed: bytes | None, limits: dict[str, int]) -> tuple[Ratchet, bytes]:
+        """Before data or a signal is sealed: the item that it carries, empty for none, and the state that keeps it."""
+        if self.sending is None or self.sending.n > 0:
+            return self, b""
+        if self.offering is None:
+            return self, self.answering.answer if self.answering else b""
+        offering = self.offering
+        if offering.is_due(self.epoch, now, limits):
+            if seed is None:
+                raise Unusable("the step offers a key, and has no kem_seed")
+            offering = replace(offering, seed=seed)
+        return replace(self, offering=offering), offering.item(self.epoch)
+
     def seal(self, plaintext: bytes, nonce: bytes, tail: bytes, trace: Trace) -> tuple[Ratchet, bytes, int]:
         """A message without its session id, and its position among those of the ratchet."""
         position, chain = self.next_position, self.sending
         assert chain is not None
-        header = self.public + u32(chain.pn) + u32(chain.n)
+        header = self.public + u32(self.epoch) + u32(chain.pn) + u32(chain.n)
         sealed_header = secretbox(header, nonce, chain.hk)
         ck_next, mk = kdf_chain(chain.ck)
         trace |= {"hk": chain.hk, "ratchet_header": header, "ck": chain.ck, "ck_next": ck_next, "mk": mk}
@@ -128,16 +161,18 @@ class Ratchet:
         self, message: bytes, tail: bytes, now: int, secret: bytes | None, limits: dict[str, int], trace: Trace
     ) -> Opened:
         """Open a message without its session id: the table of section 6, then kc, then the box."""
-        nonce, sealed_header, commitment, box = message[:24], message[24:80], message[80:112], message[112:]
+        nonce, sealed_header = message[:24], message[24:SEALED_END]
+        commitment, box = message[SEALED_END:BOX_AT], message[BOX_AT:]
         chain, header = self.open_header(nonce, sealed_header, trace)
-        peer, pn, n = header[:32], int.from_bytes(header[32:36], "big"), int.from_bytes(header[36:], "big")
+        peer, (epoch, pn, n) = header[:32], (int.from_bytes(header[at : at + 4], "big") for at in (32, 36, 40))
         turn = None
-        if isinstance(chain, Receiving) and (peer != chain.peer or pn != chain.pn or n == COUNTER_MAX):
-            refuse("message.contradiction")
+        if isinstance(chain, Receiving):
+            if (peer, epoch, pn) != (chain.peer, chain.epoch, chain.pn) or n == COUNTER_MAX:
+                refuse("message.contradiction")
         if isinstance(chain, Past) and n >= chain.length:
             refuse("message.contradiction")
         if chain is None:
-            turn, rest = self._begin_turn(peer, pn, n, now, limits, trace)
+            turn, rest = self._begin_turn(peer, epoch, pn, n, now, limits, trace)
             after, mk = turn._advance(turn.receiving, n, now, trace)
             after = replace(after, kept=self.kept + rest + after.kept)
             before = turn.receiving.before if turn.receiving else 0
@@ -159,18 +194,22 @@ class Ratchet:
             refuse("message.unopened")
         trace["box_content"] = content
 
-        def finish() -> Ratchet:
-            return (after if turn is None else after._finish_turn(secret, trace))._tidied(now, limits)
+        def finish(item: bytes, encapsulated: Encapsulated | None) -> Ratchet:
+            taken = after._take_item(item, encapsulated) if item else after
+            if turn is None:
+                return taken.without_old_keys(now, limits)
+            return taken._finish_turn(secret, now, trace).without_old_keys(now, limits)._without_old_chains()
 
         return Opened(finish, content, peer, n, before + n)
 
     def _begin_turn(
-        self, peer: bytes, pn: int, n: int, now: int, limits: dict[str, int], trace: Trace
+        self, peer: bytes, epoch: int, pn: int, n: int, now: int, limits: dict[str, int], trace: Trace
     ) -> tuple[Ratchet, tuple[Kept, ...]]:
         """Steps 1 and 2 of a turn, and the skipped keys of the old chain."""
         old = self.receiving
         expected = old.n if old else 0
-        if pn < expected or (old is None and pn > 0) or n == COUNTER_MAX:
+        mixes = self.answering is not None and epoch == self.epoch + 1
+        if pn < expected or (old is None and pn > 0) or n == COUNTER_MAX or not (mixes or epoch == self.epoch):
             refuse("message.contradiction")
         if pn - expected + n > limits["skipped_keys_per_step"]:
             refuse("message.gap")
@@ -183,21 +222,34 @@ class Ratchet:
                 ck, mk = kdf_chain(ck)
                 rest.append(Kept(old.hk, number, mk, now))
             past, before = (*past, Past(old.hk, pn, old.before)), old.before + pn
-        rk, ckr, nhkr = kdf_root(self.rk, dh)
+        mixed = self.answering.pq if self.answering and mixes else b""
+        rk, ckr, nhkr = kdf_root(self.rk, dh, mixed)
         trace |= {"dh_receiving": dh, "rk_between": rk, "ckr": ckr, "nhkr": nhkr}
-        chain = Receiving(ckr, self.nhkr, peer, pn, 0, before)
-        return replace(self, rk=rk, receiving=chain, nhkr=nhkr, past=past), tuple(rest)
+        trace |= {"mixed_receiving": mixed} if mixed else {}
+        chain = Receiving(ckr, self.nhkr, peer, epoch, pn, 0, before)
+        after = replace(self, rk=rk, receiving=chain, nhkr=nhkr, past=past, epoch=epoch)
+        return replace(after, answering=None if mixes else self.answering), tuple(rest)
 
-    def _finish_turn(self, secret: bytes | None, trace: Trace) -> Ratchet:
+    def _take_item(self, item: bytes, encapsulated: Encapsulated | None) -> Ratchet:
+        """The item of a message that was accepted."""
+        if self.offering is not None:
+            return replace(self, offering=self.offering.take(item, self.epoch))
+        return replace(self, answering=take_offer(self.answering, item, self.epoch, encapsulated))
+
+    def _finish_turn(self, secret: bytes | None, now: int, trace: Trace) -> Ratchet:
         """Steps 3 and 4 of a turn."""
         if secret is None or self.receiving is None:
             raise Unusable("the step takes a turn, and has no ratchet_secret")
         sent, before = (self.sending.n, self.sending.before) if self.sending else (0, 0)
         public, dh = x25519_public(secret), agree(secret, self.receiving.peer)
-        rk, cks, nhks = kdf_root(self.rk, dh)
+        mixed = (self.offering and self.offering.ready) or b""
+        rk, cks, nhks = kdf_root(self.rk, dh, mixed)
         trace |= {"ratchet_public": public, "dh_sending": dh, "rk": rk, "cks": cks, "nhks": nhks}
+        trace |= {"mixed_sending": mixed} if mixed else {}
         sending = Sending(cks, self.nhks, sent, 0, before + sent)
-        return replace(self, rk=rk, secret=secret, public=public, sending=sending, nhks=nhks)
+        after = replace(self, rk=rk, secret=secret, public=public, sending=sending, nhks=nhks)
+        offering = self.offering and self.offering.next_chain(self.sending is None, now)
+        return replace(after, epoch=self.epoch + bool(mixed), offering=offering)
 
     def _advance(self, chain: Receiving | None, n: int, now: int, trace: Trace) -> tuple[Ratchet, bytes]:
         """Step a chain up to n; the state's kept keys are then those that were skipped on the way."""
@@ -217,13 +269,19 @@ class Ratchet:
                 return key.mk
         return refuse("message.duplicate")
 
-    def _tidied(self, now: int, limits: dict[str, int]) -> Ratchet:
-        """Without the chains and the keys that are no longer kept."""
-        past = self.past[-KEPT_CHAINS:]
-        chains = {chain.hk for chain in past} | ({self.receiving.hk} if self.receiving else set())
+    def without_old_keys(self, now: int, limits: dict[str, int]) -> Ratchet:
+        """Without the keys whose time is over, and without the oldest where there are too many."""
         lifetime = limits["skipped_key_lifetime_seconds"] * 1000
-        kept = tuple(key for key in self.kept if key.hk in chains and now - key.at <= lifetime)
-        return replace(self, past=past, kept=kept[-limits["skipped_keys_per_session"] :])
+        kept = tuple(key for key in self.kept if now - key.at <= lifetime)
+        return replace(self, kept=kept[-limits["skipped_keys_per_session"] :])
+
+    def _without_old_chains(self) -> Ratchet:
+        """Behind a turn: the last past chains stay, and the newest of those before them of which a key is kept."""
+        late, last = self.past[:-KEPT_CHAINS], self.past[-KEPT_CHAINS:]
+        awaited = {key.hk for key in self.kept}
+        past = tuple(chain for chain in late if chain.hk in awaited)[-LATE_CHAINS:] + last
+        chains = {chain.hk for chain in past} | ({self.receiving.hk} if self.receiving else set())
+        return replace(self, past=past, kept=tuple(key for key in self.kept if key.hk in chains))
 
 
 def ratchet_out(state: Ratchet) -> Json:
@@ -239,6 +297,7 @@ def ratchet_out(state: Ratchet) -> Json:
             "ck": receiving.ck,
             "hk": receiving.hk,
             "ratchet_public": receiving.peer,
+            "epoch": receiving.epoch,
             "pn": receiving.pn,
             "n": receiving.n,
         },
@@ -246,6 +305,9 @@ def ratchet_out(state: Ratchet) -> Json:
         "nhkr": state.nhkr,
         "past": [{"hk": chain.hk, "length": chain.length} for chain in state.past],
         "skipped": [{"hk": key.hk, "n": key.n, "mk": key.mk, "kept_at_ms": key.at} for key in state.kept],
+        "epoch": state.epoch,
+        "offering": offering_out(state.offering),
+        "answering": answering_out(state.answering),
     }
 
 
@@ -262,6 +324,7 @@ def ratchet_in(given: Json) -> Ratchet:
             unhex(receiving["ck"]),
             unhex(receiving["hk"]),
             unhex(receiving["ratchet_public"]),
+            receiving["epoch"],
             receiving["pn"],
             receiving["n"],
             0,
@@ -270,4 +333,7 @@ def ratchet_in(given: Json) -> Ratchet:
         nhkr=unhex(given["nhkr"]),
         past=tuple(Past(unhex(chain["hk"]), chain["length"], 0) for chain in given["past"]),
         kept=tuple(Kept(unhex(key["hk"]), key["n"], unhex(key["mk"]), key["kept_at_ms"]) for key in given["skipped"]),
+        epoch=given["epoch"],
+        offering=offering_in(given["offering"]),
+        answering=answering_in(given["answering"]),
     )
