@@ -200,6 +200,7 @@ def reject_build(given: Json, trace: Trace) -> Json:
 
 
 Step = Callable[[Json, Trace], Json]
+SKIPPED_SHOWN = 16  # so many kept keys an output lists
 
 
 def run_steps(steps: list[Json], trace: Trace, take: Step) -> tuple[list[Json], str]:
@@ -255,7 +256,12 @@ def session_run(given: Json, trace: Trace) -> tuple[Json, str]:
     def take(step: Json, values: Trace) -> Json:
         nonlocal session
         trial = copy.copy(session)
-        result = trial.take(step, values)
+        try:
+            result = trial.take(step, values)
+        except Refused as refused:
+            if refused.code == "message.duplicate":
+                session.heard_again(step["now_ms"])
+            raise
         session = trial
         return result
 
@@ -263,10 +269,19 @@ def session_run(given: Json, trace: Trace) -> tuple[Json, str]:
     output: Json = {"steps": results}
     phase = session.phase(given["steps"][-1]["now_ms"])
     if session.status not in ("pending", "undecided"):
-        output |= {"data_sent": session.data_sent, "data_opened": session.data_opened}
-    if code == "ok" and session.ratchet is not None and phase in ("pending", "established"):
-        output["state"] = ratchet_out(session.ratchet)
+        output |= {"data_sent": session.data_sent, "data_opened": session.opened.count}
+    if session.status == phase == "established":
+        output |= {"missing": session.missing, "delivered": session.delivered.ranges}
+    if session.ratchet is not None and phase in ("pending", "established"):
+        output |= state_at_the_end(session.ratchet, code)
     return output, code
+
+
+def state_at_the_end(state: Ratchet, code: str) -> Json:
+    """What an output tells of a ratchet: a state of many kept keys by their number, another one in a valid file."""
+    if len(state.kept) > SKIPPED_SHOWN:
+        return {"skipped_count": len(state.kept)}
+    return {"state": ratchet_out(state)} if code == "ok" else {}
 
 
 def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
@@ -304,10 +319,7 @@ def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
         return {"plaintext": opened.content}
 
     results, code = run_steps(given["steps"], trace, take)
-    output: Json = {"steps": results}
-    if code == "ok":
-        output |= {"state": ratchet_out(state)} if len(state.kept) <= 16 else {"skipped_count": len(state.kept)}
-    return output, code
+    return {"steps": results} | state_at_the_end(state, code), code
 
 
 Side = GraphRun | LedgerRun | ContinuityRun | RevocationRun
