@@ -108,4 +108,3 @@ def signal_plaintext(item: bytes, ack: bytes) -> bytes:
 def close_plaintext(reason: str, sent: int, opened: int) -> bytes:
     """The plaintext of a close."""
     return bytes([CLOSE_TYPE]) + encode([reason, sent, opened])
-

@@ -75,9 +75,7 @@ class Answering:
     pq: bytes
 
 
-def take_offer(
-    kept: Answering | None, item: bytes, epoch: int, encapsulated: Encapsulated | None
-) -> Answering | None:
+def take_offer(kept: Answering | None, item: bytes, epoch: int, encapsulated: Encapsulated | None) -> Answering | None:
     """What B keeps after an offer: the answer to it, unless it is late or repeated."""
     number, ek = int.from_bytes(item[:4], "big"), item[4:]
     ref = hashlib.sha256(ek).digest()

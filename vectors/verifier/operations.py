@@ -267,12 +267,11 @@ def session_run(given: Json, trace: Trace) -> tuple[Json, str]:
 
     results, code = run_steps(given["steps"], trace, take)
     output: Json = {"steps": results}
-    phase = session.phase(given["steps"][-1]["now_ms"])
     if session.status not in ("pending", "undecided"):
         output |= {"data_sent": session.data_sent, "data_opened": session.opened.count}
-    if session.status == phase == "established":
+    if session.status == "established":
         output |= {"missing": session.missing, "delivered": session.delivered.ranges}
-    if session.ratchet is not None and phase in ("pending", "established"):
+    if session.ratchet is not None:
         output |= state_at_the_end(session.ratchet, code)
     return output, code
 
@@ -306,7 +305,7 @@ def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
             if "now_ms" in step:
                 seed = unhex(step["kem_seed"]) if "kem_seed" in step else None
                 after, item = state.with_item(step["now_ms"], seed, limits)
-            state, message, _ = after.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
+            state, message = after.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
             return {"message": message} | ({"item": item} if item else {})
         if step["do"] != "open":
             raise Unusable(f"unknown step {step['do']!r}")

@@ -20,7 +20,6 @@ from verifier.epochs import (
 )
 from verifier.primitives import agree, box_keys, kdf_chain, kdf_root, secretbox, secretbox_open, x25519_public
 
-
 HEADER_BYTES = 44
 SEALED_END = 24 + 16 + HEADER_BYTES  # nonce and sealed header
 BOX_AT = SEALED_END + 32
@@ -28,18 +27,17 @@ BOX_AT = SEALED_END + 32
 
 @dataclass(frozen=True)
 class Sending:
-    """A sending chain; `before` counts the messages of all earlier chains of the direction."""
+    """A sending chain; n is the number of its next message."""
 
     ck: bytes
     hk: bytes
     pn: int
     n: int
-    before: int
 
 
 @dataclass(frozen=True)
 class Receiving:
-    """A receiving chain; n is the number that is expected next."""
+    """A receiving chain; n is expected next, `before` counts the messages of all earlier chains of the direction."""
 
     ck: bytes
     hk: bytes
@@ -48,6 +46,11 @@ class Receiving:
     pn: int
     n: int
     before: int
+
+    @property
+    def header_start(self) -> bytes:
+        """What all ratchet headers of the chain have before n."""
+        return self.peer + u32(self.epoch) + u32(self.pn)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Opened:
-    """What opening a message gives. `finish` gives the state that follows, once all other checks have passed: it is
-    given the message's item, empty for none, and what answers it if it is an offer."""
+    """What opening a message gives. Its `finish` gives the state that follows, once all other checks have passed.
+
+    It takes the message's item, empty for none, and what the step draws to answer it.
+    """
 
     finish: Callable[[bytes, Encapsulated | None], Ratchet]
     content: bytes
@@ -111,14 +116,12 @@ class Ratchet:
         public, dh = x25519_public(secret), agree(secret, ek)
         rk, cks, nhks = kdf_root(root, dh, b"")
         trace |= {"ratchet_public": public, "dh_sending": dh, "rk": rk, "cks": cks, "nhks": nhks}
-        return cls(rk, secret, public, Sending(cks, hk_ba, 0, 0, 0), None, nhks, hk_ab)
+        return cls(rk, secret, public, Sending(cks, hk_ba, 0, 0), None, nhks, hk_ab)
 
     @property
-    def next_position(self) -> int:
-        """The number of messages of the direction before the next one to send."""
-        if self.sending is None or self.sending.n >= COUNTER_MAX:
-            refuse("ratchet.exhausted")
-        return self.sending.before + self.sending.n
+    def is_exhausted(self) -> bool:
+        """Whether there is no number for another message."""
+        return self.sending is None or self.sending.n >= COUNTER_MAX
 
     def with_item(self, now: int, seed: bytes | None, limits: dict[str, int]) -> tuple[Ratchet, bytes]:
         """Before data or a signal is sealed: the item that it carries, empty for none, and the state that keeps it."""
@@ -133,10 +136,11 @@ class Ratchet:
             offering = replace(offering, seed=seed)
         return replace(self, offering=offering), offering.item(self.epoch)
 
-    def seal(self, plaintext: bytes, nonce: bytes, tail: bytes, trace: Trace) -> tuple[Ratchet, bytes, int]:
-        """A message without its session id, and its position among those of the ratchet."""
-        position, chain = self.next_position, self.sending
-        assert chain is not None
+    def seal(self, plaintext: bytes, nonce: bytes, tail: bytes, trace: Trace) -> tuple[Ratchet, bytes]:
+        """A message without its session id."""
+        chain = self.sending
+        if chain is None or self.is_exhausted:
+            refuse("ratchet.exhausted")
         header = self.public + u32(self.epoch) + u32(chain.pn) + u32(chain.n)
         sealed_header = secretbox(header, nonce, chain.hk)
         ck_next, mk = kdf_chain(chain.ck)
@@ -144,7 +148,7 @@ class Ratchet:
         bk, kc = box_keys(mk, "am1-message", nonce + sealed_header + tail, trace)
         trace["box_content"] = plaintext
         after = replace(self, sending=replace(chain, ck=ck_next, n=chain.n + 1))
-        return after, nonce + sealed_header + kc + secretbox(plaintext, nonce, bk), position
+        return after, nonce + sealed_header + kc + secretbox(plaintext, nonce, bk)
 
     def open_header(self, nonce: bytes, sealed: bytes, trace: Trace) -> tuple[Receiving | Past | None, bytes]:
         """The chain whose header key opens the sealed header, None for the next one, and the header."""
@@ -166,9 +170,8 @@ class Ratchet:
         chain, header = self.open_header(nonce, sealed_header, trace)
         peer, (epoch, pn, n) = header[:32], (int.from_bytes(header[at : at + 4], "big") for at in (32, 36, 40))
         turn = None
-        if isinstance(chain, Receiving):
-            if (peer, epoch, pn) != (chain.peer, chain.epoch, chain.pn) or n == COUNTER_MAX:
-                refuse("message.contradiction")
+        if isinstance(chain, Receiving) and (header[:40] != chain.header_start or n == COUNTER_MAX):
+            refuse("message.contradiction")
         if isinstance(chain, Past) and n >= chain.length:
             refuse("message.contradiction")
         if chain is None:
@@ -240,13 +243,13 @@ class Ratchet:
         """Steps 3 and 4 of a turn."""
         if secret is None or self.receiving is None:
             raise Unusable("the step takes a turn, and has no ratchet_secret")
-        sent, before = (self.sending.n, self.sending.before) if self.sending else (0, 0)
+        sent = self.sending.n if self.sending else 0
         public, dh = x25519_public(secret), agree(secret, self.receiving.peer)
         mixed = (self.offering and self.offering.ready) or b""
         rk, cks, nhks = kdf_root(self.rk, dh, mixed)
         trace |= {"ratchet_public": public, "dh_sending": dh, "rk": rk, "cks": cks, "nhks": nhks}
         trace |= {"mixed_sending": mixed} if mixed else {}
-        sending = Sending(cks, self.nhks, sent, 0, before + sent)
+        sending = Sending(cks, self.nhks, sent, 0)
         after = replace(self, rk=rk, secret=secret, public=public, sending=sending, nhks=nhks)
         offering = self.offering and self.offering.next_chain(self.sending is None, now)
         return replace(after, epoch=self.epoch + bool(mixed), offering=offering)
@@ -318,7 +321,7 @@ def ratchet_in(given: Json) -> Ratchet:
         rk=unhex(given["rk"]),
         secret=unhex(given["ratchet_secret"]),
         public=unhex(given["ratchet_public"]),
-        sending=sending and Sending(unhex(sending["ck"]), unhex(sending["hk"]), sending["pn"], sending["n"], 0),
+        sending=sending and Sending(unhex(sending["ck"]), unhex(sending["hk"]), sending["pn"], sending["n"]),
         receiving=receiving
         and Receiving(
             unhex(receiving["ck"]),

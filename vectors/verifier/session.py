@@ -78,7 +78,7 @@ def make_accept(
     signature = own.sign("accept", signed_header(header, keys["th"] + receipt + ratchet.public + offer))
     plaintext = bytes([ACCEPT_TYPE]) + encode([offer, signature])
     tail = keys["session_id"] + keys["th"] + header
-    ratchet, message, _ = ratchet.seal(pad(plaintext), nonce, tail, trace)
+    ratchet, message = ratchet.seal(pad(plaintext), nonce, tail, trace)
     return ratchet, encode([header, keys["session_id"] + message])
 
 
@@ -105,9 +105,9 @@ class Session:
     conditions: list[Any] = field(default_factory=lambda: [None, None, None])
     accepted_at: int = 0
     data_sent: int = 0
-    opened: Ranges = Ranges()
-    delivered: Ranges = Ranges()
-    owed: Owed = Owed()
+    opened: Ranges = field(default_factory=Ranges)
+    delivered: Ranges = field(default_factory=Ranges)
+    owed: Owed = field(default_factory=Owed)
     acknowledge: bool = False
     told_ahead: bool = False
     latest_position: int = -1
@@ -298,7 +298,7 @@ class Session:
         header = encode_header(MESSAGE, self.mesh, self.own.did, did_of(self.peer), now)
         tail = self.keys["session_id"] + self.keys["th"] + header
         self.heard = self.heard or self.initiator
-        self.ratchet, message, _ = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
+        self.ratchet, message = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
         return encode([header, self.keys["session_id"] + message])
 
     def _past_end(self, time: int) -> bool:
@@ -319,7 +319,7 @@ class Session:
             refuse("session.not_open")
         assert self.ratchet is not None
         index = self.data_sent + 1
-        if index > COUNTER_MAX or self.ratchet.next_position < 0:
+        if index > COUNTER_MAX or self.ratchet.is_exhausted:
             refuse("ratchet.exhausted")
         self._check_conditions(step["action"] or self.keys["action"], index, "session.condition")
         item = self._item(step, now)
