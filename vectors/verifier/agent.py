@@ -82,8 +82,8 @@ class Agent(Gate):
         result = self._in_session(session, step, trace)
         if not session.initiator:  # a first message of A: the answer has come
             self.opened[session.keys["th"]].answer = None
-        del result["phase"]
-        return result | {"session_id": session.keys["session_id"]}
+        told = {name: value for name, value in result.items() if name not in ("phase", "delivered", "ahead")}
+        return told | {"session_id": session.keys["session_id"]}
 
     def _knock(self, step: Json, now: int) -> Json:
         """A makes a KNOCK, section 5."""

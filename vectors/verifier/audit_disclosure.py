@@ -5,14 +5,23 @@ from __future__ import annotations
 import hmac
 
 from verifier.audit_record import decode_entry
-from verifier.common import CLOSE_TYPE, DATA_TYPE, MESSAGE, Json, Refused, Trace, limits_of, refuse, unhex
-from verifier.encoding import is_uint, text_of, unpack
+from verifier.common import (
+    CLOSE_TYPE,
+    DATA_TYPE,
+    MESSAGE,
+    MESSAGE_MIN_BYTES,
+    Json,
+    Refused,
+    Trace,
+    limits_of,
+    refuse,
+    unhex,
+)
+from verifier.content import ANSWER, OFFER, read_action, read_close, read_data
 from verifier.primitives import box_keys, secretbox_open, unpad
 from verifier.structures import parse_envelope
 
 REFUSAL = "audit.disclosure"
-ACTION_MAX_BYTES = 128
-MESSAGE_MIN_BYTES = 144
 
 
 def _check(holds: bool) -> None:
@@ -36,8 +45,8 @@ def verify_disclosure(data: bytes, disclosure: bytes, record: Json, limits: dict
     _check(record["session_id"] == envelope.body[:16])
     _check(len(envelope.body) >= MESSAGE_MIN_BYTES)
     _check(len(disclosure) == 96)
-    session_id, nonce, sealed_header = envelope.body[:16], envelope.body[16:40], envelope.body[40:96]
-    commitment, box = envelope.body[96:128], envelope.body[128:]
+    session_id, nonce, sealed_header = envelope.body[:16], envelope.body[16:40], envelope.body[40:100]
+    commitment, box = envelope.body[100:132], envelope.body[132:]
     th, mk = disclosure[:64], disclosure[64:]
     bk, kc = box_keys(mk, "am1-message", nonce + sealed_header + session_id + th + envelope.header, trace)
     _check(hmac.compare_digest(kc, commitment))
@@ -46,10 +55,9 @@ def verify_disclosure(data: bytes, disclosure: bytes, record: Json, limits: dict
         refuse(REFUSAL)
     trace["box_content"] = padded
     try:
-        plaintext = unpad(padded)
+        return read_plaintext(unpad(padded))
     except Refused:
         refuse(REFUSAL)
-    return read_plaintext(plaintext)
 
 
 def read_plaintext(plaintext: bytes) -> Json:
@@ -57,16 +65,13 @@ def read_plaintext(plaintext: bytes) -> Json:
     _check(len(plaintext) > 0)
     kind, content = plaintext[0], plaintext[1:]
     if kind == CLOSE_TYPE:
-        unpack(content, text_of(0, 128), is_uint, is_uint, code=REFUSAL)
+        read_close(content)
         return {"type": "close", "action": None, "content": content}
-    _check(kind == DATA_TYPE and len(content) > 0)
-    size = content[0]
-    _check(size <= ACTION_MAX_BYTES and len(content) >= 1 + size)
-    try:
-        action = content[1 : 1 + size].decode()
-    except UnicodeDecodeError:
-        refuse(REFUSAL)
-    return {"type": "data", "action": action or None, "content": content[1 + size :]}
+    _check(kind == DATA_TYPE)
+    parts = read_data(content, OFFER | ANSWER)
+    _check(parts.index >= 1)
+    action, data = read_action(parts.rest)
+    return {"type": "data", "action": action or None, "content": data}
 
 
 def disclosure_verify(given: Json, trace: Trace) -> Json:

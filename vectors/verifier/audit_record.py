@@ -23,6 +23,7 @@ EVENTS = frozenset(
         "knock.rejected",
         "message.sealed",
         "message.opened",
+        "message.signal",
         "message.refused",
         "session.closed",
         "stock.exhausted",

@@ -13,14 +13,18 @@ KNOCK_LIFETIME_MAX_MS = 1_209_600_000
 PENDING_GRACE_MS = 86_400_000
 LATE_WINDOW_MS = 600_000
 KEPT_CHAINS = 5
+LATE_CHAINS = 64
 OPEN_SESSIONS_PER_PEER = 5
 UINT_MAX = 2**53 - 1
 COUNTER_MAX = 2**32 - 1
+ACTION_MAX_BYTES = 128
+ACK_RANGES_MAX = 16
+MESSAGE_MIN_BYTES = 148
 BUNDLE_MAX_BYTES = 1500
 HEADER_MAX_BYTES = 338
 REJECT_MAX_BYTES = 256
 KNOCK, ACCEPT, REJECT, MESSAGE = 1, 2, 3, 4
-DATA_TYPE, ACCEPT_TYPE, CLOSE_TYPE = 0, 1, 2
+DATA_TYPE, ACCEPT_TYPE, CLOSE_TYPE, SIGNAL_TYPE = 0, 1, 2, 3
 
 # Section 11: those of the limits that a vector can depend on.
 LIMITS = {
@@ -31,6 +35,10 @@ LIMITS = {
     "skipped_keys_per_step": 1000,
     "skipped_keys_per_session": 2000,
     "skipped_key_lifetime_seconds": 2_592_000,
+    "epoch_turns": 16,
+    "epoch_seconds": 600,
+    "ack_after_messages": 16,
+    "ack_delay_ms": 250,
     "signature_checks_per_second": 2000,
     "knocks_per_identity": 20,
     "knock_refill_seconds": 1,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from verifier.common import UINT_MAX, Refused, Unusable, refuse
+from verifier.common import COUNTER_MAX, UINT_MAX, Refused, Unusable, refuse
 
 Form = Callable[[Any], bool]
 
@@ -119,6 +119,11 @@ def unpack(data: bytes, *forms: Form, code: str = "wire.malformed") -> list[Any]
 def is_uint(value: Any) -> bool:
     """An unsigned integer; the decoder has seen to its size."""
     return type(value) is int
+
+
+def is_counter(value: Any) -> bool:
+    """An unsigned integer below 2^32."""
+    return is_uint(value) and value <= COUNTER_MAX
 
 
 def is_bin(value: Any) -> bool:

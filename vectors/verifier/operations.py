@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from verifier import audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
 from verifier.agent import Agent
-from verifier.common import KNOCK, LIMITS, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
+from verifier.common import KNOCK, LIMITS, MESSAGE_MIN_BYTES, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
+from verifier.epochs import encapsulated_of
 from verifier.gate import Gate
 from verifier.handshake import (
     ALL_KEYS,
@@ -199,6 +200,7 @@ def reject_build(given: Json, trace: Trace) -> Json:
 
 
 Step = Callable[[Json, Trace], Json]
+SKIPPED_SHOWN = 16  # so many kept keys an output lists
 
 
 def run_steps(steps: list[Json], trace: Trace, take: Step) -> tuple[list[Json], str]:
@@ -254,18 +256,31 @@ def session_run(given: Json, trace: Trace) -> tuple[Json, str]:
     def take(step: Json, values: Trace) -> Json:
         nonlocal session
         trial = copy.copy(session)
-        result = trial.take(step, values)
+        try:
+            result = trial.take(step, values)
+        except Refused as refused:
+            if refused.code == "message.duplicate":
+                session.heard_again(step["now_ms"])
+            raise
         session = trial
         return result
 
     results, code = run_steps(given["steps"], trace, take)
     output: Json = {"steps": results}
-    phase = session.phase(given["steps"][-1]["now_ms"])
     if session.status not in ("pending", "undecided"):
-        output |= {"data_sent": session.data_sent, "data_opened": session.data_opened}
-    if code == "ok" and session.ratchet is not None and phase in ("pending", "established"):
-        output["state"] = ratchet_out(session.ratchet)
+        output |= {"data_sent": session.data_sent, "data_opened": session.opened.count}
+    if session.status == "established":
+        output |= {"missing": session.missing, "delivered": session.delivered.ranges}
+    if session.ratchet is not None:
+        output |= state_at_the_end(session.ratchet, code)
     return output, code
+
+
+def state_at_the_end(state: Ratchet, code: str) -> Json:
+    """What an output tells of a ratchet: a state of many kept keys by their number, another one in a valid file."""
+    if len(state.kept) > SKIPPED_SHOWN:
+        return {"skipped_count": len(state.kept)}
+    return {"state": ratchet_out(state)} if code == "ok" else {}
 
 
 def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
@@ -286,23 +301,24 @@ def ratchet_run(given: Json, trace: Trace) -> tuple[Json, str]:
     def take(step: Json, values: Trace) -> Json:
         nonlocal state
         if step["do"] == "seal":
-            state, message, _ = state.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
-            return {"message": message}
+            after, item = state, b""
+            if "now_ms" in step:
+                seed = unhex(step["kem_seed"]) if "kem_seed" in step else None
+                after, item = state.with_item(step["now_ms"], seed, limits)
+            state, message = after.seal(unhex(step["plaintext"]), unhex(step["nonce"]), context, values)
+            return {"message": message} | ({"item": item} if item else {})
         if step["do"] != "open":
             raise Unusable(f"unknown step {step['do']!r}")
         message = unhex(step["message"])
-        if len(message) < 128:
+        if len(message) < MESSAGE_MIN_BYTES - 16:
             refuse("wire.malformed")
         secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
         opened = state.open(message, context, step["now_ms"], secret, limits, values)
-        state = opened.finish()
+        state = opened.finish(unhex(step.get("item", "")), encapsulated_of(step))
         return {"plaintext": opened.content}
 
     results, code = run_steps(given["steps"], trace, take)
-    output: Json = {"steps": results}
-    if code == "ok":
-        output |= {"state": ratchet_out(state)} if len(state.kept) <= 16 else {"skipped_count": len(state.kept)}
-    return output, code
+    return {"steps": results} | state_at_the_end(state, code), code
 
 
 Side = GraphRun | LedgerRun | ContinuityRun | RevocationRun
@@ -334,7 +350,7 @@ ONE_CALL: dict[str, Step] = {
     },
     "kdf.hash": kdf_hash,
     "kdf.root": lambda given, _: dict(
-        zip(("rk_next", "ck", "nhk"), kdf_root(unhex(given["rk"]), unhex(given["dh"])), strict=True)
+        zip(("rk_next", "ck", "nhk"), kdf_root(*(unhex(given[k]) for k in ("rk", "dh", "pq"))), strict=True)
     ),
     "kdf.chain": lambda given, _: dict(zip(("ck_next", "mk"), kdf_chain(unhex(given["ck"])), strict=True)),
     "aead.seal": aead_seal,

@@ -166,12 +166,12 @@ def personalisation(label: str) -> bytes:
     return label.encode("ascii").ljust(16, b"\x00")
 
 
-def kdf_root(rk: bytes, dh: bytes) -> tuple[bytes, bytes, bytes]:
+def kdf_root(rk: bytes, dh: bytes, pq: bytes) -> tuple[bytes, bytes, bytes]:
     """Section 6: the next root key, a chain key and a next header key."""
     return (
-        kdf(rk, "am1-ratchet-root", dh, 32),
-        kdf(rk, "am1-ratchet-ck", dh, 32),
-        kdf(rk, "am1-ratchet-hk", dh, 32),
+        kdf(rk, "am1-ratchet-root", dh + pq, 32),
+        kdf(rk, "am1-ratchet-ck", dh + pq, 32),
+        kdf(rk, "am1-ratchet-hk", dh + pq, 32),
     )
 
 

@@ -1,4 +1,4 @@
-"""One side of a session: sections 5.2, 6.1, 6.2 and 7."""
+"""One side of a session: sections 5.2, 6.1, 6.2, 6.4 and 7."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from verifier.acks import Owed, Range, Ranges
 from verifier.common import (
     ACCEPT,
     ACCEPT_TYPE,
     CLOSE_TYPE,
+    COUNTER_MAX,
     DATA_TYPE,
     KNOCK,
     LATE_WINDOW_MS,
     MESSAGE,
+    MESSAGE_MIN_BYTES,
     PENDING_GRACE_MS,
     REJECT,
+    SIGNAL_TYPE,
     TOLERANCE_MS,
     Json,
     Trace,
@@ -26,7 +30,21 @@ from verifier.common import (
     refuse,
     unhex,
 )
-from verifier.encoding import array_of, encode, is_action, is_bin, is_uint, or_nil, text_of, unpack
+from verifier.content import (
+    ANSWER,
+    OFFER,
+    Parts,
+    check_offer,
+    close_plaintext,
+    data_plaintext,
+    read_action,
+    read_close,
+    read_data,
+    read_signal,
+    signal_plaintext,
+)
+from verifier.encoding import array_of, encode, is_action, is_bin, is_uint, or_nil, unpack
+from verifier.epochs import encapsulated_of
 from verifier.handshake import (
     build_reject,
     check_knock_time,
@@ -37,7 +55,7 @@ from verifier.handshake import (
     signed_header,
 )
 from verifier.primitives import pad, unpad, verify
-from verifier.ratchet import Opened, Ratchet
+from verifier.ratchet import SEALED_END, Opened, Ratchet
 from verifier.structures import Envelope, Identity, did_of, encode_header, split_session_id, take_envelope
 
 
@@ -60,7 +78,7 @@ def make_accept(
     signature = own.sign("accept", signed_header(header, keys["th"] + receipt + ratchet.public + offer))
     plaintext = bytes([ACCEPT_TYPE]) + encode([offer, signature])
     tail = keys["session_id"] + keys["th"] + header
-    ratchet, message, _ = ratchet.seal(pad(plaintext), nonce, tail, trace)
+    ratchet, message = ratchet.seal(pad(plaintext), nonce, tail, trace)
     return ratchet, encode([header, keys["session_id"] + message])
 
 
@@ -87,7 +105,11 @@ class Session:
     conditions: list[Any] = field(default_factory=lambda: [None, None, None])
     accepted_at: int = 0
     data_sent: int = 0
-    data_opened: int = 0
+    opened: Ranges = field(default_factory=Ranges)
+    delivered: Ranges = field(default_factory=Ranges)
+    owed: Owed = field(default_factory=Owed)
+    acknowledge: bool = False
+    told_ahead: bool = False
     latest_position: int = -1
     closed_at: int | None = None
     peer_close: PeerClose | None = None
@@ -102,10 +124,14 @@ class Session:
         keys = {name: unhex(v) if name in hexes else v for name, v in given["session"].items()}
         own, peer = Identity(unhex(given["identity_seed"])), unhex(given["peer"])
         if given["role"] == "responder":
-            return cls(own, peer, given["mesh"], limits_of(given), keys, "undecided")
+            session = cls(own, peer, given["mesh"], limits_of(given), keys, "undecided")
+            session.acknowledge = given.get("acknowledge", False)
+            return session
         ratchet = Ratchet.start_initiator(keys["root"], keys["hk_ab"], keys["hk_ba"], keys["ephemeral_secret"])
-        early = int(keys["early_payload"])
-        return cls(own, peer, given["mesh"], limits_of(given), keys, "pending", ratchet, data_sent=early)
+        session = cls(own, peer, given["mesh"], limits_of(given), keys, "pending", ratchet)
+        session.data_sent = int(keys["early_payload"])
+        session.acknowledge = given.get("acknowledge", False)
+        return session
 
     @functools.cached_property
     def initiator(self) -> bool:
@@ -146,7 +172,18 @@ class Session:
     @property
     def complete(self) -> bool:
         """Whether the peer closed, and nothing that it announced is missing."""
-        return self.peer_close is not None and self.data_opened >= self.peer_close.data_sent
+        return self.peer_close is not None and not self.opened.gaps(1, self.peer_close.data_sent)
+
+    @property
+    def missing(self) -> list[Range]:
+        """Which indices of the peer are known to be missing, section 6.2."""
+        announced = self.peer_close.data_sent if self.peer_close else 0
+        return self.opened.gaps(1, max(self.opened.highest, announced))
+
+    @property
+    def ranges_max(self) -> int:
+        """How many ranges are kept."""
+        return self.limits["skipped_keys_per_session"] + 1
 
     def phase(self, now: int) -> str:
         """The phase of section 7."""
@@ -190,7 +227,7 @@ class Session:
             "reject": self._reject,
             "send": self._send,
             "close": self._close,
-            "poll": lambda *_: {},
+            "poll": self._poll,
         }
         if step["do"] not in steps:
             raise Unusable(f"unknown step {step['do']!r}")
@@ -215,7 +252,8 @@ class Session:
             trace,
         )
         self.status, self.accepted_at, self.conditions = "established", now, conditions_of(step["conditions"])
-        self.data_opened = int(keys["early_payload"])
+        if keys["early_payload"]:
+            self.opened = self.opened.with_all([(1, 1)], self.ranges_max)
         return {"envelope": envelope}
 
     def _reject(self, step: Json, now: int, trace: Trace) -> Json:
@@ -226,15 +264,42 @@ class Session:
         recipient = did_of(self.peer)
         return {"envelope": build_reject(self.own, self.mesh, recipient, now, receipt, step["reason"], retry, trace)}
 
-    def _seal(self, plaintext: bytes, now: int, step: Json, trace: Trace) -> tuple[bytes, int]:
-        """An envelope of kind 4, and its position."""
+    def _poll(self, step: Json, now: int, trace: Trace) -> Json:
+        """Time passes; a side that acknowledges makes the signal that is due."""
+        if self.ratchet is not None:
+            self.ratchet = self.ratchet.without_old_keys(now, self.limits)
+        if not self.acknowledge:
+            return {}
+        if not self.sends(now) or not self.opened.ranges or not self.owed.is_due(now, self.limits):
+            return {"envelope": None}
+        item, ack = self._item(step, now), self._ack()
+        return {"envelope": self._seal(signal_plaintext(item, ack), now, step, trace)}
+
+    def heard_again(self, now: int) -> None:
+        """A message came that was opened before."""
+        self.owed = self.owed.duplicate(now)
+
+    def _item(self, step: Json, now: int) -> bytes:
+        """The item that the next data message or signal carries."""
+        assert self.ratchet is not None
+        seed = unhex(step["kem_seed"]) if "kem_seed" in step else None
+        self.ratchet, item = self.ratchet.with_item(now, seed, self.limits)
+        return item
+
+    def _ack(self) -> bytes:
+        """The ack of all that was opened; nothing is owed then."""
+        self.owed = self.owed.paid()
+        return self.opened.ack()
+
+    def _seal(self, plaintext: bytes, now: int, step: Json, trace: Trace) -> bytes:
+        """An envelope of kind 4."""
         if self.ratchet is None or "nonce" not in step:
             raise Unusable("the step seals a message, and has no nonce")
         header = encode_header(MESSAGE, self.mesh, self.own.did, did_of(self.peer), now)
         tail = self.keys["session_id"] + self.keys["th"] + header
         self.heard = self.heard or self.initiator
-        self.ratchet, message, position = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
-        return encode([header, self.keys["session_id"] + message]), position + self.offset(self.initiator)
+        self.ratchet, message = self.ratchet.seal(pad(plaintext), unhex(step["nonce"]), tail, trace)
+        return encode([header, self.keys["session_id"] + message])
 
     def _past_end(self, time: int) -> bool:
         """Whether a time is past the time to live."""
@@ -244,22 +309,24 @@ class Session:
         """Whether no message of A is known of, and a time is past that until which there should be one."""
         return not self.heard and time > self.keys["expires_ms"] + PENDING_GRACE_MS
 
-    def _check_conditions(self, action: str, position: int, code: str) -> None:
+    def _check_conditions(self, action: str, index: int, code: str) -> None:
         most, _, actions = self.conditions
-        if (most is not None and position > most) or (actions is not None and action not in actions):
+        if (most is not None and index > most) or (actions is not None and action not in actions):
             refuse(code)
 
     def _send(self, step: Json, now: int, trace: Trace) -> Json:
         if not self.sends(now):
             refuse("session.not_open")
         assert self.ratchet is not None
-        position = self.ratchet.next_position + self.offset(self.initiator)
-        self._check_conditions(step["action"] or self.keys["action"], position, "session.condition")
-        named = (step["action"] or "").encode()
-        plaintext = bytes([DATA_TYPE, len(named)]) + named + unhex(step["plaintext"])
-        envelope, position = self._seal(plaintext, now, step, trace)
-        self.data_sent += 1
-        return {"envelope": envelope, "number": position}
+        index = self.data_sent + 1
+        if index > COUNTER_MAX or self.ratchet.is_exhausted:
+            refuse("ratchet.exhausted")
+        self._check_conditions(step["action"] or self.keys["action"], index, "session.condition")
+        item = self._item(step, now)
+        ack = self._ack() if self.acknowledge and self.owed.is_owed else b""
+        plaintext = data_plaintext(index, item, ack, step["action"] or "", unhex(step["plaintext"]))
+        self.data_sent = index
+        return {"envelope": self._seal(plaintext, now, step, trace), "number": index}
 
     def _close(self, step: Json, now: int, trace: Trace) -> Json:
         if self.status != "established" or self.closed_at is not None or self._past_end(now):
@@ -267,9 +334,8 @@ class Session:
         return {"envelope": self._make_close(step["reason"], now, step, trace)}
 
     def _make_close(self, reason: str, now: int, step: Json, trace: Trace) -> bytes:
-        plaintext = bytes([CLOSE_TYPE]) + encode([reason, self.data_sent, self.data_opened])
         self.closed_at = now
-        return self._seal(plaintext, now, step, trace)[0]
+        return self._seal(close_plaintext(reason, self.data_sent, self.opened.count), now, step, trace)
 
     def _receive(self, step: Json, now: int, trace: Trace) -> Json:
         envelope = take_envelope(unhex(step["envelope"]), self.limits, self.own, self.mesh)
@@ -298,10 +364,10 @@ class Session:
             refuse("envelope.sender")
         if self.status not in ("pending", "established") or self.ratchet is None:
             refuse("message.closed_session")
-        if len(envelope.body) < 144:
+        if len(envelope.body) < MESSAGE_MIN_BYTES:
             refuse("wire.malformed")
         if self.status == "pending" and envelope.kind == MESSAGE:
-            self.ratchet.open_header(message[:24], message[24:80], trace)
+            self.ratchet.open_header(message[:24], message[24:SEALED_END], trace)
             refuse("message.not_yet")
         tail = session_id + self.keys["th"] + envelope.header
         secret = unhex(step["ratchet_secret"]) if "ratchet_secret" in step else None
@@ -311,18 +377,23 @@ class Session:
         if (envelope.kind == ACCEPT) != (kind == ACCEPT_TYPE):
             refuse("message.refused")
         position = opened.position + self.offset(not self.initiator)
+        parts: Parts | None = None
         if kind == ACCEPT_TYPE:
             result = self._take_accept(envelope, opened, content, now)
         else:
             if self.peer_close is not None and position > self.peer_close.position:
                 refuse("message.after_close")
             if kind == DATA_TYPE:
-                result = self._take_data(envelope, content, position)
+                parts, result = self._take_data(envelope, content, position, now)
+            elif kind == SIGNAL_TYPE:
+                parts, result = self._take_signal(envelope, content)
             elif kind == CLOSE_TYPE:
                 result = self._take_close(envelope, content, position, now)
             else:
                 refuse("message.refused")
-        self.ratchet = opened.finish()
+        self.ratchet = opened.finish(parts.item if parts else b"", encapsulated_of(step))
+        if parts is not None:
+            result |= self._take_ack(parts.ack)
         self.heard = self.heard or not self.initiator
         self.latest_position = max(self.latest_position, position)
         if kind == CLOSE_TYPE:
@@ -331,6 +402,20 @@ class Session:
                 trace["answer"] = {}
                 result["envelope"] = self._make_close("", now, step, trace["answer"])
         return result
+
+    @property
+    def _peer_items(self) -> int:
+        """The bit of the item that the peer may send."""
+        return ANSWER if self.initiator else OFFER
+
+    def _take_ack(self, ack: tuple[Range, ...]) -> Json:
+        """Which messages it acknowledges for the first time, and whether it names what was never sent."""
+        if ack and ack[-1][1] > self.data_sent:
+            ahead, self.told_ahead = not self.told_ahead, True
+            return {"delivered": [], "ahead": ahead}
+        news = [gap for first, last in ack for gap in self.delivered.gaps(first, last)]
+        self.delivered = self.delivered.with_all(news, self.ranges_max)
+        return {"delivered": news, "ahead": False}
 
     def _check_time(self, envelope: Envelope) -> None:
         if self._past_end(envelope.time):
@@ -347,29 +432,36 @@ class Session:
         self.status, self.accepted_at = "established", envelope.time
         if self._past_end(now - TOLERANCE_MS):
             refuse("message.condition")
+        if self.keys["early_payload"]:
+            self.delivered = self.delivered.with_all([(1, 1)], self.ranges_max)
         return {"event": "established", "conditions": conditions_out(self.conditions)}
 
-    def _take_data(self, envelope: Envelope, content: bytes, position: int) -> Json:
-        size = content[0] if content else refuse("message.refused")
-        if size > 128 or len(content) < 1 + size:
-            refuse("message.refused")
-        try:
-            action = content[1 : 1 + size].decode() or self.keys["action"]
-        except UnicodeDecodeError:
-            refuse("message.refused")
-        data = content[1 + size :]
+    def _take_data(self, envelope: Envelope, content: bytes, position: int, now: int) -> tuple[Parts, Json]:
+        parts = read_data(content, self._peer_items)
+        check_offer(parts.item)
+        index = parts.index
+        if not 1 <= index <= position or index in self.opened:
+            refuse("message.contradiction")
+        named, data = read_action(parts.rest)
+        action = named or self.keys["action"]
         if len(data) > self.limits["plaintext_max_bytes"]:
             refuse("wire.too_large")
-        self._check_conditions(action, position, "message.condition")
+        self._check_conditions(action, index, "message.condition")
         self._check_time(envelope)
-        self.data_opened += 1
-        return {"event": "message", "plaintext": data, "action": action, "number": position}
+        self.opened = self.opened.with_all([(index, index)], self.ranges_max)
+        self.owed = self.owed.one_more(now)
+        return parts, {"event": "message", "plaintext": data, "action": action, "number": index}
+
+    def _take_signal(self, envelope: Envelope, content: bytes) -> tuple[Parts, Json]:
+        parts = read_signal(content, self._peer_items)
+        check_offer(parts.item)
+        self._check_time(envelope)
+        return parts, {"event": "signal"}
 
     def _take_close(self, envelope: Envelope, content: bytes, position: int, now: int) -> Json:
-        reason, sent, opened = unpack(content, text_of(0, 128), is_uint, is_uint, code="message.refused")
+        reason, sent, opened = read_close(content)
         if position < self.latest_position:
             refuse("message.refused")
         self._check_time(envelope)
         self.peer_close = PeerClose(position, sent, now)
-        missing = max(0, sent - self.data_opened)
-        return {"event": "closed", "reason": reason, "missing": missing, "peer_opened": opened}
+        return {"event": "closed", "reason": reason, "missing": self.opened.gaps(1, sent), "peer_opened": opened}
