@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from verifier.common import ACK_RANGES_MAX
@@ -39,12 +39,10 @@ class Ranges:
             at = max(at, high + 1)
         return [*gaps, (at, last)] if at <= last else gaps
 
-    def with_all(self, new: Iterable[Range], most: int) -> Ranges:
+    def with_all(self, new: Sequence[Range], most: int) -> Ranges:
         """With some ranges that are not in it. Where it then has more than may be kept, the lowest are forgotten."""
         merged: list[Range] = []
-        count = self.count
-        for first, last in new:
-            count += last - first + 1
+        count = self.count + sum(last - first + 1 for first, last in new)
         for first, last in sorted([*self.ranges, *new]):
             if merged and first <= merged[-1][1] + 1:
                 merged[-1] = (merged[-1][0], max(last, merged[-1][1]))

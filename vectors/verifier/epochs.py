@@ -11,7 +11,8 @@ from verifier.encoding import u32
 from verifier.primitives import decapsulate, kdf, kem_public
 
 OFFER_BYTES = 4 + 1184
-ANSWER_BYTES = 4 + 1088 + 32
+TAG_AT = 4 + 1088
+ANSWER_BYTES = TAG_AT + 32
 
 Encapsulated = tuple[bytes, bytes]  # a ciphertext and its shared secret
 
@@ -51,7 +52,7 @@ class Offering:
 
     def take(self, item: bytes, epoch: int) -> Offering:
         """An answer: it is for this offer, or it is left aside."""
-        number, ct, tag = int.from_bytes(item[:4], "big"), item[4:1092], item[1092:]
+        number, ct, tag = int.from_bytes(item[:4], "big"), item[4:TAG_AT], item[TAG_AT:]
         if self.seed is None or number != epoch + 1:
             return self
         pq, wanted = secret_and_tag(decapsulate(self.seed, ct), number, kem_public(self.seed), ct)
