@@ -23,8 +23,8 @@ from agentmesh.testing import Faults, MeshSimulator
 
 DEPTH = int(os.environ.get("AGENTMESH_DEPTH") or "1")
 SCHEDULES_AT_LEAST = 1000 * DEPTH
-SCHEDULES_A_CHUNK = 40
-CHUNKS = 25 * DEPTH
+SCHEDULES_A_CHUNK = 64
+CHUNKS = 16 * DEPTH
 ACTIONS = 20
 EARLY = b"early "
 
