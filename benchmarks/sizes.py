@@ -9,8 +9,8 @@ ENTRY_BYTES = 330  # an audit entry of a message
 
 
 def padded_bytes(size: int) -> int:
-    """Return how long a message's plaintext is once type, action and padding are with it (Padmé, at least 64)."""
-    length = size + 3
+    """Return how long a message's plaintext is once type, parts, index, action and padding are with it (Padmé, at least 64)."""
+    length = size + 8
     exponent = length.bit_length() - 1
     step = 1 << (exponent - exponent.bit_length())
     return max(64, -(-length // step) * step)
@@ -18,4 +18,4 @@ def padded_bytes(size: int) -> int:
 
 def wire_bytes(size: int) -> int:
     """Return about how long the envelope of a message is."""
-    return padded_bytes(size) + 261
+    return padded_bytes(size) + 265
