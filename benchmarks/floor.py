@@ -7,8 +7,8 @@ them, as often as version 1 of the protocol needs them and no more. What each wo
                      header (44 bytes) and of the padded plaintext
     open             the same two BLAKE2b; secretbox opened of both; the commitment compared
     with audit       SHA-256 of the envelope (its receipt), of the entry (its leaf) and of one node, on each side
-    a turn           seal and open; one opening that fails; 2 X25519, 1 key pair, 6 BLAKE2b; not what an epoch costs, which
-                     is the sender's own setting
+    a turn           seal and open; one opening that fails; 2 X25519, 1 key pair, 6 BLAKE2b; not what an epoch costs,
+                     which is the sender's own setting
     establish, warm  3 Ed25519 verifications, 2 signatures, 3 X25519 key pairs, 9 X25519, ML-KEM-768 encapsulated and
                      decapsulated, 14 BLAKE2b for the keys, the intent sealed and opened, 3 root steps of 3 BLAKE2b,
                      one message sealed and opened, SHA-256 of bundle and KNOCK

@@ -9,7 +9,7 @@ ENTRY_BYTES = 330  # an audit entry of a message
 
 
 def padded_bytes(size: int) -> int:
-    """Return how long a message's plaintext is once type, parts, index, action and padding are with it (Padmé, at least 64)."""
+    """Return how long a message's plaintext is with type, parts, index, action and padding (Padmé, at least 64)."""
     length = size + 8
     exponent = length.bit_length() - 1
     step = 1 << (exponent - exponent.bit_length())
