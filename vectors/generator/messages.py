@@ -9,6 +9,7 @@ from generator.codes import CLOSED, DUPLICATE, REFUSED, TOO_LARGE, UNOPENED
 from generator.message_forgeries import CLOSE, HEAD, foreign, ill_formed, indices, lies
 from generator.signals import (
     ACKNOWLEDGEMENTS,
+    BEGIN_BY_MS,
     CONDITION,
     EXCHANGES,
     IN_AN_HOUR,
@@ -36,13 +37,12 @@ from generator.talk import (
     send,
     signal,
 )
-from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
+from generator.world import ALICE, BOB, DAY_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
 
 Json = dict[str, Any]
 
 SPEC: Final = "6.1"
 CLOSING: Final = "7"
-BEGIN_BY_MS: Final = EXPIRES_MS + DAY_MS
 AFTER_CLOSE: Final = "message.after_close"
 OWN_CONDITION: Final = "session.condition"
 NOT_OPEN: Final = "session.not_open"

@@ -28,10 +28,11 @@ from generator.talk import (
     signal,
     signals_offer,
 )
-from generator.world import DAY_MS, UNLIMITED
+from generator.world import DAY_MS, EXPIRES_MS, UNLIMITED
 
 CONDITION: Final = "message.condition"
 LATE_MS: Final = 600_000
+BEGIN_BY_MS: Final = EXPIRES_MS + DAY_MS
 TTL_SECONDS: Final = 3600
 TTL_END_MS: Final = ACCEPTED_MS + TTL_SECONDS * 1000
 IN_AN_HOUR: Final = {**UNLIMITED, "ttl_seconds": TTL_SECONDS}
@@ -104,6 +105,11 @@ SIGNALS: Final = (
           ("behind-a-close", "the peer has closed", [receive(peer_close()), poll(DUE_MS)]),
           ("past-ttl", "the time to live is over", [poll(TTL_END_MS + 1)]),
       )),
+    row("begun-by-a-signal", "A has sealed a signal and no data: the session is begun",
+        [receive(hear(b"1")), poll(DUE_MS), send(b"on", now_ms=BEGIN_BY_MS + 2 * DAY_MS)], spec="7", acknowledge=True),
+    row("begun-by-a-signal-heard", "a signal of A was heard in the last millisecond: B sends on",
+        [say(b"1"), receive(sealed_by_peer(signal((1, 1))), now_ms=BEGIN_BY_MS + DAY_MS),
+         send(b"on", now_ms=BEGIN_BY_MS + 2 * DAY_MS)], spec="7", role="responder"),
     row("refuse-close-before-signal", "a close whose number is below that of a signal that was received",
         [keep("early", sealed_by_peer(CLOSE)), receive(sealed_by_peer(signal((1, 1)))), receive(kept("early"), REFUSED),
          receive(hear(b"on"))], spec="6.1", early_payload=True),
