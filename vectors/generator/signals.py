@@ -105,6 +105,8 @@ SIGNALS: Final = (
           ("behind-a-close", "the peer has closed", [receive(peer_close()), poll(DUE_MS)]),
           ("past-ttl", "the time to live is over", [poll(TTL_END_MS + 1)]),
       )),
+    row("signal-not-unconfirmed", "A has sealed nothing for a day behind the KNOCK's expiry: no data, and no signal",
+        [receive(hear(b"1"), now_ms=BEGIN_BY_MS), poll(BEGIN_BY_MS + 1)], spec="6.4", acknowledge=True),
     row("begun-by-a-signal", "A has sealed a signal and no data: the session is begun",
         [receive(hear(b"1")), poll(DUE_MS), send(b"on", now_ms=BEGIN_BY_MS + 2 * DAY_MS)], spec="7", acknowledge=True),
     row("begun-by-a-signal-heard", "a signal of A was heard in the last millisecond: B sends on",
