@@ -174,6 +174,7 @@ def _receive_message(
         # Not a change: the message is refused. Its sender may not have heard that it was opened.
         if (
             core.acknowledge
+            and session.may_signal(now_ms)
             and len(core.unheard) < limits.sessions_max
             and core.budgets.signals.take(facts.session_id, now_ms)
         ):

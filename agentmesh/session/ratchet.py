@@ -361,7 +361,8 @@ class Ratchet(Redacted):
             raise DuplicateMessage
         message_key = kept[0]
         plaintext = self.suite.open_body(message_key, frame, context)
-        delta = OpenDelta(None, None, NOTHING, at, NOTHING, NOTHING, now_ms)
+        evicted = [gone for gone in evictions(self.skipped, 0, now_ms, limits) if gone != at]
+        delta = OpenDelta(None, None, NOTHING, at, evicted, self.numbers(evicted), now_ms)
         return Opened(plaintext, header, start + header.n, message_key, delta, self.epochs)
 
     def numbers(self, kept: Collection[SkippedAt]) -> Sequence[int]:

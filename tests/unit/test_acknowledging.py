@@ -35,6 +35,7 @@ from agentmesh.errors import (
     MessageRefused,
     StateMalformed,
 )
+from agentmesh.limits import LATE_WINDOW_MS
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import pad
@@ -242,6 +243,18 @@ def test_a_duplicate_is_answered_with_data_that_leaves_anyway() -> None:
     assert polled(pair.bob) == ()
 
 
+def test_a_duplicate_makes_nothing_due_where_nothing_was_opened() -> None:
+    pair = acknowledging(conditions=Conditions())
+    said = craft(pair.bob, pad_signal(b"", ((1, 1),)))
+    pair.alice.receive(said)
+    refuses(pair.alice, said, DuplicateMessage)
+    assert not pair.alice._core.unheard
+    pair.alice.receive(pair.bob.send(pair.alice.did, b"x"))
+    assert polled(pair.alice) == ()
+    pair.clock.advance(ms=DELAY_MS)
+    signal_of(polled(pair.alice))
+
+
 def test_who_does_not_acknowledge_does_not_answer_duplicates() -> None:
     pair = established_pair()
     envelope = pair.alice.send(pair.bob.did, b"x").envelope
@@ -392,6 +405,23 @@ def test_what_is_numbered_over_the_announced_makes_up_for_nothing() -> None:
     assert isinstance(closed, PeerClosed)
     assert closed.missing == (range(2, 3),)
     assert [type(event) for event in pair.bob.receive(lost)] == [MessageReceived, SessionOver]
+
+
+def test_what_was_forgotten_does_not_count_as_come() -> None:
+    """The session ends truncated, though all that is named as missing comes: what lies below may never have."""
+    pair = established_pair(limits=Limits(skipped_keys_per_step=2, skipped_keys_per_session=2))
+    for _ in range(8):
+        pair.bob.receive(craft(pair.alice, pad_signal(b"", ((1, 1),))))
+    for index in (2, 4, 6, 8, 7, 5, 3):
+        pair.bob.receive(craft(pair.alice, pad_data(index, b"", b"x")))
+    refuses(pair.bob, craft(pair.alice, pad_data(1, b"", b"x")), ContradictoryHeader)
+    [closed] = pair.bob.receive(craft(pair.alice, pad_close("", 8, 0)))
+    assert isinstance(closed, PeerClosed)
+    assert closed.missing == ()
+    pair.clock.advance(ms=LATE_WINDOW_MS + 1)
+    [over] = polled(pair.bob)
+    assert isinstance(over, SessionOver)
+    assert over.phase == "truncated"
 
 
 # --- lies, and states that are too old -------------------------------------------------------------------------------

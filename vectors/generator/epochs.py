@@ -115,6 +115,21 @@ def _initiator(files: Files) -> None:
         talk.opens_due(talk.hear_due())
     talk.finish()
 
+    talk = Talk(files, "epoch-time-mixed", "what mixes begins the time anew: 600 s later an offer is due, not before",
+                epoch_turns=1000)  # fmt: skip
+    talk.begins()
+    talk.now_ms += 600_000
+    talk.say_due()
+    for ms in (1000, 599_999):
+        answer = talk.hear_due()
+        talk.now_ms += ms
+        talk.opens_due(answer)
+        talk.say_due()
+    talk.opens_due(talk.hear_due())
+    talk.now_ms += 1
+    talk.say_due()
+    talk.finish()
+
     talk = Talk(files, "epoch-offer-repeated", "an offer that is lost goes with the next chain, the same key")
     talk.begins()
     talk.say_due(heard=False)

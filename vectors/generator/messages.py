@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any, Final
 
 from generator import wire
-from generator.codes import CLOSED, CONTRADICTION, DUPLICATE, POINT, REFUSED, TOO_LARGE, UNOPENED
+from generator.codes import CLOSED, DUPLICATE, REFUSED, TOO_LARGE, UNOPENED
 from generator.message_forgeries import CLOSE, HEAD, foreign, ill_formed, indices, lies
+from generator.signals import (
+    ACKNOWLEDGEMENTS,
+    BEGIN_BY_MS,
+    CONDITION,
+    EXCHANGES,
+    IN_AN_HOUR,
+    KEPT,
+    LATE_MS,
+    SIGNALS,
+    TTL_END_MS,
+)
 from generator.tables import flipped, keep, kept, play, row
 from generator.talk import (
-    ACCEPTED_MS,
     LATER_MS,
     Talk,
     close,
@@ -20,7 +30,6 @@ from generator.talk import (
     hear,
     moved,
     peer_close,
-    peer_poll,
     poll,
     receive,
     say,
@@ -28,25 +37,19 @@ from generator.talk import (
     send,
     signal,
 )
-from generator.world import ALICE, BOB, DAY_MS, EXPIRES_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
+from generator.world import ALICE, BOB, DAY_MS, SMALL, TOLERANCE_MS, UNLIMITED, Files
 
 Json = dict[str, Any]
 
 SPEC: Final = "6.1"
 CLOSING: Final = "7"
-LATE_MS: Final = 600_000
-BEGIN_BY_MS: Final = EXPIRES_MS + DAY_MS
 AFTER_CLOSE: Final = "message.after_close"
-CONDITION: Final = "message.condition"
 OWN_CONDITION: Final = "session.condition"
 NOT_OPEN: Final = "session.not_open"
-TTL_SECONDS: Final = 3600
-TTL_END_MS: Final = ACCEPTED_MS + TTL_SECONDS * 1000
 
 
 ONE: Final = {**UNLIMITED, "max_messages": 1}
 TWO: Final = {**UNLIMITED, "max_messages": 2}
-IN_AN_HOUR: Final = {**UNLIMITED, "ttl_seconds": TTL_SECONDS}
 TRANSLATE: Final = {**UNLIMITED, "allowed_actions": ["translate"]}
 BOTH: Final = {**UNLIMITED, "allowed_actions": ["summarise", "translate"]}
 
@@ -272,48 +275,6 @@ AFTER_THE_END: Final = (
 )  # fmt: skip
 
 
-# Both acknowledge, and 250 ms pass.
-DUE_MS: Final = LATER_MS + 250
-
-ACKNOWLEDGEMENTS: Final = (
-    row("ack-on-data", "what was opened is acknowledged on data, once, with a gap",
-        [receive(hear(b"1")), hear(b"2"), receive(hear(b"3")), send(b"heard"), send(b"and no more"),
-         receive(hear(b"4")), send(b"heard")], spec="6.4", acknowledge=True),
-    row("ack-of-seventeen", "of more than sixteen ranges the lowest eight and the highest eight",
-        [[[hear(b"lost"), receive(hear(b"%d" % number))] for number in range(17)], send(b"heard")], spec="6.4",
-        acknowledge=True),
-    row("signal-after-the-delay", "a signal 250 ms after the first message that is not acknowledged",
-        [receive(hear(b"1")), poll(DUE_MS - 1), receive(hear(b"2"), now_ms=DUE_MS - 1), poll(DUE_MS),
-         poll(DUE_MS + 60_000)], spec="6.4", acknowledge=True),
-    row("signal-after-sixteen", "a signal at once behind sixteen messages",
-        [[receive(hear(b"%d" % number)) for number in range(15)], poll(LATER_MS), receive(hear(b"15")),
-         poll(LATER_MS)], spec="6.4", acknowledge=True),
-    row("refuse-duplicate-signal", "a message that comes again is acknowledged again, once a second",
-        [keep("first", hear(b"1")), receive(kept("first")), poll(DUE_MS), receive(kept("first"), DUPLICATE),
-         poll(LATER_MS), receive(kept("first"), DUPLICATE), poll(LATER_MS)], spec="6.4", acknowledge=True),
-    row("signal-received", "a signal says what was opened; what it says again is no news",
-        [say(b"1"), say(b"2"), receive(peer_poll(now_ms=DUE_MS)), receive(sealed_by_peer(signal((1, 2)))),
-         receive(sealed_by_peer(data(b"3", ack=((1, 2),))))], spec="6.4", acknowledge=True),
-    row("signal-conditions", "a signal where no data is allowed",
-        [receive(sealed_by_peer(signal((1, 1))))], spec="6.4", early_payload=True, role="initiator",
-        conditions={**UNLIMITED, "max_messages": 0, "allowed_actions": []}),
-    row("ack-of-what-was-not-sent", "nothing is taken of it, the data beside it counts, and it is told once",
-        [say(b"1"), receive(sealed_by_peer(data(b"x", ack=((1, 2),)))), receive(sealed_by_peer(signal((1, 9)))),
-         receive(sealed_by_peer(signal((1, 1))))], spec="6.4"),
-    row("ack-of-the-accept", "what was accepted with an early payload is acknowledged", [poll(LATER_MS)], spec="6.4",
-        early_payload=True),
-    row("refuse-index-twice", "an index may be skipped, and come later, once", [
-        hear(b"1"), hear(b"2"), receive(sealed_by_peer(data(b"x", index=3))),
-        receive(sealed_by_peer(data(b"y", index=2))), receive(sealed_by_peer(data(b"z", index=2)), CONTRADICTION)],
-        spec="6.2"),
-    row("item-answer-not-asked-for", "an answer that nobody asked for is left aside, and the data counts",
-        [receive(sealed_by_peer(data(b"x", item=bytes(1124))))], spec="6.3"),
-    row("refuse-item-offer-modulus", "an offer whose key fails the modulus check, whatever its epoch; then it is told",
-        [receive(sealed_by_peer(data(b"x", item=b"\xff" * 1188)), POINT), receive(hear(b"genuine"))], spec="6.3",
-        role="responder"),
-)  # fmt: skip
-
-
 def message() -> Files:
     """Return the family message."""
     files = Files("message")
@@ -333,6 +294,9 @@ def message() -> Files:
         CONDITIONS_MET,
         CLOSES,
         ACKNOWLEDGEMENTS,
+        SIGNALS,
+        KEPT,
+        EXCHANGES,
         refused,
         OUT_OF_ORDER,
         CONDITIONS_BROKEN,

@@ -11,6 +11,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey
 from agentmesh.session.chains import SendingChain
 from agentmesh.session.needs import RatchetHeader
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
 from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, UNOPENED
@@ -205,6 +206,17 @@ LIMITS: Final = (
     row("refuse-late-chain-gone", "at the next turn it goes, because nothing of it is awaited any more",
         [keep("late", hear(b"late")), opens(hear()), [[say(), opens(hear())] for _ in range(7)], opens(kept("late")),
          say(), opens(hear()), opens(kept("late"), UNOPENED)]),
+    row("refuse-late-chain-expired", "at a turn a key that is too old goes first, and then its chain, of which "
+        "nothing is awaited any more",
+        [keep("late", hear(b"late")), opens(hear()), [[say(), opens(hear())] for _ in range(7)],
+         opens(kept("late"), DUPLICATE, now_ms=NOW_MS + 30 * DAY_MS + 1), say(),
+         opens(hear(), now_ms=NOW_MS + 30 * DAY_MS + 1), opens(kept("late"), UNOPENED)]),
+    row("key-lifetime-late", "a key that is too old goes also where a kept key opens a message",
+        [hear(b"lost"), opens(hear()), keep("late", hear(b"late")), opens(hear(), now_ms=NOW_MS + 1),
+         opens(kept("late"), now_ms=NOW_MS + 30 * DAY_MS + 1)]),
+    row("key-lifetime-clock-back", "a key that is too old stays behind one that is not, where the clock was set back",
+        [hear(b"lost"), opens(hear(), now_ms=NOW_MS + DAY_MS), hear(b"lost"), opens(hear()),
+         opens(hear(), now_ms=NOW_MS + 30 * DAY_MS + 1)]),
     row("refuse-six-chains-back", "a chain of which nothing is missing goes when it is the sixth",
         [keep("first", hear()), opens(kept("first")), [[say(), opens(hear())] for _ in range(6)],
          opens(kept("first"), UNOPENED)]),
@@ -327,6 +339,7 @@ def _resumed(files: Files) -> None:
     side = Side(files, "resumed-at-the-start", "a talk of one message, whose state the next file starts from")
     side.open(side.hear())
     state = side.finish()["output"]["state"]
+    _at_the_ceilings(files, state, side.peer)
     last = {**state, "sending": {**state["sending"], "n": 2**32 - 2}}
     rows = (
         row("refuse-exhausted", "number 2^32 - 2 is the last of a chain, which the next may not wrap",
@@ -335,6 +348,21 @@ def _resumed(files: Files) -> None:
             [seal(b"too early", EXHAUSTED), opens(hear())]),
     )  # fmt: skip
     play(Side, files, rows)
+
+
+def _at_the_ceilings(files: Files, state: Json, peer: Ratchet) -> None:
+    """Add the ends of what section 6.3 counts, from a state of A that is about to begin its second chain."""
+    most, offering = 2**32 - 1, state["offering"]
+    side = Side(files, "epoch-ceiling", "the last epoch: nothing is offered, however many turns there were",
+                state={**state, "epoch": most, "offering": {**offering, "turns": most}})  # fmt: skip
+    side.scenario.step("seal", plaintext=b"no item", now_ms=NOW_MS)
+    side.finish()
+    side = Side(files, "epoch-turns-ceiling", "turns stays at 2^32 - 1",
+                state={**state, "offering": {**offering, "turns": most}})  # fmt: skip
+    side.peer = peer
+    side.say()
+    side.open(side.hear())
+    side.finish()
 
 
 def ratchet() -> Files:

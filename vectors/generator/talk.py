@@ -216,6 +216,32 @@ class Talk:
         """Have the peer receive an envelope, and return its answer."""
         return _envelope(self.peer_step("receive", envelope=envelope, now_ms=now_ms))
 
+    # --- offers and answers ------------------------------------------------------------------------------------------
+
+    def offers(self, plaintext: bytes) -> None:
+        """Send data with an offer, which the peer answers."""
+        self._deliver_offer(_envelope(self.send(plaintext)))
+
+    def signals_offer(self, now_ms: int) -> None:
+        """Look at what time brought: a signal with an offer, which the peer answers."""
+        self._deliver_offer(self.poll(now_ms))
+
+    def _deliver_offer(self, envelope: bytes) -> None:
+        seed = bytes.fromhex(self.scenario.given["steps"][-1]["kem_seed"])
+        self.peer_step("receive", envelope=envelope, **self._encapsulated(seed))
+
+    def receive_offer(self, envelope: bytes) -> Json:
+        """Receive data with an offer of the peer's, and answer it."""
+        return self.step("receive", envelope=envelope, **self._encapsulated(self.held_by_peer.ratchet.epochs.secret))
+
+    def _encapsulated(self, seed: bytes) -> Json:
+        # A ciphertext of nobody, and what the key's owner makes of it all the same (FIPS 203, implicit rejection).
+        ciphertext = token(f"message/ciphertext/{seed.hex()}", _crypto.KEM_CIPHERTEXT_BYTES)
+        shared = _crypto.kem_decapsulate(_crypto.kem_key(seed), ciphertext)
+        return {"kem_ciphertext": ciphertext, "kem_shared_secret": shared}
+
+    # --- what the peer sends by itself -------------------------------------------------------------------------------
+
     def peer_accept(self, *, now_ms: int = ACCEPTED_MS) -> bytes:
         """Return the ACCEPT that the peer sends."""
         return _envelope(self.peer_step("accept", conditions=self.conditions, now_ms=now_ms))
@@ -318,6 +344,7 @@ class Talk:
 
 receive, send, say, close, poll = map(step, (Talk.receive, Talk.send, Talk.say, Talk.close, Talk.poll))
 peer_poll = step(Talk.peer_poll)
+offers, signals_offer, receive_offer = map(step, (Talk.offers, Talk.signals_offer, Talk.receive_offer))
 accept, reject, establish = step(Talk.accept), step(Talk.reject), step(Talk.establish)
 hear, deliver, sealed_by_peer = step(Talk.hear), step(Talk.deliver), step(Talk.sealed_by_peer)
 peer_accept, peer_close = step(Talk.peer_accept), step(Talk.peer_close)

@@ -60,13 +60,28 @@ class Ranges:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What makes duplicates due, at most once a second: section 5.1 says what comes back by a clock that is set."""
+
+    owing: int = 0
+    clock: tuple[int, int, int, int] | None = None  # elapsed; the time that was seen last, the earliest, the latest
+
+    def at(self, now: int) -> Budget:
+        """With what has come back by this time."""
+        elapsed, seen, earliest, latest = self.clock or (0, now, now, now)
+        earliest, latest = min(earliest, now), max(latest, now)
+        after = min(elapsed + min(max(0, now - seen), AGAIN_MS), latest - earliest)
+        return Budget(max(0, self.owing - (after - elapsed)), (after, now, earliest, latest))
+
+
+@dataclass(frozen=True)
 class Owed:
     """What a side that acknowledges has not acknowledged yet, and since when."""
 
     messages: int = 0
     since: int = 0
     again: bool = False
-    last_again: int | None = None
+    budget: Budget = Budget()
 
     @property
     def is_owed(self) -> bool:
@@ -79,15 +94,16 @@ class Owed:
 
     def duplicate(self, now: int) -> Owed:
         """A message came again: its sender did not hear."""
-        if self.last_again is not None and now < self.last_again + AGAIN_MS:
-            return self
-        return replace(self, again=True, last_again=now)
+        budget = self.budget.at(now)
+        if budget.owing:
+            return replace(self, budget=budget)
+        return replace(self, again=True, budget=replace(budget, owing=AGAIN_MS))
 
     def paid(self) -> Owed:
         """An ack was sealed."""
-        return Owed(last_again=self.last_again)
+        return Owed(budget=self.budget)
 
     def is_due(self, now: int, limits: dict[str, int]) -> bool:
         """Whether a signal leaves."""
-        waited = self.messages > 0 and now >= self.since + limits["ack_delay_ms"]
+        waited = self.messages > 0 and not self.since <= now < self.since + limits["ack_delay_ms"]
         return self.again or waited or self.messages >= limits["ack_after_messages"]

@@ -275,8 +275,9 @@ class Ratchet:
     def without_old_keys(self, now: int, limits: dict[str, int]) -> Ratchet:
         """Without the keys whose time is over, and without the oldest where there are too many."""
         lifetime = limits["skipped_key_lifetime_seconds"] * 1000
-        kept = tuple(key for key in self.kept if now - key.at <= lifetime)
-        return replace(self, kept=kept[-limits["skipped_keys_per_session"] :])
+        kept = self.kept[-limits["skipped_keys_per_session"] :]
+        stays = next((at for at, key in enumerate(kept) if now - key.at <= lifetime), len(kept))
+        return replace(self, kept=kept[stays:])
 
     def _without_old_chains(self) -> Ratchet:
         """Behind a turn: the last past chains stay, and the newest of those before them of which a key is kept."""

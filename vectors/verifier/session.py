@@ -172,7 +172,9 @@ class Session:
     @property
     def complete(self) -> bool:
         """Whether the peer closed, and nothing that it announced is missing."""
-        return self.peer_close is not None and not self.opened.gaps(1, self.peer_close.data_sent)
+        if self.peer_close is None or self.peer_close.data_sent == 0:
+            return self.peer_close is not None
+        return self.opened.floor == 0 and not self.opened.gaps(1, self.peer_close.data_sent)
 
     @property
     def missing(self) -> list[Range]:
@@ -270,14 +272,20 @@ class Session:
             self.ratchet = self.ratchet.without_old_keys(now, self.limits)
         if not self.acknowledge:
             return {}
-        if not self.sends(now) or not self.opened.ranges or not self.owed.is_due(now, self.limits):
+        if not self._may_signal(now) or not self.owed.is_due(now, self.limits):
             return {"envelope": None}
         item, ack = self._item(step, now), self._ack()
         return {"envelope": self._seal(signal_plaintext(item, ack), now, step, trace)}
 
     def heard_again(self, now: int) -> None:
         """A message came that was opened before."""
-        self.owed = self.owed.duplicate(now)
+        if self._may_signal(now):
+            self.owed = self.owed.duplicate(now)
+
+    def _may_signal(self, now: int) -> bool:
+        """Whether a signal could leave, and would say something."""
+        able = self.ratchet is not None and not self.ratchet.is_exhausted
+        return able and self.sends(now) and bool(self.opened.ranges)
 
     def _item(self, step: Json, now: int) -> bytes:
         """The item that the next data message or signal carries."""
@@ -413,8 +421,11 @@ class Session:
         if ack and ack[-1][1] > self.data_sent:
             ahead, self.told_ahead = not self.told_ahead, True
             return {"delivered": [], "ahead": ahead}
-        news = [gap for first, last in ack for gap in self.delivered.gaps(first, last)]
-        self.delivered = self.delivered.with_all(news, self.ranges_max)
+        news: list[Range] = []
+        for first, last in ack:
+            gaps = self.delivered.gaps(first, last)
+            self.delivered = self.delivered.with_all(gaps, self.ranges_max)
+            news += gaps
         return {"delivered": news, "ahead": False}
 
     def _check_time(self, envelope: Envelope) -> None:

@@ -64,6 +64,8 @@ EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
     ("shortest-forms", "the least number of each longer form, and the shortest mesh and reason of theirs",
      {"at_ms": 1 << 32, "envelope_time_ms": 1 << 16, "number": 1 << 8, "size": 1 << 7, "count": (1 << 7) - 1,
       "mesh": "m" * 32, "reason": "r" * 31}),
+    ("message-signal", "three signals of Alice's in one minute: no envelope, and a count",
+     {**NO_ENVELOPE, "event": "message.signal", "recipient": BOB.did, "decision": "info", "count": 3}),
 )  # fmt: skip
 
 
