@@ -184,7 +184,6 @@ def _receive_message(
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
-    lost = len(taken.opened.evicted)
     event: Event = MessageReceived(
         facts.peer,
         facts.session_id,
@@ -194,7 +193,7 @@ def _receive_message(
         incoming.time_ms,
         outer,
         _disclosure(facts, incoming),
-        lost,
+        facts.positions_in(taken.opened.lost),
     )
     events: Events = (event,)
     if incoming.ack is not None:
@@ -249,7 +248,7 @@ def _receive_close(
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,
-        lost=len(taken.opened.evicted),
+        lost_at=facts.positions_in(taken.opened.lost),
         reply=reply,
         disclosure=_disclosure(facts, incoming),
     )
