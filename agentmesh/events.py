@@ -24,6 +24,10 @@ def _hex(value: bytes) -> str:
     return value.hex()
 
 
+def _count(ranges: tuple[range, ...]) -> int:
+    return sum(map(len, ranges))
+
+
 def _hidden(value: object) -> str:
     return "None" if value is None else "<redacted>"
 
@@ -121,14 +125,16 @@ class MessageReceived:
         number: Its index: the how many-th data message of the peer in the session it is, an early payload included.
         time_ms: The envelope's time, by the peer's clock.
         disclosure: Discloses this one message; only where it was asked for.
-        lost: Messages whose kept keys were evicted by this one.
+        lost_at: The positions of messages whose kept keys were evicted by this one, as ranges: they are lost. A
+            position counts signals too, so the number of each is at most its position, and the same where the peer has
+            sent none.
     """
 
     __slots__ = (
         "_outer",
         "action",
         "disclosure",
-        "lost",
+        "lost_at",
         "number",
         "peer",
         "plaintext",
@@ -147,7 +153,7 @@ class MessageReceived:
         time_ms: int,
         outer: OuterEnvelope,
         disclosure: Disclosure | None,
-        lost: int,
+        lost_at: tuple[range, ...],
     ) -> None:
         self.peer: IdentityKey = peer
         self.session_id: SessionId = session_id
@@ -157,7 +163,12 @@ class MessageReceived:
         self.time_ms: int = time_ms
         self._outer = outer
         self.disclosure: Disclosure | None = disclosure
-        self.lost: int = lost
+        self.lost_at: tuple[range, ...] = lost_at
+
+    @property
+    def lost(self) -> int:
+        """How many messages `lost_at` names."""
+        return _count(self.lost_at)
 
     @property
     def receipt(self) -> Receipt:
@@ -182,7 +193,7 @@ class PeerClosed:
         reason: The peer's words; escape them before you show them. They are not printed.
         missing: The indices of data messages that the peer announced and that have not come, as ranges.
         peer_opened: How many of this side's data messages the peer says it had opened.
-        lost: Messages whose kept keys were evicted by this one.
+        lost_at: As of `MessageReceived`.
         reply: This side's own close, unless it had closed before.
         disclosure: Discloses this one close; only where it was asked for.
     """
@@ -193,9 +204,14 @@ class PeerClosed:
     reason: str = field(repr=_hidden)
     missing: tuple[range, ...]
     peer_opened: int
-    lost: int
+    lost_at: tuple[range, ...]
     reply: Outgoing | None
     disclosure: Disclosure | None = field(default=None, repr=_hidden)
+
+    @property
+    def lost(self) -> int:
+        """How many messages `lost_at` names."""
+        return _count(self.lost_at)
 
 
 @frozen(kw_only=True)
@@ -225,13 +241,18 @@ class SkippedKeysExpired:
     Attributes:
         peer: The other side.
         session_id: 16 bytes.
-        lost: How many.
+        lost_at: Their positions, as of `MessageReceived`.
     """
 
     peer: IdentityKey
     session_id: SessionId = field(repr=_hex)
-    lost: int
+    lost_at: tuple[range, ...]
     reply: None = field(default=None, repr=False)
+
+    @property
+    def lost(self) -> int:
+        """How many messages `lost_at` names."""
+        return _count(self.lost_at)
 
 
 @frozen(kw_only=True)

@@ -171,27 +171,19 @@ def _receive_message(
     try:
         incoming = open_message(session, outer, now_ms=now_ms, limits=limits, disclosable=disclosable, time_ms=time_ms)
     except DuplicateMessage:
-        # Not a change: the message is refused. Its sender may not have heard that it was opened.
-        if (
-            core.acknowledge
-            and session.may_signal(now_ms)
-            and len(core.unheard) < limits.sessions_max
-            and core.budgets.signals.take(facts.session_id, now_ms)
-        ):
-            core.unheard[facts.session_id] = None
+        if core.acknowledge and session.may_signal(now_ms):
+            _note_duplicate(core, facts.session_id, outer, now_ms)
         raise
     taken = incoming.taken(core.entropy, now_ms, limits, core.acknowledge)
     changes: tuple[Change, ...] = ()
     if session.begin_by_ms is not None and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
     if incoming.content_type is ContentType.SIGNAL:
-        counted = partial(core.counted.count_signal_in, facts.peer.did, now_ms) if core.recording else None
         told = () if incoming.ack is None else _acknowledged(facts, incoming.ack)
-        return Step((*changes, taken), (), told, afterwards=counted)
+        return Step((*changes, taken), (), told, afterwards=partial(_note_signal, core, facts, outer, now_ms))
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
     if incoming.content_type is ContentType.CLOSE:
         return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
-    lost = len(taken.opened.evicted)
     event: Event = MessageReceived(
         facts.peer,
         facts.session_id,
@@ -201,7 +193,7 @@ def _receive_message(
         incoming.time_ms,
         outer,
         _disclosure(facts, incoming),
-        lost,
+        facts.positions_in(taken.opened.lost),
     )
     events: Events = (event,)
     if incoming.ack is not None:
@@ -256,7 +248,7 @@ def _receive_close(
         reason=incoming.data.decode(),
         missing=missing,
         peer_opened=close.data_opened,
-        lost=len(taken.opened.evicted),
+        lost_at=facts.positions_in(taken.opened.lost),
         reply=reply,
         disclosure=_disclosure(facts, incoming),
     )
@@ -284,6 +276,30 @@ def session_over(over: Ended, missing: tuple[range, ...] = ()) -> SessionOver:
 
 
 # --- acknowledging ---------------------------------------------------------------------------------------------------
+
+
+def _note_duplicate(core: Core, session_id: SessionId, outer: OuterEnvelope, now_ms: int) -> None:
+    """Note that a peer may not have heard of what was opened. Not a change: the message is refused.
+
+    A signal that comes again says nothing of that. Answered with a signal, which comes again too where a relay doubles
+    what it carries, it would keep two agents that have nothing to say talking for ever.
+    """
+    last = core.signals.get(session_id)
+    if last is not None and last == outer.receipt:
+        return
+    if len(core.unheard) < core.limits.sessions_max and core.budgets.signals.take(session_id, now_ms):
+        core.unheard[session_id] = None
+
+
+def _note_signal(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: int) -> None:
+    """Note that a signal was opened: in memory alone."""
+    if core.acknowledge:
+        core.signals.pop(facts.session_id, None)
+        if len(core.signals) >= core.limits.sessions_max:
+            core.signals.pop(next(iter(core.signals)))  # a session that is over, or the one that is silent longest
+        core.signals[facts.session_id] = outer.receipt
+    if core.recording:
+        core.counted.count_signal_in(facts.peer.did, now_ms)
 
 
 def signal_due_ms(core: Core, session: Session, now_ms: int) -> int | None:

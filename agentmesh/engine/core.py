@@ -18,7 +18,7 @@ from agentmesh.identity import IdentityKey
 from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
 from agentmesh.policy import Policy
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
-from agentmesh.primitives.keys import Redacted, SessionId, TranscriptHash
+from agentmesh.primitives.keys import Receipt, Redacted, SessionId, TranscriptHash
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
@@ -61,6 +61,7 @@ class Core(Redacted):
         acknowledge: What is opened is to be acknowledged.
         unopened: Genuine KNOCKs that did not open; in memory only.
         unheard: Sessions whose peer sends again what was opened: it did not hear of it; in memory only.
+        signals: The signal that was opened last in a session: one that comes again asks for nothing; in memory only.
         counted: What is counted for the audit trail; in memory only.
     """
 
@@ -73,6 +74,7 @@ class Core(Redacted):
         "now_ms",
         "policy",
         "recording",
+        "signals",
         "state",
         "unheard",
         "unopened",
@@ -99,6 +101,7 @@ class Core(Redacted):
         self.recording: bool = recording
         self.acknowledge: bool = acknowledge
         self.unheard: dict[SessionId, None] = {}
+        self.signals: dict[SessionId, Receipt] = {}
         self.counted: Counts = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)
 
     def route(self, outer: OuterEnvelope) -> Kind:

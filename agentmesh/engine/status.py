@@ -41,6 +41,9 @@ class SessionStatus:
         number_in: The highest index of a data message that was opened; 0 before the first.
         missing: The indices of the peer's data messages that are known to exist and were not opened, as ranges.
         kept_keys: Keys that are kept for messages that were skipped: so many can still come.
+        kept_at: The positions of those messages, as ranges, ascending. A position counts signals too, so the number of
+            each is at most its position, and the same where the peer has sent none. What is missing, was skipped and
+            is not of them is lost.
         data_sent: The index of the last data message that was sealed, early payload included; 0 before the first.
         data_opened: Data messages opened, early payload included.
         delivered: The indices of this side's data messages that the peer has said it opened, as ranges.
@@ -63,6 +66,7 @@ class SessionStatus:
     number_in: int = 0
     missing: tuple[range, ...] = ()
     kept_keys: int = 0
+    kept_at: tuple[range, ...] = ()
     data_sent: int = 0
     data_opened: int = 0
     delivered: tuple[range, ...] = ()
@@ -152,6 +156,7 @@ def _session_status(session: Session, now_ms: int, sends: bool) -> SessionStatus
         number_in=number_in,
         missing=session.missing,
         kept_keys=len(session.ratchet.skipped),
+        kept_at=session.facts.positions_in(session.ratchet.numbers(session.ratchet.skipped)),
         data_sent=session.data_sent,
         data_opened=session.received.count,
         delivered=tuple(range(first, last + 1) for first, last in session.acknowledged.ranges),

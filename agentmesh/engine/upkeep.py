@@ -164,8 +164,8 @@ def _poll_session(core: Core, session: Session, now_ms: int, changes: list[Chang
     expired = session.ratchet.expired_keys(now_ms, core.limits)
     if expired is not None:
         changes.append(KeptKeysExpired(session, expired))
-        lost = len(expired.evicted)
-        events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost=lost))
+        lost_at = facts.positions_in(expired.lost)
+        events.append(SkippedKeysExpired(peer=facts.peer, session_id=facts.session_id, lost_at=lost_at))
 
 
 def _signalled(core: Core, events: list[Event], now_ms: int) -> None:

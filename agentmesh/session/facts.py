@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import field, frozen
@@ -56,6 +57,17 @@ class Facts:
     def position_in(self, running_number: int) -> int:
         """Return the position in the peer's direction: B's ACCEPT is 0."""
         return running_number + (0 if self.initiator else 1 + self.early_payload)
+
+    def positions_in(self, running_numbers: Iterable[int]) -> tuple[range, ...]:
+        """Return positions in the peer's direction as ascending ranges that do not touch."""
+        found: list[range] = []
+        for number in sorted(running_numbers):
+            position = self.position_in(number)
+            if found and found[-1].stop == position:
+                found[-1] = range(found[-1].start, position + 1)
+            else:
+                found.append(range(position, position + 1))
+        return tuple(found)
 
     @_envelope_out.default
     def _(self) -> bytes:

@@ -5,6 +5,7 @@ A refusal is one exact error, an unchanged export, and a session that goes on.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import random
@@ -28,6 +29,7 @@ from agentmesh import (
     OuterEnvelope,
     PeerClosed,
     SessionEstablished,
+    SkippedKeysExpired,
 )
 from agentmesh.envelope import Header, Kind, build
 from agentmesh.errors import (
@@ -660,8 +662,30 @@ def test_an_evicted_key_is_told_with_the_message_that_took_its_place() -> None:
     assert isinstance(first, MessageReceived)
     assert isinstance(second, MessageReceived)
     assert (first.lost, second.lost) == (0, 1)
+    assert (first.lost_at, second.lost_at) == ((), (range(1, 2),))
+    status = pair.bob.session(pair.alice.did).status
+    assert status.kept_at == (range(2, 3), range(4, 6))
+    assert status.missing == (range(1, 3), range(4, 6))  # what is lost stays named
     refuse(pair.bob, lost[0], DuplicateMessage)
     assert [delivered(pair.bob, envelope) for envelope in lost[1:]] == [b"lost"] * 3
+
+
+def test_a_close_and_the_passing_of_time_say_which_keys_went() -> None:
+    limits = Limits(skipped_keys_per_step=2, skipped_keys_per_session=3, skipped_key_lifetime_seconds=60)
+    pair = established_pair(limits=limits)
+    send = functools.partial(pair.alice.send, pair.bob.did, b"x")
+    for last in (send, functools.partial(pair.alice.close, pair.bob.did)):
+        for _ in range(2):
+            send()  # never arrives
+        [event] = pair.bob.receive(last())
+    assert isinstance(event, PeerClosed)
+    assert (event.lost, event.lost_at) == (1, (range(1, 2),))
+    assert event.missing == (range(1, 3), range(4, 6))
+    pair.clock.advance(seconds=61)
+    [expired] = [event for event in pair.bob.poll() if isinstance(event, SkippedKeysExpired)]
+    assert (expired.lost, expired.lost_at) == (3, (range(2, 3), range(4, 6)))
+    status = pair.bob.session(pair.alice.did).status
+    assert (status.kept_at, status.missing) == ((), event.missing)
 
 
 @pytest.mark.parametrize("seed", range(3))

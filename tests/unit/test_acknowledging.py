@@ -38,6 +38,7 @@ from agentmesh.errors import (
 from agentmesh.limits import LATE_WINDOW_MS
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire
+from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.primitives.padding import pad
 from agentmesh.session import at_rest, sealing
 from agentmesh.session.content import pad_close, pad_data, pad_signal
@@ -231,6 +232,36 @@ def test_a_duplicate_is_answered_once_a_second_at_most() -> None:
     [delivered] = pair.alice.receive(event.reply or b"")
     assert isinstance(delivered, Delivered)
     assert delivered.indices == (range(4, 7),)
+
+
+def test_signals_that_a_relay_doubles_are_not_answered_with_signals_for_ever() -> None:
+    pair = acknowledging()
+    envelope = pair.alice.send(pair.bob.did, b"x").envelope
+    pair.bob.receive(envelope)
+    sides, hops = [pair.alice, pair.bob], 0
+    while hops < 10:
+        pair.clock.advance(seconds=1)
+        due = [event.reply for event in polled(sides[1]) if isinstance(event, SignalDue)]
+        if not due:
+            break
+        pair.clock.advance(seconds=1)
+        sides[0].receive(due[0])
+        refuses(sides[0], due[0].envelope, DuplicateMessage)
+        sides.reverse()
+        hops += 1
+    assert hops == 1
+    refuses(pair.bob, envelope, DuplicateMessage)  # data that comes again is answered still
+    signal_of(polled(pair.bob))
+
+
+def test_the_memory_of_signals_is_bounded() -> None:
+    pair = acknowledging(limits=Limits(sessions_max=1))
+    for _ in range(3):
+        pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
+        pair.clock.advance(seconds=1)
+        pair.alice._core.signals[SessionId(bytes(16))] = Receipt(bytes(32))  # of a session that is over
+        pair.alice.receive(signal_of(polled(pair.bob)))
+        assert list(pair.alice._core.signals) == [held(pair.alice).facts.session_id]
 
 
 def test_a_duplicate_is_answered_with_data_that_leaves_anyway() -> None:

@@ -110,6 +110,7 @@ def test_indices_counts_and_what_is_left(steps: list[tuple[bool, bool]], early: 
         assert (seen.data_sent, seen.data_opened) == (sent[side], opened[side])
         assert seen.number_in == highest[side]
         assert sum(map(len, seen.missing)) == seen.kept_keys == highest[side] - opened[side]
+        assert seen.kept_at == seen.missing  # where no signals are sent, positions and numbers are the same
         assert (seen.messages_left_out, seen.messages_left_in) == (50 - sent[side], 50 - highest[side])
 
 
