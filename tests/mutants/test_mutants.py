@@ -312,8 +312,8 @@ FAULTS = (
     Fault(
         "a duplicate is answered at any rate",
         "engine/conversing.py",
-        "            and core.budgets.signals.take(facts.session_id, now_ms)\n",
-        "",
+        " and core.budgets.signals.take(session_id, now_ms):\n",
+        ":\n",
         ACKNOWLEDGING,
     ),
     Fault(
