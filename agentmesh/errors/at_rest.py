@@ -18,18 +18,20 @@ class StoreLocked(StoreError):
 
     Attributes:
         by_this_process: Whether it is this process that has it open, or another.
+        holder: Who, as far as it is known: `process 4711 on host-7`.
     """
 
     code = "store.locked"
     text = "the store is open for writing already"
     hint = "close the one that is open; one at a time writes it"
 
-    def __init__(self, by_this_process: bool = False) -> None:
+    def __init__(self, by_this_process: bool = False, holder: str = "") -> None:
         super().__init__()
         self.by_this_process: bool = by_this_process
+        self.holder: str = holder
 
     def __str__(self) -> str:
-        who = "in this process" if self.by_this_process else "by another process"
+        who = "in this process" if self.by_this_process else f"by {self.holder or 'another process'}"
         return f"{self.text}, {who} [{self.code}]; {self.hint}"
 
 
@@ -39,6 +41,49 @@ class StoreMoved(StoreError):
     code = "store.moved"
     text = "the store's file was deleted, renamed or cut under its writer"
     hint = "find out who did; open it again, and let `rotate` begin new files"
+
+
+class StoreFenced(StoreError):
+    """Another writer has opened what this one had open. Nothing was written, and nothing can be any more."""
+
+    code = "store.fenced"
+    text = "another writer has opened the agent since"
+    hint = "let go of this agent; open it again where it is to run, once the other is gone"
+
+
+class StoreBroken(StoreError):
+    """What stands in the store is not what was written to it. Nothing was opened and nothing was altered.
+
+    Attributes:
+        what: What is broken, in words of the library's own: `file`, `head`, `rows`, or the kind of a row.
+    """
+
+    code = "store.broken"
+    text = "the store is damaged, or was altered"
+    hint = "keep it as evidence; restore the last backup"
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what: str = what
+
+    def _detail(self) -> str:
+        return self.what
+
+
+class StoreKeyWrong(StoreError):
+    """The key or the passphrase is not the one that the agent was sealed under; or what tells so is damaged."""
+
+    code = "store.key"
+    text = "the key does not open the agent"
+    hint = "pass the key or the passphrase that it was sealed under last"
+
+
+class StoreClosed(StoreError):
+    """The store was closed, and what was opened in it is closed with it."""
+
+    code = "store.closed"
+    text = "the store is closed"
+    hint = "open it again"
 
 
 class LogBroken(StoreError):
