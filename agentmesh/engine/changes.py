@@ -10,6 +10,8 @@ from typing import Final, final
 
 from attrs import frozen
 
+from agentmesh.engine.inbox import HandedUp
+from agentmesh.engine.outbox import Waiting
 from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import AgentState
 from agentmesh.handshake.prekeys import PublishedBundle
@@ -229,3 +231,49 @@ class SessionsForgotten:
             peer = state.peers.get(ended.peer.raw)
             if peer is not None:
                 peer.drop({ended.session_id})
+
+
+@frozen
+class OutboxPut:
+    """An envelope waits to leave from now on."""
+
+    waiting: Waiting
+
+    def apply(self, state: AgentState, /) -> None:
+        """Let it wait."""
+        state.outbox.put(self.waiting)
+
+
+@frozen
+class OutboxRemoved:
+    """These envelopes wait no more: handed over, acknowledged, or told as undelivered."""
+
+    sequences: tuple[int, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Let go of them."""
+        for sequence in self.sequences:
+            state.outbox.remove(sequence)
+
+
+@frozen
+class InboxPut:
+    """An event is handed up, and kept until the application has done with it."""
+
+    handed: HandedUp
+
+    def apply(self, state: AgentState, /) -> None:
+        """Keep it."""
+        state.inbox.put(self.handed)
+
+
+@frozen
+class InboxRemoved:
+    """The application has done with these events."""
+
+    sequences: tuple[int, ...]
+
+    def apply(self, state: AgentState, /) -> None:
+        """Let go of them."""
+        for sequence in self.sequences:
+            state.inbox.remove(sequence)

@@ -7,6 +7,7 @@ another, and an export that is older than it may be: the frame is that of all st
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
@@ -94,14 +95,19 @@ def put_memo(state: AgentState, fields: list[Any]) -> None:
     )
 
 
-def put_peer(state: AgentState, fields: list[Any]) -> None:
-    """Put back a peer with its sessions, each as its own export."""
-    raw, latest_knock_ms, own_knock_ms, sessions = fields
+def put_peer(
+    state: AgentState,
+    raw: bytes,
+    latest_knock_ms: int | None,
+    own_knock_ms: int | None,
+    sessions: Iterable[tuple[bytes | None, Sequence[list[Any]]]],
+) -> None:
+    """Put back a peer with its sessions: each as its own export, and the kept keys that are not in it."""
     require(raw not in state.peers and raw != state.identity.key.raw)
     peer = state.ensure_peer(IdentityKey(raw))
     peer.latest_knock_ms = -1 if latest_knock_ms is None else latest_knock_ms
     peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
-    restored = [restore_held(session_data, state.mesh, state.identity.did) for session_data in sessions]
+    restored = [restore_held(data, state.mesh, state.identity.did, kept) for data, kept in sessions]
     ids = {session_id_of(held) for held in restored}
     require(len(ids) == len(restored) and ids.isdisjoint(state.sessions))
     for held in restored:
@@ -129,8 +135,8 @@ def restore_agent(data: bytes, now_ms: int, *, at_least_generation: int = 0) -> 
             put_bundle(state, bundle)
         for memo in memos:
             put_memo(state, memo)
-        for peer in peers:
-            put_peer(state, peer)
+        for raw, latest_knock_ms, own_knock_ms, sessions in peers:
+            put_peer(state, raw, latest_knock_ms, own_knock_ms, ((session, ()) for session in sessions))
         for ref in [ref for ref, bundle in state.bundles.items() if now_ms > bundle.forget_at_ms]:
             del state.bundles[ref]
         return state

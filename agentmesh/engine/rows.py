@@ -1,8 +1,9 @@
 """What a step leads to, as rows: so that a store writes just that (docs/protocol.md, section 7.1).
 
 Theory of operation. A step's changes are applied to a *draft*, a state that copies what they touch and leaves the
-agent's own as it is; the rows are what they touched, as canonical bytes. So each change is written once, and its rows
-cannot differ from what it does. The rows of all steps since an agent was made are the rows of its state.
+agent's own as it is; those of a batch to the state itself, *noted* (`agentmesh.engine.draft`). The rows are what they
+touched, as canonical bytes. So each change is written once, and its rows cannot differ from what it does. The rows of
+all steps since an agent was made are the rows of its state.
 
 | kind | key | bytes |
 |---|---|---|
@@ -11,17 +12,24 @@ cannot differ from what it does. The rows of all steps since an agent was made a
 | `bundle` | its ref | as in an export |
 | `knock` | its th | as in an export |
 | `peer` | its identity key | as in an export, with session ids in the place of its sessions |
-| `session` | its id | as `export_session` writes it |
+| `session` | its id | as `export_session` writes it, without the keys that are kept for late messages |
+| `kept` | session id, serial of the chain (8 bytes), number in it (4) | [message key, when it was kept] |
+| `outbox` | its sequence, 8 bytes | an envelope that waits: `agentmesh.engine.outbox` |
+| `inbox` | its sequence, 8 bytes | [when, event]: `agentmesh.engine.event_rows` |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Final, Generic, TypeVar, final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, final
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, VERSION, require
+from agentmesh.engine.draft import Draft, Kept, Noted, Touched, kept_of
+from agentmesh.engine.event_rows import export_event, restore_event, size_of
 from agentmesh.engine.export import MEMO_LAYOUT, memo_fields, peer_fields, put_bundle, put_memo, put_peer
-from agentmesh.engine.replay import KnockMemo, KnockMemory
+from agentmesh.engine.inbox import HandedUp
+from agentmesh.engine.outbox import WAITING, Waiting, restore_waiting, waiting_fields
+from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import AgentState, Change, Peer, RowKind
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import Malformed, StateVersionUnknown
@@ -29,8 +37,9 @@ from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, PublishedBundle, expor
 from agentmesh.identity import Identity
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
-from agentmesh.primitives.keys import Redacted, TranscriptHash
+from agentmesh.primitives.keys import Redacted, SessionId
 from agentmesh.session.at_rest import export_session, guarded
+from agentmesh.session.chains import SkippedAt
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held, session_id_of
 
@@ -41,14 +50,67 @@ RowChanges = dict[RowKey, bytes | None]
 
 def rows_of(state: AgentState) -> Rows:
     """Return the rows of a whole state: *secret, and unsealed*."""
-    return {
+    rows: RowChanges = {
         (RowKind.AGENT, b""): _agent_row(state),
         (RowKind.GENERATION, b""): _generation_row(state.generation),
-        **{(RowKind.BUNDLE, bundle.ref): _bundle_row(bundle) for bundle in state.bundles.values()},
-        **{(RowKind.KNOCK, memo.th): _knock_row(memo) for memo in state.knocks},
-        **{(RowKind.PEER, peer.key.raw): _peer_row(peer) for peer in state.peers.values()},
-        **{(RowKind.SESSION, session_id_of(held)): export_session(held) for held in state.sessions.values()},
     }
+    everything = Touched(
+        state.bundles.items(),
+        ((memo.th, memo) for memo in state.knocks),
+        state.peers.items(),
+        ((session_id, (), held) for session_id, held in state.sessions.items()),
+        ((waiting.sequence, waiting) for waiting in state.outbox),
+        ((handed.sequence, handed) for handed in state.inbox),
+    )
+    _write(rows, everything)
+    return {name: data for name, data in rows.items() if data is not None}
+
+
+def _write(rows: RowChanges, touched: Touched) -> None:
+    """Write the rows of what was touched."""
+    for ref, bundle in touched.bundles:
+        rows[RowKind.BUNDLE, ref] = None if bundle is None else _bundle_row(bundle)
+    for th, memo in touched.knocks:
+        rows[RowKind.KNOCK, th] = None if memo is None else _knock_row(memo)
+    for raw, peer in touched.peers:
+        rows[RowKind.PEER, raw] = None if peer is None else _peer_row(peer)
+    for session_id, before, held in touched.sessions:
+        rows[RowKind.SESSION, session_id] = None if held is None else export_session(held, with_kept=False)
+        after = kept_of(held)
+        if before or after:
+            _write_kept(rows, session_id, before, after, held)
+    for sequence, waiting in touched.outbox:
+        rows[RowKind.OUTBOX, _sequence_key(sequence)] = None if waiting is None else _waiting_row(waiting)
+    for sequence, handed in touched.inbox:
+        rows[RowKind.INBOX, _sequence_key(sequence)] = None if handed is None else _handed_row(handed)
+
+
+def _write_kept(rows: RowChanges, session_id: SessionId, before: Kept, after: Kept, held: Held | None) -> None:
+    """Write the message keys that a session keeps now and did not keep before; a kept key never changes."""
+    for at in before:
+        if at not in after:
+            rows[RowKind.KEPT, _kept_key(session_id, at)] = None
+    if isinstance(held, Session):
+        for at, (message_key, at_ms) in held.ratchet.skipped.items():
+            if at not in before:
+                rows[RowKind.KEPT, _kept_key(session_id, at)] = _wire.encode([message_key, at_ms])
+
+
+def _kept_key(session_id: SessionId, at: SkippedAt) -> bytes:
+    serial, number = at
+    return session_id + serial.to_bytes(8, "big") + number.to_bytes(4, "big")
+
+
+def _sequence_key(sequence: int) -> bytes:
+    return sequence.to_bytes(8, "big")
+
+
+def _waiting_row(waiting: Waiting) -> bytes:
+    return _wire.encode(waiting_fields(waiting))
+
+
+def _handed_row(handed: HandedUp) -> bytes:
+    return _wire.encode([handed.at_ms, export_event(handed.event)])
 
 
 def _agent_row(state: AgentState) -> bytes:
@@ -74,6 +136,9 @@ def _peer_row(peer: Peer) -> bytes:
 # --- and back --------------------------------------------------------------------------------------------------------
 
 _AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32), _wire.Uint(1))
+_KEPT: Final = _wire.array(_wire.Bin(32), _wire.Uint())
+_HANDED: Final = _wire.array(_wire.Uint(), _wire.Bin(1, UINT_MAX))
+_SESSION_ID_BYTES: Final = 16
 _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(16), MANY)
 )
@@ -103,6 +168,8 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
     state.generation = int.from_bytes(generation, "big")
     require(state.generation <= UINT_MAX)
     peers: list[tuple[bytes, list[Any]]] = []
+    kept: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    boxes: dict[str, list[tuple[bytes, bytes]]] = {RowKind.OUTBOX: [], RowKind.INBOX: []}
     for (kind, key), data in rows.items():
         if kind == RowKind.BUNDLE:
             fields = _decode(data, PUBLISHED_LAYOUT)
@@ -114,129 +181,53 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
             require(fields[0] == key)
         elif kind == RowKind.PEER:
             peers.append((key, _decode(data, _PEER)))
+        elif kind == RowKind.KEPT:
+            kept.setdefault(key[:_SESSION_ID_BYTES], []).append((key, data))
+        elif kind in boxes:
+            boxes[kind].append((key, data))
         else:
             require(kind == RowKind.SESSION or (kind in {RowKind.AGENT, RowKind.GENERATION} and not key))
     for key, (raw, latest_knock_ms, own_knock_ms, session_ids) in peers:
         require(raw == key)
-        sessions = [rows.get((RowKind.SESSION, session_id)) for session_id in session_ids]
-        put_peer(state, [raw, latest_knock_ms, own_knock_ms, sessions])
+        sessions = [
+            (rows.get((RowKind.SESSION, session_id)), _restore_kept(kept.pop(session_id, ())))
+            for session_id in session_ids
+        ]
+        put_peer(state, raw, latest_knock_ms, own_knock_ms, sessions)
         require([session_id_of(held) for held in state.peers[raw].sessions] == session_ids)
     require(len(state.sessions) == sum(kind == RowKind.SESSION for kind, _ in rows))  # none without its peer
+    require(not kept)
+    _restore_boxes(state, sorted(boxes[RowKind.OUTBOX]), sorted(boxes[RowKind.INBOX]))
     return state
+
+
+def _restore_kept(rows: Iterable[tuple[bytes, bytes]]) -> list[list[Any]]:
+    """Return the kept keys of a session as its export has them, in their order."""
+    fields: list[list[Any]] = []
+    for key, data in sorted(rows):
+        require(len(key) == _SESSION_ID_BYTES + 12)
+        message_key, at_ms = _decode(data, _KEPT)
+        serial, number = key[_SESSION_ID_BYTES:-4], key[-4:]
+        fields.append([int.from_bytes(serial, "big"), int.from_bytes(number, "big"), message_key, at_ms])
+    return fields
+
+
+def _restore_boxes(state: AgentState, outbox: list[tuple[bytes, bytes]], inbox: list[tuple[bytes, bytes]]) -> None:
+    for key, data in outbox:
+        waiting = restore_waiting(_decode(data, WAITING))
+        require(key == _sequence_key(waiting.sequence))
+        state.outbox.put(waiting)
+    for key, data in inbox:
+        require(len(key) == 8)
+        at_ms, exported = _decode(data, _HANDED)
+        event = restore_event(exported, state)
+        state.inbox.put(HandedUp(int.from_bytes(key, "big"), event, at_ms, size_of(event)))
 
 
 def _decode(data: bytes | None, layout: _wire.Array) -> list[Any]:
     if not isinstance(data, bytes):
         raise Malformed
     return _wire.decode(data, layout, STATE_MAX_BYTES)
-
-
-# --- a draft of the state --------------------------------------------------------------------------------------------
-
-_Key = TypeVar("_Key", bound=bytes | str)
-_Value = TypeVar("_Value")
-_GONE: Final = object()
-
-
-@final
-class _Layer(MutableMapping[_Key, _Value], Generic[_Key, _Value]):
-    """A dictionary over another that stays as it is: what is written, removed or given out to be changed is kept here.
-
-    Args:
-        below: The dictionary below.
-        copy: Makes a copy of a value, where values are changed in place.
-    """
-
-    def __init__(self, below: Mapping[_Key, _Value], copy: Callable[[_Value], _Value] | None = None) -> None:
-        self._below = below
-        self._copy = copy
-        self.touched: dict[_Key, _Value | object] = {}
-
-    def __getitem__(self, key: _Key) -> _Value:
-        value = self.touched.get(key)
-        if value is None:
-            value = self._below[key]
-            if self._copy is not None:
-                value = self.touched[key] = self._copy(value)
-        if value is _GONE:
-            raise KeyError(key)
-        return value  # type: ignore[return-value]
-
-    def __setitem__(self, key: _Key, value: _Value) -> None:
-        self.touched[key] = value
-
-    def __delitem__(self, key: _Key) -> None:
-        if key not in self:
-            raise KeyError(key)
-        self.touched[key] = _GONE
-
-    def __contains__(self, key: object) -> bool:
-        return self.touched[key] is not _GONE if key in self.touched else key in self._below
-
-    def __iter__(self) -> Iterator[_Key]:
-        return (key for key in {**self._below, **self.touched} if key in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def changes(self) -> Iterator[tuple[_Key, _Value | None]]:
-        """Yield (key, value or `None`) of all that is otherwise here than below."""
-        for key, value in self.touched.items():
-            if value is not _GONE:
-                yield key, value  # type: ignore[misc]
-            elif key in self._below:
-                yield key, None
-
-
-@final
-class _Memory(KnockMemory):
-    """A memory of KNOCKs over another that stays as it is, as far as changes use it."""
-
-    __slots__ = ("layer",)
-
-    def __init__(self, below: KnockMemory) -> None:
-        super().__init__()
-        self.layer: _Layer[TranscriptHash, KnockMemo] = _Layer(below.by_th)
-
-    def get(self, th: TranscriptHash) -> KnockMemo | None:
-        return self.layer.get(th)
-
-    def remember(self, memo: KnockMemo) -> None:
-        self.layer[memo.th] = memo
-
-    def drop(self, th: TranscriptHash) -> None:
-        self.layer.pop(th, None)
-
-
-def _copied(held: Held) -> Held:
-    return held.copy() if isinstance(held, Session) else held
-
-
-@final
-class _Draft(AgentState):
-    """An agent's state as it would be; the state below it stays as it is."""
-
-    is_draft = True
-    __slots__ = ("bundle_layer", "knock_layer", "peer_layer", "session_layer")
-
-    def __init__(self, below: AgentState) -> None:
-        self.identity = below.identity
-        self.mesh = below.mesh
-        self.bundles = self.bundle_layer = _Layer(below.bundles)
-        self.knocks = memory = _Memory(below.knocks)
-        self.knock_layer = memory.layer
-        self.peers = self.peer_layer = _Layer(below.peers, Peer.copy)
-        self.dids = _Layer(below.dids)
-        self.sessions = self.session_layer = _Layer(below.sessions, _copied)
-        self.undecided = _Layer(below.undecided)
-
-    def hold(self, peer: Peer, held: Held) -> None:
-        # A copy, because the session that a step brings shares its ratchet with the phase before.
-        super().hold(peer, _copied(held))
-
-    def advancing(self, session: Session) -> Session:
-        held = self.sessions.get(session.facts.session_id)
-        return held if isinstance(held, Session) else session.copy()
 
 
 @final
@@ -264,18 +255,36 @@ class ChangesOf(Redacted):
         return rows
 
 
+@final
+class ChangesNoted(Redacted):
+    """The changes of a batch, which have taken effect: what a journal is told at its end."""
+
+    __slots__ = ("_changes", "_noted")
+
+    def __init__(self, changes: tuple[Change, ...], noted: Noted) -> None:
+        self._changes = changes
+        self._noted = noted
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self._changes)
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def rows(self) -> RowChanges:
+        """Return the rows that the batch writes, and removes (`None`): *secret, and unsealed*."""
+        rows: RowChanges = {}
+        _write(rows, self._noted.touched())
+        if self._changes:
+            rows[RowKind.GENERATION, b""] = _generation_row(self._noted.below.generation)
+        return rows
+
+
 def rows_after(state: AgentState, changes: Iterable[Change]) -> RowChanges:
     """Return the rows that these changes write, and remove (`None`), over this state. Nothing is altered."""
-    draft = _Draft(state)
+    draft = Draft(state)
     for change in changes:
         change.apply(draft)
     rows: RowChanges = {}
-    for ref, bundle in draft.bundle_layer.changes():
-        rows[RowKind.BUNDLE, ref] = None if bundle is None else _bundle_row(bundle)
-    for th, memo in draft.knock_layer.changes():
-        rows[RowKind.KNOCK, th] = _knock_row(memo) if memo is not None else None
-    for raw, peer in draft.peer_layer.changes():
-        rows[RowKind.PEER, raw] = None if peer is None else _peer_row(peer)
-    for session_id, held in draft.session_layer.changes():
-        rows[RowKind.SESSION, session_id] = None if held is None else export_session(held)
+    _write(rows, draft.touched())
     return rows

@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar, final
 
 from agentmesh.audit.record import Record
+from agentmesh.engine.inbox import Inbox
+from agentmesh.engine.outbox import Outbox
 from agentmesh.engine.replay import KnockMemory
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle
 from agentmesh.identity import Identity, IdentityKey, did_argument
@@ -86,11 +88,13 @@ class AgentState(Redacted):
         dids: From DID to identity key.
         sessions: By session id, in every phase.
         undecided: Those of them that wait for the application's verdict, oldest first.
+        outbox: What waits to leave, or to be acknowledged; empty where the agent keeps none.
+        inbox: What the application has not done with; empty where the agent keeps none.
     """
 
-    is_draft = False
     __slots__ = (
-        "bundles", "dids", "generation", "has_policy", "identity", "knocks", "mesh", "peers", "sessions", "undecided"
+        "bundles", "dids", "generation", "has_policy", "identity", "inbox", "knocks", "mesh", "outbox", "peers",
+        "sessions", "undecided",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, mesh: str) -> None:
@@ -104,6 +108,8 @@ class AgentState(Redacted):
         self.dids: MutableMapping[str, Ed25519PublicKey] = {}
         self.sessions: MutableMapping[SessionId, Held] = {}
         self.undecided: MutableMapping[SessionId, Undecided] = {}
+        self.outbox: Outbox = Outbox()
+        self.inbox: Inbox = Inbox()
 
     def peer(self, did: str) -> Peer | None:
         """Return what is known of the peer with this DID, or `None`.
@@ -210,7 +216,10 @@ class RowKind(StrEnum):
     AGENT = "agent"
     BUNDLE = "bundle"
     GENERATION = "generation"
+    INBOX = "inbox"
+    KEPT = "kept"
     KNOCK = "knock"
+    OUTBOX = "outbox"
     PEER = "peer"
     SESSION = "session"
 

@@ -5,7 +5,7 @@ Every field is checked on the way back in, and fields that contradict one anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, require
@@ -30,7 +30,7 @@ from agentmesh.session.held import Held
 from agentmesh.session.indices import Indices
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import ENDINGS, Phase
-from agentmesh.session.ratchet_export import RATCHET, ratchet_fields, restore_ratchet
+from agentmesh.session.ratchet_export import KEPT_AT, RATCHET, ratchet_fields, restore_ratchet
 
 _KEY: Final = _wire.Bin(32)
 _MS: Final = _wire.Uint()
@@ -70,6 +70,7 @@ _SESSION: Final = _wire.array(
     _wire.Maybe(_CLOSE),
     _wire.Maybe(_MS),
 )
+_RATCHET_AT: Final = 2  # of the fields of an established session
 _ENDED: Final = _wire.array(
     _wire.Uint(),
     _wire.Bin(16),
@@ -117,8 +118,11 @@ def _indices_fields(indices: Indices) -> list[Any]:
     return [indices.floor, indices.count, [list(one) for one in indices.ranges]]
 
 
-def export_session(held: Held) -> bytes:
-    """Return the canonical bytes of a session in any phase: secret, and unsealed."""
+def export_session(held: Held, *, with_kept: bool = True) -> bytes:
+    """Return the canonical bytes of a session in any phase: secret, and unsealed.
+
+    Without the message keys that are kept for late messages where a store has them apart.
+    """
     if isinstance(held, Pending):
         return _wire.encode([1, _facts_fields(held.facts), ratchet_fields(held.ratchet), held.expires_ms, held.knock])
     if isinstance(held, Undecided):
@@ -140,7 +144,7 @@ def export_session(held: Held) -> bytes:
             [
                 3,
                 _facts_fields(held.facts),
-                ratchet_fields(held.ratchet),
+                ratchet_fields(held.ratchet, with_kept=with_kept),
                 held.conditions.encode(),
                 held.accepted_at_ms,
                 held.data_sent,
@@ -270,13 +274,23 @@ def _restore_ended(fields: list[Any]) -> Ended:
     )
 
 
-def restore_held(data: bytes, mesh: str, own_did: str) -> Held:
-    """Return a session in whatever phase it is. Any error of ours says that it is damaged: see `guarded`."""
+def restore_held(data: bytes | None, mesh: str, own_did: str, kept: Sequence[list[Any]] = ()) -> Held:
+    """Return a session in whatever phase it is. Any error of ours says that it is damaged: see `guarded`.
+
+    Args:
+        data: The bytes.
+        mesh: The agent's mesh.
+        own_did: The agent's DID.
+        kept: The message keys that are kept for late messages, where they are not in the bytes.
+    """
     # The tag stands behind the array's head; which layout the rest must have follows from it.
     layout = _TAGS.get(_wire.peek_version(data) or 0) if isinstance(data, bytes) else None
-    if layout is None:
+    if layout is None or data is None:
         raise Malformed
     fields = _wire.decode(data, layout, STATE_MAX_BYTES)
+    if kept:
+        require(layout is _SESSION)
+        fields[_RATCHET_AT][KEPT_AT] += kept
     if layout is _PENDING:
         return _restore_pending(fields, mesh, own_did)
     if layout is _UNDECIDED:

@@ -27,10 +27,8 @@ Owed = tuple[int, int]
 class Holder(Protocol):
     """Where a change finds the session that it advances: an agent's state, or a draft of it."""
 
-    is_draft: bool
-
     def advancing(self, session: Session, /) -> Session:
-        """Return the session to change: this one, or a draft's copy of it."""
+        """Return the session to change: this one, or a draft's copy of it; where changes are noted, note it."""
         ...
 
 
@@ -61,9 +59,7 @@ class MessageSent(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session
-        if state is not None and state.is_draft:
-            session = state.advancing(session)
+        session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply_sealed(self.sending, self.half)
         session.data_sent = self.data_sent
         if session.facts.initiator:
@@ -113,9 +109,7 @@ class MessageTaken(Redacted):
 
     def apply(self, state: Holder | None = None, /) -> None:
         """Advance the session."""
-        session = self.session
-        if state is not None and state.is_draft:
-            session = state.advancing(session)
+        session = self.session if state is None else state.advancing(self.session)
         session.ratchet.apply(self.opened)
         session.received = self.received
         session.owed = self.owed

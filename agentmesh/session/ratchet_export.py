@@ -38,13 +38,14 @@ RATCHET: Final = _wire.array(
     _wire.Maybe(_OFFERING),
     _wire.Maybe(_ANSWERING),
 )
+KEPT_AT: Final = 8  # where the skipped keys stand in it
 
 
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-def ratchet_fields(ratchet: Ratchet) -> list[Any]:
-    """Return what `RATCHET` lays out."""
+def ratchet_fields(ratchet: Ratchet, *, with_kept: bool = True) -> list[Any]:
+    """Return what `RATCHET` lays out; without the kept keys where a store has them apart."""
     sending, receiving = ratchet.sending, ratchet.receiving
     return [
         ratchet.root,
@@ -68,7 +69,7 @@ def ratchet_fields(ratchet: Ratchet) -> list[Any]:
         ratchet.next_sending,
         ratchet.next_receiving,
         [[past.header_key, past.length, past.start, past.serial] for past in ratchet.past],
-        [[serial, n, key, at_ms] for (serial, n), (key, at_ms) in ratchet.skipped.items()],
+        [[serial, n, key, at_ms] for (serial, n), (key, at_ms) in ratchet.skipped.items()] if with_kept else [],
         *_half_fields(ratchet.epochs),
     ]
 
