@@ -44,6 +44,8 @@ def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate
                     INSIDE[lock] = None
                     try:
                         result = call(self, *args, **kwargs)
+                        if seam.batch is not None:
+                            result = seam.batch.hold(result)
                         step, seam.step = seam.step, None
                     finally:
                         del INSIDE[lock]

@@ -10,9 +10,11 @@ from attrs import field, frozen
 
 from agentmesh.at_rest import require
 from agentmesh.envelope import receipt_of
-from agentmesh.limits import COUNTER_MAX, LABEL_MAX_BYTES, UINT_MAX
+from agentmesh.limits import COUNTER_MAX, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId
+
+LABEL_MAX_BYTES: Final = 64  # what an application attaches to a message for itself: an id of its own fits
 
 
 class Purpose(IntEnum):
