@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from agentmesh.events import Event
+from agentmesh.events import MessageReceived, PeerClosed, SessionEstablished
 from agentmesh.primitives.keys import Redacted
+
+if TYPE_CHECKING:
+    from agentmesh.engine.event_rows import Kept
 
 
 @final
@@ -17,16 +20,26 @@ class HandedUp(Redacted):
         sequence: The order in which events came about.
         event: The event, always the same object.
         at_ms: When it came about.
-        size_bytes: What of it a peer chose the size of: its plaintext, intent and reason.
+        size_bytes: What of it a peer chose the size of: plaintext, action and reason.
     """
 
     __slots__ = ("at_ms", "event", "sequence", "size_bytes")
 
-    def __init__(self, sequence: int, event: Event, at_ms: int, size_bytes: int) -> None:
+    def __init__(self, sequence: int, event: Kept, at_ms: int) -> None:
         self.sequence: int = sequence
-        self.event: Event = event
+        self.event: Kept = event
         self.at_ms: int = at_ms
-        self.size_bytes: int = size_bytes
+        self.size_bytes: int = _size_of(event)
+
+
+def _size_of(event: Kept) -> int:
+    if isinstance(event, MessageReceived):
+        return len(event.plaintext) + len(event.action)
+    if isinstance(event, PeerClosed):
+        return len(event.reason)
+    if isinstance(event, SessionEstablished) and event.early_payload is not None:
+        return len(event.early_payload)
+    return 0
 
 
 @final

@@ -11,10 +11,9 @@ from attrs import field, frozen
 from agentmesh.at_rest import require
 from agentmesh.envelope import receipt_of
 from agentmesh.limits import COUNTER_MAX, UINT_MAX
+from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId
-
-LABEL_MAX_BYTES: Final = 64  # what an application attaches to a message for itself: an id of its own fits
 
 
 class Purpose(IntEnum):

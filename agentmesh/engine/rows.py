@@ -25,7 +25,7 @@ from typing import Any, Final, final
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, VERSION, require
 from agentmesh.engine.draft import Draft, Kept, Noted, Touched, kept_of
-from agentmesh.engine.event_rows import export_event, restore_event, size_of
+from agentmesh.engine.event_rows import export_event, restore_event
 from agentmesh.engine.export import MEMO_LAYOUT, memo_fields, peer_fields, put_bundle, put_memo, put_peer
 from agentmesh.engine.inbox import HandedUp
 from agentmesh.engine.outbox import WAITING, Waiting, restore_waiting, waiting_fields
@@ -221,7 +221,7 @@ def _restore_boxes(state: AgentState, outbox: list[tuple[bytes, bytes]], inbox: 
         require(len(key) == 8)
         at_ms, exported = _decode(data, _HANDED)
         event = restore_event(exported, state)
-        state.inbox.put(HandedUp(int.from_bytes(key, "big"), event, at_ms, size_of(event)))
+        state.inbox.put(HandedUp(int.from_bytes(key, "big"), event, at_ms))
 
 
 def _decode(data: bytes | None, layout: _wire.Array) -> list[Any]:
