@@ -161,7 +161,7 @@ def test_an_end_that_fails_is_made_again_before_anything_else(failure: BaseExcep
     store.keeps_first = keeps_first
     commits = store.commits
     expected = CommitFailed if isinstance(failure, Exception) else type(failure)
-    with pytest.raises(expected), alice.batch() as batch:
+    with pytest.raises(expected), alice.batch() as batch:  # noqa: PT012 - its end raises
         sealed = alice.send(bob.did, b"numbers")
         alice.receive(bob.send(alice.did, b"answer").envelope)
         store.failure = failure
@@ -183,7 +183,7 @@ def test_an_end_that_fails_is_made_again_before_anything_else(failure: BaseExcep
 
 def test_what_was_done_is_kept_where_the_with_statement_is_left_by_an_error() -> None:
     couple = Couple()
-    with pytest.raises(ZeroDivisionError), couple.alice.batch():
+    with pytest.raises(ZeroDivisionError), couple.alice.batch():  # noqa: PT012 - so that it is left by an error
         sealed = couple.alice.send(couple.bob.did, b"numbers")
         1 / 0  # noqa: B018
     assert couple.is_kept
