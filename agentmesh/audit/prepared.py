@@ -14,6 +14,7 @@ from typing import Final, Self, final
 from attrs import field, frozen
 
 from agentmesh.audit.merkle import EntryHash
+from agentmesh.audit.owner import owner_named
 from agentmesh.audit.record import ENTRY_MAX_BYTES, Record, decode_entry
 from agentmesh.audit.verification import check_entry
 from agentmesh.errors import LogBroken, RemoteError, StoreBroken
@@ -36,7 +37,7 @@ class Prepared:
         hashes: Their entry hashes.
         first: The number of the first.
         previous: The hash of the entry before it.
-        owner: Whose log it is once it has them, or empty text.
+        owner: Whose log it is once it has them, as far as that was known, or empty text.
     """
 
     records: tuple[Record, ...]
@@ -54,3 +55,31 @@ class Prepared:
     def encode(self) -> bytes:
         """Return the row that a store keeps until the log has them."""
         return _wire.encode([_VERSION, list(self.entries)])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Return what such a row holds.
+
+        Raises:
+            StoreBroken: it is no such row, or was written by a newer release.
+        """
+        try:
+            version, entries = _wire.decode(data, _LAYOUT, _MAX_BYTES)
+            if version == _VERSION and entries:
+                return cls._of(entries)
+        except (RemoteError, LogBroken):
+            pass
+        raise StoreBroken("records")
+
+    @classmethod
+    def _of(cls, entries: list[bytes]) -> Self:
+        first, previous, _ = decode_entry(entries[0])
+        head, owner = EntryHash(previous), ""
+        records: list[Record] = []
+        hashes: list[EntryHash] = []
+        for sequence, entry in enumerate(entries, first):
+            head, record = check_entry(entry, sequence, head)
+            records.append(record)
+            hashes.append(head)
+            owner = owner or owner_named(record)
+        return cls(tuple(records), entries, hashes, first, EntryHash(previous), owner)
