@@ -13,7 +13,6 @@ read: by a proof that goes through it, by `verify`, and by all who read the log 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -184,8 +183,8 @@ class AuditLog:
                 pass
             elif (prepared.first, prepared.previous) == (self._size, self._head):
                 self._keep(prepared.entries, prepared.hashes, self._owner or prepared.owner)
-            elif not self._has(prepared):
-                self._keep(*self._next(prepared.records))
+            elif missing := self._missing(prepared):
+                self._keep(*self._next(missing))
             return self._size
 
     def _next(self, records: tuple[Record, ...]) -> tuple[list[bytes], list[EntryHash], str]:
@@ -231,26 +230,28 @@ class AuditLog:
             self._long.mark(owner, milestones)
         self._is_in_step = True
 
-    def _has(self, prepared: Prepared) -> bool:
-        """Say whether the log, which has moved on, has these records from their place on."""
-        first, handover = prepared.first, self._handover
+    def _missing(self, prepared: Prepared) -> tuple[Record, ...]:
+        """Return which of these records the log, which has moved on, does not have from their place on."""
+        first, handover, missing = prepared.first, self._handover, prepared.records
         if self._size < first:
             raise LogBroken(self._size, "cut")
-        if handover.size > first:
-            return True
-        before, entries = handover.head, iter(self._entries_from(max(first - 1, handover.size)))
+        start, before = max(first, handover.size), handover.head
+        entries = iter(self._entries_from(start - (first > handover.size)))
         if first > handover.size:
             before = leaf_hash(next(entries, b""))
-        if before != prepared.previous:
+        elif first < handover.size:
+            ended = handover.size - first
+            if ended >= len(missing) or before != prepared.hashes[ended - 1]:
+                return ()
+            missing = missing[ended:]
+        if start == first and before != prepared.previous:
             raise LogBroken(max(first - 1, 0), "index")
-        # Not by number alone: somebody else may append to the same log.
-        found: deque[Record] = deque(maxlen=len(prepared.records))
-        for sequence, entry in enumerate(entries, first):
+        # Not by number: somebody else may append to the same log. One by one: a crash may have kept the first few.
+        for sequence, entry in enumerate(entries, start):
             before, record = check_entry(entry, sequence, before)
-            found.append(record)
-            if tuple(found) == prepared.records:
-                return True
-        return False
+            if missing and record == missing[0]:
+                missing = missing[1:]
+        return missing
 
     def _entries_from(self, sequence: int) -> Iterable[bytes]:
         if self._long is not None:

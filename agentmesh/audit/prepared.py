@@ -21,9 +21,9 @@ from agentmesh.errors import LogBroken, RemoteError, StoreBroken
 from agentmesh.primitives import _wire
 
 _VERSION: Final = 1
-_MOST: Final = 1 << 20  # entries of one commit
+_MOST: Final = 1 << 32  # the byte cap is what bounds them
 _LAYOUT: Final = _wire.array(_wire.Uint(), _wire.ArrayOf(_wire.Bin(1, ENTRY_MAX_BYTES), _MOST))
-_MAX_BYTES: Final = 1 << 30
+_MAX_BYTES: Final = 1 << 32
 
 
 @final
