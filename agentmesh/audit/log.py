@@ -28,6 +28,7 @@ from agentmesh.audit.sink import LongSink, Milestone, Sink
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
+from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _crypto, _wire, forked
 from agentmesh.primitives.forked import Birthplace
 
@@ -275,7 +276,7 @@ class AuditLog:
         self._birthplace.check()
         if first is None:
             return self._sink.entries()
-        if type(first) is not int or first < self._handover.size:
+        if type(first) is not int or not self._handover.size <= first <= UINT_MAX:
             raise ArgumentInvalid("first")
         return self._entries_from(first)
 

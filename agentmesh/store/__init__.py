@@ -3,6 +3,5 @@
 from agentmesh.store.frames import read_log_file, read_log_parts
 from agentmesh.store.log_export import export_log
 from agentmesh.store.log_file import LogFile
-from agentmesh.store.log_rows import StoreLog
 
-__all__ = ["LogFile", "StoreLog", "export_log", "read_log_file", "read_log_parts"]
+__all__ = ["LogFile", "export_log", "read_log_file", "read_log_parts"]

@@ -69,10 +69,13 @@ class StoreLog:
             rows: The agent's plain rows; those of the kinds `milestone` and `tail` are looked at.
 
         Raises:
-            StoreBroken: one of these is none.
+            StoreBroken: one of these is none, or there are entries and no tail.
+            StoreError: the store cannot be read.
         """
         self._read = read
         self._tail = _tail_of(rows.get((TAIL, b"")))
+        if not self._tail.size and next(read(0), None) is not None:
+            raise StoreBroken(TAIL)
         self._milestones = _milestones_of(rows, self._tail.size)
         self._written = len(self._milestones)  # how many of them the store has
         self._staged: _Staged | None = None

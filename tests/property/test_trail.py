@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from agentmesh import Identity
 from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, LongSink, Record, verified_records, verify_entries
 from agentmesh.errors import StoreFailed
-from agentmesh.store import LogFile, StoreLog, export_log, files, log_rows, read_log_parts
+from agentmesh.store import LogFile, export_log, files, log_rows, read_log_parts
+from agentmesh.store.log_rows import StoreLog
 from agentmesh.store.rows import Name
 from agentmesh.store.trail import Trail
 
