@@ -25,8 +25,11 @@ class Rows(Protocol):
         """
         ...
 
-    def read(self, *, log: bool = False) -> Iterator[tuple[str, bytes, bytes]]:
+    def read(self, *, log: bool = False, first: int = 0) -> Iterator[tuple[str, bytes, bytes]]:
         """Return (kind, key, sealed bytes) of all rows but those of the kind `log`, or of those alone, by key.
+
+        Of the log they are those from the number `first` on, found by its key: 8 bytes, big-endian. They are not all
+        held in memory, and a reader may stop at any of them.
 
         Raises:
             StoreFailed: the store did not answer.
