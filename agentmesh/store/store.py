@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final, Self
-
-from attrs import field, frozen
+from typing import Self
 
 from agentmesh.agent import Agent
-from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
-from agentmesh.engine.export import restore_agent
-from agentmesh.engine.guard import check_flags, check_given, check_policy_kept, core_of, working_entropy
+from agentmesh.audit.journal import AuditJournal
+from agentmesh.audit.log import AuditLog
+from agentmesh.engine.core import Clock, system_clock_ms
+from agentmesh.engine.guard import changing, check_flags, check_given, core_of, working_entropy
 from agentmesh.engine.rollback import roll_back
-from agentmesh.engine.rows import RowChanges, rows_of, state_of
-from agentmesh.engine.state import AgentState, Journal, RowKind
+from agentmesh.engine.state import Journal
 from agentmesh.envelope import mesh_argument
-from agentmesh.errors import ArgumentInvalid, StateMalformed, StoreBroken
+from agentmesh.errors import ArgumentInvalid, StoreClosed
+from agentmesh.events import Events
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.policy import Policy, check_policy_mesh
-from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
-from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.arguments import BytesLike, frameless, text_argument
+from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
+from agentmesh.store.data_key import StoreKey
 from agentmesh.store.keeping import Keeping
-from agentmesh.store.rows import Backend, Rows
-from agentmesh.store.sealing import Key, Sealer, key_argument
+from agentmesh.store.opened import Beginning, Opened
+from agentmesh.store.rows import NAME_MAX_BYTES, Backend
 from agentmesh.store.trail import Trail
-
-NAME_MAX_BYTES: Final = 128
-
-
-@frozen(kw_only=True)
-class AgentInfo:
-    """What can be said of an agent in a store without its key.
-
-    Attributes:
-        name: Its name in the store.
-        commits: How many writes it has seen.
-        rows: How many rows of each kind there are, by kind.
-        size_bytes: What its rows hold together, sealed.
-    """
-
-    name: str
-    commits: int
-    rows: dict[str, int]
-    size_bytes: int
 
 
 class Store(Redacted):
@@ -55,7 +36,7 @@ class Store(Redacted):
     one of your own, over a `Backend`.
     """
 
-    def __init__(self, backend: Backend, key: KeyLike) -> None:
+    def __init__(self, backend: Backend, key: StoreKey) -> None:
         """Keep agents in `backend`, sealed under `key`.
 
         Args:
@@ -67,8 +48,8 @@ class Store(Redacted):
             ArgumentInvalid: no such key. Its traceback does not hold it.
         """
         self.backend: Backend = backend
-        self._key = key_argument(key)
-        self._open: dict[str, Rows] = {}
+        self._key = key
+        self._open: dict[str, Opened] = {}
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -85,6 +66,7 @@ class Store(Redacted):
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
+        keep_log: bool = False,
         counter: Counter | None = None,
         acknowledge: bool = True,
         in_order: bool = False,
@@ -96,14 +78,15 @@ class Store(Redacted):
 
         Args:
             mesh: The mesh's name, as for `Agent.create`; that of the agent which is there.
-            name: What the agent is called in this store, 1 to 128 printable characters of ASCII.
+            name: What the agent is called in this store, 1 to 128 bytes.
             identity: Who a new agent is; a fresh identity if `None`. The one that is there must be the same.
             exported: What a new agent begins with, as `Agent.export_state` returned it.
             clock: As for `Agent.create`, and so are `entropy`, `policy` and `limits`.
             entropy: See there.
             policy: See there. Must be given where the agent had one of its own, as for `Agent.restore`.
             limits: See there.
-            journal: Its audit trail: an `AuditJournal`, over a log in this store or elsewhere.
+            journal: Its audit trail, where that is not in this store: an `AuditJournal`, or a journal of your own.
+            keep_log: Keep its audit log in this store, with each step: see `log`.
             counter: A number outside the store, which tells an older copy of it.
             acknowledge: Tell peers what was opened, so that their outboxes empty.
             in_order: Hand up data messages in the order of their indices.
@@ -117,50 +100,75 @@ class Store(Redacted):
             StoreFailed: the store did not answer.
             BackendUnfit, RandomnessFailed: as for `Agent.create`.
         """
-        mesh, name = mesh_argument("mesh", mesh), name_argument(name)
-        if identity is not None and not isinstance(identity, Identity):
-            raise ArgumentInvalid("identity", "not an Identity")
-        check_flags(acknowledge=acknowledge, in_order=in_order)
+        check_flags(acknowledge=acknowledge, in_order=in_order, keep_log=keep_log)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal, counter=counter)
+        if keep_log and journal is not None:
+            raise ArgumentInvalid("journal", "given, and the log is to be kept in the store")
+        source = CheckedEntropy(working_entropy(entropy))
+        beginning = Beginning(mesh_argument("mesh", mesh), identity, exported, clock)
         check_policy_mesh(policy, mesh)
-        source = working_entropy(entropy)
-        begin = None if exported is None else restore_agent(bytes_argument("exported", exported), read_clock(clock))
-        rows = self.backend.open_rows(name, create=True)
-        assert rows is not None  # it was to be made
+        name = text_argument("name", name, 1, NAME_MAX_BYTES)
+        opened = Opened(self.backend, name, self._key, source, beginning, policy)
         try:
-            opened = _Opened(rows, self._key, name, CheckedEntropy(source))
-            state = opened.state
-            if state is None:
-                state = _new_state(mesh, identity, begin, source)
-            else:
-                _check_same(state, mesh, identity, begin)
-            check_policy_kept(policy, state)
-            had_policy = state.has_policy
             core = core_of(
-                state,
+                opened.state,
                 clock,
                 source,
                 policy,
                 limits,
-                recording=journal is not None,
+                recording=keep_log or journal is not None,
                 acknowledge=acknowledge,
                 reliable=True,
                 in_order=in_order,
             )
-            opened.write_first(state, changed=state.has_policy is not had_policy)
-            trail = Trail(journal, opened.records)
+            opened.write_first()
+            if keep_log:
+                opened.log = AuditLog(opened.sink())
+                journal = AuditJournal(opened.log)
+            trail = Trail(journal, opened.plain)
             trail.kept()
-            known = 0 if counter is None else counter.read()
-            is_older = state.generation < known
-            state.generation = max(state.generation, known)
-            keeping = Keeping(rows, opened.sealer, trail, counter, generation=state.generation)
+            is_older = opened.is_older_than(counter)
+            keeping = Keeping(opened.rows, opened.sealer, trail, counter, generation=opened.state.generation)
             agent = Agent(core, keeping)
             if is_older:
-                agent._seam.run_outside(lambda now_ms: roll_back(core, now_ms))
-            elif counter is not None:
-                counter.advance(state.generation)
+                _tell_rolled_back(agent)
         except BaseException:
-            rows.close()
+            opened.close()
             raise
-        self._open[name] = rows
+        self._open[name] = opened
+        opened.plain.clear()
         return agent
+
+    def log(self, name: str = "agent") -> AuditLog:
+        """Return the audit log of an agent that is open here with `keep_log`.
+
+        Raises:
+            ArgumentInvalid: it is not.
+        """
+        opened = self._open.get(name)
+        if opened is None or opened.log is None:
+            raise ArgumentInvalid("name", "no agent that is open here with `keep_log`")
+        return opened.log
+
+    # --- closing -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every agent that is open here, and the store. Closing twice is no error.
+
+        What an agent is asked for afterwards raises `StoreClosed` where it would write.
+        """
+        self._open.clear()
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@changing
+def _tell_rolled_back(agent: Agent) -> Events:
+    return agent._seam.run(lambda now_ms: roll_back(agent._core, now_ms))
