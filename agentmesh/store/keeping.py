@@ -15,7 +15,7 @@ from typing import final
 from agentmesh.audit.record import Record
 from agentmesh.engine.rows import RowChanges
 from agentmesh.engine.state import Changes, RowKind
-from agentmesh.errors import AgentMeshError, StoreError, StoreFenced
+from agentmesh.errors import AgentMeshError, LocalError, StoreClosed, StoreError, StoreFenced
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.rows import Rows
@@ -25,7 +25,7 @@ from agentmesh.store.trail import Trail
 _GENERATION = (RowKind.GENERATION, b"")
 
 
-class Unsettled(Exception):  # noqa: N818 - not an error of the library: the seam asks later what became of the step
+class Unsettled(Exception):
     """Nobody knows yet whether a step was written, or what follows from it is not done; `__cause__` says why."""
 
 
@@ -47,7 +47,10 @@ class Keeping(Redacted):
         self._trail = trail
         self._counter = counter
         self._generation = generation  # of the state that is written
-        self._told: tuple[int, int] = self.number, generation  # number and generation of the last that was to be written
+        self._told: tuple[int, int] = (
+            self.number,
+            generation,
+        )  # number and generation of the last that was to be written
         self._outcome: bool | None = True  # whether that was written, and log and counter have it; `None` is not known
 
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
@@ -91,8 +94,8 @@ class Keeping(Redacted):
         return self._outcome is True
 
     def _was_written(self, failure: AgentMeshError) -> bool:
-        if isinstance(failure, StoreFenced):
-            self._outcome = False
+        if isinstance(failure, StoreFenced | StoreClosed | LocalError):
+            self._outcome = False  # nothing was written, and the store need not be asked
         try:
             return self.settled()
         except AgentMeshError:

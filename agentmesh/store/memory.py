@@ -9,7 +9,7 @@ from typing import Self, final
 from agentmesh.errors import ArgumentInvalid, StoreClosed, StoreFenced, StoreLocked
 from agentmesh.primitives.arguments import text_argument
 from agentmesh.primitives.forked import Birthplace
-from agentmesh.store.rows import LOG, NAME_MAX_BYTES, Name
+from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Name
 
 
 class _Agent:
@@ -104,12 +104,13 @@ class MemoryRows:
         self._check()
         return self._agent.commit_number
 
-    def read(self, *, log: bool = False) -> Iterator[tuple[str, bytes, bytes]]:
+    def read(self, *, log: bool = False, first: int = 0) -> Iterator[tuple[str, bytes, bytes]]:
         """Return (kind, key, sealed bytes) of all rows but those of the log, or of those alone, by number."""
         self._check()
         with self._lock:
             found = [(*name, sealed) for name, sealed in self._agent.rows.items() if (name[0] == LOG) == log]
-        return iter(sorted(found) if log else found)
+        least = first.to_bytes(NUMBER_BYTES, "big")
+        return iter(sorted(row for row in found if row[1] >= least) if log else found)
 
     def write(self, commit_number: int, put: Mapping[Name, bytes], removed: Collection[Name]) -> None:
         """Write rows and remove others, all or none. See `Rows`."""

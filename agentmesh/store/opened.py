@@ -6,7 +6,6 @@ Nothing is written before all that is there has been opened and found whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import final
 
 from agentmesh.audit.log import AuditLog

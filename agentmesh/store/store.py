@@ -13,7 +13,7 @@ from agentmesh.engine.guard import changing, check_flags, check_given, core_of, 
 from agentmesh.engine.rollback import roll_back
 from agentmesh.engine.state import Journal
 from agentmesh.envelope import mesh_argument
-from agentmesh.errors import ArgumentInvalid, StoreClosed
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.events import Events
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
