@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import final
 
 from agentmesh.audit.record import Record
-from agentmesh.engine.rows import RowChanges
 from agentmesh.engine.state import Changes, RowKind
 from agentmesh.errors import AgentMeshError, LocalError, StoreClosed, StoreError, StoreFenced
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
-from agentmesh.store.rows import Rows
+from agentmesh.store.rows import Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
 
@@ -61,7 +60,7 @@ class Keeping(Redacted):
             Unsettled: it is not known what was written; or it was, and log or counter do not have it.
         """
         self._outcome = False
-        plain: RowChanges = dict(changes.rows())
+        plain: dict[Name, bytes | None] = {**changes.rows()}
         generation_row = plain.pop(_GENERATION, None)
         generation = self._generation if generation_row is None else int.from_bytes(generation_row, "big")
         plain.update(self._trail.rows_for(records, changes))

@@ -1,11 +1,11 @@
-"""One agent of a store, opened: its rows, what seals them, and the state that they make (docs/protocol.md, section 7.2).
+"""One agent of a store, opened: its rows, what seals them, and the state that they make (section 7.2).
 
 Nothing is written before all that is there has been opened and found whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import final
 
 from agentmesh.audit.log import AuditLog
@@ -28,6 +28,30 @@ from agentmesh.store.sealing import Sealer
 
 _GENERATION = (RowKind.GENERATION, b"")
 _STATE_KINDS = frozenset(RowKind)
+
+
+def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
+    """Return (the rows of an agent's state, the others) of what was opened."""
+    rows: dict[RowKey, bytes] = {}
+    others: dict[Name, bytes] = {}
+    for (kind, row_key), data in opened.items():
+        if kind in _STATE_KINDS:
+            rows[RowKind(kind), row_key] = data
+        else:
+            others[kind, row_key] = data
+    if rows:
+        rows[_GENERATION] = generation.to_bytes(8, "big")
+    return rows, others
+
+
+def entries_from(sealer: Sealer, rows: Rows) -> Callable[[int], Iterator[tuple[bytes, bytes]]]:
+    """Return what reads the entries of the log in these rows, from a number on."""
+
+    def read(first: int) -> Iterator[tuple[bytes, bytes]]:
+        opened = sealer.open_log(rows.read(log=True, first=first))
+        return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
+
+    return read
 
 
 @final
@@ -112,7 +136,8 @@ class Opened(Redacted):
                 self.state: AgentState = beginning.new(entropy)
             else:
                 self.sealer, opened, generation = Sealer.open(name, key, rows.read(), number, entropy=entropy)
-                self.state = self._restored(opened, generation)
+                stated, self.plain = state_rows(opened, generation)
+                self.state = state_of(stated)
                 beginning.check(self.state)
                 if beginning.state is not None:
                     raise ArgumentInvalid("exported", "given, and the store has an agent of this name")
@@ -122,20 +147,13 @@ class Opened(Redacted):
             rows.close()
             raise
 
-    def _restored(self, opened: Mapping[Name, bytes], generation: int) -> AgentState:
-        rows: dict[RowKey, bytes] = {_GENERATION: generation.to_bytes(8, "big")}
-        for (kind, row_key), data in opened.items():
-            if kind in _STATE_KINDS:
-                rows[RowKind(kind), row_key] = data
-            else:
-                self.plain[kind, row_key] = data
-        return state_of(rows)
-
     def write_first(self) -> None:
         """Write a new agent whole; or the agent's own row, where it has a policy now and had none, or the reverse."""
         if not self._is_new and self.state.has_policy is self._had_policy:
             return
-        rows = rows_of(self.state)
+        rows: dict[Name, bytes | None] = {
+            (kind, row_key): data for (kind, row_key), data in rows_of(self.state).items()
+        }
         generation = int.from_bytes(rows.pop(_GENERATION), "big")
         if not self._is_new:
             rows = {name: data for name, data in rows.items() if name[0] is RowKind.AGENT}
@@ -150,11 +168,7 @@ class Opened(Redacted):
         Raises:
             StoreBroken: they are not what was written.
         """
-        return StoreLog(self._entries_from, self.plain)
-
-    def _entries_from(self, first: int) -> Iterator[tuple[bytes, bytes]]:
-        opened = self.sealer.open_log(self.rows.read(log=True, first=first))
-        return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
+        return StoreLog(entries_from(self.sealer, self.rows), self.plain)
 
     def is_older_than(self, counter: Counter | None) -> bool:
         """Say whether a counter outside knows of a later state than this; the state counts on from there then.

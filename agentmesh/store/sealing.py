@@ -34,21 +34,21 @@ from agentmesh.store.rows import LOG, NUMBER_BYTES, Name
 KEY: Final = "key"
 HEAD: Final = "head"
 KINDS: Final = frozenset(
-    (
+    [
         "agent",
         "bundle",
-        "knock",
-        "peer",
-        "session",
-        "kept",
-        "outbox",
         "inbox",
-        LOG,
+        "kept",
+        "knock",
+        "log",
         "milestone",
+        "outbox",
+        "peer",
+        "records",
+        "session",
         "tail",
         "trust",
-        "records",
-    )
+    ],
 )
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag

@@ -1,4 +1,4 @@
-"""Where agents are kept: opened, and every step of theirs written before anything leaves (docs/protocol.md, section 7.2)."""
+"""Where agents are kept: opened, and each of their steps written before anything leaves (section 7.2)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from agentmesh.policy import Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, frameless, text_argument
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
+from agentmesh.store import care
+from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey
 from agentmesh.store.keeping import Keeping
@@ -149,6 +151,56 @@ class Store(Redacted):
         if opened is None or opened.log is None:
             raise ArgumentInvalid("name", "no agent that is open here with `keep_log`")
         return opened.log
+
+    # --- care --------------------------------------------------------------------------------------------------------
+
+    @frameless
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the agents that are there, sorted.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return self.backend.names()
+
+    @frameless
+    def info(self, name: str = "agent") -> AgentInfo:
+        """Return what can be said of an agent without its key.
+
+        Raises:
+            ArgumentInvalid: there is none of this name.
+            StoreError: it is open already, or the store did not answer.
+        """
+        return care.info(self.backend, name)
+
+    @frameless
+    def check(self, name: str = "agent") -> AgentInfo:
+        """Open every row of an agent, and its log, and see that they agree; nothing is written.
+
+        Raises:
+            ArgumentInvalid: there is none of this name.
+            StoreBroken, LogBroken, StateMalformed: what is there is not what was written.
+            StoreKeyWrong: the key does not open it.
+            StoreError: it is open already, or the store did not answer.
+        """
+        return care.check(self.backend, name, self._key)
+
+    @frameless
+    def rekey(self, key: StoreKey) -> tuple[str, ...]:
+        """Seal every row of every agent anew, under new keys of their own and this one; return whose were.
+
+        Each agent is one write, so a crash leaves each under the old key or the new. Called again with the same key it
+        goes on with those that are left. What was copied before opens under the old key for ever: delete old backups.
+
+        Raises:
+            ArgumentInvalid: no such key.
+            StoreLocked: an agent is open; those before it are done.
+            StoreKeyWrong: an agent opens under neither key.
+            StoreError: the store did not answer, or is damaged.
+        """
+        done = tuple(name for name in self.names() if care.rekey(self.backend, name, self._key, key))
+        self._key = key
+        return done
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
