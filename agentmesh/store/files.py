@@ -94,17 +94,16 @@ def is_at(path: str, descriptor: int) -> bool:
     return (found.st_dev, found.st_ino) == identity(descriptor)
 
 
-def warn_if_others_may(descriptor: int, stacklevel: int) -> None:
-    """Warn of a file that others may read or write, or that belongs to somebody else."""
+def warn_if_others_may(what: str, found: os.stat_result, stacklevel: int) -> None:
+    """Warn of a file that others may read or write, or that belongs to somebody else; `what` it is, in our words."""
     if not hasattr(os, "geteuid"):
         return
-    found = os.fstat(descriptor)
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~_MODE & 0o777:
-        text = f"the audit log stands with mode {mode:04o}: others may read or write it; chmod it to {_MODE:04o}"
+        text = f"{what} stands with mode {mode:04o}: others may read or write it; chmod it to {_MODE:04o}"
         warnings.warn(text, UserWarning, stacklevel + 1)
     if found.st_uid != os.geteuid():
-        text = f"the audit log belongs to user {found.st_uid}, who may read and write it"
+        text = f"{what} belongs to user {found.st_uid}, who may read and write it"
         warnings.warn(text, UserWarning, stacklevel + 1)
 
 

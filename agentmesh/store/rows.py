@@ -7,9 +7,12 @@ whole or nothing, durable when it returns, and made by the one writer.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 Name = tuple[str, bytes]  # (kind, key): what a row is found by
+LOG: Final = "log"  # the kind of rows that are numbered: their key is that number, 8 bytes, big-endian
+NUMBER_BYTES: Final = 8
+NAME_MAX_BYTES: Final = 128
 
 
 class Rows(Protocol):
