@@ -1,4 +1,4 @@
-"""What keeps a store in order: what is in it, whether all of it opens, and other keys (docs/protocol.md, section 7.2)."""
+"""What keeps a store in order: what is in it, whether all of it opens, and other keys (section 7.2)."""
 
 from __future__ import annotations
 

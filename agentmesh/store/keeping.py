@@ -60,7 +60,7 @@ class Keeping(Redacted):
             Unsettled: it is not known what was written; or it was, and log or counter do not have it.
         """
         self._outcome = False
-        plain: dict[Name, bytes | None] = {**changes.rows()}
+        plain: dict[Name, bytes | None] = dict(changes.rows().items())
         generation_row = plain.pop(_GENERATION, None)
         generation = self._generation if generation_row is None else int.from_bytes(generation_row, "big")
         plain.update(self._trail.rows_for(records, changes))

@@ -15,12 +15,24 @@ from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Name
 class _Agent:
     """What is kept of one agent, whoever has it open."""
 
-    __slots__ = ("commit_number", "holder", "rows")
+    __slots__ = ("commit_number", "holder", "rows", "written")
 
     def __init__(self) -> None:
         self.rows: dict[Name, bytes] = {}
         self.commit_number = 0
         self.holder: MemoryRows | None = None
+        self.written: tuple[int, dict[Name, bytes], tuple[Name, ...]] | None = None
+
+    def finish(self) -> None:
+        """Finish a write that a signal broke off: it counts from the moment that `written` was set."""
+        if self.written is None:
+            return
+        number, put, removed = self.written
+        for name in removed:
+            self.rows.pop(name, None)
+        self.rows.update(put)
+        self.commit_number = number
+        self.written = None
 
 
 @final
@@ -102,25 +114,28 @@ class MemoryRows:
     def commit_number(self) -> int:
         """The number of the last write, 0 before the first."""
         self._check()
-        return self._agent.commit_number
+        with self._lock:
+            self._agent.finish()
+            return self._agent.commit_number
 
     def read(self, *, log: bool = False, first: int = 0) -> Iterator[tuple[str, bytes, bytes]]:
         """Return (kind, key, sealed bytes) of all rows but those of the log, or of those alone, by number."""
         self._check()
         with self._lock:
+            self._agent.finish()
             found = [(*name, sealed) for name, sealed in self._agent.rows.items() if (name[0] == LOG) == log]
         least = first.to_bytes(NUMBER_BYTES, "big")
         return iter(sorted(row for row in found if row[1] >= least) if log else found)
 
     def write(self, commit_number: int, put: Mapping[Name, bytes], removed: Collection[Name]) -> None:
-        """Write rows and remove others, all or none. See `Rows`."""
+        """Remove rows and write others, all or none. See `Rows`."""
         self._check()
         with self._lock:
+            self._agent.finish()
             if commit_number != self._agent.commit_number + 1:
                 raise StoreFenced
-            rows = {name: sealed for name, sealed in self._agent.rows.items() if name not in set(removed)} | dict(put)
-            # One store of both, so that an interrupt finds all of a write or none.
-            self._agent.rows, self._agent.commit_number = rows, commit_number
+            self._agent.written = commit_number, dict(put), tuple(removed)
+            self._agent.finish()
 
     def close(self) -> None:
         """Let go of them."""

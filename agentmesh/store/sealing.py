@@ -33,22 +33,8 @@ from agentmesh.store.rows import LOG, NUMBER_BYTES, Name
 
 KEY: Final = "key"
 HEAD: Final = "head"
-KINDS: Final = frozenset(
-    [
-        "agent",
-        "bundle",
-        "inbox",
-        "kept",
-        "knock",
-        "log",
-        "milestone",
-        "outbox",
-        "peer",
-        "records",
-        "session",
-        "tail",
-        "trust",
-    ],
+KINDS: Final = frozenset(  # the engine's, then the audit trail's, then that of trust
+    ("agent bundle inbox kept knock outbox peer session " + LOG + " milestone records tail trust").split()
 )
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag
