@@ -151,14 +151,13 @@ class Opened(Redacted):
         """Write a new agent whole; or the agent's own row, where it has a policy now and had none, or the reverse."""
         if not self._is_new and self.state.has_policy is self._had_policy:
             return
-        rows: dict[Name, bytes | None] = {
-            (kind, row_key): data for (kind, row_key), data in rows_of(self.state).items()
-        }
+        rows = rows_of(self.state)
         generation = int.from_bytes(rows.pop(_GENERATION), "big")
+        written: dict[Name, bytes | None] = dict(rows.items())
         if not self._is_new:
-            rows = {name: data for name, data in rows.items() if name[0] is RowKind.AGENT}
+            written = {(RowKind.AGENT, b""): rows[RowKind.AGENT, b""]}
         number = self.rows.commit_number + 1
-        put, removed = self.sealer.seal_rows(rows, number, generation)
+        put, removed = self.sealer.seal_rows(written, number, generation)
         self.rows.write(number, put, removed)
         self.sealer.written()
 
