@@ -14,7 +14,7 @@ from typing import final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.state import Changes, RowKind
-from agentmesh.errors import AgentMeshError, LocalError, StoreClosed, StoreError, StoreFenced
+from agentmesh.errors import AgentMeshError, LocalError, StoreClosed, StoreFenced
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.rows import Name, Rows
@@ -104,7 +104,7 @@ class Keeping(Redacted):
         """Let log and counter follow what is written."""
         try:
             self._take_up()
-        except StoreError as error:
+        except AgentMeshError as error:
             raise Unsettled from error
 
     def _take_up(self) -> None:
