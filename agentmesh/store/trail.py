@@ -6,7 +6,7 @@ get next; the log gets them once the transaction is durable, before anything lea
 takes its place. So at opening the log has these entries or has not, and gets what is missing: whichever is ahead,
 nothing is recorded twice or lost.
 
-How a commit goes (`agentmesh.store.keeping`):
+How a commit goes:
 
     put |= trail.rows_for(records, changes)     # nothing has changed; raises: the step takes no effect
     rows.write(number, seal(put), removed)

@@ -333,7 +333,10 @@ def test_opening_reads_what_stands_behind_the_last_milestone(rows: str) -> None:
     database.commit(trail, records(*range(2 * CHUNK - 1)))
     database.commit(trail, records(2 * CHUNK - 1))
     assert sorted(key[-1] for kind, key in database.rows if kind == "milestone") == [0]
-    database.commit(trail, records(2 * CHUNK))  # the second goes with what comes next
+    for _ in range(2):  # the second goes with what is written next
+        assert ("milestone", bytes(7) + b"\x01") in trail.rows_for(records(2 * CHUNK))
+        trail.dropped()
+    database.commit(trail, records(2 * CHUNK))
     assert sorted(key[-1] for kind, key in database.rows if kind == "milestone") == [0, 1]
     assert "milestone" not in {kind for kind, _ in trail.rows_for(records(2 * CHUNK + 1))}
     trail.dropped()
