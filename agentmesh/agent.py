@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from agentmesh.agent_views import AgentViews
 from agentmesh.engine import conversing, knocking, receiving, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
-from agentmesh.engine.export import export_agent, restore_agent
+from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
     changing,
     check_flags,
@@ -26,28 +27,26 @@ from agentmesh.engine.guard import (
 )
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal
-from agentmesh.engine.status import SessionView, views_of
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import mesh_argument
-from agentmesh.errors import ArgumentInvalid, NoSession
-from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.events import Events, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
-from agentmesh.identity import Identity, IdentityKey, did_argument
+from agentmesh.identity import Identity, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import Redacted, SessionId
+from agentmesh.primitives.keys import SessionId
 
 if TYPE_CHECKING:
-    from agentmesh.audit.checkpoint import Checkpoint
-    from agentmesh.audit.log import AuditLog
+    pass
 
 
 @final
-class Agent(Redacted):
+class Agent(AgentViews):
     """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
 
     Make one with `create`, or with `restore` from exported state.
@@ -61,7 +60,7 @@ class Agent(Redacted):
         (b'the numbers', 'summarise', 1)
     """
 
-    __slots__ = ("_core", "_rotation_told", "_seam", "_stock_told")
+    __slots__ = ()
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self._core = core
@@ -158,32 +157,6 @@ class Agent(Redacted):
         check_policy_mesh(policy, state.mesh)
         core = core_of(state, clock, source, policy, limits, recording=journal is not None, acknowledge=acknowledge)
         return cls(core, journal)
-
-    @property
-    def did(self) -> str:
-        """This agent's name: `did:agentmesh:...`."""
-        return self._core.state.identity.did
-
-    @property
-    def key(self) -> IdentityKey:
-        """This agent's public identity key."""
-        return self._core.state.identity.key
-
-    @property
-    def identity(self) -> Identity:
-        """This agent's own identity, to sign with: to succeed, revoke or vouch. It prints its DID and nothing else."""
-        self._seam.birthplace.check()
-        return self._core.state.identity
-
-    @property
-    def mesh(self) -> str:
-        """The mesh that it is in."""
-        return self._core.state.mesh
-
-    @property
-    def generation(self) -> int:
-        """How many calls changed its state, in all. Keep it elsewhere too, to notice an older export. Section 7.1."""
-        return self._seam.look(lambda: self._core.state.generation)
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
@@ -304,16 +277,6 @@ class Agent(Redacted):
         session_id = session_of_knock(knock)
         return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
-    @frameless
-    def pending_knocks(self) -> tuple[KnockReceived, ...]:
-        """Return the KNOCKs that wait for the application's decision, oldest first."""
-        return self._seam.look(lambda: verdicts.pending(self._core, self._core.now_ms()))
-
-    @frameless
-    def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
-        """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        return self._seam.look(lambda: knocking.pending(self._core, did))
-
     @changing
     def send(
         self,
@@ -418,20 +381,6 @@ class Agent(Redacted):
         self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
         return events
 
-    @property
-    def next_deadline_ms(self) -> int | None:
-        """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
-        return self._seam.look(self._next_deadline_ms)
-
-    def _next_deadline_ms(self) -> int | None:
-        deadline_ms = upkeep.next_deadline_ms(self._core, self._core.now_ms(), **self._still_to_tell)
-        times = (deadline_ms, self._seam.refusals_due_ms)
-        return min((time_ms for time_ms in times if time_ms is not None), default=None)
-
-    @property
-    def _still_to_tell(self) -> dict[str, bool]:
-        return {"tell_stock": not self._stock_told, "tell_rotation": not self._rotation_told}
-
     # --- the audit trail -------------------------------------------------------------------------------------------
 
     @changing
@@ -444,53 +393,3 @@ class Agent(Redacted):
             StoreError, CommitFailed: the journal did not take them; they are still counted.
         """
         self._seam.record_refusals()
-
-    @frameless
-    def checkpoint(self, log: AuditLog) -> Checkpoint:
-        """Return a checkpoint of this agent over the whole of its log, by its clock. Section 8.
-
-        Raises:
-            ArgumentInvalid: not an `AuditLog`.
-        """
-        from agentmesh.audit.log import AuditLog  # here, because most agents keep no log
-
-        if not isinstance(log, AuditLog):
-            raise ArgumentInvalid("log", "not an AuditLog")
-        state = self._core.state
-        return self._seam.look(lambda: log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms()))
-
-    # --- looking ---------------------------------------------------------------------------------------------------
-
-    @frameless
-    def session(self, did: str, session_id: SessionId | None = None) -> SessionView:
-        """Return a view of a session with a peer: the one that sends, or the newest, or the one that is named.
-
-        Raises:
-            ArgumentInvalid: not a DID.
-            NoSession: there is none.
-        """
-        named = session_id_argument(session_id)
-        views = self.sessions(did)
-        if named is not None:
-            views = tuple(view for view in views if view.session_id == named)
-        sending = [view for view in views if view.status.sends]
-        if not views:
-            raise NoSession
-        return (sending or views)[-1]
-
-    @frameless
-    def sessions(self, did: str) -> tuple[SessionView, ...]:
-        """Return views of all sessions with a peer, oldest first, ended ones that are remembered included.
-
-        Raises:
-            ArgumentInvalid: not a DID.
-        """
-        return self._seam.look(lambda: views_of(self._core, did))
-
-    @frameless
-    def export_state(self) -> bytes:
-        """Return the whole state, but bundles past their time, as canonical bytes: *secret and unsealed*. Section 7."""
-        return self._seam.look(lambda: export_agent(self._core.state, self._core.now_ms()))
-
-    def __repr__(self) -> str:
-        return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"
