@@ -24,6 +24,7 @@ try:
         MessageReceived,
         PeerAhead,
         PeerClosed,
+        RolledBack,
         RotationDue,
         SessionEstablished,
         SessionOver,
@@ -31,13 +32,14 @@ try:
         SignalDue,
         SkippedKeysExpired,
         StockLow,
+        Undelivered,
     )
     from agentmesh.handshake.knock import Intent
     from agentmesh.handshake.prekeys import BundleClass
     from agentmesh.handshake.verdict import Conditions, Reason
     from agentmesh.identity import Identity, IdentityKey
     from agentmesh.limits import Limits
-    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
+    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
     from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
     from agentmesh.primitives.entropy import Entropy, SystemEntropy
     from agentmesh.primitives.keys import Disclosure, SessionId
@@ -91,6 +93,7 @@ __all__ = [
     "Policy",
     "Reason",
     "RemoteError",
+    "RolledBack",
     "RotationDue",
     "Sealed",
     "SessionEstablished",
@@ -105,7 +108,9 @@ __all__ = [
     "StockLow",
     "StoreError",
     "SystemEntropy",
+    "Tracked",
     "TryAgain",
+    "Undelivered",
     "__version__",
 ]
 

@@ -5,16 +5,15 @@ An event that wants an answer sent carries it in `reply`: hand its envelope to t
 
 from __future__ import annotations
 
-from typing import final
+from typing import Protocol, final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import OuterEnvelope
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.outgoing import Outgoing
+from agentmesh.outgoing import Outgoing, Tracked
 from agentmesh.policy import KnockRequest
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 from agentmesh.session.phases import Phase
@@ -111,11 +110,29 @@ class SessionRejected:
     reply: None = field(default=None, repr=False)
 
 
+class Received(Protocol):
+    """What tells the receipt of an envelope that was received: the envelope, or what was kept of it."""
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes."""
+        ...
+
+
+@final
+@frozen
+class KeptReceipt:
+    """The receipt of an envelope that is not held any more."""
+
+    receipt: Receipt = field(repr=_hex)
+
+
 @final
 class MessageReceived:
     """A data message, opened. Slotted and not frozen, because one is made for every message.
 
-    It holds the sealed envelope too, for its receipt: keep `plaintext` and not the event where many are kept.
+    It holds the sealed envelope too, for its receipt: keep `plaintext` and not the event where many are kept. One that
+    a store hands up again holds the receipt alone.
 
     Attributes:
         peer: Who sent it: the session's other side, proved.
@@ -131,7 +148,7 @@ class MessageReceived:
     """
 
     __slots__ = (
-        "_outer",
+        "_received",
         "action",
         "disclosure",
         "lost_at",
@@ -151,7 +168,7 @@ class MessageReceived:
         action: str,
         number: int,
         time_ms: int,
-        outer: OuterEnvelope,
+        received: Received,
         disclosure: Disclosure | None,
         lost_at: tuple[range, ...],
     ) -> None:
@@ -161,7 +178,7 @@ class MessageReceived:
         self.action: str = action
         self.number: int = number
         self.time_ms: int = time_ms
-        self._outer = outer
+        self._received = received
         self.disclosure: Disclosure | None = disclosure
         self.lost_at: tuple[range, ...] = lost_at
 
@@ -173,7 +190,7 @@ class MessageReceived:
     @property
     def receipt(self) -> Receipt:
         """The envelope's receipt, 32 bytes; computed when asked for, since it hashes the whole envelope."""
-        return self._outer.receipt
+        return self._received.receipt
 
     def __repr__(self) -> str:
         return (
@@ -263,11 +280,31 @@ class Delivered:
         peer: The other side.
         session_id: 16 bytes.
         indices: Which: the `number` of each, as ranges. Those of earlier events of the session are left out.
+        messages: Those of them that were kept in the outbox, in the order of their numbers.
     """
 
     peer: IdentityKey
     session_id: SessionId = field(repr=_hex)
     indices: tuple[range, ...]
+    messages: tuple[Tracked, ...] = ()
+    reply: None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class Undelivered:
+    """A session ended, and the peer has not acknowledged data messages that were kept in the outbox.
+
+    They may have come all the same: what is not known is whether the peer opened them.
+
+    Attributes:
+        peer: The other side.
+        session_id: 16 bytes.
+        messages: Which, in the order of their numbers.
+    """
+
+    peer: IdentityKey
+    session_id: SessionId = field(repr=_hex)
+    messages: tuple[Tracked, ...]
     reply: None = field(default=None, repr=False)
 
 
@@ -319,6 +356,23 @@ class RotationDue:
     reply: None = field(default=None, repr=False)
 
 
+@frozen(kw_only=True)
+class RolledBack:
+    """The store was older, when it was opened, than the counter outside of it says: it is a copy that was put back.
+
+    The secrets of all bundles were deleted, because the agent may have used them since, and the sessions were ended,
+    because their peers may be ahead. Publish bundles, and knock anew.
+
+    Attributes:
+        peers: With whom there were sessions.
+        bundles: How many bundles lost their secrets.
+    """
+
+    peers: tuple[IdentityKey, ...]
+    bundles: int
+    reply: None = field(default=None, repr=False)
+
+
 Event = (
     KnockReceived
     | KnockRefused
@@ -330,9 +384,11 @@ Event = (
     | SessionOver
     | SkippedKeysExpired
     | Delivered
+    | Undelivered
     | PeerAhead
     | SignalDue
     | StockLow
     | RotationDue
+    | RolledBack
 )
 Events = tuple[Event, ...]

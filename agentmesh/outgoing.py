@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from attrs import field, frozen
 
 from agentmesh.envelope import receipt_of
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+
+LABEL_MAX_BYTES: Final = 64  # enough for the name of a row or a task; more belongs in the application's own store
 
 
 def _size(value: bytes) -> str:
@@ -97,3 +99,19 @@ class Sealed(Outgoing):
 
     number: int
     disclosure: Disclosure | None = field(default=None, eq=False)
+
+
+@final
+@frozen(kw_only=True)
+class Tracked:
+    """A data message that is, or was, kept in the outbox until its peer acknowledges it.
+
+    Attributes:
+        receipt: Its envelope's receipt.
+        number: Its index, as of `Sealed`.
+        label: What the application attached to know it by, 0 to 64 bytes. It stays on this side, and is not printed.
+    """
+
+    receipt: Receipt = field(repr=_hex)
+    number: int
+    label: bytes = field(repr=_hidden)

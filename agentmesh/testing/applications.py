@@ -16,6 +16,7 @@ from agentmesh.events import (
     MessageReceived,
     PeerAhead,
     PeerClosed,
+    RolledBack,
     RotationDue,
     SessionEstablished,
     SessionOver,
@@ -214,7 +215,7 @@ class Applications:
                 self._ledgers[name, self._name_of[event.peer.did]].acknowledge(event.session_id, event.indices)
             elif isinstance(event, PeerAhead):
                 raise AssertionError("what was never sent was acknowledged")
-            elif not isinstance(event, StockLow):
+            elif not isinstance(event, StockLow | RolledBack):
                 self._note(self._ledgers[self._name_of[event.peer.did], name], event)
         return None
 
