@@ -8,18 +8,20 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from agentmesh.agent_views import AgentViews
-from agentmesh.engine import conversing, knocking, receiving, upkeep, verdicts
+from agentmesh.engine import conversing, delivery, knocking, receiving, upkeep, verdicts
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
     changing,
+    check_boxes_kept,
     check_flags,
     check_given,
     check_policy_kept,
     core_of,
+    label_argument,
     refs_argument,
     session_id_argument,
     session_of_knock,
@@ -30,7 +32,7 @@ from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Events, RotationDue, StockLow
+from agentmesh.events import Event, Events, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, did_argument
@@ -39,10 +41,7 @@ from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import SessionId
-
-if TYPE_CHECKING:
-    pass
+from agentmesh.primitives.keys import Receipt, SessionId
 
 
 @final
@@ -83,6 +82,8 @@ class Agent(AgentViews):
         limits: Limits | None = None,
         journal: Journal | None = None,
         acknowledge: bool = False,
+        reliable: bool = False,
+        in_order: bool = False,
     ) -> Agent:
         """Return a new agent.
 
@@ -95,6 +96,8 @@ class Agent(AgentViews):
             limits: What it allows.
             journal: Is told of each step before it takes effect.
             acknowledge: Tell peers which of their messages were opened: section 6.4. `poll` may then make signals.
+            reliable: Keep what leaves in the `outbox`, and what is handed up in the `inbox`: section 7.3.
+            in_order: Hand up the messages of a session by their numbers; what came early waits. For reliable agents.
 
         Raises:
             ArgumentInvalid: not a mesh name, not an identity, a clock that counts seconds, or a hook that is none.
@@ -104,12 +107,22 @@ class Agent(AgentViews):
         mesh = mesh_argument("mesh", mesh)
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity", "not an Identity")
-        check_flags(acknowledge=acknowledge)
+        check_flags(acknowledge=acknowledge, reliable=reliable, in_order=in_order)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         check_policy_mesh(policy, mesh)
         source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
-        core = core_of(state, clock, source, policy, limits, recording=journal is not None, acknowledge=acknowledge)
+        core = core_of(
+            state,
+            clock,
+            source,
+            policy,
+            limits,
+            recording=journal is not None,
+            acknowledge=acknowledge,
+            reliable=reliable,
+            in_order=in_order,
+        )
         return cls(core, journal)
 
     @classmethod
@@ -125,6 +138,8 @@ class Agent(AgentViews):
         limits: Limits | None = None,
         journal: Journal | None = None,
         acknowledge: bool = False,
+        reliable: bool | None = None,
+        in_order: bool = False,
     ) -> Agent:
         """Return the agent that `export_state` wrote. Section 7.1.
 
@@ -140,6 +155,8 @@ class Agent(AgentViews):
             limits: As for `create`.
             journal: As for `create`.
             acknowledge: As for `create`.
+            reliable: As for `create`; as the agent was if `None`. Not to be given up while something is kept.
+            in_order: As for `create`.
 
         Raises:
             ArgumentInvalid: not bytes, no policy where there was one, or an argument that `create` refuses.
@@ -148,14 +165,26 @@ class Agent(AgentViews):
             StateVersionUnknown: written by a newer release.
             BackendUnfit, RandomnessFailed: as for `create`.
         """
-        check_flags(acknowledge=acknowledge)
+        check_flags(acknowledge=acknowledge, reliable=False if reliable is None else reliable, in_order=in_order)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = working_entropy(entropy)
         exported = bytes_argument("exported", exported)
         state = restore_agent(exported, read_clock(clock), at_least_generation=at_least_generation)
+        keeps = state.reliable if reliable is None else reliable
+        check_boxes_kept(keeps, state)
         check_policy_kept(policy, state)
         check_policy_mesh(policy, state.mesh)
-        core = core_of(state, clock, source, policy, limits, recording=journal is not None, acknowledge=acknowledge)
+        core = core_of(
+            state,
+            clock,
+            source,
+            policy,
+            limits,
+            recording=journal is not None,
+            acknowledge=acknowledge,
+            reliable=keeps,
+            in_order=in_order,
+        )
         return cls(core, journal)
 
     # --- bundles ---------------------------------------------------------------------------------------------------
@@ -225,6 +254,7 @@ class Agent(AgentViews):
             RemoteError: the bundle is not acceptable; see `verify_bundle`. BundleExpired, BundleIdentityMismatch, ...
             IdentityConflict: the DID is known with another key.
             OneTimeRequired: the bundle is a last-resort one.
+            OutboxFull: as for `send`.
             PeerNotAllowed: the policy does not allow the peer.
             TooManySessions: five open sessions with the peer, or too many in all; its `sessions` could be ended.
         """
@@ -286,6 +316,7 @@ class Agent(AgentViews):
         action: str | None = None,
         session_id: SessionId | None = None,
         disclosable: bool = False,
+        label: bytes = b"",
     ) -> Sealed:
         """Seal a message to a peer; the result is the message, to hand to a relay. Section 6.
 
@@ -296,12 +327,14 @@ class Agent(AgentViews):
             session_id: Which session; of those that the peer is known to hold the one with the latest KNOCK if `None`.
             disclosable: Keep the key that discloses this one message (section 8.1). That undoes the message's forward
                 secrecy; give the key out only after the peer has opened the message.
+            label: What the events of a reliable agent name the message by, 0 to 64 bytes. It never leaves this side.
 
         Raises:
-            ArgumentInvalid: a bad argument, or data over the limit.
+            ArgumentInvalid: a bad argument, data over the limit, or a label where nothing keeps it.
             NoSession: there is no session that sends, or none that is named so (any more).
             SessionNotOpen: the named session is closed, superseded, over, or was never answered.
             ConditionNotMet: a condition of the session forbids it.
+            OutboxFull: too much waits to be acknowledged. Only where the agent is reliable.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
         named = None if session_id is None else session_id_argument(session_id)
@@ -309,9 +342,18 @@ class Agent(AgentViews):
             check_flags(disclosable=disclosable)
         if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
             data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
+        if label != b"":
+            label = label_argument(label, self._core)
         return self._seam.run(
             lambda now_ms: conversing.send(
-                self._core, did, data, action=action, session_id=named, disclosable=disclosable, now_ms=now_ms
+                self._core,
+                did,
+                data,
+                action=action,
+                session_id=named,
+                disclosable=disclosable,
+                label=label,
+                now_ms=now_ms,
             )
         )
 
@@ -353,7 +395,7 @@ class Agent(AgentViews):
 
         Raises:
             ArgumentInvalid: not bytes.
-            TryAgain: `NotYet` or `Busy`: the bytes may be good; offer them again later.
+            TryAgain: `NotYet`, `Busy` or `InboxFull`: the bytes may be good; offer them again later.
             RemoteError: the bytes are bad; drop them. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
@@ -367,6 +409,42 @@ class Agent(AgentViews):
         return self._seam.run(
             lambda now_ms: receiving.receive(core, taken, now_ms, disclosable=disclosable), envelope=taken
         )
+
+    # --- delivery --------------------------------------------------------------------------------------------------
+
+    @changing
+    def sent(self, receipt: Receipt, *, final: bool = False) -> None:
+        """Say that the relay has taken an envelope of the `outbox`. Section 7.3.
+
+        An answer or a signal leaves the outbox. Anything else stays until the peer has acknowledged or answered it, and
+        is due again after a pause. A receipt of which nothing waits changes nothing: it may have been acknowledged.
+
+        Args:
+            receipt: The envelope's, 32 bytes.
+            final: Let go of it in any case: where the peer does not acknowledge, or the relay keeps what it takes.
+
+        Raises:
+            ArgumentInvalid: not a receipt.
+        """
+        check_flags(final=final)
+        named = Receipt(bytes_argument("receipt", receipt, 32, 32))
+        self._seam.run(lambda now_ms: delivery.sent(self._core, named, now_ms, final=final))
+
+    @changing
+    def done(self, event: Event) -> None:
+        """Say that the application has done with an event: it leaves the `inbox`. Section 7.3.
+
+        An event that is not kept, or done, changes nothing. `accept` and `reject` are done with the event of a KNOCK.
+
+        Args:
+            event: The very object that was handed up.
+
+        Raises:
+            ArgumentInvalid: not an event.
+        """
+        if not isinstance(event, Event):
+            raise ArgumentInvalid("event", "not an event")
+        self._seam.run(lambda _: delivery.done(self._core, event))
 
     # --- time ------------------------------------------------------------------------------------------------------
 

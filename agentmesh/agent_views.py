@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentmesh.engine import knocking, upkeep, verdicts
+from agentmesh.engine import delivery, knocking, upkeep, verdicts
 from agentmesh.engine.core import Core
 from agentmesh.engine.export import export_agent
 from agentmesh.engine.guard import session_id_argument
+from agentmesh.engine.outbox import Waiting
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.status import SessionView, views_of
 from agentmesh.errors import ArgumentInvalid, NoSession
-from agentmesh.events import KnockReceived
+from agentmesh.events import Events, KnockReceived
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives.arguments import frameless
@@ -69,9 +70,29 @@ class AgentViews(Redacted):
         """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
         return self._seam.look(lambda: knocking.pending(self._core, did))
 
+    @frameless
+    def outbox(self) -> tuple[Waiting, ...]:
+        """Return what is to be handed to the relay now, oldest first, where the agent is reliable. Section 7.3.
+
+        Say `sent` of each that the relay has taken. What was not `sent` since the agent was made, restored or opened is
+        due; what was is due again after 5 s, then 10, 20 and so on, up to 10 minutes: always the same bytes.
+        """
+        return self._seam.look(lambda: delivery.due(self._core))
+
+    @frameless
+    def inbox(self) -> Events:
+        """Return the events that were handed up and are not `done`, oldest first, where the agent is reliable.
+
+        The same objects that `receive` and `poll` returned; after a restart they come from here. Section 7.3.
+        """
+        return self._seam.look(lambda: delivery.not_done(self._core))
+
     @property
     def next_deadline_ms(self) -> int | None:
-        """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
+        """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`.
+
+        Where the agent is reliable, look into its `outbox` then too.
+        """
         return self._seam.look(self._next_deadline_ms)
 
     def _next_deadline_ms(self) -> int | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
 from attrs import field, frozen
 
 from agentmesh.envelope import receipt_of
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
-
-LABEL_MAX_BYTES: Final = 64  # enough for the name of a row or a task; more belongs in the application's own store
 
 
 def _size(value: bytes) -> str:
