@@ -9,18 +9,21 @@ randomness are arguments, envelopes are bytes.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from agentmesh.engine import conversing, knocking, receiving, upkeep, verdicts
+from agentmesh.agent_views import AgentViews
+from agentmesh.engine import conversing, delivery, knocking, receiving, upkeep, verdicts
 from agentmesh.engine.batch import Batch
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
-from agentmesh.engine.export import export_agent, restore_agent
+from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
     changing,
+    check_boxes_kept,
     check_flags,
     check_given,
     check_policy_kept,
     core_of,
+    label_argument,
     refs_argument,
     session_id_argument,
     session_of_knock,
@@ -28,28 +31,23 @@ from agentmesh.engine.guard import (
 )
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal
-from agentmesh.engine.status import SessionView, views_of
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import mesh_argument
-from agentmesh.errors import ArgumentInvalid, NoSession
-from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.events import Event, Events, RotationDue, StockLow
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
-from agentmesh.identity import Identity, IdentityKey, did_argument
+from agentmesh.identity import Identity, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
 from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import Redacted, SessionId
-
-if TYPE_CHECKING:
-    from agentmesh.audit.checkpoint import Checkpoint
-    from agentmesh.audit.log import AuditLog
+from agentmesh.primitives.keys import Receipt, SessionId
 
 
 @final
-class Agent(Redacted):
+class Agent(AgentViews):
     """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
 
     Make one with `create`, or with `restore` from exported state.
@@ -63,7 +61,7 @@ class Agent(Redacted):
         (b'the numbers', 'summarise', 1)
     """
 
-    __slots__ = ("_core", "_rotation_told", "_seam", "_stock_told")
+    __slots__ = ()
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
         self._core = core
@@ -86,6 +84,8 @@ class Agent(Redacted):
         limits: Limits | None = None,
         journal: Journal | None = None,
         acknowledge: bool = False,
+        reliable: bool = False,
+        in_order: bool = False,
     ) -> Agent:
         """Return a new agent.
 
@@ -98,6 +98,8 @@ class Agent(Redacted):
             limits: What it allows.
             journal: Is told of each step before it takes effect.
             acknowledge: Tell peers which of their messages were opened: section 6.4. `poll` may then make signals.
+            reliable: Keep what leaves in the `outbox`, and what is handed up in the `inbox`: section 7.3.
+            in_order: Hand up the messages of a session by their numbers; what came early waits. For reliable agents.
 
         Raises:
             ArgumentInvalid: not a mesh name, not an identity, a clock that counts seconds, or a hook that is none.
@@ -107,12 +109,22 @@ class Agent(Redacted):
         mesh = mesh_argument("mesh", mesh)
         if identity is not None and not isinstance(identity, Identity):
             raise ArgumentInvalid("identity", "not an Identity")
-        check_flags(acknowledge=acknowledge)
+        check_flags(acknowledge=acknowledge, reliable=reliable, in_order=in_order)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         check_policy_mesh(policy, mesh)
         source = working_entropy(entropy)
         state = AgentState(Identity.generate(source) if identity is None else identity, mesh)
-        core = core_of(state, clock, source, policy, limits, recording=journal is not None, acknowledge=acknowledge)
+        core = core_of(
+            state,
+            clock,
+            source,
+            policy,
+            limits,
+            recording=journal is not None,
+            acknowledge=acknowledge,
+            reliable=reliable,
+            in_order=in_order,
+        )
         return cls(core, journal)
 
     @classmethod
@@ -128,6 +140,8 @@ class Agent(Redacted):
         limits: Limits | None = None,
         journal: Journal | None = None,
         acknowledge: bool = False,
+        reliable: bool | None = None,
+        in_order: bool = False,
     ) -> Agent:
         """Return the agent that `export_state` wrote. Section 7.1.
 
@@ -143,6 +157,8 @@ class Agent(Redacted):
             limits: As for `create`.
             journal: As for `create`.
             acknowledge: As for `create`.
+            reliable: As for `create`; as the agent was if `None`. Not to be given up while something is kept.
+            in_order: As for `create`.
 
         Raises:
             ArgumentInvalid: not bytes, no policy where there was one, or an argument that `create` refuses.
@@ -151,41 +167,27 @@ class Agent(Redacted):
             StateVersionUnknown: written by a newer release.
             BackendUnfit, RandomnessFailed: as for `create`.
         """
-        check_flags(acknowledge=acknowledge)
+        check_flags(acknowledge=acknowledge, reliable=False if reliable is None else reliable, in_order=in_order)
         check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal)
         source = working_entropy(entropy)
         exported = bytes_argument("exported", exported)
         state = restore_agent(exported, read_clock(clock), at_least_generation=at_least_generation)
+        keeps = state.reliable if reliable is None else reliable
+        check_boxes_kept(keeps, state)
         check_policy_kept(policy, state)
         check_policy_mesh(policy, state.mesh)
-        core = core_of(state, clock, source, policy, limits, recording=journal is not None, acknowledge=acknowledge)
+        core = core_of(
+            state,
+            clock,
+            source,
+            policy,
+            limits,
+            recording=journal is not None,
+            acknowledge=acknowledge,
+            reliable=keeps,
+            in_order=in_order,
+        )
         return cls(core, journal)
-
-    @property
-    def did(self) -> str:
-        """This agent's name: `did:agentmesh:...`."""
-        return self._core.state.identity.did
-
-    @property
-    def key(self) -> IdentityKey:
-        """This agent's public identity key."""
-        return self._core.state.identity.key
-
-    @property
-    def identity(self) -> Identity:
-        """This agent's own identity, to sign with: to succeed, revoke or vouch. It prints its DID and nothing else."""
-        self._seam.birthplace.check()
-        return self._core.state.identity
-
-    @property
-    def mesh(self) -> str:
-        """The mesh that it is in."""
-        return self._core.state.mesh
-
-    @property
-    def generation(self) -> int:
-        """How many calls changed its state, in all. Keep it elsewhere too, to notice an older export. Section 7.1."""
-        return self._seam.look(lambda: self._core.state.generation)
 
     # --- bundles ---------------------------------------------------------------------------------------------------
 
@@ -254,6 +256,7 @@ class Agent(Redacted):
             RemoteError: the bundle is not acceptable; see `verify_bundle`. BundleExpired, BundleIdentityMismatch, ...
             IdentityConflict: the DID is known with another key.
             OneTimeRequired: the bundle is a last-resort one.
+            OutboxFull: as for `send`.
             PeerNotAllowed: the policy does not allow the peer.
             TooManySessions: five open sessions with the peer, or too many in all; its `sessions` could be ended.
         """
@@ -306,16 +309,6 @@ class Agent(Redacted):
         session_id = session_of_knock(knock)
         return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
-    @frameless
-    def pending_knocks(self) -> tuple[KnockReceived, ...]:
-        """Return the KNOCKs that wait for the application's decision, oldest first."""
-        return self._seam.look(lambda: verdicts.pending(self._core, self._core.now_ms()))
-
-    @frameless
-    def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
-        """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        return self._seam.look(lambda: knocking.pending(self._core, did))
-
     @changing
     def send(
         self,
@@ -325,6 +318,7 @@ class Agent(Redacted):
         action: str | None = None,
         session_id: SessionId | None = None,
         disclosable: bool = False,
+        label: bytes = b"",
     ) -> Sealed:
         """Seal a message to a peer; the result is the message, to hand to a relay. Section 6.
 
@@ -335,12 +329,14 @@ class Agent(Redacted):
             session_id: Which session; of those that the peer is known to hold the one with the latest KNOCK if `None`.
             disclosable: Keep the key that discloses this one message (section 8.1). That undoes the message's forward
                 secrecy; give the key out only after the peer has opened the message.
+            label: What the events of a reliable agent name the message by, 0 to 64 bytes. It never leaves this side.
 
         Raises:
-            ArgumentInvalid: a bad argument, or data over the limit.
+            ArgumentInvalid: a bad argument, data over the limit, or a label where nothing keeps it.
             NoSession: there is no session that sends, or none that is named so (any more).
             SessionNotOpen: the named session is closed, superseded, over, or was never answered.
             ConditionNotMet: a condition of the session forbids it.
+            OutboxFull: too much waits to be acknowledged. Only where the agent is reliable.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
         named = None if session_id is None else session_id_argument(session_id)
@@ -348,9 +344,18 @@ class Agent(Redacted):
             check_flags(disclosable=disclosable)
         if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
             data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
+        if label != b"":
+            label = label_argument(label, self._core)
         return self._seam.run(
             lambda now_ms: conversing.send(
-                self._core, did, data, action=action, session_id=named, disclosable=disclosable, now_ms=now_ms
+                self._core,
+                did,
+                data,
+                action=action,
+                session_id=named,
+                disclosable=disclosable,
+                label=label,
+                now_ms=now_ms,
             )
         )
 
@@ -392,7 +397,7 @@ class Agent(Redacted):
 
         Raises:
             ArgumentInvalid: not bytes.
-            TryAgain: `NotYet` or `Busy`: the bytes may be good; offer them again later.
+            TryAgain: `NotYet`, `Busy` or `InboxFull`: the bytes may be good; offer them again later.
             RemoteError: the bytes are bad; drop them. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
@@ -419,6 +424,42 @@ class Agent(Redacted):
         """
         return self._seam.together()
 
+    # --- delivery --------------------------------------------------------------------------------------------------
+
+    @changing
+    def sent(self, receipt: Receipt, *, final: bool = False) -> None:
+        """Say that the relay has taken an envelope of the `outbox`. Section 7.3.
+
+        An answer or a signal leaves the outbox. Anything else stays until the peer has acknowledged or answered it, and
+        is due again after a pause. A receipt of which nothing waits changes nothing: it may have been acknowledged.
+
+        Args:
+            receipt: The envelope's, 32 bytes.
+            final: Let go of it in any case: where the peer does not acknowledge, or the relay keeps what it takes.
+
+        Raises:
+            ArgumentInvalid: not a receipt.
+        """
+        check_flags(final=final)
+        named = Receipt(bytes_argument("receipt", receipt, 32, 32))
+        self._seam.run(lambda now_ms: delivery.sent(self._core, named, now_ms, final=final))
+
+    @changing
+    def done(self, event: Event) -> None:
+        """Say that the application has done with an event: it leaves the `inbox`. Section 7.3.
+
+        An event that is not kept, or done, changes nothing. `accept` and `reject` are done with the event of a KNOCK.
+
+        Args:
+            event: The very object that was handed up.
+
+        Raises:
+            ArgumentInvalid: not an event.
+        """
+        if not isinstance(event, Event):
+            raise ArgumentInvalid("event", "not an event")
+        self._seam.run(lambda _: delivery.done(self._core, event))
+
     # --- time ------------------------------------------------------------------------------------------------------
 
     @changing
@@ -432,20 +473,6 @@ class Agent(Redacted):
         self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
         return events
 
-    @property
-    def next_deadline_ms(self) -> int | None:
-        """The time, in milliseconds since the epoch, at which `poll` is to be called next, or `None`."""
-        return self._seam.look(self._next_deadline_ms)
-
-    def _next_deadline_ms(self) -> int | None:
-        deadline_ms = upkeep.next_deadline_ms(self._core, self._core.now_ms(), **self._still_to_tell)
-        times = (deadline_ms, self._seam.refusals_due_ms)
-        return min((time_ms for time_ms in times if time_ms is not None), default=None)
-
-    @property
-    def _still_to_tell(self) -> dict[str, bool]:
-        return {"tell_stock": not self._stock_told, "tell_rotation": not self._rotation_told}
-
     # --- the audit trail -------------------------------------------------------------------------------------------
 
     @changing
@@ -458,53 +485,3 @@ class Agent(Redacted):
             StoreError, CommitFailed: the journal did not take them; they are still counted.
         """
         self._seam.record_refusals()
-
-    @frameless
-    def checkpoint(self, log: AuditLog) -> Checkpoint:
-        """Return a checkpoint of this agent over the whole of its log, by its clock. Section 8.
-
-        Raises:
-            ArgumentInvalid: not an `AuditLog`.
-        """
-        from agentmesh.audit.log import AuditLog  # here, because most agents keep no log
-
-        if not isinstance(log, AuditLog):
-            raise ArgumentInvalid("log", "not an AuditLog")
-        state = self._core.state
-        return self._seam.look(lambda: log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms()))
-
-    # --- looking ---------------------------------------------------------------------------------------------------
-
-    @frameless
-    def session(self, did: str, session_id: SessionId | None = None) -> SessionView:
-        """Return a view of a session with a peer: the one that sends, or the newest, or the one that is named.
-
-        Raises:
-            ArgumentInvalid: not a DID.
-            NoSession: there is none.
-        """
-        named = session_id_argument(session_id)
-        views = self.sessions(did)
-        if named is not None:
-            views = tuple(view for view in views if view.session_id == named)
-        sending = [view for view in views if view.status.sends]
-        if not views:
-            raise NoSession
-        return (sending or views)[-1]
-
-    @frameless
-    def sessions(self, did: str) -> tuple[SessionView, ...]:
-        """Return views of all sessions with a peer, oldest first, ended ones that are remembered included.
-
-        Raises:
-            ArgumentInvalid: not a DID.
-        """
-        return self._seam.look(lambda: views_of(self._core, did))
-
-    @frameless
-    def export_state(self) -> bytes:
-        """Return the whole state, but bundles past their time, as canonical bytes: *secret and unsealed*. Section 7."""
-        return self._seam.look(lambda: export_agent(self._core.state, self._core.now_ms()))
-
-    def __repr__(self) -> str:
-        return f"Agent({self.did}, mesh={self.mesh!r}, <redacted>)"

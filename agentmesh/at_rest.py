@@ -39,21 +39,23 @@ class StateKind(StrEnum):
     SUCCESSIONS = "successions"
 
 
-def export_fields(kind: StateKind, mesh: str, generation: int, fields: list[Any]) -> bytes:
-    """Return the canonical bytes of a state."""
-    body = _wire.encode([str(kind), VERSION, mesh, generation, _wire.encode(fields)])
+def export_fields(kind: StateKind, mesh: str, generation: int, fields: list[Any], *, version: int = VERSION) -> bytes:
+    """Return the canonical bytes of a state, whose fields are of this version of its kind."""
+    body = _wire.encode([str(kind), version, mesh, generation, _wire.encode(fields)])
     return _wire.encode_pair(body, _crypto.sha256(body))
 
 
 def restore_fields(
     kind: StateKind,
-    layout: _wire.Array,
+    layouts: tuple[_wire.Array, ...],
     exported: bytes,
     build: Callable[[bytes, str, int, list[Any]], _Restored],
     *,
     at_least_generation: int,
 ) -> _Restored:
     """Return what `build` makes of a state: of its bytes, its mesh, its generation and its fields.
+
+    The layouts of its fields are given by version, from 1 on.
 
     Raises:
         ArgumentInvalid: not bytes, or `at_least_generation` is not a count.
@@ -71,13 +73,13 @@ def restore_fields(
         name, version, mesh, generation, fields = _wire.decode(body, _BODY, STATE_MAX_BYTES)
         if name != kind or not is_mesh_name(mesh):
             raise Malformed
-        if version != VERSION:
+        if not VERSION <= version <= len(layouts):
             wrong = StateVersionUnknown
             raise Malformed
         if generation < at_least_generation:
             wrong = StateStale
             raise Malformed
-        return build(exported, mesh, generation, _wire.decode(fields, layout, STATE_MAX_BYTES))
+        return build(exported, mesh, generation, _wire.decode(fields, layouts[version - VERSION], STATE_MAX_BYTES))
     except AgentMeshError:
         pass
     raise wrong

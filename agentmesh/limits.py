@@ -29,6 +29,7 @@ MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
 CAPABILITY_MAX_BYTES: Final = 128
 _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
+LABEL_MAX_BYTES: Final = 64  # what an application attaches to a message for itself: the name of a row or a task fits
 ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
@@ -84,6 +85,21 @@ class Limits:
     ack_after_messages: int = _limit(16)
     ack_delay_ms: int = _limit(250)
 
+    # Outbox: what the application may have under way, so that a peer that never acknowledges fills no memory or disk;
+    # what peers cause, apart, so that they cannot keep it from sending; and how often the same bytes are offered: soon
+    # enough for a lost envelope, seldom enough for a peer that is away for days.
+    outbox_max_envelopes: int = _limit(10_000)
+    outbox_max_bytes: int = _limit(64 << 20)
+    outbox_max_answers: int = _limit(1000)  # answers and signals; the oldest makes room
+    resend_first_ms: int = _limit(5000)
+    resend_longest_ms: int = _limit(600_000)
+
+    # Inbox: what peers may have an application leave undone, in all; a quarter of each for one of them. And how long a
+    # message waits for those before it: longer than a relay reorders, and as long as a first resending takes.
+    inbox_max_events: int = _limit(10_000)
+    inbox_max_bytes: int = _limit(64 << 20)
+    in_order_wait_ms: int = _limit(30_000)
+
     # Epochs: after how many own chains, or how long, an initiator offers the next key. Its own choice: nothing on the
     # wire depends on it. 16 turns cost a twentieth of the time of small messages; ten minutes cost nobody anything.
     epoch_turns: int = _limit(16)
@@ -130,6 +146,8 @@ class Limits:
             raise ArgumentInvalid(
                 "skipped_keys_per_step", "over the limit", self.skipped_keys_per_step, self.skipped_keys_per_session
             )
+        if self.resend_first_ms > self.resend_longest_ms:
+            raise ArgumentInvalid("resend_first_ms", "over the limit", self.resend_first_ms, self.resend_longest_ms)
         # A new last-resort bundle is due while the old one serves, or there is none between.
         if self.last_resort_rotation_seconds > self.last_resort_lifetime_seconds:
             raise ArgumentInvalid(

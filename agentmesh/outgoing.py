@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from attrs import field, frozen
 
@@ -10,8 +10,6 @@ from agentmesh.envelope import receipt_of
 from agentmesh.errors import BatchOpen
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
-
-LABEL_MAX_BYTES: Final = 64  # enough for the name of a row or a task; more belongs in the application's own store
 
 
 def _size(value: bytes) -> str:

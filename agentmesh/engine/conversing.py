@@ -68,6 +68,7 @@ def send(
     action: str | None,
     session_id: SessionId | None,
     disclosable: bool,
+    label: bytes,
     now_ms: int,
 ) -> Step[Sealed]:
     """Seal a data message."""
@@ -86,7 +87,7 @@ def send(
         acknowledge=acknowledge,
     )
     heard = partial(core.unheard.pop, facts.session_id, None) if acknowledge else None
-    return Step((sent,), records.message_sealed(core, facts, sealed, now_ms), sealed, afterwards=heard)
+    return Step((sent,), records.message_sealed(core, facts, sealed, now_ms), sealed, afterwards=heard, label=label)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:

@@ -9,6 +9,7 @@ from typing import final
 
 from agentmesh.audit.counts import Counts
 from agentmesh.engine.budgets import Budgets
+from agentmesh.engine.offers import Offers
 from agentmesh.engine.replay import UnopenedKnocks
 from agentmesh.engine.state import AgentState, Peer
 from agentmesh.envelope import Kind, OuterEnvelope
@@ -63,6 +64,10 @@ class Core(Redacted):
         unheard: Sessions whose peer sends again what was opened: it did not hear of it; in memory only.
         signals: The signal that was opened last in a session: one that comes again asks for nothing; in memory only.
         counted: What is counted for the audit trail; in memory only.
+        reliable: Outbox and inbox are kept.
+        in_order: Messages are handed up by their indices, where they are kept.
+        offers: When what is in the outbox is due again; in memory only.
+        passed: Up to which index messages of a session are awaited no more; in memory only.
     """
 
     __slots__ = (
@@ -70,10 +75,14 @@ class Core(Redacted):
         "budgets",
         "counted",
         "entropy",
+        "in_order",
         "limits",
         "now_ms",
+        "offers",
+        "passed",
         "policy",
         "recording",
+        "reliable",
         "signals",
         "state",
         "unheard",
@@ -90,6 +99,8 @@ class Core(Redacted):
         limits: Limits,
         recording: bool,
         acknowledge: bool,
+        reliable: bool = False,
+        in_order: bool = False,
     ) -> None:
         self.state: AgentState = state
         self.now_ms: Clock = partial(read_clock, clock)
@@ -100,6 +111,10 @@ class Core(Redacted):
         self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
         self.recording: bool = recording
         self.acknowledge: bool = acknowledge
+        self.reliable: bool = reliable
+        self.in_order: bool = in_order
+        self.offers: Offers = Offers(limits)
+        self.passed: dict[SessionId, int] = {}
         self.unheard: dict[SessionId, None] = {}
         self.signals: dict[SessionId, Receipt] = {}
         self.counted: Counts = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)

@@ -8,11 +8,15 @@ another, and an export that is older than it may be: the frame is that of all st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.engine.event_rows import Kept, export_event, restore_event
+from agentmesh.engine.inbox import HandedUp
+from agentmesh.engine.outbox import WAITING, Purpose, restore_waiting, waiting_fields
 from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import AgentState, Peer
+from agentmesh.events import KnockReceived, MessageReceived, PeerClosed
 from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, export_published, restore_published
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import UINT_MAX
@@ -28,13 +32,17 @@ MEMO_LAYOUT: Final = _wire.array(
 _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(1, UINT_MAX), MANY)
 )
-_AGENT: Final = _wire.array(
+HANDED_LAYOUT: Final = _wire.array(_wire.Uint(), _wire.Uint(), _wire.Uint(1), _wire.Bin(1, UINT_MAX))
+_AGENT: Final = (
     _wire.Bin(32),
     _wire.Uint(1),
     _wire.ArrayOf(PUBLISHED_LAYOUT, MANY),
     _wire.ArrayOf(MEMO_LAYOUT, MANY),
     _wire.ArrayOf(_PEER, MANY),
 )
+_BOXES: Final = (_wire.ArrayOf(WAITING, MANY), _wire.ArrayOf(HANDED_LAYOUT, MANY))
+_VERSIONS: Final = (_wire.array(*_AGENT), _wire.array(*_AGENT, *_BOXES))
+_WITH_BOXES: Final = 2
 
 # --- out -------------------------------------------------------------------------------------------------------------
 
@@ -53,6 +61,16 @@ def peer_fields(peer: Peer, sessions: list[bytes]) -> list[Any]:
     return [peer.key.raw, _none_if_never(peer.latest_knock_ms), _none_if_never(peer.own_knock_ms), sessions]
 
 
+def handed_fields(handed: HandedUp) -> list[Any]:
+    """Return the fields of an event that is not done."""
+    return [
+        handed.sequence,
+        handed.at_ms,
+        int(handed.is_held),
+        export_event(cast(Kept, handed.event)),
+    ]  # no other is put
+
+
 def export_agent(state: AgentState, now_ms: int) -> bytes:
     """Return the canonical bytes of an agent's whole state: secret, and unsealed.
 
@@ -66,7 +84,10 @@ def export_agent(state: AgentState, now_ms: int) -> bytes:
         [memo_fields(memo) for memo in state.knocks],
         [peer_fields(peer, [export_session(held) for held in peer.sessions]) for peer in state.peers.values()],
     ]
-    return export_fields(StateKind.AGENT, state.mesh, state.generation, fields)
+    if not state.reliable and not state.outbox and not state.inbox:
+        return export_fields(StateKind.AGENT, state.mesh, state.generation, fields)
+    fields += [[waiting_fields(one) for one in state.outbox], [handed_fields(one) for one in state.inbox]]
+    return export_fields(StateKind.AGENT, state.mesh, state.generation, fields, version=_WITH_BOXES)
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
@@ -116,6 +137,26 @@ def put_peer(
     state.hold_all(peer, restored)
 
 
+def put_waiting(state: AgentState, fields: list[Any]) -> None:
+    """Put back an envelope that waits; the oldest first."""
+    waiting = restore_waiting(fields)
+    require(waiting.sequence > state.outbox.last_sequence and state.outbox.find(waiting.receipt) is None)
+    if waiting.purpose is Purpose.DATA:
+        one = range(waiting.number, waiting.number + 1)
+        require(not state.outbox.data_of(waiting.session_id, (one,)))
+    state.outbox.put(waiting)
+
+
+def put_handed(state: AgentState, fields: list[Any]) -> None:
+    """Put back an event that is not done, the oldest first; its peers and their sessions come before."""
+    sequence, at_ms, is_held, exported = fields
+    event = restore_event(exported, state)
+    require(sequence > state.inbox.last_sequence)
+    require(not is_held or isinstance(event, MessageReceived | PeerClosed))
+    require(not isinstance(event, KnockReceived) or event.session_id not in state.inbox.knocks)
+    state.inbox.put(HandedUp(sequence, event, at_ms, bool(is_held)))
+
+
 def restore_agent(data: bytes, now_ms: int, *, at_least_generation: int = 0) -> AgentState:
     """Return the state that `export_agent` wrote, without the bundles that are past their time by `now_ms`.
 
@@ -127,18 +168,22 @@ def restore_agent(data: bytes, now_ms: int, *, at_least_generation: int = 0) -> 
     """
 
     def build(_exported: bytes, mesh: str, generation: int, fields: list[Any]) -> AgentState:
-        seed, has_policy, bundles, memos, peers = fields
+        seed, has_policy, bundles, memos, peers, *boxes = fields
         state = AgentState(Identity.from_seed(seed), mesh)
         state.generation = generation
         state.has_policy = bool(has_policy)
+        state.reliable = bool(boxes)
         for bundle in bundles:
             put_bundle(state, bundle)
         for memo in memos:
             put_memo(state, memo)
         for raw, latest_knock_ms, own_knock_ms, sessions in peers:
             put_peer(state, raw, latest_knock_ms, own_knock_ms, ((session, ()) for session in sessions))
+        for box, put_back in zip(boxes, (put_waiting, put_handed), strict=False):
+            for entry in box:
+                put_back(state, entry)
         for ref in [ref for ref, bundle in state.bundles.items() if now_ms > bundle.forget_at_ms]:
             del state.bundles[ref]
         return state
 
-    return restore_fields(StateKind.AGENT, _AGENT, data, build, at_least_generation=at_least_generation)
+    return restore_fields(StateKind.AGENT, _VERSIONS, data, build, at_least_generation=at_least_generation)

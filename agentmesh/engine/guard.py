@@ -10,7 +10,7 @@ from agentmesh.engine.core import Clock, Core
 from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
-from agentmesh.limits import Limits
+from agentmesh.limits import LABEL_MAX_BYTES, Limits
 from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.backend import check_backend
@@ -86,6 +86,18 @@ def session_id_argument(session_id: object) -> SessionId | None:
     return None if session_id is None else SessionId(bytes_argument("session_id", session_id, 16, 16))
 
 
+def label_argument(label: object, core: Core) -> bytes:
+    """Return what an application attaches to a message, 0 to 64 bytes.
+
+    Raises:
+        ArgumentInvalid: it is too long or no bytes, or nothing keeps it.
+    """
+    attached = bytes_argument("label", label, 0, LABEL_MAX_BYTES)
+    if attached and not core.reliable:
+        raise ArgumentInvalid("label", "given, and the agent is not reliable: nothing keeps it")
+    return attached
+
+
 def refs_argument(refs: Iterable[object]) -> tuple[BundleRef, ...]:
     """Return names of bundles, each 32 bytes.
 
@@ -133,6 +145,16 @@ def check_policy_kept(policy: Policy | None, state: AgentState) -> None:
         raise ArgumentInvalid("policy", "none, and the agent had one: pass it, or AskApplication() to give it up")
 
 
+def check_boxes_kept(reliable: bool, state: AgentState) -> None:
+    """Refuse that an agent whose outbox or inbox is not empty comes back without them: what waits would be lost.
+
+    Raises:
+        ArgumentInvalid: there is something, and it would not be kept.
+    """
+    if not reliable and (state.outbox or state.inbox):
+        raise ArgumentInvalid("reliable", "no, and there is something in the outbox or inbox of the agent")
+
+
 def core_of(
     state: AgentState,
     clock: Clock,
@@ -142,12 +164,16 @@ def core_of(
     *,
     recording: bool,
     acknowledge: bool,
+    reliable: bool = False,
+    in_order: bool = False,
 ) -> Core:
     """Return the core of an agent: this state, and what was given or stands for what was not.
 
     Raises:
-        ArgumentInvalid: the clock counts seconds, or shows no time.
+        ArgumentInvalid: the clock counts seconds, or shows no time; or an order is asked for that nothing keeps.
     """
+    if in_order and not reliable:
+        raise ArgumentInvalid("in_order", "yes, and the agent is not reliable: nothing holds what came early")
     policy = AskApplication() if policy is None else policy
     core = Core(
         state,
@@ -157,10 +183,13 @@ def core_of(
         limits=Limits() if limits is None else limits,
         recording=recording,
         acknowledge=acknowledge,
+        reliable=reliable,
+        in_order=in_order,
     )
     now_ms = core.now_ms()
     if now_ms in _SECONDS:
         raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+    state.reliable = reliable
     state.has_policy = type(policy) is not AskApplication  # a subclass is the application's own
     return core
 

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, final
+from typing import Final, TypeGuard, final
 
-from agentmesh.events import MessageReceived, PeerClosed, SessionEstablished
-from agentmesh.primitives.keys import Redacted
+from agentmesh.engine.tally import Sum, Tally
+from agentmesh.events import Event, KnockReceived, MessageReceived, PeerClosed, SessionEstablished
+from agentmesh.handshake.knock import Intent
+from agentmesh.primitives.keys import Redacted, SessionId
 
-if TYPE_CHECKING:
-    from agentmesh.engine.event_rows import Kept
+_ALL: Final = ""  # of all peers together
+
+FromPeer = KnockReceived | MessageReceived | PeerClosed | SessionEstablished
+
+
+def is_from_peer(event: Event) -> TypeGuard[FromPeer]:
+    """Say whether a peer can make such events as often as it likes: these are bounded."""
+    kind = type(event)
+    if kind is SessionEstablished:
+        return event.intent is not None  # type: ignore[union-attr]
+    return kind is MessageReceived or kind is KnockReceived or kind is PeerClosed
+
+
+def size_of(event: FromPeer) -> int:
+    """Return how many bytes of an event its peer chose the size of: data, intent, reason."""
+    if isinstance(event, MessageReceived):
+        return len(event.plaintext)
+    if isinstance(event, PeerClosed):
+        return len(event.reason)
+    size = 0 if event.intent is None else _intent_size(event.intent)
+    if isinstance(event, SessionEstablished) and event.early_payload is not None:
+        size += len(event.early_payload)
+    return size
+
+
+def _intent_size(intent: Intent) -> int:
+    return len(intent.detail) + len(intent.action) + sum(map(len, intent.capabilities))
 
 
 @final
@@ -17,29 +44,19 @@ class HandedUp(Redacted):
     """An event that the application has not done with.
 
     Attributes:
-        sequence: The order in which events came about.
+        sequence: The order in which events were handed up, or came where they are held.
         event: The event, always the same object.
-        at_ms: When it came about.
-        size_bytes: What of it a peer chose the size of: plaintext, action and reason.
+        at_ms: When that was.
+        is_held: It waits for messages before it, and has not been handed up.
     """
 
-    __slots__ = ("at_ms", "event", "sequence", "size_bytes")
+    __slots__ = ("at_ms", "event", "is_held", "sequence")
 
-    def __init__(self, sequence: int, event: Kept, at_ms: int) -> None:
+    def __init__(self, sequence: int, event: Event, at_ms: int, is_held: bool = False) -> None:
         self.sequence: int = sequence
-        self.event: Kept = event
+        self.event: Event = event
         self.at_ms: int = at_ms
-        self.size_bytes: int = _size_of(event)
-
-
-def _size_of(event: Kept) -> int:
-    if isinstance(event, MessageReceived):
-        return len(event.plaintext) + len(event.action)
-    if isinstance(event, PeerClosed):
-        return len(event.reason)
-    if isinstance(event, SessionEstablished) and event.early_payload is not None:
-        return len(event.early_payload)
-    return 0
+        self.is_held: bool = is_held
 
 
 @final
@@ -47,21 +64,34 @@ class Inbox:
     """The events that are not done, found by their order and as the objects that they are.
 
     Attributes:
-        size_bytes: The sum of what peers chose the size of.
+        held: What waits for messages before it, by session and sequence.
+        knocks: The KNOCKs that the application was told of, by session.
     """
 
-    __slots__ = ("_by_object", "_entries", "size_bytes")
+    __slots__ = ("_by_object", "_entries", "_tally", "_tally_by_peer", "held", "knocks")
 
     def __init__(self) -> None:
         self._entries: dict[int, HandedUp] = {}
         self._by_object: dict[int, int] = {}
-        self.size_bytes: int = 0
+        self._tally = Tally()
+        self._tally_by_peer = Tally()
+        self.held: dict[SessionId, dict[int, HandedUp]] = {}
+        self.knocks: dict[SessionId, int] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[HandedUp]:
         return iter(self._entries.values())
+
+    @property
+    def from_peers(self) -> Sum:
+        """How many events peers have made, and how many bytes of them they chose the size of."""
+        return self._tally.of(_ALL)
+
+    def from_peer(self, did: str) -> Sum:
+        """Return how many of these are one peer's, and how many bytes."""
+        return self._tally_by_peer.of(did)
 
     @property
     def last_sequence(self) -> int:
@@ -78,18 +108,38 @@ class Inbox:
         sequence = self._by_object.get(id(event))
         return None if sequence is None else self._entries[sequence]
 
+    # An entry comes into `_entries` last, and leaves it last: what is broken off before is done whole again.
+
     def put(self, handed: HandedUp) -> None:
         """Keep an event. For changes alone; again changes nothing."""
-        if handed.sequence not in self._entries:
-            self.size_bytes += handed.size_bytes
-        self._entries[handed.sequence] = handed
-        self._by_object[id(handed.event)] = handed.sequence
+        sequence, event = handed.sequence, handed.event
+        self._by_object[id(event)] = sequence
+        if type(event) is KnockReceived:
+            self.knocks[event.session_id] = sequence
+        if handed.is_held and isinstance(event, MessageReceived | PeerClosed):
+            self.held.setdefault(event.session_id, {})[sequence] = handed
+        if sequence not in self._entries:
+            if is_from_peer(event):
+                self._tally.come(sequence, _ALL, size_of(event))
+                self._tally_by_peer.come(sequence, event.peer.did, size_of(event))
+            self._entries[sequence] = handed
 
     def remove(self, sequence: int) -> None:
         """Let go of one. For changes alone; again changes nothing."""
         handed = self._entries.get(sequence)
         if handed is None:
             return
-        self._by_object.pop(id(handed.event), None)
-        self.size_bytes -= handed.size_bytes
+        event = handed.event
+        if self._by_object.get(id(event)) == sequence:  # one that was held has come again, under another number
+            self._by_object.pop(id(event), None)
+        if type(event) is KnockReceived:
+            self.knocks.pop(event.session_id, None)
+        if handed.is_held and isinstance(event, MessageReceived | PeerClosed):
+            held = self.held.get(event.session_id, {})
+            held.pop(sequence, None)
+            if not held:
+                self.held.pop(event.session_id, None)
+        if is_from_peer(event):
+            self._tally.go(sequence, _ALL, size_of(event))
+            self._tally_by_peer.go(sequence, event.peer.did, size_of(event))
         del self._entries[sequence]

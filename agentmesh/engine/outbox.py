@@ -9,9 +9,9 @@ from typing import Any, Final, final
 from attrs import field, frozen
 
 from agentmesh.at_rest import require
+from agentmesh.engine.tally import Sum, Tally
 from agentmesh.envelope import receipt_of
-from agentmesh.limits import COUNTER_MAX, UINT_MAX
-from agentmesh.outgoing import LABEL_MAX_BYTES
+from agentmesh.limits import COUNTER_MAX, LABEL_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId
 
@@ -22,7 +22,7 @@ class Purpose(IntEnum):
     KNOCK = 1  # until its verdict has come, or its session is over
     ANSWER = 2  # until it was handed over: whoever misses it knocks again, and is answered again
     DATA = 3  # until the peer has acknowledged it, or its session is over
-    CLOSE = 4  # until the peer has closed too, or the session is over
+    CLOSE = 4  # until the peer has closed too; in answer to the peer's, while the peer may still wait for it
     SIGNAL = 5  # until it was handed over, or another has taken its place
 
 
@@ -43,7 +43,7 @@ class Waiting:
         sequence: The order in which envelopes were made.
         purpose: What it is for.
         did: Whom it is for.
-        session_id: Its session, 16 bytes; of a REJECT the one that it refuses.
+        session_id: Its session, 16 bytes; of a REJECT, which begins none, zeros.
         number: The index of a data message; otherwise 0.
         label: What the application attached to a data message, 0 to 64 bytes; it never leaves. Not printed.
         envelope: The bytes, always the same.
@@ -60,27 +60,42 @@ class Waiting:
     receipt: Receipt = field(repr=lambda value: value.hex())
 
 
+NO_SESSION: Final = SessionId(bytes(16))
+_CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})
+
+
 @final
 class Outbox:
     """The envelopes that wait, found by their order, their receipt, and their session and number.
 
     Attributes:
-        size_bytes: How many bytes of envelopes wait.
+        caused: What peers caused, answers and signals, by sequence, oldest first.
+        passing: KNOCKs and closes, by sequence: what time alone may take away.
     """
 
-    __slots__ = ("_by_receipt", "_by_session", "_entries", "size_bytes")
+    __slots__ = (
+        "_by_number", "_by_receipt", "_entries", "_others", "_tally", "caused", "passing",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._entries: dict[int, Waiting] = {}
         self._by_receipt: dict[Receipt, int] = {}
-        self._by_session: dict[SessionId, dict[int, None]] = {}
-        self.size_bytes: int = 0
+        self._by_number: dict[SessionId, dict[int, int]] = {}  # data, by index
+        self._others: dict[SessionId, dict[int, None]] = {}
+        self._tally = Tally()  # by whether peers caused them
+        self.caused: dict[int, None] = {}
+        self.passing: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._entries.values())
+
+    @property
+    def made(self) -> Sum:
+        """How many the application made, or this side for it, and how many bytes they have."""
+        return self._tally.of(False)
 
     @property
     def last_sequence(self) -> int:
@@ -96,18 +111,35 @@ class Outbox:
         sequence = self._by_receipt.get(receipt)
         return None if sequence is None else self._entries[sequence]
 
-    def of_session(self, session_id: SessionId) -> tuple[Waiting, ...]:
-        """Return what waits of a session, oldest first."""
-        return tuple(self._entries[sequence] for sequence in self._by_session.get(session_id, ()))
+    def data_of(self, session_id: SessionId, indices: tuple[range, ...] | None = None) -> list[Waiting]:
+        """Return the data messages of a session that wait, by their numbers: all, or those of these indices."""
+        of_session = self._by_number.get(session_id, {})
+        if indices is None:
+            numbers = sorted(of_session)
+        elif sum(map(len, indices)) <= len(of_session):
+            numbers = [number for one in indices for number in one if number in of_session]
+        else:
+            numbers = [number for number in sorted(of_session) if any(number in one for one in indices)]
+        return [self._entries[of_session[number]] for number in numbers]
+
+    def others_of(self, session_id: SessionId) -> list[Waiting]:
+        """Return what else waits of a session, oldest first."""
+        return [self._entries[sequence] for sequence in self._others.get(session_id, ())]
+
+    # An entry comes into `_entries` last, and leaves it last: what is broken off before is done whole again.
 
     def put(self, waiting: Waiting) -> None:
         """Let an envelope wait. For changes alone; again changes nothing."""
         sequence = waiting.sequence
-        if sequence not in self._entries:
-            self.size_bytes += len(waiting.envelope)
-        self._entries[sequence] = waiting
         self._by_receipt[waiting.receipt] = sequence
-        self._by_session.setdefault(waiting.session_id, {})[sequence] = None
+        if waiting.purpose is Purpose.DATA:
+            self._by_number.setdefault(waiting.session_id, {})[waiting.number] = sequence
+        else:
+            self._others.setdefault(waiting.session_id, {})[sequence] = None
+            (self.caused if waiting.purpose in _CAUSED else self.passing)[sequence] = None
+        if sequence not in self._entries:
+            self._tally.come(sequence, waiting.purpose in _CAUSED, len(waiting.envelope))
+            self._entries[sequence] = waiting
 
     def remove(self, sequence: int) -> None:
         """Let go of one. For changes alone; again changes nothing."""
@@ -115,13 +147,22 @@ class Outbox:
         if waiting is None:
             return
         self._by_receipt.pop(waiting.receipt, None)
-        of_session = self._by_session.get(waiting.session_id)
-        if of_session is not None:
-            of_session.pop(sequence, None)
-            if not of_session:
-                del self._by_session[waiting.session_id]
-        self.size_bytes -= len(waiting.envelope)
+        if waiting.purpose is Purpose.DATA:
+            _take_out(self._by_number, waiting.session_id, waiting.number)
+        else:
+            _take_out(self._others, waiting.session_id, sequence)
+            self.caused.pop(sequence, None)
+            self.passing.pop(sequence, None)
+        self._tally.go(sequence, waiting.purpose in _CAUSED, len(waiting.envelope))
         del self._entries[sequence]
+
+
+def _take_out(index: dict[SessionId, dict[int, Any]], session_id: SessionId, key: int) -> None:
+    of_session = index.get(session_id)
+    if of_session is not None:
+        of_session.pop(key, None)
+        if not of_session:
+            index.pop(session_id, None)
 
 
 # --- as bytes --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ all steps since an agent was made are the rows of its state.
 | `session` | its id | as `export_session` writes it, without the keys that are kept for late messages |
 | `kept` | session id, serial of the chain (8 bytes), number in it (4) | [message key, when it was kept] |
 | `outbox` | its sequence, 8 bytes | an envelope that waits: `agentmesh.engine.outbox` |
-| `inbox` | its sequence, 8 bytes | [when, event]: `agentmesh.engine.event_rows` |
+| `inbox` | its sequence, 8 bytes | [sequence, when, 1 if it is held and else 0, `agentmesh.engine.event_rows`] |
 """
 
 from __future__ import annotations
@@ -25,10 +25,20 @@ from typing import Any, Final, final
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, VERSION, require
 from agentmesh.engine.draft import Draft, Kept, Noted, Touched, kept_of
-from agentmesh.engine.event_rows import export_event, restore_event
-from agentmesh.engine.export import MEMO_LAYOUT, memo_fields, peer_fields, put_bundle, put_memo, put_peer
+from agentmesh.engine.export import (
+    HANDED_LAYOUT,
+    MEMO_LAYOUT,
+    handed_fields,
+    memo_fields,
+    peer_fields,
+    put_bundle,
+    put_handed,
+    put_memo,
+    put_peer,
+    put_waiting,
+)
 from agentmesh.engine.inbox import HandedUp
-from agentmesh.engine.outbox import WAITING, Waiting, restore_waiting, waiting_fields
+from agentmesh.engine.outbox import WAITING, Waiting, waiting_fields
 from agentmesh.engine.replay import KnockMemo
 from agentmesh.engine.state import AgentState, Change, Peer, RowKind
 from agentmesh.envelope import is_mesh_name
@@ -110,7 +120,7 @@ def _waiting_row(waiting: Waiting) -> bytes:
 
 
 def _handed_row(handed: HandedUp) -> bytes:
-    return _wire.encode([handed.at_ms, export_event(handed.event)])
+    return _wire.encode(handed_fields(handed))
 
 
 def _agent_row(state: AgentState) -> bytes:
@@ -137,7 +147,6 @@ def _peer_row(peer: Peer) -> bytes:
 
 _AGENT: Final = _wire.array(_wire.Uint(), _wire.Text(1, MESH_MAX_BYTES), _wire.Bin(32), _wire.Uint(1))
 _KEPT: Final = _wire.array(_wire.Bin(32), _wire.Uint())
-_HANDED: Final = _wire.array(_wire.Uint(), _wire.Bin(1, UINT_MAX))
 _SESSION_ID_BYTES: Final = 16
 _PEER: Final = _wire.array(
     _wire.Bin(32), _wire.Maybe(_wire.Uint()), _wire.Maybe(_wire.Uint()), _wire.ArrayOf(_wire.Bin(16), MANY)
@@ -214,14 +223,11 @@ def _restore_kept(rows: Iterable[tuple[bytes, bytes]]) -> list[list[Any]]:
 
 def _restore_boxes(state: AgentState, outbox: list[tuple[bytes, bytes]], inbox: list[tuple[bytes, bytes]]) -> None:
     for key, data in outbox:
-        waiting = restore_waiting(_decode(data, WAITING))
-        require(key == _sequence_key(waiting.sequence))
-        state.outbox.put(waiting)
+        put_waiting(state, _decode(data, WAITING))
+        require(key == _sequence_key(state.outbox.last_sequence))
     for key, data in inbox:
-        require(len(key) == 8)
-        at_ms, exported = _decode(data, _HANDED)
-        event = restore_event(exported, state)
-        state.inbox.put(HandedUp(int.from_bytes(key, "big"), event, at_ms))
+        put_handed(state, _decode(data, HANDED_LAYOUT))
+        require(key == _sequence_key(state.inbox.last_sequence))
 
 
 def _decode(data: bytes | None, layout: _wire.Array) -> list[Any]:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar, final
 
 from agentmesh.audit.record import Record
+from agentmesh.engine import delivery
 from agentmesh.engine.batch import Batch
 from agentmesh.engine.core import Core
 from agentmesh.engine.rows import ChangesOf
@@ -140,6 +141,8 @@ class Seam(Redacted):
             self._record(self._counted.due(now_ms))
         try:
             step = compute(now_ms)
+            if self._core.reliable:
+                step = delivery.kept(self._core, step, now_ms)
         except AgentMeshError as error:
             if self._journal is not None and envelope is not None:
                 self._count(error.code, envelope, now_ms)

@@ -82,6 +82,7 @@ class AgentState(Redacted):
         mesh: The mesh that it is in.
         generation: How many steps have changed it. Raised by the seam alone.
         has_policy: It was given a policy of its own, and is not to be restored without one by mistake.
+        reliable: It keeps outbox and inbox, and is not to be restored without them by mistake.
         bundles: What it published and has not forgotten, by ref.
         knocks: The memory of KNOCKs.
         peers: By identity key.
@@ -94,7 +95,7 @@ class AgentState(Redacted):
 
     __slots__ = (
         "bundles", "dids", "generation", "has_policy", "identity", "inbox", "knocks", "mesh", "outbox", "peers",
-        "sessions", "undecided",
+        "reliable", "sessions", "undecided",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, mesh: str) -> None:
@@ -102,6 +103,7 @@ class AgentState(Redacted):
         self.mesh: str = mesh
         self.generation: int = 0
         self.has_policy: bool = False
+        self.reliable: bool = False
         self.bundles: MutableMapping[BundleRef, PublishedBundle] = {}
         self.knocks: KnockMemory = KnockMemory()
         self.peers: MutableMapping[Ed25519PublicKey, Peer] = {}
@@ -186,13 +188,13 @@ class Step(Redacted, Generic[_Output]):
     """What one call of the façade changes, records and returns.
 
     `afterwards`, if any, is called once the step has taken effect: for what is kept in memory alone. `charged` is whose
-    rate was charged while the step was computed: where it takes no effect, that is given back. `call` and `generation`,
-    that of the state after the step, are the seam's.
+    rate was charged while the step was computed: where it takes no effect, that is given back. `label` is what the
+    application attached to a message. `call` and `generation`, that of the state after the step, are the seam's.
     """
 
     call: object
     generation: int
-    __slots__ = ("afterwards", "call", "changes", "charged", "generation", "output", "records")
+    __slots__ = ("afterwards", "call", "changes", "charged", "generation", "label", "output", "records")
 
     def __init__(
         self,
@@ -202,12 +204,14 @@ class Step(Redacted, Generic[_Output]):
         *,
         afterwards: Callable[[], None] | None = None,
         charged: Ed25519PublicKey | None = None,
+        label: bytes = b"",
     ) -> None:
         self.changes: tuple[Change, ...] = changes
         self.records: tuple[Record, ...] = records
         self.output: _Output = output
         self.afterwards: Callable[[], None] | None = afterwards
         self.charged: Ed25519PublicKey | None = charged
+        self.label: bytes = label
 
 
 class RowKind(StrEnum):

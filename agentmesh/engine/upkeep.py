@@ -9,7 +9,7 @@ from typing import Final, final
 from attrs import frozen
 
 from agentmesh.audit.record import Record
-from agentmesh.engine import records
+from agentmesh.engine import delivery, order, records
 from agentmesh.engine.changes import (
     BundlesForgotten,
     BundlesPublished,
@@ -148,6 +148,9 @@ def poll(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> S
             _poll_session(core, held, now_ms, changes, events)
     if forgotten:
         changes.append(SessionsForgotten(tuple(forgotten)))
+    if core.reliable:
+        changes += delivery.outdated(core, now_ms)
+        events = [*order.waited(core, now_ms), *events]
     changes += _forget(core, {over.session_id for over in forgotten}, now_ms)
     unused = core.state.unused_one_time(now_ms)
     if tell_stock and _is_low(core, unused):
@@ -199,6 +202,8 @@ def next_deadline_ms(core: Core, now_ms: int, *, tell_stock: bool, tell_rotation
         if held.ratchet.skipped:
             _, kept_at_ms = next(iter(held.ratchet.skipped.values()))
             times.append(kept_at_ms + core.limits.skipped_key_lifetime_seconds * 1000 + 1)
+    if core.reliable:
+        times += delivery.next_deadline_ms(core, now_ms)
     times += [_forget_peer_ms(core, peer) for peer in core.state.peers.values() if _is_over(peer)]
     times += [bundle.forget_at_ms + 1 for bundle in core.state.bundles.values()]
     published_at_ms = last_resort_published_ms(core)

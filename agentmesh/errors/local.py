@@ -169,6 +169,27 @@ class StockFull(LocalError):
         return numbers(self.got, self.allowed)
 
 
+class OutboxFull(LocalError):
+    """More waits to be acknowledged than `limits.outbox_max_envelopes` or `limits.outbox_max_bytes` allow.
+
+    Attributes:
+        got: How many envelopes, or bytes of them, would wait.
+        allowed: How many may.
+    """
+
+    code = "outbox.full"
+    text = "too much waits in the outbox"
+    hint = "hand outbox() to the relay and wait until peers acknowledge, or say sent(receipt, final=True)"
+
+    def __init__(self, got: int | None = None, allowed: int | None = None) -> None:
+        super().__init__()
+        self.got: int | None = got
+        self.allowed: int | None = allowed
+
+    def _detail(self) -> str:
+        return numbers(self.got, self.allowed)
+
+
 class OneTimeRequired(LocalError):
     """The caller asked for a one-time bundle and was given a last-resort one."""
 

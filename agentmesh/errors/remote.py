@@ -13,6 +13,14 @@ class Busy(TryAgain):
     hint = "keep the envelope and offer it again later"
 
 
+class InboxFull(TryAgain):
+    """The application has not done with so much that no more can be kept, in all or of this peer."""
+
+    code = "inbox.full"
+    text = "there is no room in the inbox"
+    hint = "say done() of what is handled; keep the envelope and offer it again then"
+
+
 class NotYet(TryAgain):
     """A message of a session whose ACCEPT has not arrived yet."""
 

@@ -287,6 +287,6 @@ class TrustGraph(Stepwise):
 
         # Not in `build`, because a wrong argument is not a damaged state.
         cls("m", root, attenuation_percent=attenuation_percent, cap=cap, limits=limits)
-        graph = restore_fields(StateKind.GRAPH, _GRAPH, exported, build, at_least_generation=at_least_generation)
+        graph = restore_fields(StateKind.GRAPH, (_GRAPH,), exported, build, at_least_generation=at_least_generation)
         graph._revocations = revocations_argument(revocations, graph.mesh)
         return graph

@@ -296,7 +296,7 @@ class TrustLedger(Stepwise):
             return ledger, window_seconds
 
         ledger, window_seconds = restore_fields(
-            StateKind.LEDGER, _LEDGER, exported, build, at_least_generation=at_least_generation
+            StateKind.LEDGER, (_LEDGER,), exported, build, at_least_generation=at_least_generation
         )
         if window_seconds != limits.trust_window_seconds:
             raise ArgumentInvalid("limits", "another window", limits.trust_window_seconds, window_seconds)

@@ -218,7 +218,7 @@ class RevocationList(Stepwise):
 
         # Not in `build`, because a wrong argument is not a damaged state.
         cls("m", limits=limits, is_known=is_known)
-        return restore_fields(StateKind.REVOCATIONS, _LIST, exported, build, at_least_generation=at_least_generation)
+        return restore_fields(StateKind.REVOCATIONS, (_LIST,), exported, build, at_least_generation=at_least_generation)
 
 
 def revocations_argument(revocations: RevocationList | None, mesh: str) -> RevocationList | None:

@@ -292,7 +292,7 @@ class Successions(Stepwise):
             return restored
 
         return restore_fields(
-            StateKind.SUCCESSIONS, _SUCCESSIONS, exported, build, at_least_generation=at_least_generation
+            StateKind.SUCCESSIONS, (_SUCCESSIONS,), exported, build, at_least_generation=at_least_generation
         )
 
     def _check_chains(self) -> None:
