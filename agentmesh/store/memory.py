@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and for agents that end with their process. It is a model of what the others promise."""
+"""A store in memory, for agents that end with their process, and for tests: a model of what the others promise."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 Name = tuple[str, bytes]  # (kind, key): what a row is found by
 LOG: Final = "log"  # the kind of rows that are numbered: their key is that number, 8 bytes, big-endian
 NUMBER_BYTES: Final = 8
+HEAD_NAME: Final = ("head", b"")  # a row that every write of an agent puts: a store may keep it where that is cheap
 NAME_MAX_BYTES: Final = 128
 
 
