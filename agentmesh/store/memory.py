@@ -9,7 +9,7 @@ from typing import Self, final
 from agentmesh.errors import ArgumentInvalid, StoreClosed, StoreFenced, StoreLocked
 from agentmesh.primitives.arguments import text_argument
 from agentmesh.primitives.forked import Birthplace
-from agentmesh.store.rows import LOG, NAME_MAX_BYTES, Name
+from agentmesh.store.rows import LOG, NAME_MAX_BYTES, Name, log_number
 
 
 class _Agent:
@@ -133,6 +133,9 @@ class MemoryRows:
             self._agent.finish()
             if commit_number != self._agent.commit_number + 1:
                 raise StoreFenced
+            for name in (*put, *removed):
+                if name[0] == LOG:
+                    log_number(name)
             self._agent.written = commit_number, dict(put), tuple(removed)
             self._agent.finish()
 

@@ -29,7 +29,7 @@ from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.data_key import VERSION, StoreKey, unwrap, wrap_new
-from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name
+from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name, log_number
 
 KEY: Final = "key"
 HEAD: Final = HEAD_NAME[0]
@@ -294,7 +294,7 @@ class Sealer(Redacted):
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
             return kind, _crypto.kdf(self._hiding, STORE_NAME, _wire.encode([kind, key]), HIDDEN_BYTES)
-        if len(key) != NUMBER_BYTES or int.from_bytes(key, "big") >= UINT_MAX:
+        if log_number(name) == UINT_MAX:
             raise ArgumentInvalid("rows", "not the number of a row of the log")
         return kind, key
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, final
 
-from agentmesh.errors import ArgumentInvalid, StoreBroken, StoreClosed, StoreFenced
-from agentmesh.limits import UINT_MAX
+from agentmesh.errors import StoreBroken, StoreClosed, StoreFenced
 from agentmesh.primitives.arguments import uint_argument
-from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name
+from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name, log_number
 
 _READ_ROWS: Final = 64  # at a time: each may be a megabyte
 _FENCE_BYTES: Final = 6
@@ -198,7 +197,7 @@ class _Write:
         put: Mapping[Name, bytes],
         removed: Collection[Name],
     ) -> None:
-        self.commit_number = uint_argument("commit_number", commit_number, minimum=1)
+        self.commit_number = uint_argument("commit_number", commit_number)
         self.places: dict[Name, int | None] = {}
         self.deleted: list[tuple[int]] = []
         self.updated: list[tuple[bytes, int]] = []
@@ -209,13 +208,13 @@ class _Write:
         self.head = put.get(HEAD_NAME)
         for name in removed:
             if name[0] == LOG:
-                self.log_deleted.append((_log_number(name),))
+                self.log_deleted.append((log_number(name),))
             elif name in index and name not in put:
                 self.deleted.append((index[name],))
                 self.places[name] = None
         for name, sealed in put.items():
             if name[0] == LOG:
-                self.log_put.append((_log_number(name), sealed))
+                self.log_put.append((log_number(name), sealed))
             elif name in index:
                 self.updated.append((sealed, index[name]))
             elif name != HEAD_NAME:
@@ -223,13 +222,6 @@ class _Write:
                 self.inserted.append((following, *name, sealed))
                 following += 1
         self.following = following
-
-
-def _log_number(name: Name) -> int:
-    number = int.from_bytes(name[1], "big")
-    if len(name[1]) != NUMBER_BYTES or number > UINT_MAX:
-        raise ArgumentInvalid("rows", "not the number of a row of the log")
-    return number
 
 
 def _fetch(sql: str, last: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
