@@ -66,10 +66,10 @@ class FaultyBackend:
             raise ArgumentInvalid("error", "not an exception")
         self._failures.append((moment, error, uint_argument("after", after)))
 
-    @property
-    def failures_left(self) -> int:
-        """How many of the errors have not been raised yet."""
-        return len(self._failures)
+    def mend(self) -> int:
+        """Forget the errors that have not been raised. Return how many these were."""
+        failures, self._failures = self._failures, []
+        return len(failures)
 
     def reach(self, moment: Moment) -> None:
         """Let happen what is to happen at this moment."""

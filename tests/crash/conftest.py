@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,3 +26,11 @@ def harness() -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def nursery(harness: ModuleType) -> Iterator[Any]:
+    """Give the process that workers are forked from: one for each process of pytest."""
+    made = harness.Nursery()
+    yield made
+    made.close()

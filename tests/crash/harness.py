@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -33,14 +34,15 @@ class Broken(AssertionError):
 class Nursery:
     """The process that workers are forked from, because it has everything imported."""
 
-    def __init__(self, folder: Path) -> None:
-        address = str(folder / "pipe")
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="agentmesh-crash-")  # short, because a socket's path must be
+        address = str(Path(self._folder.name) / "pipe")
         self._listener = Listener(address, "AF_UNIX", backlog=4)
         self._process = subprocess.Popen([sys.executable, str(WORKER), address])
         self._control = self._listener.accept()
 
-    def start(self, place: Place, fault: str | None) -> tuple[int, Connection]:
-        self._control.send(("start", place, fault))
+    def start(self, place: Place, name: str, fault: str | None) -> tuple[int, Connection]:
+        self._control.send(("start", place, name, fault))
         child: int = self._control.recv()
         return child, self._listener.accept()
 
@@ -53,6 +55,7 @@ class Nursery:
         self._control.close()
         self._process.wait(30)
         self._listener.close()
+        self._folder.cleanup()
 
 
 class Seen:
@@ -123,7 +126,7 @@ class Node:
         matrix = self._matrix
         if self._pipe is not None:
             self.stop()
-        self._child, self._pipe = matrix.nursery.start(self.place, matrix.fault)
+        self._child, self._pipe = matrix.nursery.start(self.place, self.name, matrix.fault)
         matrix.counts.restarts += 1
         self._pipe.send((matrix.now(), matrix.peer(self).did, kill, only))
         return self._listen("opened") is not DIED
@@ -132,6 +135,15 @@ class Node:
         self.do("stop")
         assert self._pipe is not None
         self._reap()
+
+    def end(self) -> None:
+        if self._pipe is not None:
+            os.kill(self._child, signal.SIGKILL)
+            self._reap()
+
+    def kill(self) -> None:
+        """Kill it where it waits."""
+        self.do("open_sessions", after=0)
 
     def do(
         self, command: str, *arguments: Any, kill: int | None = None, only: str | None = None, after: int | None = None
@@ -143,7 +155,10 @@ class Node:
             self._together = command == "batch"
         self._pipe.send((command, self._matrix.now(), self._matrix.peer(self).did, kill, only, *arguments))
         result = self._listen("ready", after)
-        if result is not DIED and result is not FAILED:
+        if (
+            result is not DIED and result is not FAILED and command not in ("fail", "mend")
+        ):  # which ask nothing of the agent
+            self.sent |= dict.fromkeys(self._trying)
             self._trying = []
         return result
 
@@ -193,8 +208,8 @@ class Node:
         self._matrix.counts.failures += 1
         if code != "store.failed" and code != "journal.commit_failed":
             raise Broken(f"{self.name} refused: {code}")
-        if self._trying and code == "store.failed":  # nothing has changed
-            self.unsent += [payload for payload in self._trying if payload not in self.sent]
+        if not self._together:  # a batch is written by whoever comes next; of a call alone nothing has happened
+            self.unsent = [payload for payload in self._trying if payload not in self.sent] + self.unsent
             self._trying = []
         return FAILED
 
@@ -273,8 +288,9 @@ class Matrix:
     """Two nodes, their relay and their clock."""
 
     def __init__(
-        self, folder: Path, seed: int, *, places: tuple[Place, Place] | None = None, fault: str | None = None
+        self, nursery: Nursery, folder: Path, seed: int, *, place: Place | None = None, fault: str | None = None
     ) -> None:
+        """Make them; `place` is a database for both, where each has not a file of its own in the folder."""
         self.died, self.failed = DIED, FAILED
         self.random = Random(seed)
         self.fault = fault
@@ -283,11 +299,11 @@ class Matrix:
         self.relay: dict[str, list[bytes]] = {"alice": [], "bob": []}
         self._now_ms = 1_800_000_000_000
         self._serial = 0
-        self.nursery = Nursery(folder)
-        if places is None:
-            places = ("sqlite", str(folder / "alice.mesh")), ("sqlite", str(folder / "bob.mesh"))
-        self.alice = Node("alice", places[0], self)
-        self.bob = Node("bob", places[1], self)
+        self.nursery = nursery
+        self.alice, self.bob = (
+            Node(name, ("sqlite", str(folder / f"{name}.mesh")) if place is None else place, self)
+            for name in ("alice", "bob")
+        )
         self.nodes = (self.alice, self.bob)
 
     def peer(self, node: Node) -> Node:
@@ -304,8 +320,10 @@ class Matrix:
         self._serial += 1
         return b"%d" % self._serial
 
-    def close(self) -> None:
-        self.nursery.close()
+    def end(self) -> None:
+        """Kill what is still alive, where a test has failed."""
+        for node in self.nodes:
+            node.end()
 
     # --- the relay ---------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,6 @@ from agentmesh.testing.faulty_backend import FaultyBackend, Moment
 
 MESH = "example/crash"
 KEY = bytes(range(32))
-NAME = "agent"
 _OPEN = {Phase.PENDING, Phase.UNDECIDED, Phase.ESTABLISHED}
 TAIL = 16  # bytes at the end of an envelope that tell which sealing it came of
 
@@ -50,12 +49,13 @@ def backend_of(place: tuple[str, str]) -> Any:
 class Worker:
     """Opens the store, and serves one command after another until it is told to stop."""
 
-    def __init__(self, pipe: Connection, place: tuple[str, str], fault: str | None) -> None:
+    def __init__(self, pipe: Connection, place: tuple[str, str], name: str, fault: str | None) -> None:
         self.pipe = pipe
         self.now_ms = 0
         self.peer = ""
         self.points = Points(lambda name: pipe.send(("dying", name)))
         self._place = place
+        self._name = name
         self._fault = fault
 
     def run(self) -> None:
@@ -64,8 +64,8 @@ class Worker:
         self.points.arm(number, only)
         self.backend = FaultyBackend(backend_of(self._place), self._moment)
         with Store(self.backend, KEY) as store:
-            self.agent = store.open_agent(MESH, name=NAME, clock=lambda: self.now_ms, keep_log=True)
-            self.log: AuditLog = store.log(NAME)
+            self.agent = store.open_agent(MESH, name=self._name, clock=lambda: self.now_ms, keep_log=True)
+            self.log: AuditLog = store.log(self._name)
             self.points("open >")
             waiting = [_told(one) for one in self.agent.outbox()]
             self.tell("opened", self.agent.did, waiting, [identity_of(one) for one in self.agent.inbox()])
@@ -209,6 +209,9 @@ class Worker:
         """Let the store fail at the next such moment."""
         self.backend.fail(Moment(moment), getattr(errors, error)())
 
+    def mend(self) -> int:
+        return self.backend.mend()
+
     def entries(self) -> list[bytes]:
         self.log.verify()
         return list(self.log.entries())
@@ -272,12 +275,12 @@ def nursery(address: str) -> None:
             control.send(child)
 
 
-def _serve(address: str, place: tuple[str, str], fault: str | None) -> None:
+def _serve(address: str, place: tuple[str, str], name: str, fault: str | None) -> None:
     code = 1
     try:
         with Client(address, "AF_UNIX") as pipe:
             try:
-                Worker(pipe, place, fault).run()
+                Worker(pipe, place, name, fault).run()
                 code = 0
             except EOFError:
                 code = 0  # the test has ended
