@@ -153,7 +153,7 @@ def reconcile(run: Any) -> None:
         assert not compared.crashes, "each step is one transaction: there is no record without its effect"
         told = sum(what.startswith("Undelivered") for what in node.told.values())
         assert len(undelivered) <= told
-    print(run.counts)
+    print(run.counts)  # noqa: T201 - what `-rP` shows
 
 
 def check_files(run: Any) -> None:

@@ -17,7 +17,6 @@ from multiprocessing.connection import Client, Connection
 from typing import Any
 
 import faults
-from agentmesh.store.sqlite import SQLiteBackend
 from points import Points, trace_statements, watch_files
 
 from agentmesh import Intent, Phase, errors
@@ -28,6 +27,7 @@ from agentmesh.errors import AgentMeshError, LocalError, StoreError
 from agentmesh.events import Delivered, Event, KnockReceived, MessageReceived, Undelivered
 from agentmesh.session.suite import SUITE
 from agentmesh.store.keeping import Keeping
+from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 from agentmesh.testing.faulty_backend import FaultyBackend, Moment
 
