@@ -106,7 +106,7 @@ class Accepted(Outgoing):
         early_payload: The data that came with the KNOCK, now released, or `None`.
     """
 
-    withheld = ("envelope", "early_payload")
+    withheld: ClassVar[tuple[str, ...]] = ("envelope", "early_payload")
     session_id: SessionId
     early_payload: bytes | None = field(eq=False)
 
