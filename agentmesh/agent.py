@@ -8,10 +8,12 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import final
 
 from agentmesh.agent_views import AgentViews
 from agentmesh.engine import conversing, delivery, knocking, receiving, upkeep, verdicts
+from agentmesh.engine.batch import Batch
 from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
@@ -409,6 +411,18 @@ class Agent(AgentViews):
         return self._seam.run(
             lambda now_ms: receiving.receive(core, taken, now_ms, disclosable=disclosable), envelope=taken
         )
+
+    def batch(self) -> AbstractContextManager[Batch]:
+        """Commit the calls of a with statement together. What they make can be read behind it, and not before.
+
+        `receive` and `poll` return no events in it: its `events` are there at its end. Other threads wait for it. Where
+        it is left by an error, what was done is committed all the same.
+
+        Raises:
+            BatchOpen: in the with statement, of one that is begun within another.
+            StoreError, CommitFailed: at its end; whatever is called next makes that again first.
+        """
+        return self._seam.together()
 
     # --- delivery --------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from attrs import field, frozen
 
 from agentmesh.envelope import receipt_of
+from agentmesh.errors import BatchOpen
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 
@@ -23,14 +24,37 @@ def _hex(value: bytes) -> str:
     return value.hex()
 
 
+class Withholding:
+    """What a batch may withhold until it is durable: to read it before raises `BatchOpen`."""
+
+    __slots__ = ()
+    withheld: ClassVar[tuple[str, ...]] = ()
+
+    def can_read(self, name: str) -> bool:
+        """Say whether an attribute is not withheld."""
+        try:
+            getattr(self, name)
+        except BatchOpen:
+            return False
+        return True
+
+    if not TYPE_CHECKING:  # a checker would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).withheld:
+                raise BatchOpen
+            raise AttributeError(name)
+
+
 @frozen(repr=False)
-class Outgoing:
+class Outgoing(Withholding):
     """An envelope to hand to a relay. Every call that makes one returns this, or one of the kinds below.
 
     Attributes:
         envelope: The bytes; `bytes(outgoing)` gives them too.
     """
 
+    withheld: ClassVar[tuple[str, ...]] = ("envelope",)
     envelope: bytes = field(repr=_size)
     _receipt: Receipt | None = field(default=None, init=False, eq=False, repr=False)
 
@@ -47,6 +71,8 @@ class Outgoing:
         return self.envelope
 
     def __repr__(self) -> str:
+        if not self.can_read("envelope"):
+            return f"{type(self).__name__}(<withheld>)"
         return f"{type(self).__name__}(envelope={_size(self.envelope)}, receipt={self.receipt.hex()})"
 
 
@@ -81,6 +107,7 @@ class Accepted(Outgoing):
             the `inbox` too, as `SessionEstablished`, until that is done.
     """
 
+    withheld = ("envelope", "early_payload")
     session_id: SessionId
     early_payload: bytes | None = field(eq=False)
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     )
     from agentmesh.audit.handover import Handover
     from agentmesh.audit.journal import AuditJournal, OnFailure
-    from agentmesh.audit.log import AuditLog, LongSink, MemorySink, Milestone, Sink
+    from agentmesh.audit.log import AuditLog
     from agentmesh.audit.merkle import EntryHash, RootHash, leaf_hash, verify_consistency, verify_inclusion
     from agentmesh.audit.owner import owner_of
     from agentmesh.audit.record import AuditEvent, Outcome, Record, decode_entry
+    from agentmesh.audit.sink import LongSink, MemorySink, Milestone, Sink
     from agentmesh.audit.verification import VerifiedLog, verified_records, verify_entries, verify_entry
 
 __all__ = [
@@ -86,11 +87,13 @@ def __getattr__(name: str) -> Any:
         merkle,
         owner,
         record,
+        sink,
         verification,
     )
 
     rooms = (
-        checkpoint, comparison, disclosure, exports, handover, journal, log, merkle, owner, record, verification
+        checkpoint, comparison, disclosure, exports, handover, journal, log, merkle, owner, record, sink,
+        verification,
     )  # fmt: skip
     globals().update({offered: vars(room)[offered] for room in rooms for offered in __all__ if offered in vars(room)})
     return globals()[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from itertools import islice
 from typing import final
 
 from agentmesh.audit.log import AuditLog
@@ -24,6 +23,7 @@ class AuditJournal:
 
     Attributes:
         log: The log.
+        on_failure: What a failing sink means.
         unrecorded: How many records a failing sink did not take, where the agent carried on. The log itself does not
             show that they are missing; the other side's log does.
     """
@@ -40,7 +40,7 @@ class AuditJournal:
             raise ArgumentInvalid("on_failure")
         self.log: AuditLog = log
         self.unrecorded: int = 0
-        self._on_failure = on_failure
+        self.on_failure: OnFailure = on_failure
         self._size = len(log)  # when the last commit was over, or it was asked what became of it
         self._told: tuple[int, tuple[Record, ...]] = 0, ()  # that size before the last commit, and its records
 
@@ -63,7 +63,7 @@ class AuditJournal:
         except ForkedChild:
             raise  # nothing is to be carried on in a copy of the agent
         except Exception:
-            if self._on_failure is OnFailure.STOP:
+            if self.on_failure is OnFailure.STOP:
                 raise
             self.unrecorded += len(records)
 
@@ -77,12 +77,12 @@ class AuditJournal:
         size, records = self._told
         try:
             self._size = self.log.append(())  # a log that was broken off reads its sink again
-            entries = islice(self.log.entries(), max(0, size - self.log.handover.size), None)
+            entries = self.log.entries(max(size, self.log.handover.size))
             found = [decode_entry(entry)[2] for entry in entries]
         except ForkedChild:
             raise
         except Exception:
-            if self._on_failure is OnFailure.STOP:
+            if self.on_failure is OnFailure.STOP:
                 raise
             return False
         # Not by size alone: somebody else may append to the same log.

@@ -16,117 +16,25 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Protocol, final, runtime_checkable
-
-from attrs import field, frozen
+from typing import Any, Final, final
 
 from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.handover import Handover
 from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
 from agentmesh.audit.owner import can_stand, owner_named
+from agentmesh.audit.prepared import Prepared
 from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.audit.sink import LongSink, Milestone, Sink
 from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
+from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _crypto, _wire, forked
 from agentmesh.primitives.forked import Birthplace
 
 _FIRST: Final = Handover()
 _SEALED: Final = AuditEvent.MESSAGE_SEALED
 _OPENED: Final = AuditEvent.MESSAGE_OPENED
-
-
-class Sink(Protocol):
-    """Where a log's entries are kept."""
-
-    def append(self, entries: Sequence[bytes], /) -> None:
-        """Keep these entries, all or none, as durably as the sink promises.
-
-        Raises:
-            StoreError: they were not kept; the log stays as it was.
-        """
-        ...
-
-    def entries(self) -> Iterable[bytes]:
-        """Return the entries kept so far, in order."""
-        ...
-
-
-@frozen
-class Milestone:
-    """What is kept of a complete chunk: its hash, and the hash of its last entry."""
-
-    node: bytes = field(repr=False)
-    head: EntryHash = field(repr=lambda head: head.hex())
-
-
-@runtime_checkable
-class LongSink(Protocol):
-    """A sink that also keeps milestones, and can end one file and begin the next: `agentmesh.store.LogFile`."""
-
-    @property
-    def handover(self) -> bytes:
-        """What the file begins with, or nothing where it is a log's first."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """Whose log it is, as `mark` was told, or empty text."""
-        ...
-
-    @property
-    def milestones(self) -> Sequence[Milestone]:
-        """Those of the chunks that end in this file, in order."""
-        ...
-
-    def append(self, entries: Sequence[bytes], /) -> None:
-        """As that of `Sink`."""
-        ...
-
-    def entries(self) -> Iterable[bytes]:
-        """Return the entries of this file, in order."""
-        ...
-
-    def entries_from(self, sequence: int, /) -> Iterable[bytes]:
-        """Return the entries of this file from that number on."""
-        ...
-
-    def mark(self, owner: str, milestones: Sequence[Milestone], /) -> None:
-        """Keep further milestones, if that can be done; they can be made again from the entries."""
-        ...
-
-    def rotate(self, to: Any, handover: bytes, /) -> None:
-        """End this file under the name `to`, and begin the next in its place with `handover`.
-
-        Raises:
-            StoreError: nothing has changed.
-        """
-        ...
-
-
-@final
-class MemorySink:
-    """Entries in memory: for tests, and for what another system keeps."""
-
-    __slots__ = ("_entries",)
-
-    def __init__(self, entries: Iterable[bytes] = ()) -> None:
-        """Take the entries of a log.
-
-        Raises:
-            ArgumentInvalid: not entries.
-        """
-        if not isinstance(entries, Iterable) or isinstance(entries, str | bytes | bytearray | memoryview):
-            raise ArgumentInvalid("entries")
-        self._entries = list(entries)
-
-    def append(self, entries: Sequence[bytes], /) -> None:
-        """Keep these entries."""
-        self._entries.extend(entries)
-
-    def entries(self) -> Sequence[bytes]:
-        """Return the entries kept so far, in order."""
-        return tuple(self._entries)
 
 
 @final
@@ -236,49 +144,141 @@ class AuditLog:
         with self._lock:
             if not self._is_in_step:
                 self._catch_up()
-            entries: list[bytes] = []
-            hashes: list[EntryHash] = []
-            head, owner = self._head, self._owner
-            sequence = self._size
-            for record in taken:
-                if type(record) is not Record:
-                    raise ArgumentInvalid("records")
-                entry = record.encode(sequence, head, self._encode)
-                event = record.event
-                # Of the two that are nearly all, at once.
-                named = record.sender if event is _SEALED else record.recipient if event is _OPENED else ""
-                if not owner:
-                    owner = owner_named(record)
-                elif named != owner and not can_stand(owner, record):
-                    raise OwnerMismatch
-                head = leaf_hash(entry)
-                entries.append(entry)
-                hashes.append(head)
-                sequence += 1
-            if not entries:
-                return sequence
-            # Until both have them, an interrupt may leave them in one of the two alone.
-            self._is_in_step = False
-            try:
-                self._sink.append(entries)
-            except StoreError:
-                self._is_in_step = True
-                raise
-            self._size, self._head, self._owner = sequence, head, owner
-            tree, milestones = self._tree, None
-            for head in hashes:
-                node = tree.append(head)
-                if node is not None:
-                    milestones = [*(milestones or ()), Milestone(node, head)]
-            if milestones is not None and self._long is not None:
-                self._long.mark(owner, milestones)
-            self._is_in_step = True
-            return sequence
+            entries, hashes, owner = self._next(taken)
+            if entries:
+                self._keep(entries, hashes, owner)
+            return self._size
 
-    def entries(self) -> Iterable[bytes]:
-        """Return the entries, in order; those of this file alone, where earlier ones handed over."""
+    def prepare(self, records: Record | Iterable[Record]) -> Prepared:
+        """Return these records as the log's next entries, and leave the log as it is. Section 8.3.
+
+        Raises:
+            ArgumentInvalid, OwnerMismatch: as `append`.
+            StoreError: the sink was to be read again, and could not be.
+        """
         self._birthplace.check()
-        return self._sink.entries()
+        taken = _taken(records)
+        with self._lock:
+            self._catch_up()
+            entries, hashes, owner = self._next(taken)
+            return Prepared(taken, entries, hashes, self._size, self._head, owner)
+
+    def keep(self, prepared: Prepared) -> int:
+        """Append what was prepared, unless it stands in the log already, and return the size of the log.
+
+        So it may be called again after it failed or was broken off, and after a restart. What somebody else appended in
+        between stays before it. Where the log has been rotated since, the earlier files have it.
+
+        Raises:
+            ArgumentInvalid: not `Prepared`.
+            LogBroken: the log has lost entries that stood before it (`cut`), or has others (`index`).
+            OwnerMismatch: somebody else appended, and it is another identity's log now.
+            StoreError: the sink did not take it, or cannot be read.
+        """
+        self._birthplace.check()
+        if not isinstance(prepared, Prepared):
+            raise ArgumentInvalid("prepared")
+        with self._lock:
+            self._catch_up()
+            if not prepared.entries:
+                pass
+            elif (prepared.first, prepared.previous) == (self._size, self._head):
+                self._keep(prepared.entries, prepared.hashes, self._owner or prepared.owner)
+            elif missing := self._missing(prepared):
+                self._keep(*self._next(missing))
+            return self._size
+
+    def _next(self, records: tuple[Record, ...]) -> tuple[list[bytes], list[EntryHash], str]:
+        """Return the entries that these records make, their hashes, and whose log it is then."""
+        entries: list[bytes] = []
+        hashes: list[EntryHash] = []
+        head, owner = self._head, self._owner
+        sequence = self._size
+        for record in records:
+            if type(record) is not Record:
+                raise ArgumentInvalid("records")
+            entry = record.encode(sequence, head, self._encode)
+            event = record.event
+            # Of the two that are nearly all, at once.
+            named = record.sender if event is _SEALED else record.recipient if event is _OPENED else ""
+            if not owner:
+                owner = owner_named(record)
+            elif named != owner and not can_stand(owner, record):
+                raise OwnerMismatch
+            head = leaf_hash(entry)
+            entries.append(entry)
+            hashes.append(head)
+            sequence += 1
+        return entries, hashes, owner
+
+    def _keep(self, entries: Sequence[bytes], hashes: Sequence[EntryHash], owner: str) -> None:
+        """Hand entries to the sink, and grow the tree once it has taken them."""
+        # Until both have them, an interrupt may leave them in one of the two alone.
+        self._is_in_step = False
+        try:
+            self._sink.append(entries)
+        except StoreError:
+            self._is_in_step = True
+            raise
+        self._size += len(entries)
+        self._head, self._owner = hashes[-1], owner
+        tree, milestones = self._tree, None
+        for head in hashes:
+            node = tree.append(head)
+            if node is not None:
+                milestones = [*(milestones or ()), Milestone(node, head)]
+        if milestones is not None and self._long is not None:
+            self._long.mark(owner, milestones)
+        self._is_in_step = True
+
+    def _missing(self, prepared: Prepared) -> tuple[Record, ...]:
+        """Return which of these records the log, which has moved on, does not have from their place on."""
+        first, handover, missing = prepared.first, self._handover, prepared.records
+        if self._size < first:
+            raise LogBroken(self._size, "cut")
+        start, before = max(first, handover.size), handover.head
+        entries = iter(self._entries_from(start - (first > handover.size)))
+        if first > handover.size:
+            before = leaf_hash(next(entries, b""))
+        elif first < handover.size:
+            ended = handover.size - first
+            if ended >= len(missing) or before != prepared.hashes[ended - 1]:
+                return ()
+            missing = missing[ended:]
+        if start == first and before != prepared.previous:
+            raise LogBroken(max(first - 1, 0), "index")
+        # Not by number: somebody else may append to the same log. One by one: a crash may have kept the first few.
+        for sequence, entry in enumerate(entries, start):
+            before, record = check_entry(entry, sequence, before)
+            if missing and record == missing[0]:
+                missing = missing[1:]
+        return missing
+
+    def _entries_from(self, sequence: int) -> Iterable[bytes]:
+        if self._long is not None:
+            return self._long.entries_from(sequence)
+        return islice(self._sink.entries(), sequence - self._handover.size, None)
+
+    @property
+    def sink(self) -> Sink:
+        """Where its entries are."""
+        return self._sink
+
+    def entries(self, first: int | None = None) -> Iterable[bytes]:
+        """Return the entries, in order; those of this file alone, where earlier ones handed over.
+
+        Args:
+            first: The number of the first that is wanted; all, if `None`.
+
+        Raises:
+            ArgumentInvalid: no number, or that of an entry of an earlier file.
+        """
+        self._birthplace.check()
+        if first is None:
+            return self._sink.entries()
+        if type(first) is not int or not self._handover.size <= first <= UINT_MAX:
+            raise ArgumentInvalid("first")
+        return self._entries_from(first)
 
     def root(self, size: int | None = None) -> RootHash:
         """Return the Merkle root over the first `size` entries, all of them if `None`.

@@ -5,6 +5,9 @@ until it is applied whole and its call has taken its output: whoever comes next 
 Where the journal was being told, the journal says whether it has the step. What a call that was broken off was to
 return is given to the same call, made again.
 
+In a *batch* steps take effect at once, and the journal is told of all of them at its end. What they made is withheld
+until then. Where the journal does not take them, whoever comes next tells it again, before anything else is done.
+
 Here stand too: the agent's lock, the refusal of a child of a fork and of hooks that call an agent, and the counting of
 refusals for the journal.
 """
@@ -12,16 +15,18 @@ refusals for the journal.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine import delivery
+from agentmesh.engine.batch import Batch
 from agentmesh.engine.core import Core
 from agentmesh.engine.rows import ChangesOf
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
-from agentmesh.errors import AgentMeshError, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
+from agentmesh.errors import AgentMeshError, BatchOpen, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
 from agentmesh.events import Event
 from agentmesh.limits import UINT_MAX
 from agentmesh.primitives.forked import Birthplace, in_each_child
@@ -58,10 +63,12 @@ class Seam(Redacted):
         step: What the call changes that is under way, or was broken off; `None` once its output is its caller's.
         left: Steps whose calls were broken off behind them. Appended to without the lock: the wait for it may be broken
             off too.
+        batch: What is committed together, while a batch is open, or its end has not been taken.
     """
 
     __slots__ = (
-        "_core", "_counted", "_journal", "_telling", "_unread", "_unreturned", "birthplace", "left", "lock", "step"
+        "_core", "_counted", "_journal", "_telling", "_unread", "_unreturned", "batch", "birthplace", "left", "lock",
+        "step",
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -76,6 +83,7 @@ class Seam(Redacted):
         self._telling: Step[Any] | None = None  # what the journal is told, until it is known to have it
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         self._counted = core.counted
+        self.batch: Batch | None = None
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -152,7 +160,7 @@ class Seam(Redacted):
         if step.changes and generation < UINT_MAX:
             generation += 1
         step.generation = generation  # absolute, because a step that is broken off is applied again
-        if self._journal is not None and (step.changes or step.records):
+        if self.batch is None and self._journal is not None and (step.changes or step.records):
             self._telling = step
             self.step = step
             self._tell(self._journal, step)
@@ -177,9 +185,10 @@ class Seam(Redacted):
             raise CommitFailed from error.with_traceback(None if trace is None else trace.tb_next)
 
     def _apply(self, step: Step[Any]) -> None:
-        state = self._core.state
+        state, batch = self._core.state, self.batch
+        noted = state if batch is None else batch.take(step)
         for change in step.changes:
-            change.apply(state)
+            change.apply(noted)
         state.generation = step.generation
         if step.afterwards is not None:
             step.afterwards()
@@ -193,10 +202,66 @@ class Seam(Redacted):
         self.step = None
         self._telling = None
 
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def together(self) -> Iterator[Batch]:
+        """Commit the steps of a with statement together, at its end; other threads wait for it.
+
+        A generator, because it lets go of the lock wherever it is broken off.
+
+        Raises:
+            ForkedChild, ReentrantCall: as for every call.
+            BatchOpen: a batch is open already.
+            StoreError, CommitFailed: at the end: the journal did not take them; whoever comes next tells it again.
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        with self.lock:
+            if self.step is not None:
+                self._settle(self.step)
+            if self.left:
+                self._take_up()
+            if self.batch is not None:
+                raise BatchOpen
+            batch = self.batch = Batch(self._core.state)
+            try:
+                yield batch
+            finally:
+                if self.step is not None:
+                    self._settle(self.step)
+                self._end(batch)
+
+    def _end(self, batch: Batch) -> None:
+        """Tell the journal of a batch, again where that was broken off or failed; then what it made is given out."""
+        whole = batch.whole
+        is_told = batch.is_told and (self._telling is not whole or self._was_taken())
+        self.step = whole
+        told, records = batch.told(), batch.records
+        if not is_told and self._journal is not None and (len(told) or records):
+            batch.is_told = True
+            self._telling = whole
+            try:
+                self._journal.commit(told, records)
+            except AgentMeshError:
+                batch.is_told = False  # it was not taken; told again by whoever comes next
+                raise
+            except Exception as error:
+                trace = error.__traceback__
+                raise CommitFailed from error.with_traceback(None if trace is None else trace.tb_next)
+        self._telling = None
+        batch.release()
+        self.batch = None
+        self.step = None
+
     # --- what was broken off -----------------------------------------------------------------------------------------
 
     def _settle(self, step: Step[Any]) -> None:
         """Finish a step that was broken off, if it is to take effect; with the lock held."""
+        if self.batch is not None and step is self.batch.whole:
+            self._end(self.batch)
+            return
         if step is self._telling:
             if not self._was_taken():
                 self._forget(step)

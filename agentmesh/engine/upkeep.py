@@ -26,6 +26,7 @@ from agentmesh.engine.state import Change, Peer, Step
 from agentmesh.errors import StockFull
 from agentmesh.events import Event, Events, RotationDue, SignalDue, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass, PublishedBundle, issue_bundle
+from agentmesh.outgoing import Withholding
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.keys import BundleRef
 from agentmesh.session.established import Session
@@ -38,7 +39,7 @@ _LOW_ONE_IN: Final = 5  # a stock of which less than one part in so many is left
 
 @final
 @frozen(kw_only=True, repr=False)
-class Shelf:
+class Shelf(Withholding):
     """What `publish_bundles` made: bytes for any registry, which need not be trusted.
 
     Attributes:
@@ -46,10 +47,13 @@ class Shelf:
         last_resort: The bundle to serve when they have run out, or `None` where none was asked for.
     """
 
+    withheld = ("one_time", "last_resort")
     one_time: tuple[bytes, ...]
     last_resort: bytes | None
 
     def __repr__(self) -> str:
+        if not self.can_read("one_time"):
+            return "Shelf(<withheld>)"
         return f"Shelf(one_time=<{len(self.one_time)}>, last_resort={'yes' if self.last_resort else 'no'})"
 
 

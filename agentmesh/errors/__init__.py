@@ -30,6 +30,7 @@ from agentmesh.errors.base import AgentMeshError, LocalError, RemoteError, Store
 from agentmesh.errors.local import (
     ArgumentInvalid,
     BackendUnfit,
+    BatchOpen,
     ChainExhausted,
     ConditionNotMet,
     ForkedChild,
@@ -98,6 +99,7 @@ __all__ = [
     "BadIdentityKey",
     "BadPoint",
     "BadSignature",
+    "BatchOpen",
     "BundleExpired",
     "BundleIdentityMismatch",
     "BundleMeshMismatch",

@@ -69,6 +69,14 @@ class RandomnessFailed(LocalError):
     hint = "use the operating system's source; never send with this one"
 
 
+class BatchOpen(LocalError):
+    """What a batch made is asked for before it is durable, or a batch is begun within one."""
+
+    code = "batch.open"
+    text = "the batch is open: what it makes is given out at its end"
+    hint = "read it behind the with statement"
+
+
 class NoSession(LocalError):
     """There is no session with this peer that this call could use."""
 

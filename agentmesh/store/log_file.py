@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Final, Self, final
 
 from agentmesh.audit.handover import HANDOVER_MAX_BYTES
-from agentmesh.audit.log import Milestone
 from agentmesh.audit.merkle import CHUNK
 from agentmesh.audit.record import ENTRY_MAX_BYTES
+from agentmesh.audit.sink import Milestone
 from agentmesh.errors import ArgumentInvalid, LogBroken, StoreFailed, StoreLocked, StoreMoved
 from agentmesh.primitives.forked import Birthplace
 from agentmesh.store import files
@@ -86,7 +86,7 @@ class LogFile:
         self._broken = False
         descriptor = _open_locked(self._path, os.O_CREAT)
         try:
-            files.warn_if_others_may(descriptor, 2)
+            files.warn_if_others_may("the audit log", os.fstat(descriptor), 2)
             self._recover(descriptor)
         except OSError as error:
             _close(descriptor)

@@ -17,8 +17,8 @@ from typing import Final, Self, final
 
 from attrs import define, field, frozen
 
-from agentmesh.audit.log import Milestone
 from agentmesh.audit.merkle import EntryHash
+from agentmesh.audit.sink import Milestone
 from agentmesh.errors import RemoteError
 from agentmesh.limits import DID_MAX_BYTES
 from agentmesh.primitives import _crypto, _wire

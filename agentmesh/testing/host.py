@@ -8,7 +8,8 @@ from typing import NotRequired, TypedDict, TypeVar, Unpack, final
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
-from agentmesh.audit.log import AuditLog, Sink
+from agentmesh.audit.log import AuditLog
+from agentmesh.audit.sink import Sink
 from agentmesh.engine.core import Clock
 from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.upkeep import Shelf

@@ -17,6 +17,7 @@ from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envel
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
 from agentmesh.cli.text import EXITS
+from agentmesh.engine import event_rows
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
@@ -157,6 +158,11 @@ def test_the_events_table_holds_every_event() -> None:
     stated = table(DOCS / "index.md", "| event | from | says |")
     assert set(stated) == {event.__name__ for event in typing.get_args(Event)}
     assert set(stated) <= set(agentmesh.__all__)
+
+
+def test_the_protocol_numbers_the_rows_of_events_as_they_are() -> None:
+    stated = {event: int(cells[0].partition(",")[0]) for event, cells in table(PROTOCOL, "| event | array |").items()}
+    assert stated == {form.kind.__name__: tag for tag, form in event_rows._FORMS.items()}
 
 
 def test_the_agent_table_holds_every_public_call() -> None:

@@ -26,7 +26,8 @@ from nacl.exceptions import CryptoError
 
 from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
 from agentmesh.audit.journal import AuditJournal
-from agentmesh.audit.log import AuditLog, MemorySink
+from agentmesh.audit.log import AuditLog
+from agentmesh.audit.sink import MemorySink
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives import _wire

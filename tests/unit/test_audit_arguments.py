@@ -40,7 +40,7 @@ from agentmesh.audit import (
 )
 from agentmesh.audit.merkle import RootHash
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
-from agentmesh.store import LogFile, read_log_file, read_log_parts
+from agentmesh.store import LogFile, export_log, read_log_file, read_log_parts
 
 MESH = "example/test"
 OWNER = Identity.from_seed(bytes(31) + b"\x01")
@@ -60,6 +60,9 @@ SIGNED = {"mesh": MESH, "time_ms": 1}
 CALLS: dict[str, Call] = {
     "AuditLog": (AuditLog, [MemorySink()], {"checkpoint": None}),
     "AuditLog.append": (lambda records: AuditLog(MemorySink()).append(records), [RECORD], {}),
+    "AuditLog.prepare": (LOG.prepare, [RECORD], {}),
+    "AuditLog.keep": (AuditLog(MemorySink()).keep, [AuditLog(MemorySink()).prepare(RECORD)], {}),
+    "AuditLog.entries": (LOG.entries, [1], {}),
     "AuditLog.root": (LOG.root, [2], {}),
     "AuditLog.checkpoint": (LOG.checkpoint, [OWNER], SIGNED),
     "AuditLog.inclusion_proof": (LOG.inclusion_proof, [1, 2], {}),
@@ -90,6 +93,7 @@ CALLS: dict[str, Call] = {
     "Handover.decode": (Handover.decode, [Handover().encode()], {}),
     "Record.encode": (RECORD.encode, [0, bytes(32)], {}),
     "LogFile": (lambda *arguments, **words: LogFile(*arguments, **words).close(), ["log"], {"fsync_every": 1}),
+    "export_log": (export_log, [LOG, "log"], {}),
     "read_log_file": (read_log_file, ["log"], {}),
     "read_log_parts": (read_log_parts, ["log"], {}),
 }  # fmt: skip

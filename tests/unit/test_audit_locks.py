@@ -19,6 +19,8 @@ import pytest
 
 from agentmesh import Identity
 from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, MemorySink, OnFailure, Record, verified_records
+from agentmesh.audit.merkle import EntryHash
+from agentmesh.audit.prepared import Prepared
 from agentmesh.errors import ForkedChild, StoreLocked
 from agentmesh.store import LogFile, read_log_file
 
@@ -56,6 +58,8 @@ CALLS: dict[str, Callable[[AuditLog], object]] = {
     "len": len,
     "append": lambda log: log.append(record(9)),
     "append nothing": lambda log: log.append([]),
+    "prepare": lambda log: log.prepare(record(9)),
+    "keep": lambda log: log.keep(Prepared((), (), (), 0, EntryHash(bytes(32)), "")),
     "entries": lambda log: log.entries(),
     "root": lambda log: log.root(),
     "owner": lambda log: log.owner,

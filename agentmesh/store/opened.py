@@ -1,0 +1,188 @@
+"""One agent of a store, opened: its rows, what seals them, and the state that they make (section 7.2).
+
+Nothing is written before all that is there has been opened and found whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import final
+
+from agentmesh.audit.log import AuditLog
+from agentmesh.engine.core import Clock, read_clock
+from agentmesh.engine.export import restore_agent
+from agentmesh.engine.guard import check_policy_kept
+from agentmesh.engine.rows import RowKey, rows_of, state_of
+from agentmesh.engine.state import AgentState, RowKind
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.identity import Identity
+from agentmesh.policy import Policy
+from agentmesh.primitives.arguments import BytesLike, bytes_argument
+from agentmesh.primitives.entropy import CheckedEntropy
+from agentmesh.primitives.keys import Redacted
+from agentmesh.store.counter import Counter
+from agentmesh.store.data_key import StoreKey
+from agentmesh.store.log_rows import StoreLog
+from agentmesh.store.rows import Backend, Name, Rows
+from agentmesh.store.sealing import Sealer
+
+_GENERATION = (RowKind.GENERATION, b"")
+_STATE_KINDS = frozenset(RowKind)
+
+
+def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
+    """Return (the rows of an agent's state, the others) of what was opened."""
+    rows: dict[RowKey, bytes] = {}
+    others: dict[Name, bytes] = {}
+    for (kind, row_key), data in opened.items():
+        if kind in _STATE_KINDS:
+            rows[RowKind(kind), row_key] = data
+        else:
+            others[kind, row_key] = data
+    if rows:
+        rows[_GENERATION] = generation.to_bytes(8, "big")
+    return rows, others
+
+
+def entries_from(sealer: Sealer, rows: Rows) -> Callable[[int], Iterator[tuple[bytes, bytes]]]:
+    """Return what reads the entries of the log in these rows, from a number on."""
+
+    def read(first: int) -> Iterator[tuple[bytes, bytes]]:
+        opened = sealer.open_log(rows.read(log=True, first=first))
+        return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
+
+    return read
+
+
+@final
+class Beginning(Redacted):
+    """What an agent is where the store holds none, and what the one that it holds must be."""
+
+    __slots__ = ("identity", "mesh", "state")
+
+    def __init__(self, mesh: str, identity: Identity | None, exported: BytesLike | None, clock: Clock) -> None:
+        """Take up what a caller gave.
+
+        Raises:
+            ArgumentInvalid: not an identity, not an export, or both that contradict one another or the mesh.
+            StateMalformed, StateVersionUnknown: as for `Agent.restore`.
+        """
+        if identity is not None and not isinstance(identity, Identity):
+            raise ArgumentInvalid("identity", "not an Identity")
+        self.mesh: str = mesh
+        self.identity: Identity | None = identity
+        self.state: AgentState | None = None
+        if exported is not None:
+            self.state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
+            self.check(self.state)
+
+    def check(self, state: AgentState) -> None:
+        """Refuse an agent that is not the one which the caller means.
+
+        Raises:
+            ArgumentInvalid: it is of another mesh, or of another identity.
+        """
+        if state.mesh != self.mesh:
+            raise ArgumentInvalid("mesh", "another than that of the agent")
+        if self.identity is not None and self.identity.key != state.identity.key:
+            raise ArgumentInvalid("identity", "another than that of the agent")
+
+    def new(self, entropy: CheckedEntropy) -> AgentState:
+        """Return the state that a new agent begins with."""
+        if self.state is not None:
+            return self.state
+        return AgentState(Identity.generate(entropy) if self.identity is None else self.identity, self.mesh)
+
+
+@final
+class Opened(Redacted):
+    """An agent's rows, open for writing.
+
+    Attributes:
+        rows: The rows.
+        sealer: What seals them.
+        plain: What stood in them beside the state, unsealed.
+        state: The agent's state.
+        log: The audit log, where it is kept in the store.
+    """
+
+    __slots__ = ("_had_policy", "_is_new", "log", "plain", "rows", "sealer", "state")
+
+    def __init__(
+        self,
+        backend: Backend,
+        name: str,
+        key: StoreKey,
+        entropy: CheckedEntropy,
+        beginning: Beginning,
+        policy: Policy | None,
+    ) -> None:
+        """Open the rows of a name, and read all of them.
+
+        Raises:
+            ArgumentInvalid: it is another agent, it had a policy and is to have none, or there is one already.
+            StoreError: it is open elsewhere, cannot be read, is damaged, or sealed under another key.
+        """
+        rows = backend.open_rows(name, create=True)
+        assert rows is not None  # it was to be made
+        self.rows: Rows = rows
+        self.plain: dict[Name, bytes] = {}
+        self.log: AuditLog | None = None
+        try:
+            number = rows.commit_number
+            self._is_new = number == 0
+            if self._is_new:
+                self.sealer: Sealer = Sealer.new(name, key, entropy=entropy)
+                self.state: AgentState = beginning.new(entropy)
+            else:
+                self.sealer, opened, generation = Sealer.open(name, key, rows.read(), number, entropy=entropy)
+                stated, self.plain = state_rows(opened, generation)
+                self.state = state_of(stated)
+                beginning.check(self.state)
+                if beginning.state is not None:
+                    raise ArgumentInvalid("exported", "given, and the store has an agent of this name")
+            check_policy_kept(policy, self.state)
+            self._had_policy = self.state.has_policy
+        except BaseException:
+            rows.close()
+            raise
+
+    def write_first(self) -> None:
+        """Write a new agent whole; or the agent's own row, where it has a policy now and had none, or the reverse."""
+        if not self._is_new and self.state.has_policy is self._had_policy:
+            return
+        rows = rows_of(self.state)
+        generation = int.from_bytes(rows.pop(_GENERATION), "big")
+        written: dict[Name, bytes | None] = dict(rows.items())
+        if not self._is_new:
+            written = {(RowKind.AGENT, b""): rows[RowKind.AGENT, b""]}
+        number = self.rows.commit_number + 1
+        put, removed = self.sealer.seal_rows(written, number, generation)
+        self.rows.write(number, put, removed)
+        self.sealer.written()
+
+    def sink(self) -> StoreLog:
+        """Return the audit log's entries in these rows.
+
+        Raises:
+            StoreBroken: they are not what was written.
+        """
+        return StoreLog(entries_from(self.sealer, self.rows), self.plain)
+
+    def is_older_than(self, counter: Counter | None) -> bool:
+        """Say whether a counter outside knows of a later state than this; the state counts on from there then.
+
+        Raises:
+            StoreError: the counter does not answer.
+        """
+        if counter is None:
+            return False
+        known = counter.read()
+        is_older = self.state.generation < known
+        self.state.generation = max(self.state.generation, known)
+        counter.advance(self.state.generation)
+        return is_older
+
+    def close(self) -> None:
+        """Let go of the rows."""
+        self.rows.close()
