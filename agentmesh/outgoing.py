@@ -103,7 +103,8 @@ class Accepted(Outgoing):
 
     Attributes:
         session_id: The session, 16 bytes.
-        early_payload: The data that came with the KNOCK, now released, or `None`.
+        early_payload: The data that came with the KNOCK, now released, or `None`. Where the agent is reliable it is in
+            the `inbox` too, as `SessionEstablished`, until that is done.
     """
 
     withheld: ClassVar[tuple[str, ...]] = ("envelope", "early_payload")
