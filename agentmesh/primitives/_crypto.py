@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 import nacl.exceptions
+import nacl.pwhash.argon2id
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from nacl.bindings import (
@@ -84,6 +85,25 @@ class Sha256Stream:
     def digest(self) -> bytes:
         """Return the SHA-256 of all pieces so far, 32 bytes. More may follow."""
         return self._state.digest()
+
+
+# --- Argon2id (RFC 9106) ---------------------------------------------------------------------------------------------
+
+
+def argon2id(passphrase: bytes, salt: bytes, passes: int, memory_kib: int) -> bytes:
+    """Return 32 bytes of Argon2id version 1.3 over a passphrase and a 16-byte salt, with one lane. RFC 9106.
+
+    It takes that much memory, and time in proportion to memory and passes: the caller has bounded both.
+
+    Raises:
+        MemoryError: there is not so much.
+    """
+    try:
+        return nacl.pwhash.argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_kib << 10)
+    except nacl.exceptions.CryptoError:
+        pass
+    del passphrase  # a traceback keeps this frame
+    raise MemoryError
 
 
 # --- Ed25519 (RFC 8032), strict --------------------------------------------------------------------------------------

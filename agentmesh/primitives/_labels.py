@@ -26,10 +26,15 @@ EPOCH: Final = KdfLabel(b"am1-epoch")
 CHAIN: Final = KdfLabel(b"am1-chain")
 MESSAGE: Final = KdfLabel(b"am1-message")
 STATE: Final = KdfLabel(b"am1-state")
+STORE_WRAP: Final = KdfLabel(b"am1-store-wrap")
+STORE_KEY: Final = KdfLabel(b"am1-store-key")
+STORE_NAME: Final = KdfLabel(b"am1-store-name")
+STORE_SET: Final = KdfLabel(b"am1-store-set")
 
 KDF_LABELS: Final = (
     TRANSCRIPT, EXTRACT, FIRST_ROOT, KNOCK_KEY, SESSION_ID, HEADER_BA, HEADER_AB, INTENT,
     RATCHET_ROOT, RATCHET_CHAIN, RATCHET_HEADER, EPOCH, CHAIN, MESSAGE, STATE,
+    STORE_WRAP, STORE_KEY, STORE_NAME, STORE_SET,
 )  # fmt: skip
 
 

@@ -6,12 +6,13 @@ nothing there (a folder is not forced to disk on Windows). Only a system without
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from agentmesh.errors import ArgumentInvalid, StoreFailed, StoreMoved
@@ -68,6 +69,42 @@ def open_file(path: str, flags: int) -> int:
         raise StoreFailed from error
 
 
+@contextlib.contextmanager
+def made_whole(path: str) -> Iterator[str]:
+    """Give the name of a new file, mode 0600, to be filled: it stands at `path` once that has succeeded, or nowhere.
+
+    Raises:
+        StoreFailed: something stands at `path`, or the operating system refuses.
+    """
+    beside = f"{path}.agentmesh-new"
+    try:
+        _remove(beside)  # of a process that was killed
+        os.close(open_file(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        try:
+            yield beside
+            _force(beside)
+            os.link(beside, path)  # which replaces nothing
+        finally:
+            _remove(beside)
+        force_folder(path)
+    except OSError as error:
+        raise StoreFailed from error
+
+
+def _remove(path: str) -> None:
+    for name in (path, f"{path}-journal", f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _force(path: str) -> None:
+    descriptor = open_file(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _above_streams(descriptor: int) -> int:
     """Return a descriptor of the same file that is not one of the standard streams, which everybody writes to."""
     below = []
@@ -94,17 +131,16 @@ def is_at(path: str, descriptor: int) -> bool:
     return (found.st_dev, found.st_ino) == identity(descriptor)
 
 
-def warn_if_others_may(descriptor: int, stacklevel: int) -> None:
-    """Warn of a file that others may read or write, or that belongs to somebody else."""
+def warn_if_others_may(what: str, found: os.stat_result, stacklevel: int) -> None:
+    """Warn of a file that others may read or write, or that belongs to somebody else; `what` it is, in our words."""
     if not hasattr(os, "geteuid"):
         return
-    found = os.fstat(descriptor)
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~_MODE & 0o777:
-        text = f"the audit log stands with mode {mode:04o}: others may read or write it; chmod it to {_MODE:04o}"
+        text = f"{what} stands with mode {mode:04o}: others may read or write it; chmod it to {_MODE:04o}"
         warnings.warn(text, UserWarning, stacklevel + 1)
     if found.st_uid != os.geteuid():
-        text = f"the audit log belongs to user {found.st_uid}, who may read and write it"
+        text = f"{what} belongs to user {found.st_uid}, who may read and write it"
         warnings.warn(text, UserWarning, stacklevel + 1)
 
 

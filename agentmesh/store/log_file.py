@@ -86,7 +86,7 @@ class LogFile:
         self._broken = False
         descriptor = _open_locked(self._path, os.O_CREAT)
         try:
-            files.warn_if_others_may(descriptor, 2)
+            files.warn_if_others_may("the audit log", os.fstat(descriptor), 2)
             self._recover(descriptor)
         except OSError as error:
             _close(descriptor)
