@@ -19,9 +19,8 @@ from agentmesh.errors import ArgumentInvalid, StoreBroken, StoreClosed, StoreErr
 from agentmesh.primitives.arguments import frameless, text_argument, uint_argument
 from agentmesh.primitives.forked import Birthplace
 from agentmesh.store.postgres_link import Link
-from agentmesh.store.rows import Name
+from agentmesh.store.rows import LOG, NAME_MAX_BYTES, Name, log_number
 
-NAME_BYTES_MAX: Final = 512  # an index of PostgreSQL takes some 2,700
 HOLDER_MAX: Final = 120
 TIMEOUT_SECONDS_MAX: Final = 24 * 3600
 PAGE: Final = 500  # rows that are read at once
@@ -72,8 +71,8 @@ _PAGE: Final = """
     WHERE agents.id = %s AND agents.owner = %s AND agents.fence = %s
     ORDER BY found.kind, found.key"""
 # From a kind to the one before which it ends. Kinds are ASCII; the log, which may be far longer, is stepped over.
-_LOG: Final = (("log", "log\x01"),)
-_ALL_BUT_LOG: Final = (("", "log"), ("log\x01", "\x7f"))
+_LOG: Final = ((LOG, f"{LOG}\x01"),)
+_ALL_BUT_LOG: Final = (("", LOG), (f"{LOG}\x01", "\x7f"))
 
 
 @final
@@ -110,12 +109,16 @@ class PostgresRows:
         """Write rows and remove others, in one transaction, as `Rows` says.
 
         Raises:
+            ArgumentInvalid: a row of the log has no number for a key.
             StoreFailed: the server refused, or did not answer: then `commit_number` tells whether it wrote.
             StoreFenced: another writer has opened these rows since, or has written; nothing was written.
             StoreClosed: they are closed.
             ForkedChild: this process is a fork of the one that opened them.
         """
         self._check()
+        for name in (*put, *removed):
+            if name[0] == LOG:
+                log_number(name)
         old = [name for name in removed if name not in put]
         with self._backend.turn:
             written = self._link().ask(
@@ -266,7 +269,7 @@ class PostgresBackend:
         """Open the rows of an agent for writing; where there are none, make them (or return `None`).
 
         Args:
-            name: The agent's name, 1 to 512 bytes of UTF-8 without a NUL.
+            name: The agent's name, 1 to 128 bytes of UTF-8 without a NUL.
             create: Whether to make them.
 
         Raises:
@@ -277,7 +280,7 @@ class PostgresBackend:
             StoreClosed: the backend is closed.
             ForkedChild: this process is a fork of the one that made it.
         """
-        name = text_argument("name", name, 1, NAME_BYTES_MAX)
+        name = text_argument("name", name, 1, NAME_MAX_BYTES)
         if "\x00" in name:
             raise ArgumentInvalid("name", "with a NUL")
         self.check()

@@ -114,6 +114,7 @@ class Link:
         self._call_timeout_seconds = call_timeout_seconds
         self._deadline = 0.0
         self._connection: Any = None
+        self._is_ready = False  # made, and prepared whole
         self._former: tuple[Any, ...] | None = None  # the server's process for the last connection
         self.number: int = 0
         self.locked: set[str] = set()
@@ -138,7 +139,7 @@ class Link:
             StateVersionUnknown: it is one of a newer release.
         """
         self._deadline = monotonic() + self._call_timeout_seconds * GRACE
-        if self._connection is None or self._is_lost():
+        if not self._is_ready or self._is_lost():
             self._connect()
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -168,6 +169,7 @@ class Link:
 
     def drop(self) -> None:
         """Give the connection up, and what it has locked."""
+        self._is_ready = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -234,6 +236,7 @@ class Link:
             raise StateVersionUnknown
         self.locked = set()
         self.number += 1
+        self._is_ready = True
 
     def _create(self, has_schema: bool) -> None:
         sql = self._psycopg.sql
