@@ -10,6 +10,7 @@ before anything else is done with the agent. So a step is never written twice, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 from agentmesh.audit.record import Record
@@ -64,6 +65,15 @@ class Keeping(Redacted):
         generation_row = plain.pop(_GENERATION, None)
         generation = self._generation if generation_row is None else int.from_bytes(generation_row, "big")
         plain.update(self._trail.rows_for(records, changes))
+        self.write(plain, generation)
+
+    def write(self, plain: Mapping[Name, bytes | None], generation: int) -> None:
+        """Write rows. The last write is settled.
+
+        Raises:
+            StoreError, Unsettled: as `commit`.
+        """
+        self._outcome = False
         try:
             put, removed = self._sealer.seal_rows(plain, self.number + 1, generation)
             self._told = self.number + 1, generation

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Protocol, Self
 
 from agentmesh.at_rest import StateKind, export_fields
@@ -122,9 +122,14 @@ class Stepwise(ABC):
         """Let go of the last change; with the lock held."""
         self._step = None
 
-    def _together(self) -> AbstractContextManager[None]:
-        """Make changes of this and of what is kept beside it durable together."""
-        return nullcontext() if self._keeper is None else self._keeper.batch()
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Make changes of this and of what is kept beside it durable together; whoever else asks waits for it."""
+        if self._keeper is None:
+            yield
+            return
+        with self._lock, self._keeper.batch():
+            yield
 
     def _begin_as(self, exported: bytes) -> None:
         """Become the state that was exported. This one is nobody else's yet.
