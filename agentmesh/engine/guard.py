@@ -113,6 +113,7 @@ _METHODS: Final = {
     "entropy": ("token", "encapsulate"),
     "policy": ("may_knock", "decide", "still_allowed"),
     "journal": ("commit",),
+    "counter": ("read", "advance"),
 }
 # What a clock shows that counts seconds, from 2001 on: in milliseconds it would be a day early in 1970.
 _SECONDS: Final = range(10**9, 10**10)
