@@ -90,17 +90,20 @@ class States(Redacted):
         if not isinstance(state, Stepwise):
             raise ArgumentInvalid("state", "not a ledger, a graph, revocations, successions or lists")
         with self._lock:
-            if self._kept.get(state) == key:
+            if self._kept.get(state) == key and state._keeper is self:
                 return state
-            if state._keeper is not None or key in self._kept.values():
+            if state._keeper is not None:
+                raise ArgumentInvalid("state", "kept already")
+            if any(held == key and other is not state for other, held in self._kept.items()):
                 raise ArgumentInvalid("name", "kept already")
             found = self._found.get((TRUST, key))
             if found is None:
                 self._write({(TRUST, key): state.export_state()})
             else:
                 state._begin_as(found)
-            state._lock, state._keeper = self._lock, self
+            state._lock = self._lock
             self._kept[state] = key
+            state._keeper = self  # last, because a call that is broken off is made again
             self._found.pop((TRUST, key), None)
         return state
 

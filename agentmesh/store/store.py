@@ -165,6 +165,7 @@ class Store(Redacted):
             StoreFailed: the store did not answer.
             BackendUnfit, RandomnessFailed: as for `Agent.create`.
         """
+        check_given(clock=system_clock_ms, limits=None, entropy=entropy, counter=counter)
         source = CheckedEntropy(working_entropy(entropy))
         name = text_argument("name", name, 1, NAME_MAX_BYTES)
         return States(self.backend, name, self._key, source, counter)
