@@ -240,7 +240,8 @@ def test_lists_keep_plain_values_of_their_own() -> None:
     policy = AdmissionPolicy(allow=[raw, Name.PEER])
     raw[0] ^= 1
     assert policy.still_allowed(PEER)
-    assert {type(value) for held in (policy._lists._allowed.keys, policy._lists._allowed.dids) for value in held} == {bytes, str}
+    allowed = policy._lists._allowed
+    assert {type(value) for held in (allowed.keys, allowed.dids) for value in held} == {bytes, str}
 
 
 def test_following_moves_whoever_is_listed_by_name() -> None:
