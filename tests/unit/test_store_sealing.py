@@ -244,7 +244,7 @@ def test_no_row_passes_for_another() -> None:
             if one != other:
                 kept.stored = {**whole, one: whole[other], other: whole[one]}
                 with pytest.raises(StoreError):
-    XX
+                    kept.open_all()
 
 
 def test_no_row_passes_for_one_of_another_agent_or_kind_or_place() -> None:
