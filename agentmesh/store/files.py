@@ -6,12 +6,13 @@ nothing there (a folder is not forced to disk on Windows). Only a system without
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from agentmesh.errors import ArgumentInvalid, StoreFailed, StoreMoved
@@ -66,6 +67,42 @@ def open_file(path: str, flags: int) -> int:
         if descriptor >= 0:
             os.close(descriptor)
         raise StoreFailed from error
+
+
+@contextlib.contextmanager
+def made_whole(path: str) -> Iterator[str]:
+    """Give the name of a new file, mode 0600, to be filled: it stands at `path` once that has succeeded, or nowhere.
+
+    Raises:
+        StoreFailed: something stands at `path`, or the operating system refuses.
+    """
+    beside = f"{path}.agentmesh-new"
+    try:
+        _remove(beside)  # of a process that was killed
+        os.close(open_file(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        try:
+            yield beside
+            _force(beside)
+            os.link(beside, path)  # which replaces nothing
+        finally:
+            _remove(beside)
+        force_folder(path)
+    except OSError as error:
+        raise StoreFailed from error
+
+
+def _remove(path: str) -> None:
+    for name in (path, f"{path}-journal", f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _force(path: str) -> None:
+    descriptor = open_file(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _above_streams(descriptor: int) -> int:

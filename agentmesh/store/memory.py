@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and for agents that end with their process; a model of what the others promise."""
+"""A store in memory, for agents that end with their process, and for tests: a model of what the others promise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self, final
 from agentmesh.errors import ArgumentInvalid, StoreClosed, StoreFenced, StoreLocked
 from agentmesh.primitives.arguments import text_argument
 from agentmesh.primitives.forked import Birthplace
-from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Name
+from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Name, log_number
 
 
 class _Agent:
@@ -134,6 +134,9 @@ class MemoryRows:
             self._agent.finish()
             if commit_number != self._agent.commit_number + 1:
                 raise StoreFenced
+            for name in (*put, *removed):
+                if name[0] == LOG:
+                    log_number(name)
             self._agent.written = commit_number, dict(put), tuple(removed)
             self._agent.finish()
 

@@ -9,10 +9,26 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, Protocol
 
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.limits import UINT_MAX
+
 Name = tuple[str, bytes]  # (kind, key): what a row is found by
 LOG: Final = "log"  # the kind of rows that are numbered: their key is that number, 8 bytes, big-endian
 NUMBER_BYTES: Final = 8
+HEAD_NAME: Final = ("head", b"")  # a row that every write of an agent puts: a store may keep it where that is cheap
 NAME_MAX_BYTES: Final = 128
+
+
+def log_number(name: Name) -> int:
+    """Return the number of a row of the log.
+
+    Raises:
+        ArgumentInvalid: its key is none.
+    """
+    number = int.from_bytes(name[1], "big")
+    if len(name[1]) != NUMBER_BYTES or number > UINT_MAX:
+        raise ArgumentInvalid("rows", "not the number of a row of the log")
+    return number
 
 
 class Rows(Protocol):

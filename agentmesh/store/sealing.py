@@ -29,10 +29,10 @@ from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.data_key import VERSION, StoreKey, unwrap, wrap_new
-from agentmesh.store.rows import LOG, NUMBER_BYTES, Name
+from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name, log_number
 
 KEY: Final = "key"
-HEAD: Final = "head"
+HEAD: Final = HEAD_NAME[0]
 KINDS: Final = frozenset(  # the engine's, then the audit trail's, then that of trust
     ("agent bundle inbox kept knock outbox peer session " + LOG + " milestone records tail trust").split()
 )
@@ -237,7 +237,7 @@ class Sealer(Redacted):
             count += 1
             total ^= element
         head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log_size])
-        put[HEAD, b""] = self._seal_row(HEAD, b"", b"", head, commit_number, nonces[: _crypto.NONCE_BYTES])
+        put[HEAD_NAME] = self._seal_row(HEAD, b"", b"", head, commit_number, nonces[: _crypto.NONCE_BYTES])
         if self._key_row is not None:
             put[KEY, b""] = self._key_row
         self._pending = _Pending(elements, total, log_size)
@@ -294,7 +294,7 @@ class Sealer(Redacted):
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
             return kind, _crypto.kdf(self._hiding, STORE_NAME, _wire.encode([kind, key]), HIDDEN_BYTES)
-        if len(key) != NUMBER_BYTES or int.from_bytes(key, "big") >= UINT_MAX:
+        if log_number(name) == UINT_MAX:
             raise ArgumentInvalid("rows", "not the number of a row of the log")
         return kind, key
 
