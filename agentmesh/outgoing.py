@@ -103,10 +103,11 @@ class Accepted(Outgoing):
 
     Attributes:
         session_id: The session, 16 bytes.
-        early_payload: The data that came with the KNOCK, now released, or `None`.
+        early_payload: The data that came with the KNOCK, now released, or `None`. Where the agent is reliable it is in
+            the `inbox` too, as `SessionEstablished`, until that is done.
     """
 
-    withheld = ("envelope", "early_payload")
+    withheld: ClassVar[tuple[str, ...]] = ("envelope", "early_payload")
     session_id: SessionId
     early_payload: bytes | None = field(eq=False)
 

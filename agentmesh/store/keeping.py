@@ -10,7 +10,7 @@ before anything else is done with the agent. So a step is never written twice, a
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.state import Changes, RowKind
@@ -21,11 +21,8 @@ from agentmesh.store.rows import Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
 
-_GENERATION = (RowKind.GENERATION, b"")
-
-
-class Unsettled(Exception):
-    """Nobody knows yet whether a step was written, or what follows from it is not done; `__cause__` says why."""
+_GENERATION: Final = (RowKind.GENERATION, b"")
+_UNSETTLED: Final = "it is not known whether the step was written, or log or counter have not followed"
 
 
 @final
@@ -56,8 +53,9 @@ class Keeping(Redacted):
         """Write a step.
 
         Raises:
-            StoreError: nothing was written, or the log took no records; the step takes no effect.
-            Unsettled: it is not known what was written; or it was, and log or counter do not have it.
+            StoreError: nothing was written, or the log took no records; the step takes no effect. Where it is not known
+                what was written, or log or counter do not have what was, it raises what is no error of the library, so
+                that `settled` is asked.
         """
         self._outcome = False
         plain: dict[Name, bytes | None] = dict(changes.rows().items())
@@ -98,14 +96,14 @@ class Keeping(Redacted):
         try:
             return self.settled()
         except AgentMeshError:
-            raise Unsettled from failure
+            raise RuntimeError(_UNSETTLED) from failure
 
     def _follow(self) -> None:
         """Let log and counter follow what is written."""
         try:
             self._take_up()
         except AgentMeshError as error:
-            raise Unsettled from error
+            raise RuntimeError(_UNSETTLED) from error
 
     def _take_up(self) -> None:
         if self._outcome:

@@ -109,12 +109,11 @@ class SQLiteRows:
             self._places = places
 
     def _read_log(self, first: int) -> Iterator[tuple[str, bytes, bytes]]:
-        for number, sealed in self._pages(self._log_table, "id, sealed", first):
+        for number, sealed in self._pages(self._log_table, "id, sealed", first - 1):
             yield LOG, number.to_bytes(NUMBER_BYTES, "big"), _bytes(sealed)
 
-    def _pages(self, table: str, columns: str, first: int = 0) -> Iterator[tuple[Any, ...]]:
+    def _pages(self, table: str, columns: str, last: int = -1) -> Iterator[tuple[Any, ...]]:
         sql = f"SELECT {columns} FROM {table} WHERE id > ? ORDER BY id LIMIT {_READ_ROWS}"  # noqa: S608 - our own names
-        last = first - 1
         while found := self._run(partial(_fetch, sql, last)):
             yield from found
             last = found[-1][0]

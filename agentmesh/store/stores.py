@@ -19,6 +19,8 @@ _KEY_BYTES = 32
 class SQLiteStore(Store):
     """Any number of agents in one file, mode 0600, which one process at a time has open."""
 
+    __slots__ = ("_file",)
+
     @frameless
     def __init__(self, path: str | os.PathLike[str], *, key: StoreKey, synchronous: str = "FULL") -> None:
         """Open a file of agents, made if it is new.
@@ -65,6 +67,8 @@ class SQLiteStore(Store):
 class PostgresStore(Store):
     """Agents of many machines in one database. Each is open in one process at a time, on whichever machine."""
 
+    __slots__ = ()
+
     @frameless
     def __init__(self, conninfo: str, *, key: StoreKey) -> None:
         """Connect to a database; its tables are made where there are none.
@@ -89,6 +93,8 @@ class PostgresStore(Store):
 @final
 class MemoryStore(Store):
     """Agents in memory: for tests, and for agents that end with their process."""
+
+    __slots__ = ()
 
     def __init__(self, *, key: StoreKey | None = None) -> None:
         """Begin with no agents.

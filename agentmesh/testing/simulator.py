@@ -88,6 +88,7 @@ class MeshSimulator(Applications):
         late_answers_max: int | None = LATE_CHAINS,
         history_max: int = 10_000,
         acknowledge: bool = False,
+        reliable: bool = False,
     ) -> None:
         """Make the agents, and put their bundles on the shelf.
 
@@ -108,6 +109,8 @@ class MeshSimulator(Applications):
                 late inside the turns that a ratchet waits for; with `None` such messages can be lost.
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
             acknowledge: Every agent tells which messages it opened. What it tells is held to what was delivered.
+            reliable: Every agent keeps outbox and inbox. What leaves is handed to the network once, as without them:
+                saying `sent` and `done` is the caller's.
 
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
@@ -124,6 +127,7 @@ class MeshSimulator(Applications):
             skew_max_ms=skew_max_ms,
             history_max=history_max,
             acknowledge=acknowledge,
+            reliable=reliable,
         )
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults
