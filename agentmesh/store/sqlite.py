@@ -165,6 +165,29 @@ class SQLiteBackend:
         target = files.path_argument("to", to)
         self.run(lambda connection: sqlite_file.copy(connection, target))
 
+    def space(self) -> tuple[int, int]:
+        """Return (the bytes of the file's pages, those of pages that are free: `vacuum` gives them back).
+
+        Raises:
+            StoreFailed, StoreClosed, StoreMoved: as any call.
+        """
+        return self.run(sqlite_file.space)
+
+    def vacuum(self) -> None:
+        """Give free pages back to the file system. Meanwhile it takes as much room again.
+
+        Raises:
+            StoreFailed: the operating system refuses; no row has changed.
+        """
+        self.run(lambda _: self._vacuum())
+
+    def _vacuum(self) -> None:
+        writer = self._writer()
+        self._check_place()
+        self._least_bytes, self._log = 0, None  # because both files get shorter now
+        sqlite_file.vacuum(writer)
+        self._check_place()
+
     def close(self) -> None:
         """Close every agent's rows, and the file; the log that was written ahead goes into it. In a fork: nothing."""
         if self._is_closed or not self._birthplace.is_here:
