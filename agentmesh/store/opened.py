@@ -17,7 +17,7 @@ from agentmesh.engine.guard import changing, check_policy_kept
 from agentmesh.engine.rollback import roll_back
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import AgentState, Journal, RowKind
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.errors import ArgumentInvalid, StoreBroken
 from agentmesh.events import Events
 from agentmesh.identity import Identity
 from agentmesh.policy import Policy, check_policy_mesh
@@ -29,7 +29,7 @@ from agentmesh.store.data_key import StoreKey
 from agentmesh.store.keeping import Keeping
 from agentmesh.store.log_rows import StoreLog
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
-from agentmesh.store.sealing import Sealer
+from agentmesh.store.sealing import HEAD, Sealer
 from agentmesh.store.trail import Trail
 
 _GENERATION: Final = (RowKind.GENERATION, b"")
@@ -58,6 +58,19 @@ def entries_from(sealer: Sealer, rows: Rows) -> Callable[[int], Iterator[tuple[b
         return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
 
     return read
+
+
+def is_new(rows: Rows) -> bool:
+    """Say whether nothing was written yet: whoever made the agent did not come to its first write.
+
+    Raises:
+        StoreBroken: no write is counted, and there are rows.
+    """
+    if rows.commit_number:
+        return False
+    if any(True for log in (False, True) for _ in rows.read(log=log)):
+        raise StoreBroken(HEAD)
+    return True
 
 
 @final
@@ -136,7 +149,7 @@ class Opened(Redacted):
         self.log: AuditLog | None = None
         try:
             number = rows.commit_number
-            self._is_new = number == 0
+            self._is_new = is_new(rows)
             if self._is_new:
                 self.sealer: Sealer = Sealer.new(name, key, entropy=entropy)
                 self.state: AgentState = beginning.new(entropy)

@@ -21,7 +21,7 @@ from agentmesh.primitives.keys import Redacted
 from agentmesh.store import care
 from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter
-from agentmesh.store.data_key import StoreKey
+from agentmesh.store.data_key import StoreKey, key_argument
 from agentmesh.store.opened import Beginning, Opened
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend
 from agentmesh.store.states import States
@@ -36,6 +36,7 @@ class Store(Redacted):
 
     __slots__ = ("_key", "_open", "backend")
 
+    @frameless
     def __init__(self, backend: Backend, key: StoreKey) -> None:
         """Keep agents in `backend`, sealed under `key`.
 
@@ -48,7 +49,7 @@ class Store(Redacted):
             ArgumentInvalid: no such key. Its traceback does not hold it.
         """
         self.backend: Backend = backend
-        self._key = key
+        self._key: StoreKey = key_argument(key)
         self._open: dict[str, Opened] = {}
 
     # --- opening -----------------------------------------------------------------------------------------------------
@@ -200,6 +201,7 @@ class Store(Redacted):
             StoreKeyWrong: an agent opens under neither key.
             StoreError: the store did not answer, or is damaged.
         """
+        key = key_argument(key)
         done = tuple(name for name in self.names() if care.rekey(self.backend, name, self._key, key))
         self._key = key
         return done
