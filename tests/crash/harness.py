@@ -208,7 +208,7 @@ class Node:
 
     def _failed(self, code: str) -> Any:
         self._matrix.counts.failures += 1
-        if code != "store.failed" and code != "journal.commit_failed":
+        if code not in ("store.failed", "store.commit"):
             raise Broken(f"{self.name} refused: {code}")
         if not self._together:  # a batch is written by whoever comes next; of a call alone nothing has happened
             self.unsent = [payload for payload in self._trying if payload not in self.sent] + self.unsent
