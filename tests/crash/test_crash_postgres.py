@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ class Faults:
     def __init__(self, proxy: Any, cluster: Any) -> None:
         self._proxy = proxy
         self._cluster = cluster
+        self._lock = threading.Lock()
         self._is_down = False
         self.happened: Counter[str] = Counter()
 
@@ -48,17 +50,19 @@ class Faults:
 
         def asked(pipe: Any, data: bytes) -> None:
             pipe.server.sendall(data)
-            self._is_down = True
-            self._cluster.crash()
+            with self._lock:
+                self._is_down = True
+                self._cluster.crash()
             pipe.cut()
 
         self._proxy.asked = self._hook("server killed in a commit", asked)
 
     def mend(self) -> None:
         self._proxy.asked = self._proxy.answered = None
-        if self._is_down:
-            self._cluster.start()
-            self._is_down = False
+        with self._lock:  # whoever stops the server must have seen it stopped
+            if self._is_down:
+                self._cluster.start()
+                self._is_down = False
 
     def _hook(self, name: str, act: Any) -> Any:
         def hook(pipe: Any, data: bytes) -> None:
