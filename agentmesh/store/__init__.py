@@ -4,6 +4,7 @@ from agentmesh.store.data_key import StoreKey
 from agentmesh.store.frames import read_log_file, read_log_parts
 from agentmesh.store.log_file import LogFile
 from agentmesh.store.memory import MemoryBackend
+from agentmesh.store.postgres import PostgresBackend
 from agentmesh.store.rows import Backend, Rows
 from agentmesh.store.sqlite import SQLiteBackend
 
@@ -11,6 +12,7 @@ __all__ = [
     "Backend",
     "LogFile",
     "MemoryBackend",
+    "PostgresBackend",
     "Rows",
     "SQLiteBackend",
     "StoreKey",
