@@ -132,7 +132,7 @@ class PostgresRows:
 
     @frameless
     def read(self, *, log: bool = False, first: int = 0) -> Iterator[tuple[str, bytes, bytes]]:
-        """Return the rows but those of the log, or those alone from a number on; some hundreds at a time are in memory.
+        """Return the rows but those of the log, or those alone, by key; some hundreds at a time are in memory.
 
         Raises:
             StoreFailed: the server did not answer.
@@ -142,14 +142,14 @@ class PostgresRows:
             ForkedChild: this process is a fork of the one that opened them.
         """
         self._check()
-        return self._pages(_LOG, first.to_bytes(NUMBER_BYTES, "big")) if log else self._pages(_ALL_BUT_LOG)
+        return self._pages(_LOG, first.to_bytes(NUMBER_BYTES, "big")) if log else self._pages(_ALL_BUT_LOG, b"")
 
-    def _pages(self, ranges: tuple[tuple[str, str], ...], first: bytes = b"") -> Iterator[tuple[str, bytes, bytes]]:
+    def _pages(self, ranges: tuple[tuple[str, str], ...], key: bytes) -> Iterator[tuple[str, bytes, bytes]]:
         for kind, end in ranges:
-            key = first
             while page := self._page(kind, key, end):
                 yield from page
                 kind, key = page[-1][0], page[-1][1] + b"\x00"  # the next that there can be
+            key = b""
 
     @frameless
     def _page(self, kind: str, key: bytes, end: str) -> list[tuple[str, bytes, bytes]]:
@@ -219,7 +219,7 @@ class PostgresBackend:
         Args:
             conninfo: Where the server is, as libpq takes it: `host=db.example dbname=fleet user=mesh` or a URI. It may
                 hold a password, which is shown nowhere.
-            schema: The schema of the tables: up to 63 of a-z, 0-9 and `_`.
+            schema: The schema of the tables: up to 63 of a-z, 0-9 and the underscore.
             connect_timeout_seconds: How long to try each address of the server, from 2 up.
             call_timeout_seconds: How long the server may take for a call, from 1 up; it waits for a lock, which
                 is only ever the agent's own, at most 5 s of it.
@@ -227,7 +227,7 @@ class PostgresBackend:
         Raises:
             ArgumentInvalid: an argument is not what it must be.
             ExtraMissing: psycopg is not installed.
-            StoreFailed: the server cannot be reached, or refuses; `__cause__` says why.
+            StoreFailed: the server cannot be reached, or refuses; its cause says why.
             StoreBroken: what is there is not a store.
             StateVersionUnknown: it is one of a newer release.
         """
