@@ -10,6 +10,7 @@ import sys
 try:
     from agentmesh.agent import Agent
     from agentmesh.engine.core import Clock
+    from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
     from agentmesh.engine.status import Assurance, SessionStatus, SessionView
     from agentmesh.engine.upkeep import Shelf
@@ -111,6 +112,7 @@ __all__ = [
     "Tracked",
     "TryAgain",
     "Undelivered",
+    "Waiting",
     "__version__",
 ]
 

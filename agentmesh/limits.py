@@ -29,7 +29,6 @@ MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
 CAPABILITY_MAX_BYTES: Final = 128
 _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
-LABEL_MAX_BYTES: Final = 64  # what an application attaches to a message for itself: the name of a row or a task fits
 ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap

@@ -10,6 +10,7 @@ before anything else is done with the agent. So a step is never written twice, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, final
 
 from agentmesh.audit.record import Record
@@ -43,11 +44,8 @@ class Keeping(Redacted):
         self._trail = trail
         self._counter = counter
         self._generation = generation  # of the state that is written
-        self._told: tuple[int, int] = (
-            self.number,
-            generation,
-        )  # number and generation of the last that was to be written
-        self._outcome: bool | None = True  # whether that was written, and log and counter have it; `None` is not known
+        self._told: tuple[int, int] = self.number, generation  # of the last write that was to be made
+        self._outcome: bool | None = True  # whether it was made, and log and counter have it; `None` where nobody knows
 
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Write a step.
@@ -62,6 +60,15 @@ class Keeping(Redacted):
         generation_row = plain.pop(_GENERATION, None)
         generation = self._generation if generation_row is None else int.from_bytes(generation_row, "big")
         plain.update(self._trail.rows_for(records, changes))
+        self.write(plain, generation)
+
+    def write(self, plain: Mapping[Name, bytes | None], generation: int) -> None:
+        """Write rows. The last write is settled.
+
+        Raises:
+            StoreError: as `commit`.
+        """
+        self._outcome = False
         try:
             put, removed = self._sealer.seal_rows(plain, self.number + 1, generation)
             self._told = self.number + 1, generation

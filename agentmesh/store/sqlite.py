@@ -25,6 +25,7 @@ from typing import Final, Self, TypeVar, final
 from agentmesh.errors import (
     ArgumentInvalid,
     ReentrantCall,
+    StoreBroken,
     StoreClosed,
     StoreError,
     StoreFailed,
@@ -116,6 +117,8 @@ class SQLiteBackend:
         found = os.stat(self._path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.EINVAL, "not a regular file")
+        if found.st_size < sqlite_file.PAGE_BYTES:
+            raise StoreBroken("file")  # before SQLite takes it for a new one, and removes the log that stands beside it
         files.warn_if_others_may("the store", found, 3)
         self._file = found.st_dev, found.st_ino
         self._least_bytes = found.st_size

@@ -15,7 +15,7 @@ from agentmesh.errors import ArgumentInvalid
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.policy import Policy
-from agentmesh.primitives.arguments import BytesLike, frameless
+from agentmesh.primitives.arguments import BytesLike, frameless, text_argument
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store import care
@@ -23,7 +23,8 @@ from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey, key_argument
 from agentmesh.store.opened import Beginning, Opened
-from agentmesh.store.rows import Backend
+from agentmesh.store.rows import NAME_MAX_BYTES, Backend
+from agentmesh.store.states import States
 
 
 class Store(Redacted):
@@ -114,6 +115,34 @@ class Store(Redacted):
             raise
         self._open[name] = opened
         return agent
+
+    @frameless
+    def open_states(
+        self, name: str = "trust", *, entropy: Entropy | None = None, counter: Counter | None = None
+    ) -> States:
+        """Return what keeps ledgers, graphs, revocations, successions and lists under this name. Section 7.2.
+
+        They are rows of their own, beside those of agents, because a policy is there before the agent that it is for.
+
+        Args:
+            name: What they are called together in this store, 1 to 128 bytes; no agent's name.
+            entropy: As for `Agent.create`.
+            counter: A number outside the store, which tells an older copy of them: one that is older is refused.
+
+        Raises:
+            ArgumentInvalid: a bad argument, or the name of an agent.
+            StateStale: the counter knows of later ones.
+            StoreLocked: they are open already; it says by whom.
+            StoreKeyWrong: the key does not open them.
+            StoreBroken: what is there is not what was written; nothing was altered.
+            StateVersionUnknown: written by a newer release.
+            StoreFailed: the store did not answer.
+            BackendUnfit, RandomnessFailed: as for `Agent.create`.
+        """
+        check_given(clock=system_clock_ms, limits=None, entropy=entropy, counter=counter)
+        source = CheckedEntropy(working_entropy(entropy))
+        name = text_argument("name", name, 1, NAME_MAX_BYTES)
+        return States(self.backend, name, self._key, source, counter)
 
     def log(self, name: str = "agent") -> AuditLog:
         """Return the audit log of an agent that is open here, and keeps its log here.

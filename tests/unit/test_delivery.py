@@ -29,6 +29,7 @@ from agentmesh.engine.outbox import Outbox, Purpose, Waiting
 from agentmesh.engine.tally import Tally
 from agentmesh.errors import (
     ArgumentInvalid,
+    BatchOpen,
     CommitFailed,
     InboxFull,
     OutboxFull,
@@ -650,6 +651,26 @@ def test_what_is_held_of_a_session_that_is_dropped_is_in_the_inbox() -> None:
     pair.bob.drop(pair.alice.did, pair.bob.session(pair.alice.did).session_id)
     assert told(pair.bob.inbox()) == [2, 3, Undelivered]
     assert pair.bob._core.passed == {}
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_batch_makes_waits_for_its_end() -> None:
+    pair = reliable_pair()
+    message = pair.bob.send(pair.alice.did, b"1")
+    with pair.alice.batch() as batch:
+        sealed = pair.alice.send(pair.bob.did, b"2", label=b"mine")
+        pair.alice.receive(message)
+        for look in (pair.alice.outbox, pair.alice.inbox):
+            with pytest.raises(BatchOpen):
+                look()
+    assert [waiting.envelope for waiting in pair.alice.outbox()] == [sealed.envelope]
+    assert pair.alice.inbox() == batch.events
+    with pair.alice.batch():
+        pair.alice.done(batch.events[0])
+        pair.alice.sent(sealed.receipt, final=True)
+    assert pair.alice.outbox() == pair.alice.inbox() == ()
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

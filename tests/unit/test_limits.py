@@ -75,6 +75,10 @@ def valid_with(name: str, value: int) -> Limits:
         changes["skipped_keys_per_session"] = max(value, 2000)
     if name == "skipped_keys_per_session":
         changes["skipped_keys_per_step"] = min(value, 1000)
+    if name == "resend_first_ms":
+        changes["resend_longest_ms"] = max(value, 600_000)
+    if name == "resend_longest_ms":
+        changes["resend_first_ms"] = min(value, 5000)
     if name == "last_resort_lifetime_seconds":
         changes["last_resort_rotation_seconds"] = min(value, 604_800)
     if name == "last_resort_rotation_seconds":
