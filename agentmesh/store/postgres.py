@@ -19,7 +19,7 @@ from agentmesh.errors import ArgumentInvalid, StoreBroken, StoreClosed, StoreErr
 from agentmesh.primitives.arguments import frameless, text_argument, uint_argument
 from agentmesh.primitives.forked import Birthplace
 from agentmesh.store.postgres_link import Link
-from agentmesh.store.rows import LOG, NAME_MAX_BYTES, Name, log_number
+from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Name, log_number
 
 HOLDER_MAX: Final = 120
 TIMEOUT_SECONDS_MAX: Final = 24 * 3600
@@ -131,7 +131,7 @@ class PostgresRows:
             raise StoreFenced
 
     @frameless
-    def read(self, *, log: bool = False) -> Iterator[tuple[str, bytes, bytes]]:
+    def read(self, *, log: bool = False, first: int = 0) -> Iterator[tuple[str, bytes, bytes]]:
         """Return the rows but those of the log, or those alone, by key; some hundreds at a time are in memory.
 
         Raises:
@@ -142,11 +142,11 @@ class PostgresRows:
             ForkedChild: this process is a fork of the one that opened them.
         """
         self._check()
-        return self._pages(_LOG if log else _ALL_BUT_LOG)
+        return self._pages(_LOG, first.to_bytes(NUMBER_BYTES, "big")) if log else self._pages(_ALL_BUT_LOG)
 
-    def _pages(self, ranges: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, bytes, bytes]]:
+    def _pages(self, ranges: tuple[tuple[str, str], ...], first: bytes = b"") -> Iterator[tuple[str, bytes, bytes]]:
         for kind, end in ranges:
-            key = b""
+            key = first
             while page := self._page(kind, key, end):
                 yield from page
                 kind, key = page[-1][0], page[-1][1] + b"\x00"  # the next that there can be

@@ -317,4 +317,9 @@ def test_codes_are_stable_names() -> None:
 
 
 def test_try_again_is_remote_and_nothing_else_keeps_bytes() -> None:
-    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {"Busy", "NotYet", "TrustFull"}
+    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {
+        "Busy",
+        "InboxFull",
+        "NotYet",
+        "TrustFull",
+    }
