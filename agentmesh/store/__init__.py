@@ -7,6 +7,7 @@ from agentmesh.store.frames import read_log_file, read_log_parts
 from agentmesh.store.log_export import export_log
 from agentmesh.store.log_file import LogFile
 from agentmesh.store.memory import MemoryBackend
+from agentmesh.store.postgres import PostgresBackend
 from agentmesh.store.rows import Backend, Rows
 from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
@@ -20,6 +21,7 @@ __all__ = [
     "LogFile",
     "MemoryBackend",
     "MemoryStore",
+    "PostgresBackend",
     "PostgresStore",
     "Rows",
     "SQLiteBackend",

@@ -219,7 +219,7 @@ class PostgresBackend:
         Args:
             conninfo: Where the server is, as libpq takes it: `host=db.example dbname=fleet user=mesh` or a URI. It may
                 hold a password, which is shown nowhere.
-            schema: The schema of the tables: up to 63 of a-z, 0-9 and `_`.
+            schema: The schema of the tables: up to 63 of a-z, 0-9 and the underscore.
             connect_timeout_seconds: How long to try each address of the server, from 2 up.
             call_timeout_seconds: How long the server may take for a call, from 1 up; it waits for a lock, which
                 is only ever the agent's own, at most 5 s of it.
@@ -227,7 +227,7 @@ class PostgresBackend:
         Raises:
             ArgumentInvalid: an argument is not what it must be.
             ExtraMissing: psycopg is not installed.
-            StoreFailed: the server cannot be reached, or refuses; `__cause__` says why.
+            StoreFailed: the server cannot be reached, or refuses; its cause says why.
             StoreBroken: what is there is not a store.
             StateVersionUnknown: it is one of a newer release.
         """

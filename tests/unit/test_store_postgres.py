@@ -36,8 +36,6 @@ from agentmesh.store import postgres_link
 from agentmesh.store.postgres import PostgresBackend, PostgresRows
 from agentmesh.testing.store_kit import BACKEND_CHECKS
 
-pytestmark = pytest.mark.usefixtures("postgres")
-
 ONE = ("peer", b"one")
 
 
@@ -292,6 +290,7 @@ def test_a_child_of_a_fork_is_refused_and_leaves_the_connection_alone(backends: 
     with backend.turn:  # as if another thread were inside: a child that took it would hang for ever
         child = os.fork()
         if not child:
+            signal.alarm(20)
             refused = 0
             calls: list[Callable[[], object]] = [
                 backend.names, lambda: backend.open_rows("x", create=True), lambda: rows.commit_number,
@@ -320,6 +319,13 @@ def test_nobody_waits_for_another_agents_lock(backends: Any, conninfo: str) -> N
             rows.write(1, {ONE: b"a"}, ())
     assert held.commit_number == 0
     held.write(1, {}, ())
+
+
+def test_an_agent_that_could_not_be_opened_is_not_locked(backends: Any, conninfo: str) -> None:
+    opened(backends()).close()
+    with row_held(conninfo), pytest.raises(StoreFailed):
+        opened(backends(call_timeout_seconds=1))
+    opened(backends())
 
 
 def test_threads_share_a_backend(backends: Any) -> None:
