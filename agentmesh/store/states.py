@@ -24,7 +24,7 @@ from agentmesh.primitives.forked import Birthplace
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey
-from agentmesh.store.keeping import Keeping, Unsettled
+from agentmesh.store.keeping import Keeping
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
@@ -164,9 +164,7 @@ class States(Redacted):
             return
         except AgentMeshError:
             raise
-        except Unsettled as error:
-            failure = error.__cause__
-        except Exception as error:  # whatever a backend of the caller's raises, it is a store that does not answer
+        except Exception as error:  # it is not known what was written, or it is a backend of the caller's that fails
             failure = error
         raise StoreFailed from failure
 
