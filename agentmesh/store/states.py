@@ -38,6 +38,8 @@ _State = TypeVar("_State", bound=Stepwise)
 class States(Redacted):
     """What a policy decides by, kept. Safe to use from several threads; a child of a fork gets `ForkedChild`."""
 
+    __slots__ = ("_batches", "_birthplace", "_found", "_keeping", "_kept", "_lock", "_owed")
+
     def __init__(
         self, backend: Backend, name: str, key: StoreKey, entropy: CheckedEntropy, counter: Counter | None
     ) -> None:
