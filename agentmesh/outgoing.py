@@ -109,7 +109,7 @@ class Accepted(Outgoing):
             the `inbox` too, as `SessionEstablished`, until that is done.
     """
 
-    withheld = ("envelope", "early_payload")
+    withheld: ClassVar[tuple[str, ...]] = ("envelope", "early_payload")
     session_id: SessionId
     early_payload: bytes | None = field(eq=False)
 
