@@ -33,6 +33,7 @@ from agentmesh.events import (
     SignalDue,
     Undelivered,
 )
+from agentmesh.handshake.verdict import UNLIMITED
 from agentmesh.limits import CLOCK_TOLERANCE_MS, LATE_WINDOW_MS
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
 from agentmesh.primitives.keys import Receipt, SessionId
@@ -108,6 +109,7 @@ class _Keeping:
         # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
         if self._events:
             self._step.output = handed_up
+        handed_up += self._early_payload()
         self._keep(handed_up, ordered.last_sequence)
         self._make_room()
         if self._gone:
@@ -277,6 +279,24 @@ class _Keeping:
             if is_kept(event):
                 sequence += 1
                 self._changes.append(InboxPut(HandedUp(sequence, event, self._now_ms)))
+
+    def _early_payload(self) -> Events:
+        """Return the event of a KNOCK that the application accepted, where data came with it: nothing else keeps it."""
+        output = self._step.output
+        if not isinstance(output, Accepted) or output.early_payload is None:
+            return ()
+        [session] = [change.held for change in self._step.changes if type(change) is SessionPut]
+        undecided = self._core.state.undecided[output.session_id]
+        return (
+            SessionEstablished(
+                peer=undecided.facts.peer,
+                session_id=output.session_id,
+                bundle_class=undecided.facts.bundle_class,
+                conditions=session.conditions if isinstance(session, Session) else UNLIMITED,
+                intent=undecided.content.intent,
+                early_payload=output.early_payload,
+            ),
+        )
 
     def _check_room(self, did: str, size: int) -> None:
         inbox, limits = self._core.state.inbox, self._core.limits

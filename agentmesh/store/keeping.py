@@ -11,7 +11,7 @@ before anything else is done with the agent. So a step is never written twice, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Final, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.state import Changes, RowKind
@@ -22,11 +22,8 @@ from agentmesh.store.rows import Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
 
-_GENERATION = (RowKind.GENERATION, b"")
-
-
-class Unsettled(Exception):
-    """Nobody knows yet whether a step was written, or what follows from it is not done; `__cause__` says why."""
+_GENERATION: Final = (RowKind.GENERATION, b"")
+_UNSETTLED: Final = "it is not known whether the step was written, or log or counter have not followed"
 
 
 @final
@@ -47,18 +44,16 @@ class Keeping(Redacted):
         self._trail = trail
         self._counter = counter
         self._generation = generation  # of the state that is written
-        self._told: tuple[int, int] = (
-            self.number,
-            generation,
-        )  # number and generation of the last that was to be written
-        self._outcome: bool | None = True  # whether that was written, and log and counter have it; `None` is not known
+        self._told: tuple[int, int] = self.number, generation  # of the last write that was to be made
+        self._outcome: bool | None = True  # whether it was made, and log and counter have it; `None` where nobody knows
 
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Write a step.
 
         Raises:
-            StoreError: nothing was written, or the log took no records; the step takes no effect.
-            Unsettled: it is not known what was written; or it was, and log or counter do not have it.
+            StoreError: nothing was written, or the log took no records; the step takes no effect. Where it is not known
+                what was written, or log or counter do not have what was, it raises what is no error of the library, so
+                that `settled` is asked.
         """
         self._outcome = False
         plain: dict[Name, bytes | None] = dict(changes.rows().items())
@@ -71,7 +66,7 @@ class Keeping(Redacted):
         """Write rows. The last write is settled.
 
         Raises:
-            StoreError: as `commit`, and so is what else it raises.
+            StoreError: as `commit`.
         """
         self._outcome = False
         try:
@@ -108,14 +103,14 @@ class Keeping(Redacted):
         try:
             return self.settled()
         except AgentMeshError:
-            raise Unsettled from failure
+            raise RuntimeError(_UNSETTLED) from failure
 
     def _follow(self) -> None:
         """Let log and counter follow what is written."""
         try:
             self._take_up()
         except AgentMeshError as error:
-            raise Unsettled from error
+            raise RuntimeError(_UNSETTLED) from error
 
     def _take_up(self) -> None:
         if self._outcome:

@@ -60,6 +60,7 @@ class Applications:
         skew_max_ms: int,
         history_max: int,
         acknowledge: bool,
+        reliable: bool,
     ) -> None:
         if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
             raise ArgumentInvalid("agents")
@@ -83,6 +84,7 @@ class Applications:
                 policy=policy,
                 limits=limits,
                 acknowledge=acknowledge,
+                reliable=reliable,
                 kem_keys=kem_keys,
                 errors=self.errors,
             )

@@ -33,6 +33,7 @@ class Surroundings(TypedDict):
     policy: Policy | None
     limits: Limits | None
     acknowledge: NotRequired[bool]
+    reliable: NotRequired[bool]
 
 
 class Host:
@@ -110,6 +111,7 @@ class WritingHost(Host):
         policy: Policy | None,
         limits: Limits | None,
         acknowledge: bool,
+        reliable: bool,
         kem_keys: KemKeys,
         errors: Counter[type[AgentMeshError]],
     ) -> None:
@@ -125,6 +127,7 @@ class WritingHost(Host):
             policy=policy,
             limits=limits,
             acknowledge=acknowledge,
+            reliable=reliable,
         )
         self._written = self.agent.export_state()
 
