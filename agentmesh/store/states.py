@@ -25,6 +25,7 @@ from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey
 from agentmesh.store.keeping import Keeping
+from agentmesh.store.opened import is_new
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
@@ -173,10 +174,9 @@ class States(Redacted):
 
 def _read(rows: Rows, name: str, key: StoreKey, entropy: CheckedEntropy) -> tuple[Sealer, dict[Name, bytes]]:
     """Return what seals the rows, and what they hold."""
-    number = rows.commit_number
-    if number == 0:
+    if is_new(rows):
         return Sealer.new(name, key, entropy=entropy), {}
-    sealer, found, _ = Sealer.open(name, key, rows.read(), number, entropy=entropy)
+    sealer, found, _ = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=entropy)
     if any(kind != TRUST for kind, _ in found):
         raise ArgumentInvalid("name", "that of an agent")
     return sealer, dict(found)
