@@ -29,7 +29,7 @@ class SQLiteStore(Store):
         Args:
             path: Where. A symbolic link is refused.
             key: As for `Store`.
-            synchronous: `FULL`: what a call returned is not lost to a power cut. `NORMAL`: the last calls may be, as if
+            synchronous: "FULL": what a call returned is not lost to a power cut. "NORMAL": the last calls may be, as if
                 an older copy had been put back, and nothing is lost to a crash of the process.
 
         Raises:
