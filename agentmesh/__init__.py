@@ -9,6 +9,7 @@ import sys
 
 try:
     from agentmesh.agent import Agent
+    from agentmesh.engine.batch import Batch
     from agentmesh.engine.core import Clock
     from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
@@ -62,6 +63,7 @@ __all__ = [
     "Ask",
     "AskApplication",
     "Assurance",
+    "Batch",
     "BundleClass",
     "Change",
     "ClaimedSender",

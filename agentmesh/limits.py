@@ -35,13 +35,6 @@ COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends befo
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
 _LIFETIME_MAX_SECONDS: Final = UINT_MAX // 2000  # half of all times are left to the clock that it begins at
 
-# --- fixed for stores (docs/protocol.md, section 7.2) ----------------------------------------------------------------
-
-PASSPHRASE_MAX_BYTES: Final = 1024
-ARGON2_MEMORY_MIN_KIB: Final = 8  # what Argon2id itself asks for
-ARGON2_MEMORY_MAX_KIB: Final = 512 << 10  # a file that somebody altered must not ask for all memory,
-ARGON2_PASSES_MAX: Final = 16  # nor for minutes: both at their most take some five seconds
-
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) is not int:

@@ -156,6 +156,7 @@ class Proxy:
                     server.connect(self._path)
                 except OSError:
                     client.close()
+                    server.close()
                     continue
                 pipe = Pipe(client, server)
                 self._pipes.append(pipe)

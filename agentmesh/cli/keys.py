@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentmesh.cli.text import Exit, escaped, fail, reason
-from agentmesh.limits import PASSPHRASE_MAX_BYTES
+from agentmesh.store.data_key import PASSPHRASE_MAX_BYTES
 
 _KEY_BYTES: Final = 32
 _HEX: Final = re.compile(rb"[0-9A-Fa-f]{64}\s*")

@@ -19,12 +19,6 @@ from agentmesh.errors import (
     StoreFailed,
     StoreKeyWrong,
 )
-from agentmesh.limits import (
-    ARGON2_MEMORY_MAX_KIB,
-    ARGON2_MEMORY_MIN_KIB,
-    ARGON2_PASSES_MAX,
-    PASSPHRASE_MAX_BYTES,
-)
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import STORE_WRAP
 from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
@@ -36,6 +30,10 @@ StoreKey = bytes | StateKey | str | Callable[[], bytes]
 
 VERSION: Final = 1
 KEY_ROW_MAX_BYTES: Final = 256
+PASSPHRASE_MAX_BYTES: Final = 1024
+ARGON2_MEMORY_MIN_KIB: Final = 8  # what Argon2id itself asks for
+ARGON2_MEMORY_MAX_KIB: Final = 512 << 10  # a file that somebody altered must not ask for all memory,
+ARGON2_PASSES_MAX: Final = 16  # nor for minutes: both at their most take some five seconds
 _RAW: Final = 0
 _ARGON2ID: Final = 1
 _SALT_BYTES: Final = 16

@@ -142,14 +142,14 @@ class PostgresRows:
             ForkedChild: this process is a fork of the one that opened them.
         """
         self._check()
-        return self._pages(_LOG, first.to_bytes(NUMBER_BYTES, "big")) if log else self._pages(_ALL_BUT_LOG)
+        return self._pages(_LOG, first.to_bytes(NUMBER_BYTES, "big")) if log else self._pages(_ALL_BUT_LOG, b"")
 
-    def _pages(self, ranges: tuple[tuple[str, str], ...], first: bytes = b"") -> Iterator[tuple[str, bytes, bytes]]:
+    def _pages(self, ranges: tuple[tuple[str, str], ...], key: bytes) -> Iterator[tuple[str, bytes, bytes]]:
         for kind, end in ranges:
-            key = first
             while page := self._page(kind, key, end):
                 yield from page
                 kind, key = page[-1][0], page[-1][1] + b"\x00"  # the next that there can be
+            key = b""
 
     @frameless
     def _page(self, kind: str, key: bytes, end: str) -> list[tuple[str, bytes, bytes]]:

@@ -164,7 +164,7 @@ class States(Redacted):
             return
         except AgentMeshError:
             raise
-        except Exception as error:  # nobody knows yet, or whatever a backend of the caller's raises: no answer
+        except Exception as error:  # it is not known what was written, or it is a backend of the caller's that fails
             failure = error
         raise StoreFailed from failure
 

@@ -105,30 +105,20 @@ class MeshSimulator(Applications):
             step_max_ms: How much time passes in a step, at most.
             skew_max_ms: How far an agent's clock is off, at most.
             in_flight_max: How many envelopes the network holds under way, and how many put aside.
-            late_answers_max: How many envelopes may overtake one that goes the other way. The default keeps what is
-                late inside the turns that a ratchet waits for; with `None` such messages can be lost.
+            late_answers_max: How many envelopes may overtake one that goes the other way. With `None` more than a
+                ratchet waits for, so that messages can be lost.
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
-            acknowledge: Every agent tells which messages it opened. What it tells is held to what was delivered.
-            reliable: Every agent keeps outbox and inbox. What leaves is handed to the network once, as without them:
-                saying `sent` and `done` is the caller's.
+            acknowledge: Every agent tells which messages it opened, and is held to what was delivered.
+            reliable: Every agent keeps outbox and inbox; what leaves is handed to the network once all the same.
 
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
         """
         super().__init__(
-            seed,
-            agents,
-            limits=limits,
-            policy=policy,
-            conditions=conditions,
-            one_time=one_time,
-            reject_percent=reject_percent,
-            defer_percent=defer_percent,
-            skew_max_ms=skew_max_ms,
-            history_max=history_max,
-            acknowledge=acknowledge,
-            reliable=reliable,
-        )
+            seed, agents, limits=limits, policy=policy, conditions=conditions, one_time=one_time,
+            reject_percent=reject_percent, defer_percent=defer_percent, skew_max_ms=skew_max_ms,
+            history_max=history_max, acknowledge=acknowledge, reliable=reliable
+        )  # fmt: skip
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults
         self._step_max_ms = step_max_ms

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from agentmesh.audit import Finding, compare, verified_records
 from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 
@@ -138,28 +137,16 @@ CALLS = (
 )  # fmt: skip
 
 
-# --- the end ---------------------------------------------------------------------------------------------------------
-
-
-def reconcile(run: Any) -> None:
-    """Verify both logs, hold them against one another, and check the stores."""
-    entries = run.verify()
-    records = {name: list(verified_records(found)) for name, found in entries.items()}
-    for node in run.nodes:
-        peer = run.peer(node)
-        compared = compare(node.did, records[node.name], peer.did, records[peer.name])
-        undelivered = [one for one in compared.found if one.finding is Finding.SENT_NOT_OPENED]
-        assert len(undelivered) == len(compared.found), compared.found
-        assert not compared.crashes, "each step is one transaction: there is no record without its effect"
-        told = sum(what.startswith("Undelivered") for what in node.told.values())
-        assert len(undelivered) <= told
-    print(run.counts)  # noqa: T201 - what `-rP` shows
-
-
 def check_files(run: Any) -> None:
     for node in run.nodes:
         with Store(SQLiteBackend(node.place[1]), KEY) as store:
             store.check(node.name)
+
+
+def finish(run: Any) -> None:
+    run.reconcile()
+    check_files(run)
+    print(run.counts)  # noqa: T201 - what `-rP` shows
 
 
 # --- enumerated ------------------------------------------------------------------------------------------------------
@@ -195,8 +182,7 @@ def test_killed_at_every_point_of_a_call(prepare: Callable[[Any], Call], matrix:
     run = matrix(1)
     killed = kill_at_points(run, prepare)
     assert killed >= 3
-    reconcile(run)
-    check_files(run)
+    finish(run)
 
 
 def test_killed_at_every_point_of_opening(matrix: Callable[..., Any]) -> None:
@@ -208,42 +194,17 @@ def test_killed_at_every_point_of_opening(matrix: Callable[..., Any]) -> None:
             break
         run.alice.start()
     assert run.counts.kills
-    reconcile(run)
-    check_files(run)
+    finish(run)
 
 
 # --- by chance -------------------------------------------------------------------------------------------------------
-
-
-def something(run: Any, node: Any) -> Call:
-    """Choose what a node does next."""
-    chance = run.random.randrange(20)
-    if chance < 6:
-        run.meet(node)
-        return node, "send", [run.payload() for _ in range(run.random.randint(1, 3))]
-    if chance < 9:
-        return node, "drain", []
-    if chance < 13:
-        return node, "receive", [run.take(node), run.random.random() < 0.8]
-    if chance < 16:
-        run.meet(node)
-        return node, "batch", [[run.payload() for _ in range(run.random.randint(1, 4))], run.take(node)]
-    if chance == 16:
-        return node, "publish", []
-    if chance == 17:
-        run.part()
-        return node, "knock", [run.peer(node).do("publish")[0]]
-    if chance == 18 and node.do("open_sessions")[1]:
-        return node, "close", []
-    run.wait(run.random.randrange(10_000))
-    return node, "poll", []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_from_outside_at_random(seed: int, matrix: Callable[..., Any]) -> None:
     run = matrix(seed)
     for _ in range(60):
-        node, command, arguments = something(run, run.random.choice(run.nodes))
+        node, command, arguments = run.something(run.random.choice(run.nodes))
         kills: dict[str, int] = {}
         if run.random.random() < 0.35:
             kills = (
@@ -252,8 +213,7 @@ def test_killed_from_outside_at_random(seed: int, matrix: Callable[..., Any]) ->
         if node.do(command, *arguments, **kills) is run.died:
             node.start()
             run.send_again()
-    reconcile(run)
-    check_files(run)
+    finish(run)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -261,7 +221,7 @@ def test_writes_that_fail_between_kills(seed: int, matrix: Callable[..., Any]) -
     """A write fails, or is durable and says that it failed; then the process is killed as well."""
     run = matrix(seed)
     for _ in range(30):
-        node, command, arguments = something(run, run.random.choice(run.nodes))
+        node, command, arguments = run.something(run.random.choice(run.nodes))
         node.do("fail", run.random.choice(("write", "written")), "StoreFailed")
         node.do(command, *arguments)
         while node.unsent:  # the same call, made again
@@ -273,8 +233,7 @@ def test_writes_that_fail_between_kills(seed: int, matrix: Callable[..., Any]) -
                 node.kill()
             node.start()
         run.send_again()
-    reconcile(run)
-    check_files(run)
+    finish(run)
 
 
 # --- the matrix sees faults ------------------------------------------------------------------------------------------
@@ -329,7 +288,7 @@ def test_schedules_that_are_to_show_faults_show_none(matrix: Callable[..., Any])
     run = matrix(1)
     for schedule in (kill_before_writes, kill_behind_hand_up, restart_often, fail_before_writes, fail_behind_writes):
         schedule(run)
-    reconcile(run)
+    finish(run)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from agentmesh.errors import (
     StoreFailed,
     StoreKeyWrong,
 )
-from agentmesh.limits import ARGON2_MEMORY_MAX_KIB, ARGON2_PASSES_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.entropy import CheckedEntropy
 from agentmesh.store import data_key
-from agentmesh.store.data_key import StoreKey, unwrap, wrap_new
+from agentmesh.store.data_key import ARGON2_MEMORY_MAX_KIB, ARGON2_PASSES_MAX, StoreKey, unwrap, wrap_new
 from agentmesh.store.rows import Name
 from agentmesh.store.sealing import HIDDEN_BYTES, KINDS, Sealer
 from agentmesh.testing import SeededEntropy
