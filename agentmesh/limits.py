@@ -35,8 +35,6 @@ COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends befo
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
 _LIFETIME_MAX_SECONDS: Final = UINT_MAX // 2000  # half of all times are left to the clock that it begins at
 
-# --- fixed for stores (docs/protocol.md, section 7.2) ----------------------------------------------------------------
-
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) is not int:

@@ -101,16 +101,10 @@ class _Keeping:
         """Add it to the step."""
         self._verdicts()
         self._leaving()
-        told = self._told()
-        ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
-        handed_up = ordered.handed_up(told) if self._core.in_order or self._core.state.inbox.held else told
-        self._done |= ordered.released
-        self._changes += [InboxPut(handed) for handed in ordered.held]
-        # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
-        if self._events:
-            self._step.output = handed_up
-        handed_up += self._early_payload()
-        self._keep(handed_up, ordered.last_sequence)
+        if self._events or self._ended:
+            self._handed_up(self._told())
+        elif isinstance(self._step.output, Accepted):
+            self._keep(self._early_payload(), self._core.state.inbox.last_sequence)
         self._make_room()
         if self._gone:
             self._changes.insert(0, OutboxRemoved(tuple(self._gone)))
@@ -269,6 +263,19 @@ class _Keeping:
         return held.peer_close if isinstance(held, Session) else None
 
     # --- what is handed up -------------------------------------------------------------------------------------------
+
+    def _handed_up(self, told: Events) -> None:
+        inbox = self._core.state.inbox
+        sequence = inbox.last_sequence
+        if self._core.in_order or inbox.held:
+            ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
+            told = ordered.handed_up(told)
+            self._done |= ordered.released
+            self._changes += [InboxPut(handed) for handed in ordered.held]
+            sequence = ordered.last_sequence
+        if self._events:  # else the call returns none, as `drop`: what is told stands in the inbox alone
+            self._step.output = told
+        self._keep(told, sequence)
 
     def _keep(self, events: Events, sequence: int) -> None:
         inbox = self._core.state.inbox

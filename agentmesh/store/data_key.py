@@ -29,11 +29,11 @@ from agentmesh.trust.sealing import StateKey
 StoreKey = bytes | StateKey | str | Callable[[], bytes]
 
 VERSION: Final = 1
+KEY_ROW_MAX_BYTES: Final = 256
 PASSPHRASE_MAX_BYTES: Final = 1024
 ARGON2_MEMORY_MIN_KIB: Final = 8  # what Argon2id itself asks for
 ARGON2_MEMORY_MAX_KIB: Final = 512 << 10  # a file that somebody altered must not ask for all memory,
 ARGON2_PASSES_MAX: Final = 16  # nor for minutes: both at their most take some five seconds
-KEY_ROW_MAX_BYTES: Final = 256
 _RAW: Final = 0
 _ARGON2ID: Final = 1
 _SALT_BYTES: Final = 16

@@ -66,7 +66,7 @@ class Keeping(Redacted):
         """Write rows. The last write is settled.
 
         Raises:
-            StoreError: as `commit`.
+            StoreError: as `commit`, and so is what else it raises.
         """
         self._outcome = False
         try:

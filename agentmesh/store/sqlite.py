@@ -66,8 +66,7 @@ class SQLiteBackend:
 
         Args:
             path: Where. A symbolic link is refused.
-            synchronous: "FULL": no commit is lost to a power cut. "NORMAL": the last ones may be, and the store is
-                whole.
+            synchronous: "FULL": no commit is lost to a power cut. "NORMAL": the last ones may be, never half of one.
             busy_ms: How long to wait for a program that locks the file otherwise.
             read_only: Look at it as it is at this moment, whoever writes it; make no file, take no lock, alter nothing.
 

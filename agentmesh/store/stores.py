@@ -9,6 +9,7 @@ from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.entropy import SystemEntropy
 from agentmesh.store.data_key import StoreKey, key_argument
 from agentmesh.store.memory import MemoryBackend
+from agentmesh.store.postgres import PostgresBackend
 from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 
@@ -70,24 +71,23 @@ class PostgresStore(Store):
     __slots__ = ()
 
     @frameless
-    def __init__(self, conninfo: str, *, key: StoreKey) -> None:
+    def __init__(self, conninfo: str, *, key: StoreKey, schema: str = "agentmesh") -> None:
         """Connect to a database; its tables are made where there are none.
 
         Args:
             conninfo: Where the server is, as libpq takes it: `host=db.example dbname=fleet user=mesh`, or a URI.
             key: As for `Store`.
+            schema: The schema of its tables.
 
         Raises:
-            ArgumentInvalid: no such text or key.
+            ArgumentInvalid: no such text, key or schema.
             ExtraMissing: psycopg is not installed: it comes with the extra `postgres`.
             StoreFailed: the server cannot be reached, or refuses.
             StoreBroken: what is there is no store.
             StateVersionUnknown: written by a newer release.
         """
-        from agentmesh.store.postgres import PostgresBackend  # here, because most have no use for its client
-
         key_argument(key)
-        super().__init__(PostgresBackend(conninfo), key)
+        super().__init__(PostgresBackend(conninfo, schema=schema), key)
 
 
 @final

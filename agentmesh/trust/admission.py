@@ -191,7 +191,7 @@ class AdmissionPolicy:
         self._revocations, self._successions = revocations, successions
         self._birthplace = Birthplace()
         self._lists = AdmissionLists(_ANY_MESH if self._mesh is None else self._mesh) if lists is None else lists
-        self._begin_lists(("allow", allow), ("block", block), is_new=lists is None)
+        self._list(allow, block, is_new=lists is None)
         self._following: tuple[bytes, bytes] | None = None  # a succession that is being followed
         self._knock_floor = uint_argument("knock_floor", knock_floor, SCORE_MAX)
         self._threshold = uint_argument("threshold", threshold, SCORE_MAX)
@@ -209,12 +209,12 @@ class AdmissionPolicy:
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         self._time_scores(timer, timeout_ms)
 
-    def _begin_lists(self, *named: tuple[str, Iterable[Listed]], is_new: bool) -> None:
-        for name, listed in named:
+    def _list(self, allow: Iterable[Listed], block: Iterable[Listed], *, is_new: bool) -> None:
+        for add, name, listed in ((self._lists.allow, "allow", allow), (self._lists.block, "block", block)):
             for identity in _iterable(name, listed):
                 if not is_new:  # at each start it would undo what was taken off them since
                     raise ArgumentInvalid(name, "given beside `lists`: call it instead")
-                getattr(self._lists, name)(identity)
+                add(identity)
 
     def _limit_one_time(self, per_hour: int | None) -> None:
         self._one_time_per_hour = per_hour

@@ -64,6 +64,7 @@ def test_the_tables_hold_every_label_of_the_module_once() -> None:
         for name in (
             b"transcript", b"extract", b"first-root", b"knock-key", b"session-id", b"header-ba", b"header-ab",
             b"intent", b"ratchet-root", b"ratchet-ck", b"ratchet-hk", b"epoch", b"chain", b"message", b"state",
+            b"store-wrap", b"store-key", b"store-name", b"store-set",
         )
     }  # fmt: skip
     assert set(_labels.SIGNATURE_LABELS) == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,7 +110,7 @@ def test_what_only_a_reliable_agent_can_do_is_refused_elsewhere() -> None:
     assert pair.alice.export_state() == before
 
 
-@pytest.mark.parametrize("label", [b"x" * 65, "text", 7, None])
+@pytest.mark.parametrize("label", [b"x" * 65, "text", 7, None], ids=["long", "text", "int", "none"])
 def test_a_label_is_up_to_64_bytes(label: object) -> None:
     pair = reliable_pair()
     before = pair.alice.export_state()
@@ -331,7 +332,9 @@ def test_a_knock_that_has_expired_is_offered_no_more() -> None:
     pair.alice.knock(pair.bob.did, bundle, Intent("test"), expires_in_seconds=60)
     pair.clock.advance(seconds=360)
     pair.alice.poll()
-    assert len(pair.alice.outbox()) == 1  # its peer's clock may be late
+    [waiting] = pair.alice.outbox()  # its peer's clock may be late
+    pair.alice.sent(waiting.receipt)
+    assert pair.alice.next_deadline_ms == pair.clock.now_ms + 1
     pair.clock.advance(ms=1)
     pair.alice.poll()
     assert pair.alice.outbox() == ()
@@ -459,6 +462,15 @@ def test_a_count_in_a_close_tells_of_all_messages_or_of_none(opened: int) -> Non
     assert pair.alice.inbox() == events
     if isinstance(told, Delivered):
         assert told.indices == (range(1, 4),)
+
+
+def test_what_is_acknowledged_in_the_step_that_ends_a_session_is_told_once() -> None:
+    pair = reliable_pair()
+    pair.bob.receive(pair.alice.send(pair.bob.did, b"1"))
+    late = pair.bob.send(pair.alice.did, b"with an acknowledgement")
+    pair.alice.receive(pair.bob.close(pair.alice.did))
+    events = pair.alice.receive(late)
+    assert [type(event) for event in events] == [MessageReceived, Delivered, SessionOver]
 
 
 def test_a_close_waits_for_the_peer_s_and_an_answer_while_the_peer_may_wait() -> None:
@@ -631,8 +643,17 @@ def test_a_close_comes_behind_the_messages_that_came_before_it() -> None:
     assert told(bob.receive(made[1])) == [2, 3, 4, PeerClosed, SessionOver]
 
 
-def test_what_is_held_comes_before_the_end_of_its_session() -> None:
+def test_a_close_does_not_wait_for_what_comes_early_behind_it() -> None:
     pair = reliable_pair(in_order=True)
+    made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(5)]
+    pair.bob.receive(made[1])
+    pair.bob.receive(pair.alice.close(pair.bob.did))
+    pair.bob.receive(made[4])
+    assert told(pair.bob.receive(made[0])) == [1, 2, PeerClosed]
+
+
+def test_what_is_held_comes_before_the_end_of_its_session() -> None:
+    pair = reliable_pair(in_order=True, limits=Limits(in_order_wait_ms=10 * LATE_WINDOW_MS))
     made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(4)]
     pair.bob.receive(made[2])
     pair.bob.receive(made[1])
@@ -645,11 +666,17 @@ def test_what_is_held_comes_before_the_end_of_its_session() -> None:
 def test_what_is_held_of_a_session_that_is_dropped_is_in_the_inbox() -> None:
     pair = reliable_pair(in_order=True)
     made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(3)]
-    pair.bob.receive(made[2])
     pair.bob.receive(made[1])
+    pair.clock.advance(seconds=30)
+    assert told(polled(pair.bob, signals=False)) == [2]
+    pair.bob.done(pair.bob.inbox()[0])
+    assert pair.bob._core.passed
+    made += [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(3, 6)]
+    pair.bob.receive(made[5])
+    pair.bob.receive(made[4])
     pair.bob.send(pair.alice.did, b"lost")
     pair.bob.drop(pair.alice.did, pair.bob.session(pair.alice.did).session_id)
-    assert told(pair.bob.inbox()) == [2, 3, Undelivered]
+    assert told(pair.bob.inbox()) == [5, 6, Undelivered]
     assert pair.bob._core.passed == {}
 
 
@@ -776,6 +803,8 @@ def test_what_is_held_counts_too() -> None:
     pair.bob.receive(made[2])
     with pytest.raises(InboxFull):
         pair.bob.receive(made[1])
+    pair.clock.advance(seconds=30)
+    assert told(polled(pair.bob, signals=False)) == [3, 4]  # they had their room
 
 
 def test_what_this_side_tells_itself_is_always_taken() -> None:
@@ -856,6 +885,61 @@ def test_an_agent_stays_reliable_and_does_not_lose_what_waits() -> None:
     assert refused.value.argument == "reliable"
     other = established_pair()
     assert version_of(Agent.restore(other.bob.export_state(), clock=pair.clock, reliable=True).export_state()) == 2
+
+
+def test_entries_of_an_export_are_in_their_order() -> None:
+    pair = reliable_pair()
+    for number in range(3):
+        pair.bob.receive(pair.alice.send(pair.bob.did, b"%d" % number))
+    for agent, box in ((pair.alice, -2), (pair.bob, -1)):
+        exported = agent.export_state()
+        for order in ([1, 0, 2], [0, 1, 1], [0, 1, 2, 2]):
+            with pytest.raises(StateMalformed):
+                Agent.restore(with_box(exported, box, order), clock=pair.clock)
+        assert with_box(exported, box, [0, 1, 2]) == exported
+
+
+def with_box(exported: bytes, box: int, order: list[int]) -> bytes:
+    """Return an export with the entries of its outbox or inbox in another order."""
+    body, _ = _wire.decode_pair(exported, 1 << 32)
+    *front, packed = _wire.decode(body, BODY, 1 << 32)
+    fields = msgpack.unpackb(packed)
+    fields[box] = [fields[box][place] for place in order]
+    body = _wire.encode([*front, _wire.encode(fields)])
+    return _wire.encode_pair(body, _crypto.sha256(body))
+
+
+@given(st.data())
+def test_a_damaged_box_is_refused_or_another_state(data: st.DataObject) -> None:
+    exported = EXPORTED
+    body, _ = _wire.decode_pair(exported, 1 << 32)
+    *front, packed = _wire.decode(body, BODY, 1 << 32)
+    at = data.draw(st.integers(0, 8 * len(packed) - 1))
+    flipped = bytearray(packed)
+    flipped[at // 8] ^= 1 << at % 8
+    body = _wire.encode([*front, bytes(flipped)])
+    damaged = _wire.encode_pair(body, _crypto.sha256(body))
+    try:
+        agent = Agent.restore(damaged, clock=ManualClock())
+    except (StateMalformed, StateVersionUnknown):
+        return
+    assert agent.export_state() == damaged  # nothing is repaired in silence
+
+
+def some_export() -> bytes:
+    """Return what an agent exports that has several of everything in its boxes."""
+    pair = reliable_pair(in_order=True)
+    made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(4)]
+    for late in (made[0], made[3], made[2]):
+        pair.bob.receive(late)
+    pair.bob.send(pair.alice.did, b"waits", label=b"mine")
+    bundle = pair.bob.publish_bundles(1, last_resort=False).one_time[0]
+    pair.bob.receive(pair.alice.knock(pair.bob.did, bundle, Intent("test"), early_payload=b"early"))
+    pair.bob.close(pair.alice.did)
+    return pair.bob.export_state()
+
+
+EXPORTED = some_export()
 
 
 def test_versions_that_are_not_known_or_not_these_are_refused() -> None:

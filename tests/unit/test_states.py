@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Intent, KnockRefused, SessionEstablished
+from agentmesh.at_rest import StateKind, export_fields
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -354,8 +355,14 @@ def several(scene: Scene) -> None:
 
 
 def test_a_batch_that_is_broken_off_leaves_no_batch_behind(interrupts: ModuleType) -> None:
-    for scene in interrupts.each(Scene, several, rooms=("trust/steps.py", "store/states.py", "store/keeping.py")):
+    whole = Scene()
+    ledgers = {whole.stored["ledger"]}
+    for name in ("believe", "update"):
+        CALLS[name].call(whole)
+        ledgers.add(whole.stored["ledger"])
+    for scene in interrupts.each(Scene, several, rooms=("trust/", "store/states.py", "store/keeping.py")):
         assert not scene.states._in_batch()
+        assert scene.stored["ledger"] in ledgers  # and no half of an update that was broken off in between
         assert scene.standing
         assert {name: scene.stored[name] for name in ("ledger", "lists")} == {
             "ledger": scene.ledger.export_state(),
@@ -559,6 +566,10 @@ def test_another_key_and_damage_are_refused_and_alter_nothing() -> None:
             with pytest.raises((StoreBroken, StoreKeyWrong)):
                 Store(MemoryBackend(below), KEY).open_states()
         below._agents["trust"].rows = rows
+    number, below._agents["trust"].commit_number = below._agents["trust"].commit_number, 0
+    with pytest.raises(StoreBroken):  # and no new, empty lists
+        Store(MemoryBackend(below), KEY).open_states()
+    below._agents["trust"].commit_number = number
     assert content(below) == before
     assert Scene(below).stored == scene.stored
 
@@ -676,6 +687,48 @@ def test_lists_that_are_kept_are_not_given_twice() -> None:
         policy.allow(ANN.key)
     policy.disallow(BEN.key)
     assert lists.generation == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3_600_000)), max_size=12))
+def test_a_ration_is_the_same_with_restarts_and_without(steps: list[tuple[bool, int]]) -> None:
+    lasting, lists, now_ms = AdmissionPolicy(one_time_per_hour=3), AdmissionLists(MESH), NOW
+    for uses, passed_ms in steps:
+        now_ms += passed_ms
+        lists = AdmissionLists.restore(lists.export_state())
+        restarted = AdmissionPolicy(lists=lists, one_time_per_hour=3)
+        asked = [policy.may_use(DAN.key, BundleClass.ONE_TIME, now_ms) for policy in (lasting, restarted)]
+        assert asked[0] is asked[1]
+        if uses:
+            for policy in (lasting, restarted):
+                policy.used(DAN.key, BundleClass.ONE_TIME, now_ms)
+
+
+def test_a_ration_that_was_larger_is_owed_no_longer_than_an_hour() -> None:
+    lists = AdmissionLists(MESH)
+    policy = AdmissionPolicy(lists=lists, one_time_per_hour=50)
+    for _ in range(50):
+        policy.used(DAN.key, BundleClass.ONE_TIME, NOW)
+    smaller = AdmissionPolicy(lists=lists, one_time_per_hour=2)
+    assert not smaller.may_use(DAN.key, BundleClass.ONE_TIME, NOW)
+    assert smaller.may_use(DAN.key, BundleClass.ONE_TIME, NOW + 3_600_000)
+
+
+def test_lists_are_restored_as_they_were_and_damage_is_refused() -> None:
+    lists = AdmissionLists(MESH)
+    lists.allow(ANN.did)
+    lists.block(BEN.key)
+    exported = lists.export_state()
+    assert AdmissionLists.restore(exported, at_least_generation=2).export_state() == exported
+    with pytest.raises(StateStale):
+        AdmissionLists.restore(exported, at_least_generation=3)
+    for at in range(len(exported)):
+        with pytest.raises(StateMalformed):
+            AdmissionLists.restore(exported[:at] + bytes([exported[at] ^ 1]) + exported[at + 1 :])
+    nobody = [[[], ["did:agentmesh:nobody"]], [[], []], 0, 0]
+    twice = [[[ANN.key.raw] * 2, []], [[], []], 0, 0]
+    for fields in (nobody, twice):
+        with pytest.raises(StateMalformed):
+            AdmissionLists.restore(export_fields(StateKind.LISTS, MESH, 1, fields))
 
 
 # --- with agents ------------------------------------------------------------------------------------------------------
