@@ -25,8 +25,8 @@ _NAME: Final = "agent"
 class StoreHost(WritingHost):
     """A host that starts its agent from a store in memory, and lets some of its writes fail or be broken off.
 
-    What the application does then is to make the call again. It holds the agent to more than a `WritingHost` does: where
-    a call was refused, or a write failed, the rows are what they were, and what a store opens is what was written.
+    What the application does then is to make the call again. It holds the agent to more than a `WritingHost` does:
+    where a call was refused, or a write failed, the rows are what they were, and a store opens what was written.
     """
 
     __slots__ = ("_backend", "_memory", "_percent", "_random", "_rows", "_store")
@@ -82,7 +82,7 @@ class StoreHost(WritingHost):
             return call(agent)
 
     def _open(self, mesh: str, identity: Identity | None) -> None:
-        around = {name: value for name, value in self._around.items() if name != "reliable"}
+        around: dict[str, Any] = {name: value for name, value in self._around.items() if name != "reliable"}
         if self._store is not None:
             self._store.close()
         self._backend = FaultyBackend(MemoryBackend(self._memory))
