@@ -82,11 +82,7 @@ class StoreHost(WritingHost):
             return call(agent)
 
     def _open(self, mesh: str, identity: Identity | None) -> None:
-<<<<<<< HEAD
-        around: dict[str, Any] = {name: value for name, value in self._around.items() if name != "reliable"}
-=======
         around: Any = {name: value for name, value in self._around.items() if name != "reliable"}
->>>>>>> h13-crash
         if self._store is not None:
             self._store.close()
         self._backend = FaultyBackend(MemoryBackend(self._memory))
