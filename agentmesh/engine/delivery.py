@@ -17,7 +17,7 @@ from agentmesh.engine.core import Core
 from agentmesh.engine.event_rows import is_kept
 from agentmesh.engine.inbox import HandedUp, is_from_peer, size_of
 from agentmesh.engine.order import InOrder, next_due_ms
-from agentmesh.engine.outbox import NO_SESSION, Purpose, Waiting
+from agentmesh.engine.outbox import CAUSED, NO_SESSION, Purpose, Waiting
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.errors import InboxFull, OutboxFull
@@ -100,22 +100,29 @@ class _Keeping:
         """Add it to the step."""
         self._verdicts()
         self._leaving()
-        told = self._told()
-        ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
-        handed_up = ordered.handed_up(told) if self._core.in_order or self._core.state.inbox.held else told
-        self._done |= ordered.released
-        self._changes += [InboxPut(handed) for handed in ordered.held]
-        # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
-        if self._events:
-            self._step.output = handed_up
-        self._keep(handed_up, ordered.last_sequence)
-        self._make_room()
+        if self._events or self._ended:
+            self._hand_up(self._told())
+        if self._waiting:
+            self._make_room()
         if self._gone:
             self._changes.insert(0, OutboxRemoved(tuple(self._gone)))
         if self._done:
             self._changes.insert(0, InboxRemoved(tuple(self._done)))
         self._changes += map(OutboxPut, self._waiting)
         self._step.changes = (*self._step.changes, *self._changes)
+
+    def _hand_up(self, told: Events) -> None:
+        last_sequence = self._core.state.inbox.last_sequence
+        if self._core.in_order or self._core.state.inbox.held:
+            ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
+            told = ordered.handed_up(told)
+            last_sequence = ordered.last_sequence
+            self._done |= ordered.released
+            self._changes += [InboxPut(handed) for handed in ordered.held]
+        # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
+        if self._events:
+            self._step.output = told
+        self._keep(told, last_sequence)
 
     # --- what leaves -------------------------------------------------------------------------------------------------
 
@@ -210,8 +217,10 @@ class _Keeping:
     def _make_room(self) -> None:
         """Let the oldest answers and signals go where there are too many: whoever misses one asks again."""
         caused = self._core.state.outbox.caused
-        more = sum(one.purpose in (Purpose.ANSWER, Purpose.SIGNAL) for one in self._waiting)
-        staying = [sequence for sequence in caused if sequence not in self._gone] if more else []
+        more = len([one for one in self._waiting if one.purpose in CAUSED])
+        if not more:
+            return
+        staying = [sequence for sequence in caused if sequence not in self._gone]
         surplus = len(staying) + more - self._core.limits.outbox_max_answers
         self._gone.update((sequence, None) for sequence in staying[: max(0, surplus)])
 
@@ -220,7 +229,7 @@ class _Keeping:
     def _told(self) -> Events:
         """Return the events of the step: with what was delivered, and what was not."""
         if not self._ended:
-            return tuple(self._with_messages(event) for event in self._events)
+            return tuple([self._with_messages(event) for event in self._events])
         told: list[Event] = []
         over = dict(self._ended)
         for event in self._events:
@@ -317,7 +326,7 @@ def sent(core: Core, receipt: Receipt, now_ms: int, *, final: bool) -> Step[None
     waiting = core.state.outbox.find(receipt)
     if waiting is None:
         return Step((), (), None)
-    if final or waiting.purpose in (Purpose.ANSWER, Purpose.SIGNAL):
+    if final or waiting.purpose in CAUSED:
         return Step((OutboxRemoved((waiting.sequence,)),), (), None)
     return Step((), (), None, afterwards=partial(core.offers.handed_over, receipt, core.state.outbox, now_ms))
 
