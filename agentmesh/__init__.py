@@ -9,7 +9,9 @@ import sys
 
 try:
     from agentmesh.agent import Agent
+    from agentmesh.engine.batch import Batch
     from agentmesh.engine.core import Clock
+    from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
     from agentmesh.engine.status import Assurance, SessionStatus, SessionView
     from agentmesh.engine.upkeep import Shelf
@@ -61,6 +63,7 @@ __all__ = [
     "Ask",
     "AskApplication",
     "Assurance",
+    "Batch",
     "BundleClass",
     "Change",
     "ClaimedSender",
@@ -111,6 +114,7 @@ __all__ = [
     "Tracked",
     "TryAgain",
     "Undelivered",
+    "Waiting",
     "__version__",
 ]
 

@@ -427,7 +427,7 @@ class Agent(AgentViews):
     # --- delivery --------------------------------------------------------------------------------------------------
 
     @changing
-    def sent(self, receipt: Receipt, *, final: bool = False) -> None:
+    def sent(self, receipt: bytes, *, final: bool = False) -> None:
         """Say that the relay has taken an envelope of the `outbox`. Section 7.3.
 
         An answer or a signal leaves the outbox. Anything else stays until the peer has acknowledged or answered it, and

@@ -11,7 +11,7 @@ from agentmesh.engine.guard import session_id_argument
 from agentmesh.engine.outbox import Waiting
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.status import SessionView, views_of
-from agentmesh.errors import ArgumentInvalid, NoSession
+from agentmesh.errors import ArgumentInvalid, BatchOpen, NoSession
 from agentmesh.events import Events, KnockReceived
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.outgoing import Outgoing
@@ -76,16 +76,27 @@ class AgentViews(Redacted):
 
         Say `sent` of each that the relay has taken. What was not `sent` since the agent was made, restored or opened is
         due; what was is due again after 5 s, then 10, 20 and so on, up to 10 minutes: always the same bytes.
+
+        Raises:
+            BatchOpen: in a batch: what that makes is not durable yet.
         """
-        return self._seam.look(lambda: delivery.due(self._core))
+        return self._seam.look(lambda: delivery.due(self._durable()))
 
     @frameless
     def inbox(self) -> Events:
         """Return the events that were handed up and are not `done`, oldest first, where the agent is reliable.
 
         The same objects that `receive` and `poll` returned; after a restart they come from here. Section 7.3.
+
+        Raises:
+            BatchOpen: in a batch: what that was told is not durable yet.
         """
-        return self._seam.look(lambda: delivery.not_done(self._core))
+        return self._seam.look(lambda: delivery.not_done(self._durable()))
+
+    def _durable(self) -> Core:
+        if self._seam.batch is not None:
+            raise BatchOpen
+        return self._core
 
     @property
     def next_deadline_ms(self) -> int | None:

@@ -3,9 +3,9 @@
     exported = msgpack [body, SHA-256(body)]
     body     = msgpack [kind, version, mesh, generation, fields]
 
-Agents, ledgers, graphs, revocations and successions share it. The checksum finds damage, never malice: whoever can
-alter the bytes can compute it. A store seals them, with its own key or with `seal_state`. The generation finds an older
-state that was put back, where the last one is known from elsewhere.
+Agents, ledgers, graphs, revocations, successions and lists share it. The checksum finds damage, never malice: whoever
+can alter the bytes can compute it. A store seals them, with its own key or with `seal_state`. The generation finds an
+older state that was put back, where the last one is known from elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class StateKind(StrEnum):
     GRAPH = "graph"
     REVOCATIONS = "revocations"
     SUCCESSIONS = "successions"
+    LISTS = "lists"
 
 
 def export_fields(kind: StateKind, mesh: str, generation: int, fields: list[Any], *, version: int = VERSION) -> bytes:

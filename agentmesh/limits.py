@@ -29,19 +29,11 @@ MESH_MAX_BYTES: Final = 64
 ACTION_MAX_BYTES: Final = 128
 CAPABILITY_MAX_BYTES: Final = 128
 _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
-LABEL_MAX_BYTES: Final = 64  # what an application attaches to a message for itself: the name of a row or a task fits
 ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
 _LIFETIME_MAX_SECONDS: Final = UINT_MAX // 2000  # half of all times are left to the clock that it begins at
-
-# --- fixed for stores (docs/protocol.md, section 7.2) ----------------------------------------------------------------
-
-PASSPHRASE_MAX_BYTES: Final = 1024
-ARGON2_MEMORY_MIN_KIB: Final = 8  # what Argon2id itself asks for
-ARGON2_MEMORY_MAX_KIB: Final = 512 << 10  # a file that somebody altered must not ask for all memory,
-ARGON2_PASSES_MAX: Final = 16  # nor for minutes: both at their most take some five seconds
 
 
 def _positive(_instance: object, attribute: Attribute[Any], value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from attrs import field, frozen
 
@@ -10,6 +10,8 @@ from agentmesh.envelope import receipt_of
 from agentmesh.errors import BatchOpen
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+
+LABEL_MAX_BYTES: Final = 64  # the name of a row or a task fits; more belongs into a store of the application's own
 
 
 def _size(value: bytes) -> str:
@@ -103,10 +105,11 @@ class Accepted(Outgoing):
 
     Attributes:
         session_id: The session, 16 bytes.
-        early_payload: The data that came with the KNOCK, now released, or `None`.
+        early_payload: The data that came with the KNOCK, now released, or `None`. Where the agent is reliable it is in
+            the `inbox` too, as `SessionEstablished`, until that is done.
     """
 
-    withheld = ("envelope", "early_payload")
+    withheld: ClassVar[tuple[str, ...]] = ("envelope", "early_payload")
     session_id: SessionId
     early_payload: bytes | None = field(eq=False)
 

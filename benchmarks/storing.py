@@ -15,9 +15,8 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nacl.secret import SecretBox
 
@@ -26,7 +25,7 @@ from agentmesh.engine.state import Changes
 from agentmesh.store import SQLiteBackend
 from agentmesh.store.store import Store
 from benchmarks.pairs import LIMITS, Pair, establish, one_bundle
-from benchmarks.peers.serve import Call, Workload
+from benchmarks.peers.serve import Call
 from benchmarks.sizes import MESH
 
 BATCH: Final = 100

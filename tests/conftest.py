@@ -1,4 +1,4 @@
-"""What all tests share: the Hypothesis profiles, and `interrupts`, which breaks calls off.
+"""What all tests share: the Hypothesis profiles, `interrupts`, which breaks calls off, and a PostgreSQL server.
 
 AGENTMESH_DEPTH, a positive integer, multiplies how many examples each property tries (100 by default).
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -31,12 +33,43 @@ settings.register_profile("first", _COMMON, max_examples=100, phases=[Phase.expl
 settings.load_profile("deep" if _depth() > 1 else "fast")
 
 
-@pytest.fixture(scope="session")
-def interrupts() -> ModuleType:
-    """Give the module beside this one. No path is searched for it: pytest imports test files one by one."""
-    spec = importlib.util.spec_from_file_location("interrupts", Path(__file__).with_name("interrupts.py"))
+def _beside(name: str) -> ModuleType:
+    """Give a module beside this one. No path is searched for it: pytest imports test files one by one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def interrupts() -> ModuleType:
+    """Give the module that breaks calls off."""
+    return _beside("interrupts")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> ModuleType:
+    """Give the module that has servers and proxies.
+
+    A test that asks for it is skipped where there can be no server; with AGENTMESH_POSTGRES=1 it fails.
+    """
+    module = _beside("postgres")
+    if what := module.missing():
+        (pytest.fail if os.environ.get("AGENTMESH_POSTGRES") == "1" else pytest.skip)(what)
+    return module
+
+
+@pytest.fixture(scope="session")
+def cluster(postgres: ModuleType) -> Iterator[Any]:
+    """Give a PostgreSQL server: one for each process of pytest that asks."""
+    made = postgres.Cluster()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def conninfo(cluster: Any) -> str:
+    """Give how to connect to a database that is empty."""
+    return str(cluster.empty())

@@ -78,6 +78,11 @@ def _knock(pair: Pair, bundle: bytes | None = None, **fields: Any) -> bytes:
     return pair.alice.knock(pair.bob.did, bundle, Intent("test"), **fields).envelope
 
 
+def _knock_at(responder: Agent, initiator: Agent, early_payload: bytes) -> bytes:
+    bundle = responder.publish_bundles(1).one_time[0]
+    return initiator.knock(responder.did, bundle, Intent("test"), early_payload=early_payload).envelope
+
+
 def _send(agent: Agent, peer: Agent, plaintext: bytes, **fields: Any) -> bytes:
     return agent.send(peer.did, plaintext, **fields).envelope
 
@@ -202,7 +207,23 @@ def _superseded() -> tuple[str, Json]:
     )  # fmt: skip
 
 
-SINGLE: tuple[Callable[[], tuple[str, Json]], ...] = (_fresh, _pending, _undecided, _rejected, _ended, _superseded)
+def _reliable() -> tuple[str, Json]:
+    pair = established_pair(11, reliable=True, acknowledge=True, in_order=True, early_payload=b"early")
+    messages = [_send(pair.bob, pair.alice, b"message %d" % number) for number in range(4)]
+    for late in (messages[0], messages[3], messages[2]):
+        pair.alice.receive(late)
+    _send(pair.alice, pair.bob, b"waits", label=b"mine")
+    pair.alice.receive(_knock_at(pair.alice, pair.bob, b"also"))
+    return _file(
+        "reliable", "envelopes wait in its outbox, events in its inbox, two of which came early and are held",
+        pair.alice, pair, _receive(messages[3]), _receive(messages[1]), {"do": "send", "peer": pair.bob.did},
+        {"do": "accept"},
+    )  # fmt: skip
+
+
+SINGLE: tuple[Callable[[], tuple[str, Json]], ...] = (
+    _fresh, _pending, _undecided, _rejected, _ended, _superseded, _reliable,
+)  # fmt: skip
 
 
 def main() -> int:

@@ -18,20 +18,22 @@ from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
 
 
-def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `audit`; where the system has no locks of POSIX, on which log files stand, one that says so."""
+def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `audit` and `store`; where the system has no file locks, on which both stand, ones that say so."""
     try:
-        from agentmesh.cli import audit
+        from agentmesh.cli import audit, store
     except ModuleNotFoundError as missing:
-        text = f"audit does not run on this system: Python has no module {missing.name} here"
-        parser = commands.add_parser("audit", help="verify, show or compare audit logs; not on this system")
-        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        parser.set_defaults(run=lambda _arguments: fail(text))
+        for name, what in (("audit", "verify, show or compare audit logs"), ("store", "look after a store")):
+            text = f"{name} does not run on this system: Python has no module {missing.name} here"
+            parser = commands.add_parser(name, help=f"{what}; not on this system")
+            parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+            parser.set_defaults(run=lambda _arguments, text=text: fail(text))
     else:
         audit.add_command(commands)
+        store.add_command(commands)
 
 
-_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_audit)
+_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_reading)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -53,9 +53,10 @@ def short_hex(text: str) -> str:
 
 
 def amount(count: int, unit: str) -> str:
-    """Return `1,234 bytes`, `1 byte`, `1 entry`: a count with its unit, which is given in the plural."""
+    """Return `1,234 bytes`, `1 byte`, `1 entry`, `1 pass`: a count with its unit, which is given in the plural."""
     if count == 1:
-        unit = f"{unit.removesuffix('ies')}y" if unit.endswith("ies") else unit.removesuffix("s")
+        endings = {"ies": "y", "sses": "ss", "s": ""}
+        unit = next(unit.removesuffix(many) + one for many, one in endings.items() if unit.endswith(many))
     return f"{count:,} {unit}"
 
 
@@ -102,6 +103,8 @@ class Exit(IntEnum):
     TAMPERED = 5
     FOUND = 6
     TORN = 7
+    KEY = 8
+    LOCKED = 9
     INTERRUPTED = 130  # as a shell reports SIGINT, and below it SIGTERM
     TERMINATED = 143
 
@@ -115,6 +118,8 @@ EXITS: Final = {
     Exit.TAMPERED: "a signature, a chain or a root does not hold: altered, cut, or somebody else's",
     Exit.FOUND: "a comparison or a check found something",
     Exit.TORN: "the end of a log is torn: by a crash, or it is being written now",
+    Exit.KEY: "a key or a passphrase is not the one that a store is sealed under",
+    Exit.LOCKED: "another process has the store open",
     Exit.INTERRUPTED: "interrupted",
     Exit.TERMINATED: "terminated",
 }

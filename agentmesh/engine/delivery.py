@@ -33,6 +33,7 @@ from agentmesh.events import (
     SignalDue,
     Undelivered,
 )
+from agentmesh.handshake.verdict import UNLIMITED
 from agentmesh.limits import CLOCK_TOLERANCE_MS, LATE_WINDOW_MS
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
 from agentmesh.primitives.keys import Receipt, SessionId
@@ -101,7 +102,9 @@ class _Keeping:
         self._verdicts()
         self._leaving()
         if self._events or self._ended:
-            self._hand_up(self._told())
+            self._handed_up(self._told())
+        elif isinstance(self._step.output, Accepted):
+            self._keep(self._early_payload(), self._core.state.inbox.last_sequence)
         if self._waiting:
             self._make_room()
         if self._gone:
@@ -110,19 +113,6 @@ class _Keeping:
             self._changes.insert(0, InboxRemoved(tuple(self._done)))
         self._changes += map(OutboxPut, self._waiting)
         self._step.changes = (*self._step.changes, *self._changes)
-
-    def _hand_up(self, told: Events) -> None:
-        last_sequence = self._core.state.inbox.last_sequence
-        if self._core.in_order or self._core.state.inbox.held:
-            ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
-            told = ordered.handed_up(told)
-            last_sequence = ordered.last_sequence
-            self._done |= ordered.released
-            self._changes += [InboxPut(handed) for handed in ordered.held]
-        # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
-        if self._events:
-            self._step.output = told
-        self._keep(told, last_sequence)
 
     # --- what leaves -------------------------------------------------------------------------------------------------
 
@@ -229,7 +219,7 @@ class _Keeping:
     def _told(self) -> Events:
         """Return the events of the step: with what was delivered, and what was not."""
         if not self._ended:
-            return tuple([self._with_messages(event) for event in self._events])
+            return tuple(self._with_messages(event) for event in self._events)
         told: list[Event] = []
         over = dict(self._ended)
         for event in self._events:
@@ -277,6 +267,19 @@ class _Keeping:
 
     # --- what is handed up -------------------------------------------------------------------------------------------
 
+    def _handed_up(self, told: Events) -> None:
+        inbox = self._core.state.inbox
+        sequence = inbox.last_sequence
+        if self._core.in_order or inbox.held:
+            ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
+            told = ordered.handed_up(told)
+            self._done |= ordered.released
+            self._changes += [InboxPut(handed) for handed in ordered.held]
+            sequence = ordered.last_sequence
+        if self._events:  # else the call returns none, as `drop`: what is told stands in the inbox alone
+            self._step.output = told
+        self._keep(told, sequence)
+
     def _keep(self, events: Events, sequence: int) -> None:
         inbox = self._core.state.inbox
         for event in self._events:  # those that are held too
@@ -286,6 +289,24 @@ class _Keeping:
             if is_kept(event):
                 sequence += 1
                 self._changes.append(InboxPut(HandedUp(sequence, event, self._now_ms)))
+
+    def _early_payload(self) -> Events:
+        """Return the event of a KNOCK that the application accepted, where data came with it: nothing else keeps it."""
+        output = self._step.output
+        if not isinstance(output, Accepted) or output.early_payload is None:
+            return ()
+        [session] = [change.held for change in self._step.changes if type(change) is SessionPut]
+        undecided = self._core.state.undecided[output.session_id]
+        return (
+            SessionEstablished(
+                peer=undecided.facts.peer,
+                session_id=output.session_id,
+                bundle_class=undecided.facts.bundle_class,
+                conditions=session.conditions if isinstance(session, Session) else UNLIMITED,
+                intent=undecided.content.intent,
+                early_payload=output.early_payload,
+            ),
+        )
 
     def _check_room(self, did: str, size: int) -> None:
         inbox, limits = self._core.state.inbox, self._core.limits

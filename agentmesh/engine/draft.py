@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar, final
 
-from agentmesh.engine.inbox import HandedUp
-from agentmesh.engine.outbox import Waiting
+from agentmesh.engine.inbox import HandedUp, Inbox
+from agentmesh.engine.outbox import Outbox, Waiting
 from agentmesh.engine.replay import KnockMemo, KnockMemory
 from agentmesh.engine.state import AgentState, Peer
 from agentmesh.handshake.prekeys import PublishedBundle
+from agentmesh.identity import Identity
 from agentmesh.primitives.keys import BundleRef, Ed25519PublicKey, SessionId, TranscriptHash
 from agentmesh.session.chains import SkippedAt
 from agentmesh.session.established import Session
 from agentmesh.session.held import Held
+from agentmesh.session.pending import Undecided
 
 Kept = Collection[SkippedAt]
 
@@ -132,19 +134,24 @@ class Draft(AgentState):
 
     def __init__(self, below: AgentState) -> None:
         self._below = below
-        self.identity = below.identity
-        self.mesh = below.mesh
-        self.bundles = self._bundles = Layer(below.bundles)
-        self.knocks = memory = _Memory(below.knocks)
+        self.identity: Identity = below.identity
+        self.mesh: str = below.mesh
+        self._bundles = Layer(below.bundles)
+        self.bundles: MutableMapping[BundleRef, PublishedBundle] = self._bundles
+        memory = _Memory(below.knocks)
+        self.knocks: KnockMemory = memory
         self._knocks = memory.layer
-        self.peers = self._peers = Layer(below.peers, Peer.copy)
-        self.dids = Layer(below.dids)
-        self.sessions = self._sessions = Layer(below.sessions, _copied)
-        self.undecided = Layer(below.undecided)
+        self._peers = Layer(below.peers, Peer.copy)
+        self.peers: MutableMapping[Ed25519PublicKey, Peer] = self._peers
+        self.dids: MutableMapping[str, Ed25519PublicKey] = Layer(below.dids)
+        self._sessions = Layer(below.sessions, _copied)
+        self.sessions: MutableMapping[SessionId, Held] = self._sessions
+        self.undecided: MutableMapping[SessionId, Undecided] = Layer(below.undecided)
         outbox: _Drafted[Waiting] = _Drafted(below.outbox)
         inbox: _Drafted[HandedUp] = _Drafted(below.inbox)
         self._outbox, self._inbox = outbox, inbox
-        self.outbox, self.inbox = outbox, inbox  # type: ignore[assignment]
+        self.outbox: Outbox = outbox  # type: ignore[assignment]
+        self.inbox: Inbox = inbox  # type: ignore[assignment]
 
     def hold(self, peer: Peer, held: Held) -> None:
         """Hold a session in the phase that it is in now."""
@@ -292,19 +299,24 @@ class Noted(AgentState):
     __slots__ = ("_bundles", "_inbox", "_memory", "_outbox", "_peers", "_sessions", "below")
 
     def __init__(self, below: AgentState) -> None:
-        self.below = below
-        self.identity = below.identity
-        self.mesh = below.mesh
-        self.bundles = self._bundles = _NotedMap(below.bundles)
-        self.knocks = self._memory = _NotedMemory(below.knocks)
-        self.peers = self._peers = _NotedMap(below.peers, changed_in_place=True)
-        self.dids = below.dids
-        self.sessions = self._sessions = _NotedSessions(below.sessions)
-        self.undecided = below.undecided
+        self.below: AgentState = below
+        self.identity: Identity = below.identity
+        self.mesh: str = below.mesh
+        self._bundles = _NotedMap(below.bundles)
+        self.bundles: MutableMapping[BundleRef, PublishedBundle] = self._bundles
+        self._memory = _NotedMemory(below.knocks)
+        self.knocks: KnockMemory = self._memory
+        self._peers = _NotedMap(below.peers, changed_in_place=True)
+        self.peers: MutableMapping[Ed25519PublicKey, Peer] = self._peers
+        self.dids: MutableMapping[str, Ed25519PublicKey] = below.dids
+        self._sessions = _NotedSessions(below.sessions)
+        self.sessions: MutableMapping[SessionId, Held] = self._sessions
+        self.undecided: MutableMapping[SessionId, Undecided] = below.undecided
         outbox: _NotedBox[Waiting] = _NotedBox(below.outbox)
         inbox: _NotedBox[HandedUp] = _NotedBox(below.inbox)
         self._outbox, self._inbox = outbox, inbox
-        self.outbox, self.inbox = outbox, inbox  # type: ignore[assignment]
+        self.outbox: Outbox = outbox  # type: ignore[assignment]
+        self.inbox: Inbox = inbox  # type: ignore[assignment]
 
     def advancing(self, session: Session) -> Session:
         """Return the very session, and note it."""

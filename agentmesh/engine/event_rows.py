@@ -37,8 +37,8 @@ from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, COUNTER_MAX, LABEL_MAX_BYTES, UINT_MAX
-from agentmesh.outgoing import Tracked
+from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, COUNTER_MAX, UINT_MAX
+from agentmesh.outgoing import LABEL_MAX_BYTES, Tracked
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import TEXTS_MAX
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId

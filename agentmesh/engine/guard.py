@@ -10,7 +10,8 @@ from agentmesh.engine.core import Clock, Core
 from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
-from agentmesh.limits import LABEL_MAX_BYTES, Limits
+from agentmesh.limits import Limits
+from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.backend import check_backend

@@ -130,8 +130,7 @@ class Inbox:
         if handed is None:
             return
         event = handed.event
-        if self._by_object.get(id(event)) == sequence:  # one that was held has come again, under another number
-            self._by_object.pop(id(event), None)
+        self._by_object.pop(id(event), None)  # one that is to come again, held no more, comes behind this
         if type(event) is KnockReceived:
             self.knocks.pop(event.session_id, None)
         if handed.is_held and isinstance(event, MessageReceived | PeerClosed):

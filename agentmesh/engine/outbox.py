@@ -11,7 +11,8 @@ from attrs import field, frozen
 from agentmesh.at_rest import require
 from agentmesh.engine.tally import Sum, Tally
 from agentmesh.envelope import receipt_of
-from agentmesh.limits import COUNTER_MAX, LABEL_MAX_BYTES, UINT_MAX
+from agentmesh.limits import COUNTER_MAX, UINT_MAX
+from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from attrs import frozen
 
@@ -47,7 +47,7 @@ class Shelf(Withholding):
         last_resort: The bundle to serve when they have run out, or `None` where none was asked for.
     """
 
-    withheld = ("one_time", "last_resort")
+    withheld: ClassVar[tuple[str, ...]] = ("one_time", "last_resort")
     one_time: tuple[bytes, ...]
     last_resort: bytes | None
 

@@ -45,6 +45,21 @@ class BackendUnfit(LocalError):
         return self.missing
 
 
+class ExtraMissing(LocalError):
+    """A package that this needs is not installed; `extra` names the extra of this library that installs it."""
+
+    code = "extra.missing"
+    text = "a package that this needs is not installed"
+    hint = "install the library with that extra"
+
+    def __init__(self, extra: str) -> None:
+        super().__init__()
+        self.extra: str = extra
+
+    def _detail(self) -> str:
+        return f"pip install 'agentmesh-e2ee[{self.extra}]'"
+
+
 class ReentrantCall(LocalError):
     """A policy or journal hook called back into the agent that was calling it."""
 

@@ -127,6 +127,16 @@ class Buckets:
             if entry is not None:
                 self._debts[key] = (max(0, entry[0] - self._rate.period_ms), entry[1])
 
+    def owed(self, key: Hashable) -> int:
+        """Return what a key owed when a token of it was taken last, in 1/`period_ms` of a token."""
+        with self._lock:
+            return self._debts.get(key, (0, 0))[0]
+
+    def owe(self, key: Hashable, debt: int, at_ms: int) -> None:
+        """Let a key begin with what it owed at a time, as `owed` said; no more than a burst, which is all it can."""
+        with self._lock:
+            self._debts[key] = (min(debt, self._rate.burst * self._rate.period_ms), self._at(at_ms))
+
     def _at(self, now_ms: int) -> int:
         if type(now_ms) is not int:
             raise ArgumentInvalid("now_ms", "not an int")

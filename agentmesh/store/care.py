@@ -13,11 +13,11 @@ from agentmesh.engine.rows import state_of
 from agentmesh.errors import ArgumentInvalid, StoreKeyWrong
 from agentmesh.primitives.arguments import text_argument
 from agentmesh.primitives.entropy import SystemEntropy
-from agentmesh.store.data_key import StoreKey
+from agentmesh.store.data_key import StoreKey, passphrase_costs
 from agentmesh.store.log_rows import StoreLog
-from agentmesh.store.opened import entries_from, state_rows
+from agentmesh.store.opened import entries_from, is_new, state_rows
 from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Backend, Name, Rows
-from agentmesh.store.sealing import Sealer
+from agentmesh.store.sealing import KEY, Sealer
 
 
 @frozen(kw_only=True)
@@ -29,12 +29,14 @@ class AgentInfo:
         commits: How many writes it has seen.
         rows: How many rows there are, by kind.
         size_bytes: What they hold together, sealed.
+        passphrase_costs: (passes, KiB) that Argon2id takes, where a passphrase seals them; `None` where a key does.
     """
 
     name: str
     commits: int
     rows: dict[str, int]
     size_bytes: int
+    passphrase_costs: tuple[int, int] | None
 
 
 def info(backend: Backend, name: str) -> AgentInfo:
@@ -46,6 +48,8 @@ def info(backend: Backend, name: str) -> AgentInfo:
 def check(backend: Backend, name: str, key: StoreKey) -> AgentInfo:
     """Open every row of an agent, and see that they agree."""
     with _opened(backend, name) as rows:
+        if is_new(rows):
+            return _info(name, rows)
         sealer, opened, generation = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=SystemEntropy())
         state, others = state_rows(opened, generation)
         if state:
@@ -59,6 +63,8 @@ def rekey(backend: Backend, name: str, old: StoreKey, new: StoreKey) -> bool:
     entropy = SystemEntropy()
     with _opened(backend, name) as rows:
         number = rows.commit_number
+        if is_new(rows):
+            return False
         try:
             Sealer.open(name, new, rows.read(), number, entropy=entropy)
         except StoreKeyWrong:
@@ -88,8 +94,17 @@ def _opened(backend: Backend, name: str) -> Iterator[Rows]:
 def _info(name: str, rows: Rows) -> AgentInfo:
     kinds: Counter[str] = Counter()
     size_bytes = 0
+    costs: tuple[int, int] | None = None
     for log in (False, True):
         for kind, key, sealed in rows.read(log=log):
             kinds[kind] += 1
             size_bytes += len(key) + len(sealed)
-    return AgentInfo(name=name, commits=rows.commit_number, rows=dict(sorted(kinds.items())), size_bytes=size_bytes)
+            if kind == KEY:
+                costs = passphrase_costs(sealed)
+    return AgentInfo(
+        name=name,
+        commits=rows.commit_number,
+        rows=dict(sorted(kinds.items())),
+        size_bytes=size_bytes,
+        passphrase_costs=costs,
+    )

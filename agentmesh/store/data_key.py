@@ -19,12 +19,6 @@ from agentmesh.errors import (
     StoreFailed,
     StoreKeyWrong,
 )
-from agentmesh.limits import (
-    ARGON2_MEMORY_MAX_KIB,
-    ARGON2_MEMORY_MIN_KIB,
-    ARGON2_PASSES_MAX,
-    PASSPHRASE_MAX_BYTES,
-)
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import STORE_WRAP
 from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
@@ -36,6 +30,10 @@ StoreKey = bytes | StateKey | str | Callable[[], bytes]
 
 VERSION: Final = 1
 KEY_ROW_MAX_BYTES: Final = 256
+PASSPHRASE_MAX_BYTES: Final = 1024
+ARGON2_MEMORY_MIN_KIB: Final = 8  # what Argon2id itself asks for
+ARGON2_MEMORY_MAX_KIB: Final = 512 << 10  # a file that somebody altered must not ask for all memory,
+ARGON2_PASSES_MAX: Final = 16  # nor for minutes: both at their most take some five seconds
 _RAW: Final = 0
 _ARGON2ID: Final = 1
 _SALT_BYTES: Final = 16
@@ -79,8 +77,6 @@ def unwrap(name: str, key: StoreKey, row: bytes) -> bytes:
         StateVersionUnknown: it has a version that this release does not read.
         StoreKeyWrong: another key; or the row was altered.
     """
-    if type(row) is bytes and (version := _wire.peek_version(row)) is not None and version != VERSION:
-        raise StateVersionUnknown
     *head, wrapped = _decoded(row)
     if (head[1] == _ARGON2ID) != isinstance(key, str):
         raise StoreKeyWrong
@@ -92,7 +88,33 @@ def unwrap(name: str, key: StoreKey, row: bytes) -> bytes:
     raise StoreKeyWrong
 
 
+@frameless
+def key_argument(key: StoreKey) -> StoreKey:
+    """Return a store's key, if it can be one: what a callable returns is looked at when it is called.
+
+    Raises:
+        ArgumentInvalid: neither 32 bytes, a `StateKey`, a passphrase of 1 to 1024 bytes, nor callable.
+    """
+    if isinstance(key, str):
+        return text_argument("key", key, 1, PASSPHRASE_MAX_BYTES)
+    if type(key) is StateKey or callable(key):
+        return key
+    return bytes_argument("key", key, _crypto.KEY_BYTES, _crypto.KEY_BYTES)
+
+
+def passphrase_costs(row: bytes) -> tuple[int, int] | None:
+    """Return (passes, KiB) that Argon2id takes where the row is sealed under a passphrase; `None` under a key.
+
+    Raises:
+        StoreBroken, StateVersionUnknown: as `unwrap`.
+    """
+    _, how, _, passes, memory_kib, _ = _decoded(row)
+    return (passes, memory_kib) if how == _ARGON2ID else None
+
+
 def _decoded(row: bytes) -> list[Any]:
+    if type(row) is bytes and (version := _wire.peek_version(row)) is not None and version != VERSION:
+        raise StateVersionUnknown
     try:
         fields = _wire.decode(row, _LAYOUT, KEY_ROW_MAX_BYTES)
         _, how, salt, passes, memory_kib, _ = fields

@@ -10,7 +10,8 @@ before anything else is done with the agent. So a step is never written twice, a
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Mapping
+from typing import Final, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.state import Changes, RowKind
@@ -21,11 +22,8 @@ from agentmesh.store.rows import Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
 
-_GENERATION = (RowKind.GENERATION, b"")
-
-
-class Unsettled(Exception):
-    """Nobody knows yet whether a step was written, or what follows from it is not done; `__cause__` says why."""
+_GENERATION: Final = (RowKind.GENERATION, b"")
+_UNSETTLED: Final = "it is not known whether the step was written, or log or counter have not followed"
 
 
 @final
@@ -46,24 +44,31 @@ class Keeping(Redacted):
         self._trail = trail
         self._counter = counter
         self._generation = generation  # of the state that is written
-        self._told: tuple[int, int] = (
-            self.number,
-            generation,
-        )  # number and generation of the last that was to be written
-        self._outcome: bool | None = True  # whether that was written, and log and counter have it; `None` is not known
+        self._told: tuple[int, int] = self.number, generation  # of the last write that was to be made
+        self._outcome: bool | None = True  # whether it was made, and log and counter have it; `None` where nobody knows
 
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Write a step.
 
         Raises:
-            StoreError: nothing was written, or the log took no records; the step takes no effect.
-            Unsettled: it is not known what was written; or it was, and log or counter do not have it.
+            StoreError: nothing was written, or the log took no records; the step takes no effect. Where it is not known
+                what was written, or log or counter do not have what was, it raises what is no error of the library, so
+                that `settled` is asked.
         """
         self._outcome = False
         plain: dict[Name, bytes | None] = dict(changes.rows().items())
         generation_row = plain.pop(_GENERATION, None)
         generation = self._generation if generation_row is None else int.from_bytes(generation_row, "big")
         plain.update(self._trail.rows_for(records, changes))
+        self.write(plain, generation)
+
+    def write(self, plain: Mapping[Name, bytes | None], generation: int) -> None:
+        """Write rows. The last write is settled.
+
+        Raises:
+            StoreError: as `commit`, and so is what else it raises.
+        """
+        self._outcome = False
         try:
             put, removed = self._sealer.seal_rows(plain, self.number + 1, generation)
             self._told = self.number + 1, generation
@@ -98,14 +103,14 @@ class Keeping(Redacted):
         try:
             return self.settled()
         except AgentMeshError:
-            raise Unsettled from failure
+            raise RuntimeError(_UNSETTLED) from failure
 
     def _follow(self) -> None:
         """Let log and counter follow what is written."""
         try:
             self._take_up()
         except AgentMeshError as error:
-            raise Unsettled from error
+            raise RuntimeError(_UNSETTLED) from error
 
     def _take_up(self) -> None:
         if self._outcome:

@@ -6,28 +6,34 @@ Nothing is written before all that is there has been opened and found whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import final
+from typing import Final, final
 
+from agentmesh.agent import Agent
+from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.core import Clock, read_clock
+from agentmesh.engine.core import Clock, Core, read_clock
 from agentmesh.engine.export import restore_agent
-from agentmesh.engine.guard import check_policy_kept
+from agentmesh.engine.guard import changing, check_policy_kept
+from agentmesh.engine.rollback import roll_back
 from agentmesh.engine.rows import RowKey, rows_of, state_of
-from agentmesh.engine.state import AgentState, RowKind
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.engine.state import AgentState, Journal, RowKind
+from agentmesh.errors import ArgumentInvalid, StoreBroken
+from agentmesh.events import Events
 from agentmesh.identity import Identity
-from agentmesh.policy import Policy
-from agentmesh.primitives.arguments import BytesLike, bytes_argument
+from agentmesh.policy import Policy, check_policy_mesh
+from agentmesh.primitives.arguments import BytesLike, bytes_argument, text_argument
 from agentmesh.primitives.entropy import CheckedEntropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey
+from agentmesh.store.keeping import Keeping
 from agentmesh.store.log_rows import StoreLog
-from agentmesh.store.rows import Backend, Name, Rows
-from agentmesh.store.sealing import Sealer
+from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
+from agentmesh.store.sealing import HEAD, Sealer
+from agentmesh.store.trail import Trail
 
-_GENERATION = (RowKind.GENERATION, b"")
-_STATE_KINDS = frozenset(RowKind)
+_GENERATION: Final = (RowKind.GENERATION, b"")
+_STATE_KINDS: Final = frozenset(RowKind)
 
 
 def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
@@ -52,6 +58,19 @@ def entries_from(sealer: Sealer, rows: Rows) -> Callable[[int], Iterator[tuple[b
         return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
 
     return read
+
+
+def is_new(rows: Rows) -> bool:
+    """Say whether nothing was written yet: whoever made the agent did not come to its first write.
+
+    Raises:
+        StoreBroken: no write is counted, and there are rows.
+    """
+    if rows.commit_number:
+        return False
+    if any(True for log in (False, True) for _ in rows.read(log=log)):
+        raise StoreBroken(HEAD)
+    return True
 
 
 @final
@@ -101,12 +120,11 @@ class Opened(Redacted):
     Attributes:
         rows: The rows.
         sealer: What seals them.
-        plain: What stood in them beside the state, unsealed.
         state: The agent's state.
         log: The audit log, where it is kept in the store.
     """
 
-    __slots__ = ("_had_policy", "_is_new", "log", "plain", "rows", "sealer", "state")
+    __slots__ = ("_had_policy", "_is_new", "_others", "log", "rows", "sealer", "state")
 
     def __init__(
         self,
@@ -123,20 +141,21 @@ class Opened(Redacted):
             ArgumentInvalid: it is another agent, it had a policy and is to have none, or there is one already.
             StoreError: it is open elsewhere, cannot be read, is damaged, or sealed under another key.
         """
-        rows = backend.open_rows(name, create=True)
+        check_policy_mesh(policy, beginning.mesh)
+        rows = backend.open_rows(text_argument("name", name, 1, NAME_MAX_BYTES), create=True)
         assert rows is not None  # it was to be made
         self.rows: Rows = rows
-        self.plain: dict[Name, bytes] = {}
+        self._others: dict[Name, bytes] = {}
         self.log: AuditLog | None = None
         try:
             number = rows.commit_number
-            self._is_new = number == 0
+            self._is_new = is_new(rows)
             if self._is_new:
                 self.sealer: Sealer = Sealer.new(name, key, entropy=entropy)
                 self.state: AgentState = beginning.new(entropy)
             else:
                 self.sealer, opened, generation = Sealer.open(name, key, rows.read(), number, entropy=entropy)
-                stated, self.plain = state_rows(opened, generation)
+                stated, self._others = state_rows(opened, generation)
                 self.state = state_of(stated)
                 beginning.check(self.state)
                 if beginning.state is not None:
@@ -147,7 +166,7 @@ class Opened(Redacted):
             rows.close()
             raise
 
-    def write_first(self) -> None:
+    def _write_first(self) -> None:
         """Write a new agent whole; or the agent's own row, where it has a policy now and had none, or the reverse."""
         if not self._is_new and self.state.has_policy is self._had_policy:
             return
@@ -161,28 +180,36 @@ class Opened(Redacted):
         self.rows.write(number, put, removed)
         self.sealer.written()
 
-    def sink(self) -> StoreLog:
-        """Return the audit log's entries in these rows.
+    def agent(self, core: Core, journal: Journal | None, counter: Counter | None, *, keep_log: bool) -> Agent:
+        """Return the agent, kept in these rows; it begins anew where the counter knows of a later state.
 
         Raises:
-            StoreBroken: they are not what was written.
+            StoreError: the rows, the log or the counter do not answer, or are not what was written.
         """
-        return StoreLog(entries_from(self.sealer, self.rows), self.plain)
-
-    def is_older_than(self, counter: Counter | None) -> bool:
-        """Say whether a counter outside knows of a later state than this; the state counts on from there then.
-
-        Raises:
-            StoreError: the counter does not answer.
-        """
-        if counter is None:
-            return False
-        known = counter.read()
-        is_older = self.state.generation < known
-        self.state.generation = max(self.state.generation, known)
-        counter.advance(self.state.generation)
-        return is_older
+        self._write_first()
+        if keep_log:
+            self.log = AuditLog(StoreLog(entries_from(self.sealer, self.rows), self._others))
+            journal = AuditJournal(self.log)
+        trail = Trail(journal, self._others)
+        self._others = {}
+        trail.kept()
+        state = self.state
+        known = 0 if counter is None else counter.read()
+        is_older = state.generation < known
+        state.generation = max(state.generation, known)
+        if counter is not None:
+            counter.advance(state.generation)
+        keeping = Keeping(self.rows, self.sealer, trail, counter, generation=state.generation)
+        agent = Agent(core, keeping)
+        if is_older:
+            _begin_anew(agent)
+        return agent
 
     def close(self) -> None:
         """Let go of the rows."""
         self.rows.close()
+
+
+@changing
+def _begin_anew(agent: Agent) -> Events:
+    return agent._seam.run(lambda now_ms: roll_back(agent._core, now_ms))

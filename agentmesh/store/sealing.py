@@ -9,8 +9,8 @@ everything is not.
 The hash of the set is MSet-XOR-Hash (Clarke, Devadas, van Dijk, Gassend, Suh, ASIACRYPT 2003): the exclusive or of one
 keyed hash a row, so that a commit costs what it touches. Its sum is sealed, where that paper adds a nonce.
 
-Rows of the log are numbered, and no part of the set: the head has the number that follows the last, and what they say
-is chained by the log itself.
+Rows of the log are numbered, and no part of the set: the head has the number of the first and the one that follows the
+last, and what they say is chained by the log itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ KINDS: Final = frozenset(  # the engine's, then the audit trail's, then that of 
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag
 _HASH_BYTES: Final = 32
-_HEAD: Final = _wire.array(_wire.Uint(), _wire.Uint(), _wire.Uint(), _wire.Bin(_HASH_BYTES), _wire.Uint())
+_HEAD: Final = _wire.array(
+    _wire.Uint(), _wire.Uint(), _wire.Uint(), _wire.Bin(_HASH_BYTES), _wire.Uint(), _wire.Uint()
+)  # fmt: skip
 _HEAD_MAX_BYTES: Final = 128
 Sealed = dict[Name, bytes]
 Opened = dict[Name, bytes]
@@ -51,7 +53,7 @@ class _Pending:
 
     elements: dict[Name, int | None]
     total: int
-    log_size: int
+    log: range
 
 
 @final
@@ -59,8 +61,8 @@ class Sealer(Redacted):
     """Seals and opens the rows of one agent. It holds the agent's keys; whoever calls it holds the agent's lock."""
 
     __slots__ = (
-        "_durable", "_elements", "_encode", "_entropy", "_hiding", "_key_row", "_log_size", "_name", "_pending", "_sealing",
-        "_set", "_total",
+        "_durable", "_elements", "_encode", "_entropy", "_hiding", "_key_row", "_log", "_name", "_pending",
+        "_sealing", "_set", "_total",
     )  # fmt: skip
 
     @frameless
@@ -75,7 +77,7 @@ class Sealer(Redacted):
         self._key_row = key_row  # until it is written
         self._elements: dict[Name, int] = {}
         self._total = 0
-        self._log_size = 0
+        self._log = range(0)  # the numbers of its rows
         self._pending: _Pending | None = None
         self._durable: _Pending | None = None
 
@@ -127,18 +129,17 @@ class Sealer(Redacted):
         Raises:
             StoreBroken: one is missing or is not what was written (`log`).
         """
-        return self._opened_log(rows, self._log_size)
+        return self._opened_log(rows, self._log)
 
-    def _opened_log(self, rows: Iterable[tuple[str, bytes, bytes]], size: int) -> Iterator[tuple[int, bytes]]:
-        expected: int | None = None
+    def _opened_log(self, rows: Iterable[tuple[str, bytes, bytes]], numbers: range) -> Iterator[tuple[int, bytes]]:
+        left = iter(numbers)
         for kind, key, stored in rows:
             found, data = self._open_row(kind, key, stored, UINT_MAX) if kind == LOG else (b"", b"")
-            number = int.from_bytes(key, "big")
-            if found != key or len(key) != NUMBER_BYTES or (expected is not None and number != expected):
+            number = next(left, None)
+            if number is None or not key == found == number.to_bytes(NUMBER_BYTES, "big"):
                 raise StoreBroken(LOG)
             yield number, data
-            expected = number + 1
-        if expected is not None and expected != size:
+        if next(left, None) is not None:
             raise StoreBroken(LOG)
 
     def _open_rows(
@@ -163,10 +164,10 @@ class Sealer(Redacted):
                 total ^= element
         if head is None:
             raise StoreBroken(HEAD)
-        _, generation, count, sum_of_set, self._log_size = head
+        _, generation, count, sum_of_set, first, following_last = head
         if count != len(opened) or not _crypto.constant_time_equal(sum_of_set, _sum_bytes(total)):
             raise StoreBroken("rows")
-        self._total = total
+        self._total, self._log = total, range(first, following_last)
         return opened, generation
 
     def _open_head(self, hidden: bytes, stored: bytes, commit_number: int) -> list[Any]:
@@ -210,7 +211,8 @@ class Sealer(Redacted):
             generation: The agent's, after it.
 
         Raises:
-            ArgumentInvalid: a kind that is none of an agent's, or a key or bytes that are none.
+            ArgumentInvalid: a kind that is none of an agent's, a key or bytes that are none, or rows of the log that do
+                not follow its last, or are removed from its midst.
             RandomnessFailed: the source of randomness broke its contract.
         """
         self._adopt()
@@ -218,7 +220,7 @@ class Sealer(Redacted):
         put: Sealed = {}
         removed: list[Name] = []
         elements: dict[Name, int | None] = {}
-        count, total, log_size = len(self._elements), self._total, self._log_size
+        count, total = len(self._elements), self._total
         for at, (name, data) in enumerate(rows.items(), 1):
             kind, hidden = self._hidden(name)
             old = self._elements.get(name)
@@ -233,17 +235,31 @@ class Sealer(Redacted):
             nonce = nonces[at * _crypto.NONCE_BYTES : (at + 1) * _crypto.NONCE_BYTES]
             put[kind, hidden] = stored = self._seal_row(kind, hidden, name[1], data, commit_number, nonce)
             if kind == LOG:
-                log_size = max(log_size, int.from_bytes(hidden, "big") + 1)
                 continue
             elements[name] = element = self._element(stored)
             count += 1
             total ^= element
-        head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log_size])
+        log = self._log_after(put, removed)
+        head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log.start, log.stop])
         put[HEAD_NAME] = self._seal_row(HEAD, b"", b"", head, commit_number, nonces[: _crypto.NONCE_BYTES])
         if self._key_row is not None:
             put[KEY, b""] = self._key_row
-        self._pending = _Pending(elements, total, log_size)
+        self._pending = _Pending(elements, total, log)
         return put, removed
+
+    def _log_after(self, put: Sealed, removed: list[Name]) -> range:
+        """Return the numbers of the rows of the log after a write: it grows at its end, and is cut at its beginning."""
+        added = sorted(log_number(name) for name in put if name[0] == LOG)
+        taken = sorted(log_number(name) for name in removed if name[0] == LOG)
+        first, end = self._log.start, self._log.stop
+        if added:
+            first, end = (first, end) if self._log else (max(end, added[0]),) * 2
+            if added != list(range(end, end + len(added))):
+                raise ArgumentInvalid("rows", "not the next rows of the log")
+            end += len(added)
+        if taken and (taken != list(range(first, first + len(taken))) or first + len(taken) > end):
+            raise ArgumentInvalid("rows", "not the first rows of the log")
+        return range(first + len(taken), end)
 
     def written(self) -> None:
         """Let what `seal_rows` gave last be what stands in the store: it is durable."""
@@ -260,7 +276,7 @@ class Sealer(Redacted):
                 self._elements.pop(name, None)
             else:
                 self._elements[name] = element
-        self._total, self._log_size = durable.total, durable.log_size
+        self._total, self._log = durable.total, durable.log
         self._key_row = self._pending = None
         self._durable = None
 
@@ -282,10 +298,10 @@ class Sealer(Redacted):
             ArgumentInvalid: not all of the rows; otherwise as `new` and `seal_rows`.
         """
         self._adopt()
-        if self._elements.keys() != {name for name in rows if name[0] != LOG}:
+        if len(rows) != len(self._elements) + len(self._log) or not self._elements.keys() <= rows.keys():
             raise ArgumentInvalid("rows", "not all of them")
         following = type(self)(self._name, *wrap_new(self._name, key, entropy=self._entropy), self._entropy)
-        following._log_size = self._log_size
+        following._log = range(self._log.start, self._log.start)
         put, _ = following.seal_rows(rows, commit_number, generation)
         return following, put, [self._hidden(name) for name in self._elements]
 

@@ -25,6 +25,7 @@ from typing import Final, Self, TypeVar, final
 from agentmesh.errors import (
     ArgumentInvalid,
     ReentrantCall,
+    StoreBroken,
     StoreClosed,
     StoreError,
     StoreFailed,
@@ -65,8 +66,7 @@ class SQLiteBackend:
 
         Args:
             path: Where. A symbolic link is refused.
-            synchronous: `FULL`: no commit is lost to a power cut. `NORMAL`: the last ones may be, and the store is
-                whole.
+            synchronous: "FULL": no commit is lost to a power cut. "NORMAL": the last ones may be, never half of one.
             busy_ms: How long to wait for a program that locks the file otherwise.
             read_only: Look at it as it is at this moment, whoever writes it; make no file, take no lock, alter nothing.
 
@@ -116,6 +116,8 @@ class SQLiteBackend:
         found = os.stat(self._path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.EINVAL, "not a regular file")
+        if found.st_size < sqlite_file.PAGE_BYTES:
+            raise StoreBroken("file")  # before SQLite takes it for a new one, and removes the log that stands beside it
         files.warn_if_others_may("the store", found, 3)
         self._file = found.st_dev, found.st_ino
         self._least_bytes = found.st_size
@@ -161,6 +163,29 @@ class SQLiteBackend:
         """
         target = files.path_argument("to", to)
         self.run(lambda connection: sqlite_file.copy(connection, target))
+
+    def space(self) -> tuple[int, int]:
+        """Return (the bytes of the file's pages, those of pages that are free: `vacuum` gives them back).
+
+        Raises:
+            StoreFailed, StoreClosed, StoreMoved: as any call.
+        """
+        return self.run(sqlite_file.space)
+
+    def vacuum(self) -> None:
+        """Give free pages back to the file system. Meanwhile it takes as much room again.
+
+        Raises:
+            StoreFailed: the operating system refuses; no row has changed.
+        """
+        self.run(lambda _: self._vacuum())
+
+    def _vacuum(self) -> None:
+        writer = self._writer()
+        self._check_place()
+        self._least_bytes, self._log = 0, None  # because both files get shorter now
+        sqlite_file.vacuum(writer)
+        self._check_place()
 
     def close(self) -> None:
         """Close every agent's rows, and the file; the log that was written ahead goes into it. In a fork: nothing."""

@@ -173,6 +173,20 @@ def copy(source: sqlite3.Connection, to: str) -> None:
         verify(copied)
 
 
+def space(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return (the bytes of the file's pages, those of pages that are free)."""
+    pages, free, page_bytes = (
+        _only(connection, f"PRAGMA {what}") for what in ("page_count", "freelist_count", "page_size")
+    )
+    return pages * page_bytes, free * page_bytes
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Write the file anew without its free pages, and empty the log ahead of it."""
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def _tables(number: int) -> dict[str, str]:
     return {
         f"agent_{number}": f"CREATE TABLE agent_{number} (id INTEGER PRIMARY KEY, kind TEXT, key BLOB, sealed BLOB)",

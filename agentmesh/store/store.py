@@ -6,29 +6,25 @@ from types import TracebackType
 from typing import Self
 
 from agentmesh.agent import Agent
-from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
 from agentmesh.engine.core import Clock, system_clock_ms
-from agentmesh.engine.guard import changing, check_flags, check_given, core_of, working_entropy
-from agentmesh.engine.rollback import roll_back
+from agentmesh.engine.guard import check_flags, check_given, core_of, working_entropy
 from agentmesh.engine.state import Journal
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Events
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
-from agentmesh.policy import Policy, check_policy_mesh
+from agentmesh.policy import Policy
 from agentmesh.primitives.arguments import BytesLike, frameless, text_argument
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
 from agentmesh.store import care
 from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter
-from agentmesh.store.data_key import StoreKey
-from agentmesh.store.keeping import Keeping
+from agentmesh.store.data_key import StoreKey, key_argument
 from agentmesh.store.opened import Beginning, Opened
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend
-from agentmesh.store.trail import Trail
+from agentmesh.store.states import States
 
 
 class Store(Redacted):
@@ -38,6 +34,9 @@ class Store(Redacted):
     one of your own, over a `Backend`.
     """
 
+    __slots__ = ("_key", "_open", "backend")
+
+    @frameless
     def __init__(self, backend: Backend, key: StoreKey) -> None:
         """Keep agents in `backend`, sealed under `key`.
 
@@ -50,7 +49,7 @@ class Store(Redacted):
             ArgumentInvalid: no such key. Its traceback does not hold it.
         """
         self.backend: Backend = backend
-        self._key = key
+        self._key: StoreKey = key_argument(key)
         self._open: dict[str, Opened] = {}
 
     # --- opening -----------------------------------------------------------------------------------------------------
@@ -75,17 +74,16 @@ class Store(Redacted):
     ) -> Agent:
         """Return the agent that is there under this name, or a new one. Section 7.2.
 
-        Each call of it that changes something is durable before it returns; what it makes waits in its outbox, what it
-        hands up in its inbox.
+        Each call of it is durable before it returns; what it makes waits in its outbox, what it hands up in its inbox.
 
         Args:
             mesh: The mesh's name, as for `Agent.create`; that of the agent which is there.
             name: What the agent is called in this store, 1 to 128 bytes.
             identity: Who a new agent is; a fresh identity if `None`. The one that is there must be the same.
             exported: What a new agent begins with, as `Agent.export_state` returned it.
-            clock: As for `Agent.create`, and so are `entropy`, `policy` and `limits`.
+            clock: As for `Agent.create`, and so are `entropy` and `limits`.
             entropy: See there.
-            policy: See there. Must be given where the agent had one of its own, as for `Agent.restore`.
+            policy: As for `Agent.restore`.
             limits: See there.
             journal: Its audit trail, where that is not in this store: an `AuditJournal`, or a journal of your own.
             keep_log: Keep its audit log in this store, with each step: see `log`.
@@ -95,11 +93,9 @@ class Store(Redacted):
 
         Raises:
             ArgumentInvalid: a bad argument, or one that contradicts the agent which is there.
-            StoreLocked: the agent is open already; it says by whom.
-            StoreKeyWrong: the key does not open it.
+            StoreLocked, StoreKeyWrong: the agent is open already, and by whom; the key does not open it.
             StoreBroken, StateMalformed: what is there is not what was written; nothing was altered.
-            StateVersionUnknown: written by a newer release.
-            StoreFailed: the store did not answer.
+            StoreFailed, StateVersionUnknown: the store did not answer; written by a newer release.
             BackendUnfit, RandomnessFailed: as for `Agent.create`.
         """
         check_flags(acknowledge=acknowledge, in_order=in_order, keep_log=keep_log)
@@ -108,48 +104,55 @@ class Store(Redacted):
             raise ArgumentInvalid("journal", "given, and the log is to be kept in the store")
         source = CheckedEntropy(working_entropy(entropy))
         beginning = Beginning(mesh_argument("mesh", mesh), identity, exported, clock)
-        check_policy_mesh(policy, mesh)
-        name = text_argument("name", name, 1, NAME_MAX_BYTES)
         opened = Opened(self.backend, name, self._key, source, beginning, policy)
         try:
-            core = core_of(
-                opened.state,
-                clock,
-                source,
-                policy,
-                limits,
-                recording=keep_log or journal is not None,
-                acknowledge=acknowledge,
-                reliable=True,
-                in_order=in_order,
-            )
-            opened.write_first()
-            if keep_log:
-                opened.log = AuditLog(opened.sink())
-                journal = AuditJournal(opened.log)
-            trail = Trail(journal, opened.plain)
-            trail.kept()
-            is_older = opened.is_older_than(counter)
-            keeping = Keeping(opened.rows, opened.sealer, trail, counter, generation=opened.state.generation)
-            agent = Agent(core, keeping)
-            if is_older:
-                _tell_rolled_back(agent)
+            recording = keep_log or journal is not None
+            flags = {"recording": recording, "acknowledge": acknowledge, "reliable": True, "in_order": in_order}
+            core = core_of(opened.state, clock, source, policy, limits, **flags)
+            agent = opened.agent(core, journal, counter, keep_log=keep_log)
         except BaseException:
             opened.close()
             raise
         self._open[name] = opened
-        opened.plain.clear()
         return agent
 
+    @frameless
+    def open_states(
+        self, name: str = "trust", *, entropy: Entropy | None = None, counter: Counter | None = None
+    ) -> States:
+        """Return what keeps ledgers, graphs, revocations, successions and lists under this name. Section 7.2.
+
+        They are rows of their own, beside those of agents, because a policy is there before the agent that it is for.
+
+        Args:
+            name: What they are called together in this store, 1 to 128 bytes; no agent's name.
+            entropy: As for `Agent.create`.
+            counter: A number outside the store, which tells an older copy of them: one that is older is refused.
+
+        Raises:
+            ArgumentInvalid: a bad argument, or the name of an agent.
+            StateStale: the counter knows of later ones.
+            StoreLocked: they are open already; it says by whom.
+            StoreKeyWrong: the key does not open them.
+            StoreBroken: what is there is not what was written; nothing was altered.
+            StateVersionUnknown: written by a newer release.
+            StoreFailed: the store did not answer.
+            BackendUnfit, RandomnessFailed: as for `Agent.create`.
+        """
+        check_given(clock=system_clock_ms, limits=None, entropy=entropy, counter=counter)
+        source = CheckedEntropy(working_entropy(entropy))
+        name = text_argument("name", name, 1, NAME_MAX_BYTES)
+        return States(self.backend, name, self._key, source, counter)
+
     def log(self, name: str = "agent") -> AuditLog:
-        """Return the audit log of an agent that is open here with `keep_log`.
+        """Return the audit log of an agent that is open here, and keeps its log here.
 
         Raises:
             ArgumentInvalid: it is not.
         """
         opened = self._open.get(name)
         if opened is None or opened.log is None:
-            raise ArgumentInvalid("name", "no agent that is open here with `keep_log`")
+            raise ArgumentInvalid("name", "no agent that is open here and keeps its log here")
         return opened.log
 
     # --- care --------------------------------------------------------------------------------------------------------
@@ -198,6 +201,7 @@ class Store(Redacted):
             StoreKeyWrong: an agent opens under neither key.
             StoreError: the store did not answer, or is damaged.
         """
+        key = key_argument(key)
         done = tuple(name for name in self.names() if care.rekey(self.backend, name, self._key, key))
         self._key = key
         return done
@@ -219,8 +223,3 @@ class Store(Redacted):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@changing
-def _tell_rolled_back(agent: Agent) -> Events:
-    return agent._seam.run(lambda now_ms: roll_back(agent._core, now_ms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NotRequired, TypedDict, TypeVar, Unpack, final
+from typing import NotRequired, TypedDict, TypeVar, Unpack
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
@@ -33,6 +33,7 @@ class Surroundings(TypedDict):
     policy: Policy | None
     limits: Limits | None
     acknowledge: NotRequired[bool]
+    reliable: NotRequired[bool]
 
 
 class Host:
@@ -92,7 +93,6 @@ class Host:
         self.journal: AuditJournal | None = None if self.sink is None else AuditJournal(AuditLog(self.sink))
 
 
-@final
 class WritingHost(Host):
     """The host of a simulated mesh: it exports after every call, and compares after every refusal.
 
@@ -110,6 +110,7 @@ class WritingHost(Host):
         policy: Policy | None,
         limits: Limits | None,
         acknowledge: bool,
+        reliable: bool,
         kem_keys: KemKeys,
         errors: Counter[type[AgentMeshError]],
     ) -> None:
@@ -125,6 +126,7 @@ class WritingHost(Host):
             policy=policy,
             limits=limits,
             acknowledge=acknowledge,
+            reliable=reliable,
         )
         self._written = self.agent.export_state()
 

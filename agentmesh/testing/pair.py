@@ -40,6 +40,8 @@ def agent_pair(
     alice_policy: Policy | None = None,
     bob_policy: Policy | None = None,
     acknowledge: bool = False,
+    reliable: bool = False,
+    in_order: bool = False,
 ) -> Pair:
     """Return two agents that have never met, with identities that depend on `seed` alone."""
     clock = ManualClock()
@@ -52,6 +54,8 @@ def agent_pair(
             policy=policy,
             limits=limits,
             acknowledge=acknowledge,
+            reliable=reliable,
+            in_order=in_order,
         )
         for name, policy in (("alice", alice_policy), ("bob", bob_policy))
     ]
@@ -85,8 +89,10 @@ def established_pair(
     limits: Limits | None = None,
     early_payload: bytes | None = None,
     acknowledge: bool = False,
+    reliable: bool = False,
+    in_order: bool = False,
 ) -> Pair:
     """Return two agents with one session that Alice began."""
-    pair = agent_pair(seed, limits=limits, acknowledge=acknowledge)
+    pair = agent_pair(seed, limits=limits, acknowledge=acknowledge, reliable=reliable, in_order=in_order)
     establish(pair.alice, pair.bob, conditions=conditions, early_payload=early_payload)
     return pair

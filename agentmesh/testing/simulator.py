@@ -6,7 +6,7 @@ state after every call, restores a crashed agent from its last export, and keeps
 every step it holds the agents to four rules, and raises AssertionError where one breaks:
 
     a refusal leaves the exported state byte for byte as it was;
-    a restored agent exports the state that it was restored from;
+    a restored agent, or one opened in a store, exports the state that was written;
     a message is delivered at most once, as it was sent, from who sent it, in the session it was sent in;
     a session that ends as closed has delivered all that was sent in it.
 
@@ -88,6 +88,8 @@ class MeshSimulator(Applications):
         late_answers_max: int | None = LATE_CHAINS,
         history_max: int = 10_000,
         acknowledge: bool = False,
+        reliable: bool = False,
+        write_fault_percent: int | None = None,
     ) -> None:
         """Make the agents, and put their bundles on the shelf.
 
@@ -104,27 +106,23 @@ class MeshSimulator(Applications):
             step_max_ms: How much time passes in a step, at most.
             skew_max_ms: How far an agent's clock is off, at most.
             in_flight_max: How many envelopes the network holds under way, and how many put aside.
-            late_answers_max: How many envelopes may overtake one that goes the other way. The default keeps what is
-                late inside the turns that a ratchet waits for; with `None` such messages can be lost.
+            late_answers_max: How many envelopes may overtake one that goes the other way. With `None` more than a
+                ratchet waits for, so that messages can be lost.
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
-            acknowledge: Every agent tells which messages it opened. What it tells is held to what was delivered.
+            acknowledge: Every agent tells which messages it opened, and is held to what was delivered.
+            reliable: Every agent keeps outbox and inbox; what leaves is handed to the network once all the same.
+            write_fault_percent: Every agent lives in a store in memory, and in so many of its calls a write fails or is
+                broken off; the call is made again. Without a store if `None`.
 
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
         """
         super().__init__(
-            seed,
-            agents,
-            limits=limits,
-            policy=policy,
-            conditions=conditions,
-            one_time=one_time,
-            reject_percent=reject_percent,
-            defer_percent=defer_percent,
-            skew_max_ms=skew_max_ms,
-            history_max=history_max,
-            acknowledge=acknowledge,
-        )
+            seed, agents, limits=limits, policy=policy, conditions=conditions, one_time=one_time,
+            reject_percent=reject_percent, defer_percent=defer_percent, skew_max_ms=skew_max_ms,
+            history_max=history_max, acknowledge=acknowledge, reliable=reliable,
+            write_fault_percent=write_fault_percent
+        )  # fmt: skip
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults
         self._step_max_ms = step_max_ms

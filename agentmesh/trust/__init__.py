@@ -3,6 +3,7 @@
 from agentmesh.trust.admission import AdmissionPolicy, Tier, Why
 from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
+from agentmesh.trust.lists import AdmissionLists
 from agentmesh.trust.records import refusal_record, statement_record
 from agentmesh.trust.revocation import RevocationList
 from agentmesh.trust.sealing import StateKey, open_state, seal_state
@@ -25,6 +26,7 @@ from agentmesh.trust.succession import Successions
 
 __all__ = [
     "DIRECT_THRESHOLD",
+    "AdmissionLists",
     "AdmissionPolicy",
     "Continuity",
     "Revocation",

@@ -26,12 +26,14 @@ from agentmesh.primitives.forked import Birthplace
 from agentmesh.trust.arguments import key_argument, raw_key
 from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
+from agentmesh.trust.lists import AdmissionLists
 from agentmesh.trust.revocation import RevocationList
-from agentmesh.trust.roster import Listed, Roster
+from agentmesh.trust.roster import Listed
 from agentmesh.trust.succession import Successions
 
 _Item = TypeVar("_Item")
 _HOUR_MS: Final = 3_600_000
+_ANY_MESH: Final = "-"  # of lists that are the policy's own, and are never exported
 _KEPT_ONE_IN: Final = 4  # of the hourly one-time bundles, for the known among those below the threshold
 
 
@@ -129,7 +131,8 @@ class AdmissionPolicy:
         graph: Scores by signed edges. The larger of ledger and graph counts.
         revocations: Whoever is revoked is denied everything, at once.
         successions: Whoever was retired is denied everything, at once.
-        allow: Identities that pass the threshold whatever their score: keys, 32 raw bytes, or DIDs.
+        lists: The allow and block list, in the place of its own: those that a store keeps.
+        allow: Identities that pass the threshold whatever their score: keys, 32 raw bytes, or DIDs. Not with `lists`.
         block: Identities that are denied everything, whatever else is said of them. As `allow`.
         knock_floor: Below this score a KNOCK is dropped before its signature is checked. 0 lets newcomers knock.
         threshold: Below this score a KNOCK is rejected, and a session goes no further.
@@ -154,6 +157,7 @@ class AdmissionPolicy:
         graph: TrustGraph | None = None,
         revocations: RevocationList | None = None,
         successions: Successions | None = None,
+        lists: AdmissionLists | None = None,
         allow: Iterable[Listed] = (),
         block: Iterable[Listed] = (),
         knock_floor: int = 0,
@@ -171,7 +175,8 @@ class AdmissionPolicy:
         """Make a policy of the arguments that stand above.
 
         Raises:
-            ArgumentInvalid: an argument of another type or range, two sources of scores, or sources of two meshes.
+            ArgumentInvalid: an argument of another type or range, two sources of scores, sources of two meshes, or
+                lists beside `allow` or `block`.
         """
         if scores is not None and (ledger is not None or graph is not None or not callable(scores)):
             raise ArgumentInvalid("scores")
@@ -180,14 +185,13 @@ class AdmissionPolicy:
             ("graph", graph, TrustGraph),
             ("revocations", revocations, RevocationList),
             ("successions", successions, Successions),
+            ("lists", lists, AdmissionLists),
         )
         self._scores, self._ledger, self._graph = scores, ledger, graph
         self._revocations, self._successions = revocations, successions
         self._birthplace = Birthplace()
-        self._allowed, self._blocked = Roster(), Roster()
-        for roster, name, listed in ((self._allowed, "allow", allow), (self._blocked, "block", block)):
-            for identity in _iterable(name, listed):
-                roster.add(identity)
+        self._lists = AdmissionLists(_ANY_MESH if self._mesh is None else self._mesh) if lists is None else lists
+        self._list(allow, block, is_new=lists is None)
         self._following: tuple[bytes, bytes] | None = None  # a succession that is being followed
         self._knock_floor = uint_argument("knock_floor", knock_floor, SCORE_MAX)
         self._threshold = uint_argument("threshold", threshold, SCORE_MAX)
@@ -205,12 +209,20 @@ class AdmissionPolicy:
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         self._time_scores(timer, timeout_ms)
 
+    def _list(self, allow: Iterable[Listed], block: Iterable[Listed], *, is_new: bool) -> None:
+        for add, name, listed in ((self._lists.allow, "allow", allow), (self._lists.block, "block", block)):
+            for identity in _iterable(name, listed):
+                if not is_new:  # at each start it would undo what was taken off them since
+                    raise ArgumentInvalid(name, "given beside `lists`: call it instead")
+                add(identity)
+
     def _limit_one_time(self, per_hour: int | None) -> None:
         self._one_time_per_hour = per_hour
         self._one_time, self._one_time_kept = None, 0
         if per_hour is not None and uint_argument("one_time_per_hour", per_hour):
             self._one_time = Buckets(Rate(per_hour, per_hour, _HOUR_MS), max_keys=1)
             self._one_time_kept = per_hour // _KEPT_ONE_IN
+            self._lists._owe(self._one_time)
 
     def _time_scores(self, timer: Callable[[], int] | None, timeout_ms: int | None) -> None:
         if (timer is None) is not (timeout_ms is None):
@@ -233,23 +245,19 @@ class AdmissionPolicy:
         Raises:
             ArgumentInvalid: neither a key, nor 32 bytes, nor a DID. As in the three calls below.
         """
-        self._birthplace.check()
-        self._allowed.add(identity)
+        self._lists.allow(identity)
 
     def disallow(self, identity: Listed) -> None:
         """Take an identity off the allow list, however it came on it: its sessions go on only as its score carries."""
-        self._birthplace.check()
-        self._allowed.discard(identity)
+        self._lists.disallow(identity)
 
     def block(self, identity: Listed) -> None:
         """Deny an identity everything from now on, in the middle of a session too."""
-        self._birthplace.check()
-        self._blocked.add(identity)
+        self._lists.block(identity)
 
     def unblock(self, identity: Listed) -> None:
         """Take an identity off the block list, however it came on it."""
-        self._birthplace.check()
-        self._blocked.discard(identity)
+        self._lists.unblock(identity)
 
     def follow(self, old: IdentityKey, new: IdentityKey) -> None:
         """Follow an identity to its successor, which was offered to `successions`.
@@ -266,14 +274,15 @@ class AdmissionPolicy:
         if self._successions is None:
             raise ArgumentInvalid("successions", "the policy has none")
         pair = (key_argument("old", old).raw, key_argument("new", new).raw)
-        # Made again because it was broken off, it goes on where it was: what it did already is not done twice.
-        if pair != self._following or not self._successions.is_followed(old, new):
-            self._begin_following(old, new)
-            self._following = pair
-            self._successions.follow(old, new)
-        if old.raw in self._allowed:
-            self._allowed.add(new)
-            self._allowed.discard(old)
+        with self._successions._together():  # what one store keeps of it, a restart finds whole or not begun
+            # Made again because it was broken off, it goes on where it was: what it did already is not done twice.
+            if pair != self._following or not self._successions.is_followed(old, new):
+                self._begin_following(old, new)
+                self._following = pair
+                self._successions.follow(old, new)
+            if self._lists.is_allowed(old):
+                self._lists.allow(new)
+                self._lists.disallow(old)
         self._following = None
 
     def _begin_following(self, old: IdentityKey, new: IdentityKey) -> None:
@@ -286,8 +295,8 @@ class AdmissionPolicy:
                 raise ArgumentInvalid(name, "was revoked")
         if self._ledger is not None and not self._ledger.has_inherited(old, new):
             self._ledger.inherit(old, new)
-        if old.raw in self._blocked:
-            self._blocked.add(new)
+        if self._lists.is_blocked(old):
+            self._lists.block(new)
 
     # --- what an agent asks ------------------------------------------------------------------------------------------
 
@@ -298,7 +307,7 @@ class AdmissionPolicy:
             raw = raw_key(sender.key)
             if self._refusal(raw) is not None:
                 return False
-            return self._knock_floor == 0 or raw in self._allowed or self._score(raw) >= self._knock_floor
+            return self._knock_floor == 0 or self._lists.is_allowed(raw) or self._score(raw) >= self._knock_floor
         except Exception:
             return False
 
@@ -307,7 +316,7 @@ class AdmissionPolicy:
         self._birthplace.check()
         try:
             raw = raw_key(key)
-            return self._refusal(raw) is None and (raw in self._allowed or self._score(raw) >= self._known_from)
+            return self._refusal(raw) is None and (self._lists.is_allowed(raw) or self._score(raw) >= self._known_from)
         except Exception:
             return False
 
@@ -328,7 +337,7 @@ class AdmissionPolicy:
         """Charge strangers' one-time budget: a KNOCK of this peer opened on such a bundle, and used it up."""
         self._birthplace.check()
         if bundle_class is BundleClass.ONE_TIME and self._is_rationed(peer) and self._one_time is not None:
-            self._one_time.take(None, now_ms)
+            self._lists._charge(self._one_time, now_ms)
 
     def _is_rationed(self, peer: IdentityKey) -> bool:
         return self._one_time_per_hour is not None and self._standing(peer.raw) < self._threshold
@@ -374,7 +383,7 @@ class AdmissionPolicy:
         return self._deny(Why.ACTION)
 
     def _granted(self, raw: bytes) -> Why:
-        return Why.ALLOWED if raw in self._allowed else Why.TRUSTED
+        return Why.ALLOWED if self._lists.is_allowed(raw) else Why.TRUSTED
 
     def _deny(self, why: Why, reason: Reason = Reason.POLICY) -> Deny:
         return Deny(reason, self._retry_after_seconds, why)
@@ -384,11 +393,11 @@ class AdmissionPolicy:
             return Why.REVOKED
         if self._successions is not None and self._successions.is_retired(raw):
             return Why.RETIRED
-        return Why.BLOCKED if raw in self._blocked else None
+        return Why.BLOCKED if self._lists.is_blocked(raw) else None
 
     def _standing(self, raw: bytes) -> int:
         score = self._score(raw)
-        return max(score, self._threshold) if raw in self._allowed else score
+        return max(score, self._threshold) if self._lists.is_allowed(raw) else score
 
     def _score(self, raw: bytes) -> int:
         if self._scores is not None:

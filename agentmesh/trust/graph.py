@@ -15,9 +15,9 @@ nothing until the root reaches their issuers, share the little that is left to t
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
-from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.at_rest import MANY, StateKind, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -53,6 +53,7 @@ class TrustGraph(Stepwise):
         generation: How often it changed. Keep it elsewhere too, to notice an older graph that was put back.
     """
 
+    _KIND: ClassVar = StateKind.GRAPH
     __slots__ = (
         "_by_subject",
         "_cap",
@@ -225,17 +226,23 @@ class TrustGraph(Stepwise):
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
-    def export_state(self) -> bytes:
-        """Return the whole graph as canonical bytes. Seal them: whoever can alter them sets edges."""
-        self._ready()
-        with self._lock:
-            self._finish()
-            issuers = [
-                [issuer, [[subject, *edge] for subject, edge in sorted(edges.items())]]
-                for issuer, edges in sorted(self._edges.items())
-                if edges
-            ]
-            return export_fields(StateKind.GRAPH, self.mesh, self._generation, [self.root.raw, issuers])
+    def _fields(self) -> list[Any]:
+        issuers = [
+            [issuer, [[subject, *edge] for subject, edge in sorted(edges.items())]]
+            for issuer, edges in sorted(self._edges.items())
+            if edges
+        ]
+        return [self.root.raw, issuers]
+
+    def _restored(self, exported: bytes) -> TrustGraph:
+        return self.restore(
+            exported,
+            self.root,
+            attenuation_percent=self._percent,
+            cap=self._cap,
+            limits=self._limits,
+            revocations=self._revocations,
+        )
 
     @classmethod
     def restore(

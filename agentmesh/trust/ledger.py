@@ -8,9 +8,9 @@ off.
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
-from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.at_rest import MANY, StateKind, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -41,6 +41,7 @@ class TrustLedger(Stepwise):
         generation: How often it changed. Keep it elsewhere too, to notice an older ledger that was put back.
     """
 
+    _KIND: ClassVar = StateKind.LEDGER
     __slots__ = ("_default", "_grid", "_issuers", "_limits", "_revocations", "_subjects", "mesh")
 
     def __init__(
@@ -250,14 +251,15 @@ class TrustLedger(Stepwise):
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
-    def export_state(self) -> bytes:
-        """Return the whole ledger as canonical bytes. Seal them: whoever can alter them sets scores."""
-        self._ready()
-        with self._lock:
-            self._finish()
-            subjects = [[raw, *subject.fields()] for raw, subject in sorted(self._subjects.items())]
-            fields = [self._default, self._limits.trust_window_seconds, sorted(self._issuers), subjects]
-            return export_fields(StateKind.LEDGER, self.mesh, self._generation, fields)
+    def _fields(self) -> list[Any]:
+        subjects = [[raw, *subject.fields()] for raw, subject in sorted(self._subjects.items())]
+        return [self._default, self._limits.trust_window_seconds, sorted(self._issuers), subjects]
+
+    def _restored(self, exported: bytes) -> TrustLedger:
+        ledger = self.restore(exported, limits=self._limits, revocations=self._revocations)
+        if ledger.default_score != self._default:
+            raise ArgumentInvalid("default_score", "another than the ledger's that is kept")
+        return ledger
 
     @classmethod
     def restore(

@@ -8,9 +8,9 @@ it can be handed on, and so that a restored one is verified again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
-from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.at_rest import MANY, StateKind, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -38,6 +38,7 @@ class RevocationList(Stepwise):
         generation: How often it changed. Keep it elsewhere too, to notice an older list that was put back.
     """
 
+    _KIND: ClassVar = StateKind.REVOCATIONS
     __slots__ = ("_authorities", "_is_known", "_limits", "_revoked", "_strangers", "mesh")
 
     def __init__(
@@ -165,17 +166,15 @@ class RevocationList(Stepwise):
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
-    def export_state(self) -> bytes:
-        """Return the whole list as canonical bytes. Nobody can add to it unseen; seal it all the same."""
-        self._ready()
-        with self._lock:
-            self._finish()
-            others = self._revoked.keys() - self._strangers
-            fields = [
-                sorted(self._authorities),
-                *([self._revoked[subject] for subject in sorted(part)] for part in (others, self._strangers)),
-            ]
-            return export_fields(StateKind.REVOCATIONS, self.mesh, self._generation, fields)
+    def _fields(self) -> list[Any]:
+        others = self._revoked.keys() - self._strangers
+        return [
+            sorted(self._authorities),
+            *([self._revoked[subject] for subject in sorted(part)] for part in (others, self._strangers)),
+        ]
+
+    def _restored(self, exported: bytes) -> RevocationList:
+        return self.restore(exported, limits=self._limits, is_known=self._is_known)
 
     @classmethod
     def restore(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias, final
 
 from agentmesh.identity import IdentityKey, did_argument, did_of
@@ -9,6 +10,18 @@ from agentmesh.trust.arguments import raw_key
 
 Listed: TypeAlias = IdentityKey | bytes | str
 """How an identity is named on a list: its key, the 32 raw bytes of it, or its DID."""
+
+Name: TypeAlias = bytes | str
+"""What stands on the list: 32 bytes, or a DID."""
+
+
+def listed_argument(identity: Listed) -> Name:
+    """Return the 32 bytes of a key, or the DID, that names an identity.
+
+    Raises:
+        ArgumentInvalid: neither a key, nor 32 bytes, nor a DID.
+    """
+    return did_argument("identity", identity) if isinstance(identity, str) else raw_key(identity)
 
 
 @final
@@ -18,39 +31,39 @@ class Roster:
     A DID is a hash of its key, so that it stands for that one key; the key itself is needed only by what verifies.
     """
 
-    __slots__ = ("_dids", "_keys")
+    __slots__ = ("dids", "keys")
 
-    def __init__(self) -> None:
-        self._keys: set[bytes] = set()
-        self._dids: set[str] = set()
+    def __init__(self, keys: Iterable[bytes] = (), dids: Iterable[str] = ()) -> None:
+        self.keys: set[bytes] = set(keys)
+        self.dids: set[str] = set(dids)
 
     def __contains__(self, raw: bytes) -> bool:
         # By key first, because a DID costs a hash, and everybody who knocks is looked up.
-        return raw in self._keys or (bool(self._dids) and did_of(raw) in self._dids)
+        return raw in self.keys or (bool(self.dids) and did_of(raw) in self.dids)
 
-    def add(self, identity: Listed) -> None:
-        """List an identity.
+    def holds(self, name: Name) -> bool:
+        """Say whether an identity is on the list by this very name."""
+        return name in self.dids if isinstance(name, str) else name in self.keys
 
-        Raises:
-            ArgumentInvalid: neither a key, nor 32 bytes, nor a DID.
-        """
-        if isinstance(identity, str):
-            self._dids.add(did_argument("identity", identity))
+    def names(self, name: Name) -> tuple[Name, ...]:
+        """Return by which names an identity is on the list, whichever it is given by."""
+        if isinstance(name, str):
+            did, keys = name, [raw for raw in self.keys if did_of(raw) == name]
         else:
-            self._keys.add(raw_key(identity))
+            did, keys = did_of(name), [name] if name in self.keys else []
+        return (*keys, did) if did in self.dids else tuple(keys)
 
-    def discard(self, identity: Listed) -> None:
-        """Take an identity off the list, by whichever of its names it is on it.
-
-        Raises:
-            ArgumentInvalid: neither a key, nor 32 bytes, nor a DID.
-        """
-        if isinstance(identity, str):
-            did = did_argument("identity", identity)
-            # In place and from a copy, because another thread may list somebody meanwhile.
-            self._keys.difference_update([raw for raw in tuple(self._keys) if did_of(raw) == did])
+    def add(self, name: Name) -> None:
+        """List an identity."""
+        if isinstance(name, str):
+            self.dids.add(name)
         else:
-            raw = raw_key(identity)
-            self._keys.discard(raw)
-            did = did_of(raw)
-        self._dids.discard(did)
+            self.keys.add(name)
+
+    def remove(self, names: Iterable[Name]) -> None:
+        """Take names off the list."""
+        for name in names:
+            if isinstance(name, str):
+                self.dids.discard(name)
+            else:
+                self.keys.discard(name)

@@ -9,9 +9,9 @@ Names are the application's own words for its peers. Another key under a known n
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
-from agentmesh.at_rest import MANY, StateKind, export_fields, require, restore_fields
+from agentmesh.at_rest import MANY, StateKind, require, restore_fields
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid, IdentityConflict, StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
@@ -45,6 +45,7 @@ class Successions(Stepwise):
         generation: How often it changed. Keep it elsewhere too, to notice an older state that was put back.
     """
 
+    _KIND: ClassVar = StateKind.SUCCESSIONS
     __slots__ = ("_by_name", "_followed", "_known", "_offers", "_successors", "mesh")
 
     def __init__(self, mesh: str) -> None:
@@ -245,20 +246,18 @@ class Successions(Stepwise):
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 
-    def export_state(self) -> bytes:
-        """Return all of it as canonical bytes. Seal them: whoever can alter them decides who goes on as whom."""
-        self._ready()
-        with self._lock:
-            self._finish()
-            statements = [
-                statement for _, found in sorted(self._offers.items()) for _, (_, statement) in sorted(found.items())
-            ]
-            fields = [
-                [[raw, name] for raw, name in sorted(self._known.items())],
-                [[old, new] for old, new in sorted(self._followed.items())],
-                statements,
-            ]
-            return export_fields(StateKind.SUCCESSIONS, self.mesh, self._generation, fields)
+    def _fields(self) -> list[Any]:
+        statements = [
+            statement for _, found in sorted(self._offers.items()) for _, (_, statement) in sorted(found.items())
+        ]
+        return [
+            [[raw, name] for raw, name in sorted(self._known.items())],
+            [[old, new] for old, new in sorted(self._followed.items())],
+            statements,
+        ]
+
+    def _restored(self, exported: bytes) -> Successions:
+        return self.restore(exported)
 
     @classmethod
     def restore(cls, exported: bytes, *, at_least_generation: int = 0) -> Successions:

@@ -26,6 +26,8 @@ LINKED_PAGES = [
     *sorted(ROOT.glob("*.md")),
     *(page for folder in ("docs", "vectors", "benchmarks", "tests") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
+# The page that needs a server finds its address where it tells a reader to put it, and is skipped where there is none.
+DATABASE_PAGE = ROOT / "docs" / "how-to" / "postgres.md"
 README_COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/python -m agentmesh demo",
     "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
@@ -162,16 +164,22 @@ def _line_of(error: BaseException, page: Path, block: Block) -> int:
 
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=page_id)
-def test_the_code_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_blocks_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
+    if page == DATABASE_PAGE:
+        monkeypatch.setenv("AGENTMESH_DATABASE", request.getfixturevalue("conninfo"))
     run_page(page, monkeypatch)
 
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=page_id)
 def test_the_code_blocks_of_a_page_can_be_pasted_line_by_line(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if page == DATABASE_PAGE:
+        monkeypatch.setenv("AGENTMESH_DATABASE", request.getfixturevalue("conninfo"))
     paste_page(page, monkeypatch)
 
 

@@ -24,6 +24,7 @@ from agentmesh.limits import Limits
 from agentmesh.policy import ClaimedSender
 from agentmesh.testing import SeededEntropy
 from agentmesh.trust import (
+    AdmissionLists,
     AdmissionPolicy,
     RevocationList,
     Successions,
@@ -168,12 +169,39 @@ SUCCESSIONS = {
     "follow": Case(offered, lambda successions: successions.follow(ANN.key, BEN.key), followed),
 }
 
+
+def listed() -> AdmissionLists:
+    lists = AdmissionLists(MESH)
+    for name in (ANN.key, ANN.did):
+        lists.allow(name)
+    return lists
+
+
+def who(lists: AdmissionLists) -> Any:
+    return [(lists.is_allowed(one.key), lists.is_blocked(one.key)) for one in (ANN, BEN)]
+
+
+ROSTERS = {
+    "allow": Case(listed, lambda lists: lists.allow(BEN.key), who),
+    "block": Case(listed, lambda lists: lists.block(ANN.did), who),
+    "disallow": Case(listed, lambda lists: lists.disallow(ANN.did), who),
+}
+
 CASES = {
     f"{kind} {name}": case
-    for kind, cases in (("ledger", LEDGERS), ("graph", GRAPHS), ("list", LISTS), ("successions", SUCCESSIONS))
+    for kind, cases in (
+        ("ledger", LEDGERS),
+        ("graph", GRAPHS),
+        ("list", LISTS),
+        ("successions", SUCCESSIONS),
+        ("roster", ROSTERS),
+    )
     for name, case in cases.items()
 }
-MODULES = tuple(f"trust/{name}.py" for name in ("graph", "ledger", "revocation", "steps", "subject", "succession"))
+MODULES = tuple(
+    f"trust/{name}.py"
+    for name in ("graph", "ledger", "lists", "revocation", "roster", "steps", "subject", "succession")
+)
 
 
 def restored(state: Any, exported: bytes) -> Any:
@@ -227,6 +255,11 @@ NEXT: dict[str, tuple[Callable[[Any], object], ...]] = {
         lambda successions: successions.offers(ANN.key),
         lambda successions: successions.current(ANN.key),
         lambda successions: successions.check_follow(ANN.key, BEN.key),
+    ),
+    "roster": (
+        lambda lists: lists.allow(CAL.did),
+        lambda lists: lists.disallow(ANN.key),
+        lambda lists: lists.unblock(ANN.key),
     ),
 }
 
@@ -382,6 +415,16 @@ SUCCESSION_CALLS: dict[str, Callable[[Successions], object]] = {
     "current": lambda successions: successions.current(ANN.key),
     "export_state": lambda successions: successions.export_state(),
 }
+ROSTER_CALLS: dict[str, Callable[[AdmissionLists], object]] = {
+    "generation": lambda lists: lists.generation,
+    "allow": lambda lists: lists.allow(BEN.key),
+    "disallow": lambda lists: lists.disallow(BEN.key),
+    "block": lambda lists: lists.block(BEN.key),
+    "unblock": lambda lists: lists.unblock(BEN.key),
+    "is_allowed": lambda lists: lists.is_allowed(ANN.key),
+    "is_blocked": lambda lists: lists.is_blocked(ANN.key),
+    "export_state": lambda lists: lists.export_state(),
+}
 POLICY_CALLS: dict[str, Callable[[AdmissionPolicy], object]] = {
     "allow": lambda policy: policy.allow(ANN.key),
     "disallow": lambda policy: policy.disallow(ANN.key),
@@ -400,11 +443,12 @@ FORKED: tuple[tuple[Callable[[], Any], dict[str, Any]], ...] = (
     (a_graph(), GRAPH_CALLS),
     (a_list, LIST_CALLS),
     (offered, SUCCESSION_CALLS),
+    (listed, ROSTER_CALLS),
     (lambda: AdmissionPolicy(allow=[ANN.key]), POLICY_CALLS),
 )
 
 
-@pytest.mark.parametrize(("make", "calls"), FORKED, ids=["ledger", "graph", "list", "successions", "policy"])
+@pytest.mark.parametrize(("make", "calls"), FORKED, ids=["ledger", "graph", "list", "successions", "roster", "policy"])
 def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(
     make: Callable[[], Any], calls: dict[str, Callable[[Any], object]]
 ) -> None:

@@ -503,8 +503,9 @@ FAULTS = (
     Fault(
         "a change of the ledger is not kept till it is whole",
         "trust/steps.py",
-        "            write()\n            self._generation = generation\n            self._step = None",
-        "            self._step = None\n            write()\n            self._generation = generation",
+        "            self._make_whole()\n            if self._keeper is None",
+        "            write, self._step = self._step, None\n            write[0]()\n"
+        "            self._generation = write[1]\n            if self._keeper is None",
         ("tests/hostile/test_trust_broken_off.py",),
     ),
     Fault(

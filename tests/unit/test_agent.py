@@ -886,6 +886,7 @@ def test_the_package_shows_its_public_names_alone() -> None:
         "True",
         "False",
         "POLICY",
+        "AbstractContextManager",
         "BytesLike",
         "Checkpoint",
         "AuditLog",

@@ -995,7 +995,7 @@ def test_every_exit_status_has_a_number_of_its_own_and_a_meaning() -> None:
     assert all(0 <= status <= 255 for status in Exit)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["inspect"], ["audit"], ["audit", "compare"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["inspect"], ["audit"], ["audit", "compare"], ["store", "check"]])
 def test_the_help_of_every_command_lists_the_exit_status(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,12 +58,13 @@ def test_no_label_is_a_prefix_of_another() -> None:
 def test_the_tables_hold_every_label_of_the_module_once() -> None:
     named = [value for name, value in vars(_labels).items() if type(value) is bytes and name.isupper()]
     assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS])
-    assert len(set(named)) == len(named) == 25
+    assert len(set(named)) == len(named) == 29
     assert set(_labels.KDF_LABELS) == {
         b"am1-" + name
         for name in (
             b"transcript", b"extract", b"first-root", b"knock-key", b"session-id", b"header-ba", b"header-ab",
             b"intent", b"ratchet-root", b"ratchet-ck", b"ratchet-hk", b"epoch", b"chain", b"message", b"state",
+            b"store-wrap", b"store-key", b"store-name", b"store-set",
         )
     }  # fmt: skip
     assert set(_labels.SIGNATURE_LABELS) == {

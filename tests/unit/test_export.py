@@ -353,15 +353,15 @@ def test_what_is_not_bytes_is_refused(data: Any) -> None:
 
 def test_a_newer_version_is_told_from_damage() -> None:
     fields = opened(rich().exported)
-    for version in (0, 2, 127, 128, 2**32):
+    for version in (0, 3, 127, 128, 2**32):
         with pytest.raises(StateVersionUnknown):
             restored(closed(replaced(fields, (VERSION,), version)))
 
 
-@pytest.mark.parametrize("shape", [[2], [2, "x"], [2, "mesh", 0, [], [], [], [], b""], [2] + [0] * 15, [2] + [0] * 40])
+@pytest.mark.parametrize("shape", [[3], [3, "x"], [3, "mesh", 0, [], [], [], [], b""], [3] + [0] * 15, [3] + [0] * 40])
 def test_a_newer_version_may_have_other_fields(shape: list[Any]) -> None:
     with pytest.raises(StateVersionUnknown):
-        Agent.restore(framed(pack(["agent", 2, MESH, 0, pack(shape)])))
+        Agent.restore(framed(pack(["agent", 3, MESH, 0, pack(shape)])))
 
 
 def test_the_state_of_a_ledger_is_none_of_an_agent() -> None:

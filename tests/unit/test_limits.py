@@ -75,6 +75,10 @@ def valid_with(name: str, value: int) -> Limits:
         changes["skipped_keys_per_session"] = max(value, 2000)
     if name == "skipped_keys_per_session":
         changes["skipped_keys_per_step"] = min(value, 1000)
+    if name == "resend_first_ms":
+        changes["resend_longest_ms"] = max(value, 600_000)
+    if name == "resend_longest_ms":
+        changes["resend_first_ms"] = min(value, 5000)
     if name == "last_resort_lifetime_seconds":
         changes["last_resort_rotation_seconds"] = min(value, 604_800)
     if name == "last_resort_rotation_seconds":
@@ -313,4 +317,9 @@ def test_codes_are_stable_names() -> None:
 
 
 def test_try_again_is_remote_and_nothing_else_keeps_bytes() -> None:
-    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {"Busy", "NotYet", "TrustFull"}
+    assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {
+        "Busy",
+        "InboxFull",
+        "NotYet",
+        "TrustFull",
+    }

@@ -73,6 +73,7 @@ THIRD_PARTY = {
     "hypothesis": ("testing", "testing.*"),
     "msgpack": ("primitives._wire",),
     "nacl": ("primitives._crypto",),
+    "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
     "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
@@ -441,6 +442,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("session.established", "import time"),
         ("session.established", "import importlib"),
         ("agent", "import hypothesis"),
+        ("store.postgres", "import psycopg"),
         ("agent", "import requests"),
     ],
     runs_no_code_from_data: [("agent", "eval(text)"), ("cli.demo.parent", "exec(text)"), ("agent", "__import__(name)")],
@@ -641,8 +643,8 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    floored = [*project["dependencies"], *extras["testing"]]
-    assert all(re.fullmatch(r"[a-z]+>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"]]
+    assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",
     }  # fmt: skip

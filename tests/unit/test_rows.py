@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from agentmesh import Agent, AskApplication, Conditions, IdentityKey, Limits
 from agentmesh.engine import changes as change_kinds
+from agentmesh.engine.draft import Noted
 from agentmesh.engine.export import export_agent
-from agentmesh.engine.rows import ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
+from agentmesh.engine.rows import ChangesNoted, ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Change, Changes, RowKind, Step
 from agentmesh.errors import StateMalformed, StateVersionUnknown
@@ -144,6 +145,7 @@ def drive(seed: int) -> None:
         limits=LIMITS,
         policy=Moody(random),
         acknowledge=True,
+        reliable=seed % 3 > 0,
         conditions=Conditions(ttl_seconds=30 * HOUR) if seed % 2 else Conditions(),
         defer_percent=50,
         reject_percent=20,
@@ -167,12 +169,23 @@ def drive(seed: int) -> None:
             mesh.clock.advance(seconds=random.choice((2, 20)) * 86_400)
         mesh.run(random.randrange(4))
         mesh.poll(one)
+        tend(mesh, one, random)
     mesh.clock.advance(seconds=40 * 86_400)
     for name in mesh.names:
         mesh.poll(name)  # ends what is left; the next poll forgets it
     mesh.clock.advance(seconds=86_400)
     for name in mesh.names:
         mesh.poll(name)
+
+
+def tend(mesh: MeshSimulator, name: str, random: Random) -> None:
+    """Have an application be done with some of what it was told, and its relay take some of what waits."""
+    host = mesh._hosts[name]
+    for event in host.agent.inbox()[:4]:
+        if random.randrange(2):
+            host.attempt(lambda agent, event=event: agent.done(event))
+    for waiting in host.agent.outbox()[:4]:
+        host.attempt(lambda agent, waiting=waiting: agent.sent(waiting.receipt, final=not random.randrange(8)))
 
 
 def drop_one(mesh: MeshSimulator, name: str, other: str, random: Random) -> None:
@@ -187,8 +200,47 @@ def test_what_the_rows_say_is_what_the_steps_do() -> None:
         for seed in range(SCHEDULES):
             drive(seed)
     assert witness.seen == CHANGE_KINDS
-    assert witness.removed == {"bundle", "knock", "peer", "session"}
+    assert witness.removed == {"bundle", "inbox", "kept", "knock", "outbox", "peer", "session"}
     assert witness.steps > SCHEDULES * ACTIONS
+
+
+class Noting:
+    """Applies the steps of every agent to its state, noted; now and then it looks at what was noted."""
+
+    def __init__(self, random: Random) -> None:
+        self.batches = 0
+        self._random = random
+        self._noted: dict[int, tuple[Noted, Rows, list[Change]]] = {}
+
+    def apply(self, seam: Seam, step: Step[Any]) -> None:
+        state = seam._core.state
+        if id(state) not in self._noted:
+            self._noted[id(state)] = Noted(state), rows_of(state), []
+        noted, before, changes = self._noted[id(state)]
+        changes += step.changes
+        for change in step.changes:
+            change.apply(noted)
+        state.generation = step.generation
+        if step.afterwards is not None:
+            step.afterwards()
+            step.afterwards = None
+        if self._random.randrange(12) == 0:
+            told = ChangesNoted(tuple(changes), noted).rows()
+            after = rows_of(state)
+            keep(before, told)
+            assert before == after
+            assert all(after.get(key) == data for key, data in told.items())
+            self.batches += bool(changes)
+            del self._noted[id(state)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_rows_that_are_noted_over_many_steps_are_what_they_come_to(seed: int) -> None:
+    noting = Noting(Random(f"{seed}/noting"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Seam, "_apply", lambda seam, step: noting.apply(seam, step))
+        drive(seed)
+    assert noting.batches > 5
 
 
 # --- a store that keeps rows -----------------------------------------------------------------------------------------
@@ -226,7 +278,7 @@ def test_an_agent_that_is_restored_from_its_rows_converses_on() -> None:
 
 def some_rows() -> Rows:
     """Return the rows of an agent that has one of everything."""
-    mesh = MeshSimulator("rows", one_time=2, defer_percent=100, faults=Faults(drop_percent=0))
+    mesh = MeshSimulator("rows", one_time=2, defer_percent=100, faults=Faults(drop_percent=0), reliable=True)
     for _ in range(2):
         mesh.knock("alice", "bob")
     mesh.knock("bob", "alice")
@@ -240,6 +292,10 @@ def some_rows() -> Rows:
     mesh.close("alice", "bob")
     while mesh.in_flight:
         mesh.deliver()
+    mesh.send("alice", "bob", b"lost")
+    mesh.drop()
+    mesh.send("alice", "bob", b"so a key is kept")
+    mesh.deliver()
     return rows_of(mesh.agent("bob")._core.state)
 
 
@@ -274,8 +330,8 @@ def test_damaged_rows_are_refused(data: st.DataObject) -> None:
         rows[key] = data.draw(st.sampled_from([None, 7, "text", bytearray(rows[key])]))  # type: ignore[assignment]
     else:
         del rows[key]
-        if key[0] in {RowKind.BUNDLE, RowKind.KNOCK}:
-            return  # nothing says that there was one more
+        if key[0] in {RowKind.BUNDLE, RowKind.INBOX, RowKind.KEPT, RowKind.KNOCK, RowKind.OUTBOX}:
+            return  # nothing here says that there was one more: a store's hash over all of them does
     # What stands at the front of another row may read as a version.
     versioned = key[0] is RowKind.AGENT and how == "another's"
     with pytest.raises((StateMalformed, StateVersionUnknown) if versioned else StateMalformed):
@@ -286,6 +342,9 @@ def test_damaged_rows_are_refused(data: st.DataObject) -> None:
 def test_a_row_under_another_key_is_refused(key: RowKey) -> None:
     rows = dict(ROWS)
     rows[key[0], key[1][:-1] + bytes([key[1][-1] ^ 1]) if key[1] else b"key"] = rows.pop(key)
+    if key[0] is RowKind.KEPT:  # only its key says whose it is: a store seals it under that
+        assert rows_of(state_of(rows)) == rows
+        return
     with pytest.raises(StateMalformed):
         state_of(rows)
 

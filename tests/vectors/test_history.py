@@ -85,8 +85,13 @@ def test_a_state_is_as_section_7_1_says(path: Path) -> None:
     body, checksum = msgpack.unpackb(bytes.fromhex(content["state"]))
     assert checksum == hashlib.sha256(body).digest()
     kind, version, mesh, generation, packed = msgpack.unpackb(body)
-    seed, has_policy, bundles, knocks, peers = msgpack.unpackb(packed)
-    assert (kind, version, mesh, has_policy) == ("agent", 1, "example/test", 0)
+    seed, has_policy, bundles, knocks, peers, *boxes = msgpack.unpackb(packed)
+    assert (kind, version, mesh, has_policy) == ("agent", 1 + bool(boxes), "example/test", 0)
+    assert len(boxes) == (2 if path.stem == "reliable" else 0)
+    for box, size in zip(boxes, (7, 4), strict=False):
+        assert {len(fields) for fields in box} == {size}
+        sequences = [fields[0] for fields in box]
+        assert sequences == sorted(sequences)
     assert generation > 0
     assert len(seed) == 32
     assert {len(fields) for fields in bundles} <= {5}
