@@ -171,15 +171,17 @@ class BareFile:
 
 def bare(direction: Direction, count: int) -> Iterator[Call]:
     """Yield so many messages without a store, and a bare commit of the same rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        with closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))) as file:
-            pair = _conversing(_plain())
-            while True:
-                call = direction(pair, count)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))) as file,
+    ):
+        pair = _conversing(_plain())
+        while True:
+            call = direction(pair, count)
 
-                def commit(call: Call = call) -> None:
-                    call()
-                    file.write()
+            def commit(call: Call = call) -> None:
+                call()
+                file.write()
 
-                yield commit
-                file.let_go()
+            yield commit
+            file.let_go()
