@@ -15,9 +15,8 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nacl.secret import SecretBox
 
@@ -26,7 +25,7 @@ from agentmesh.engine.state import Changes
 from agentmesh.store import SQLiteBackend
 from agentmesh.store.store import Store
 from benchmarks.pairs import LIMITS, Pair, establish, one_bundle
-from benchmarks.peers.serve import Call, Workload
+from benchmarks.peers.serve import Call
 from benchmarks.sizes import MESH
 
 BATCH: Final = 100
@@ -172,15 +171,17 @@ class BareFile:
 
 def bare(direction: Direction, count: int) -> Iterator[Call]:
     """Yield so many messages without a store, and a bare commit of the same rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        with closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))) as file:
-            pair = _conversing(_plain())
-            while True:
-                call = direction(pair, count)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))) as file,
+    ):
+        pair = _conversing(_plain())
+        while True:
+            call = direction(pair, count)
 
-                def commit(call: Call = call) -> None:
-                    call()
-                    file.write()
+            def commit(call: Call = call) -> None:
+                call()
+                file.write()
 
-                yield commit
-                file.let_go()
+            yield commit
+            file.let_go()

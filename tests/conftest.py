@@ -72,4 +72,4 @@ def cluster(postgres: ModuleType) -> Iterator[Any]:
 @pytest.fixture
 def conninfo(cluster: Any) -> str:
     """Give how to connect to a database that is empty."""
-    return str(cluster.database())
+    return str(cluster.empty())

@@ -1,7 +1,7 @@
 """A PostgreSQL server of the tests' own, in a temporary folder, and a proxy in front of it that cuts connections.
 
 Tests reach this module through the fixtures `postgres` (the module), `cluster` (a server, one for each process of
-pytest) and `conninfo` (a database of that server's that is empty).
+pytest) and `conninfo` (that server's database, empty).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,6 @@ class Cluster:
             self._user = "postgres" if "postgres" in names else "nobody"
             for path in (self.folder, self.folder / "password"):
                 shutil.chown(path, self._user)
-        self._names = count()
         try:
             self._run("initdb", "-U", "mesh", "-A", "scram-sha-256", "--pwfile", str(self.folder / "password"),
                       "-E", "UTF8", "--locale=C", "--no-sync")  # fmt: skip
@@ -95,11 +93,13 @@ class Cluster:
         parts = {"host": self.folder, "user": "mesh", "password": PASSWORD, "dbname": "postgres"} | more
         return " ".join(f"{name}={value}" for name, value in parts.items())
 
-    def database(self) -> str:
-        """Make an empty database, and return how to connect to it."""
-        name = f"fleet{next(self._names)}"
-        self.ask(f"CREATE DATABASE {name}")
-        return self.conninfo(dbname=name)
+    def empty(self) -> str:
+        """End all sessions, drop what they made, and return how to connect: a database of its own has 300 files."""
+        self.ask("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'mesh' "
+                 "AND backend_type = 'client backend' AND pid <> pg_backend_pid()")  # fmt: skip
+        for (schema,) in self.ask("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$)'"):
+            self.ask(f'DROP SCHEMA "{schema}" CASCADE')
+        return self.conninfo()
 
     def ask(self, statement: str, *values: object, conninfo: str | None = None) -> list[Any]:
         """Run a statement as the operator of the database."""

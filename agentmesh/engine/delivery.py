@@ -17,7 +17,7 @@ from agentmesh.engine.core import Core
 from agentmesh.engine.event_rows import is_kept
 from agentmesh.engine.inbox import HandedUp, is_from_peer, size_of
 from agentmesh.engine.order import InOrder, next_due_ms
-from agentmesh.engine.outbox import NO_SESSION, Purpose, Waiting
+from agentmesh.engine.outbox import CAUSED, NO_SESSION, Purpose, Waiting
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.errors import InboxFull, OutboxFull
@@ -101,17 +101,12 @@ class _Keeping:
         """Add it to the step."""
         self._verdicts()
         self._leaving()
-        told = self._told()
-        ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
-        handed_up = ordered.handed_up(told) if self._core.in_order or self._core.state.inbox.held else told
-        self._done |= ordered.released
-        self._changes += [InboxPut(handed) for handed in ordered.held]
-        # Where the call returns no events, as `drop`, what is told stands in the inbox alone.
-        if self._events:
-            self._step.output = handed_up
-        handed_up += self._early_payload()
-        self._keep(handed_up, ordered.last_sequence)
-        self._make_room()
+        if self._events or self._ended:
+            self._handed_up(self._told())
+        elif isinstance(self._step.output, Accepted):
+            self._keep(self._early_payload(), self._core.state.inbox.last_sequence)
+        if self._waiting:
+            self._make_room()
         if self._gone:
             self._changes.insert(0, OutboxRemoved(tuple(self._gone)))
         if self._done:
@@ -212,8 +207,10 @@ class _Keeping:
     def _make_room(self) -> None:
         """Let the oldest answers and signals go where there are too many: whoever misses one asks again."""
         caused = self._core.state.outbox.caused
-        more = sum(one.purpose in (Purpose.ANSWER, Purpose.SIGNAL) for one in self._waiting)
-        staying = [sequence for sequence in caused if sequence not in self._gone] if more else []
+        more = len([one for one in self._waiting if one.purpose in CAUSED])
+        if not more:
+            return
+        staying = [sequence for sequence in caused if sequence not in self._gone]
         surplus = len(staying) + more - self._core.limits.outbox_max_answers
         self._gone.update((sequence, None) for sequence in staying[: max(0, surplus)])
 
@@ -269,6 +266,19 @@ class _Keeping:
         return held.peer_close if isinstance(held, Session) else None
 
     # --- what is handed up -------------------------------------------------------------------------------------------
+
+    def _handed_up(self, told: Events) -> None:
+        inbox = self._core.state.inbox
+        sequence = inbox.last_sequence
+        if self._core.in_order or inbox.held:
+            ordered = InOrder(self._core, self._step, self._ended, self._now_ms)
+            told = ordered.handed_up(told)
+            self._done |= ordered.released
+            self._changes += [InboxPut(handed) for handed in ordered.held]
+            sequence = ordered.last_sequence
+        if self._events:  # else the call returns none, as `drop`: what is told stands in the inbox alone
+            self._step.output = told
+        self._keep(told, sequence)
 
     def _keep(self, events: Events, sequence: int) -> None:
         inbox = self._core.state.inbox
@@ -337,7 +347,7 @@ def sent(core: Core, receipt: Receipt, now_ms: int, *, final: bool) -> Step[None
     waiting = core.state.outbox.find(receipt)
     if waiting is None:
         return Step((), (), None)
-    if final or waiting.purpose in (Purpose.ANSWER, Purpose.SIGNAL):
+    if final or waiting.purpose in CAUSED:
         return Step((OutboxRemoved((waiting.sequence,)),), (), None)
     return Step((), (), None, afterwards=partial(core.offers.handed_over, receipt, core.state.outbox, now_ms))
 

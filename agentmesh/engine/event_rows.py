@@ -71,25 +71,30 @@ def _same(value: Any) -> Any:
 
 @frozen
 class _Part:
-    """How an attribute stands in a row: its layout, the way out and the way back, which raises as `require`."""
+    """How an attribute stands in a row: its layout, the way out and the way back, which raises as `require`.
+
+    `out` is `None` where it stands as it is.
+    """
 
     layout: _wire.Kind
-    out: Callable[[Any], Any] = _same
+    out: Callable[[Any], Any] | None = None
     back: Callable[[Any], Any] = _same
 
 
 def _maybe(part: _Part) -> _Part:
+    out = part.out
     return _Part(
         _wire.Maybe(part.layout),
-        lambda value: None if value is None else part.out(value),
+        None if out is None else lambda value: None if value is None else out(value),
         lambda value: None if value is None else part.back(value),
     )
 
 
 def _several(part: _Part) -> _Part:
+    out = part.out
     return _Part(
         _wire.ArrayOf(part.layout, MANY),
-        lambda values: [part.out(value) for value in values],
+        list if out is None else lambda values: [out(value) for value in values],
         lambda values: tuple(part.back(value) for value in values),
     )
 
@@ -159,6 +164,7 @@ class _Form:
     parts: dict[str, _Part]
     build: Callable[..., Kept] = field()
     layout: _wire.Array = field(init=False)
+    outs: tuple[tuple[str, Callable[[Any], Any] | None], ...] = field(init=False)
 
     @build.default
     def _kind(self) -> Callable[..., Kept]:
@@ -167,6 +173,10 @@ class _Form:
     @layout.default
     def _array(self) -> _wire.Array:
         return _wire.array(_wire.Uint(), *(part.layout for part in self.parts.values()))
+
+    @outs.default
+    def _outs(self) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
+        return tuple((name, part.out) for name, part in self.parts.items())
 
 
 def _form(kind: type[Kept], build: Callable[..., Kept] | None = None, **parts: _Part) -> _Form:
@@ -228,7 +238,11 @@ def is_kept(event: Event) -> TypeGuard[Kept]:
 def export_event(event: Kept) -> bytes:
     """Return the canonical bytes of an event: secret, and unsealed."""
     tag = _TAGS[type(event)]
-    return _wire.encode([tag, *(part.out(getattr(event, name)) for name, part in _FORMS[tag].parts.items())])
+    fields: list[Any] = [tag]
+    for name, out in _FORMS[tag].outs:
+        value = getattr(event, name)
+        fields.append(value if out is None else out(value))
+    return _wire.encode(fields)
 
 
 def restore_event(data: bytes, state: AgentState) -> Kept:

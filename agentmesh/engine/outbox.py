@@ -62,7 +62,7 @@ class Waiting:
 
 
 NO_SESSION: Final = SessionId(bytes(16))
-_CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})
+CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})
 
 
 @final
@@ -137,9 +137,9 @@ class Outbox:
             self._by_number.setdefault(waiting.session_id, {})[waiting.number] = sequence
         else:
             self._others.setdefault(waiting.session_id, {})[sequence] = None
-            (self.caused if waiting.purpose in _CAUSED else self.passing)[sequence] = None
+            (self.caused if waiting.purpose in CAUSED else self.passing)[sequence] = None
         if sequence not in self._entries:
-            self._tally.come(sequence, waiting.purpose in _CAUSED, len(waiting.envelope))
+            self._tally.come(sequence, waiting.purpose in CAUSED, len(waiting.envelope))
             self._entries[sequence] = waiting
 
     def remove(self, sequence: int) -> None:
@@ -154,7 +154,7 @@ class Outbox:
             _take_out(self._others, waiting.session_id, sequence)
             self.caused.pop(sequence, None)
             self.passing.pop(sequence, None)
-        self._tally.go(sequence, waiting.purpose in _CAUSED, len(waiting.envelope))
+        self._tally.go(sequence, waiting.purpose in CAUSED, len(waiting.envelope))
         del self._entries[sequence]
 
 

@@ -10,6 +10,7 @@ from agentmesh.store.memory import MemoryBackend
 from agentmesh.store.postgres import PostgresBackend
 from agentmesh.store.rows import Backend, Rows
 from agentmesh.store.sqlite import SQLiteBackend
+from agentmesh.store.states import States
 from agentmesh.store.store import Store
 from agentmesh.store.stores import MemoryStore, PostgresStore, SQLiteStore
 
@@ -26,6 +27,7 @@ __all__ = [
     "Rows",
     "SQLiteBackend",
     "SQLiteStore",
+    "States",
     "Store",
     "StoreKey",
     "export_log",

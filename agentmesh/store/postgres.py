@@ -198,7 +198,7 @@ class PostgresRows:
 
 @final
 class PostgresBackend:
-    """Agents' rows in a schema of a PostgreSQL database (13 or newer), over one connection that comes back when lost.
+    """Agents' rows in a schema of a PostgreSQL database (14 or newer), over one connection that comes back when lost.
 
     All that is done with one backend is done one after another, whatever threads do it: who wants more at once makes
     more backends. It needs a connection of its own to the server for as long as it lives: a pooler in between must not

@@ -33,9 +33,9 @@ _SETTINGS: Final = """
            set_config('tcp_keepalives_count', '3', false)"""
 _ITSELF: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 # Ours alone: the start, because the operating system gives numbers of processes again; the locks, because a pooler
-# gives connections to others, without them.
+# gives connections to others, without them. It waits until the old one is gone, and its locks with it.
 _END: Final = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity AS old
+    SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity AS old
     WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()
       AND EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = old.pid AND locktype = 'advisory')"""
 
@@ -221,10 +221,11 @@ class Link:
         wait = self._connection.wait
         self._connection.wait = lambda steps, *args, **named: wait(self._in_time(steps), *args, **named)
         statement_ms = 1000 * self._call_timeout_seconds
-        self.ask(_SETTINGS, self._schema, str(statement_ms), str(min(statement_ms // 2, LOCK_WAIT_MS_MAX)))
+        lock_ms = min(statement_ms // 2, LOCK_WAIT_MS_MAX)
+        self.ask(_SETTINGS, self._schema, str(statement_ms), str(lock_ms))
         if self._former is not None:  # it may not have noticed, and would keep its locks
             with contextlib.suppress(StoreFailed):  # not every server lets a role end its own
-                self.ask(_END, *self._former)
+                self.ask(_END, lock_ms, *self._former)
         [self._former] = self.ask(_ITSELF)
         [(has_schema, has_tables)] = self.ask(_IS_THERE, self._schema)
         if not has_tables:

@@ -61,14 +61,15 @@ class Sealer(Redacted):
     """Seals and opens the rows of one agent. It holds the agent's keys; whoever calls it holds the agent's lock."""
 
     __slots__ = (
-        "_durable", "_elements", "_entropy", "_hiding", "_key_row", "_log", "_name", "_pending", "_sealing",
-        "_set", "_total",
+        "_durable", "_elements", "_encode", "_entropy", "_hiding", "_key_row", "_log", "_name", "_pending",
+        "_sealing", "_set", "_total",
     )  # fmt: skip
 
     @frameless
     def __init__(self, name: str, data_key: bytes, key_row: bytes | None, entropy: CheckedEntropy) -> None:
         """Take a data key apart; use `new` or `open`."""
         self._name = name
+        self._encode = _wire.public_encoder()  # of contexts and of rows' keys alone, which are no secrets
         self._entropy = entropy
         self._sealing, self._hiding, self._set = (
             _crypto.kdf(data_key, STORE_KEY, purpose, _crypto.KEY_BYTES) for purpose in (b"rows", b"names", b"set")
@@ -186,7 +187,8 @@ class Sealer(Redacted):
         if type(hidden) is bytes and type(stored) is bytes:
             number = int.from_bytes(stored[:NUMBER_BYTES], "big")
             if number <= newest:
-                context = _wire.encode([VERSION, self._name, kind, hidden, number])
+                encode = _wire.encode if kind == LOG else self._encode  # other threads may read the log meanwhile
+                context = encode([VERSION, self._name, kind, hidden, number])
                 try:
                     data = open_sealed(self._sealing, STATE, context, stored[NUMBER_BYTES:])
                     return _wire.decode_pair(data, len(data))
@@ -309,7 +311,7 @@ class Sealer(Redacted):
         if kind not in KINDS or type(key) is not bytes:
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
-            return kind, _crypto.kdf(self._hiding, STORE_NAME, _wire.encode([kind, key]), HIDDEN_BYTES)
+            return kind, _crypto.kdf(self._hiding, STORE_NAME, self._encode([kind, key]), HIDDEN_BYTES)
         if log_number(name) == UINT_MAX:
             raise ArgumentInvalid("rows", "not the number of a row of the log")
         return kind, key
@@ -317,7 +319,7 @@ class Sealer(Redacted):
     def _seal_row(self, kind: str, hidden: bytes, key: bytes, data: bytes, number: int, nonce: bytes) -> bytes:
         if type(data) is not bytes:
             raise ArgumentInvalid("rows", "not bytes")
-        context = _wire.encode([VERSION, self._name, kind, hidden, number])
+        context = self._encode([VERSION, self._name, kind, hidden, number])
         sealed = seal(self._sealing, STATE, context, _wire.encode_pair(key, data), nonce)
         return number.to_bytes(NUMBER_BYTES, "big") + sealed
 

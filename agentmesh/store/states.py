@@ -25,6 +25,7 @@ from agentmesh.primitives.keys import Redacted
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey
 from agentmesh.store.keeping import Keeping
+from agentmesh.store.opened import is_new
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.trail import Trail
@@ -37,6 +38,8 @@ _State = TypeVar("_State", bound=Stepwise)
 @final
 class States(Redacted):
     """What a policy decides by, kept. Safe to use from several threads; a child of a fork gets `ForkedChild`."""
+
+    __slots__ = ("_batches", "_birthplace", "_found", "_keeping", "_kept", "_lock", "_owed")
 
     def __init__(
         self, backend: Backend, name: str, key: StoreKey, entropy: CheckedEntropy, counter: Counter | None
@@ -171,10 +174,9 @@ class States(Redacted):
 
 def _read(rows: Rows, name: str, key: StoreKey, entropy: CheckedEntropy) -> tuple[Sealer, dict[Name, bytes]]:
     """Return what seals the rows, and what they hold."""
-    number = rows.commit_number
-    if number == 0:
+    if is_new(rows):
         return Sealer.new(name, key, entropy=entropy), {}
-    sealer, found, _ = Sealer.open(name, key, rows.read(), number, entropy=entropy)
+    sealer, found, _ = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=entropy)
     if any(kind != TRUST for kind, _ in found):
         raise ArgumentInvalid("name", "that of an agent")
     return sealer, dict(found)

@@ -6,6 +6,7 @@ Nothing here is for production: the randomness repeats itself on purpose. `agent
 
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
+from agentmesh.testing.faulty_backend import FaultyBackend, Moment
 from agentmesh.testing.mutation import Mutation, Tampering, forge, with_body, with_header
 from agentmesh.testing.network import HONEST, Faults
 from agentmesh.testing.pair import Pair, agent_pair, establish, established_pair
@@ -16,8 +17,10 @@ __all__ = [
     "HONEST",
     "BundleShelf",
     "Faults",
+    "FaultyBackend",
     "ManualClock",
     "MeshSimulator",
+    "Moment",
     "Mutation",
     "Pair",
     "SeededEntropy",

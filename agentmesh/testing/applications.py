@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from agentmesh.agent import Agent
@@ -38,6 +39,7 @@ from agentmesh.testing.entropy import KemKeys
 from agentmesh.testing.host import WritingHost
 from agentmesh.testing.mutation import split
 from agentmesh.testing.shelf import BundleShelf
+from agentmesh.testing.store_host import StoreHost
 
 
 class Applications:
@@ -61,6 +63,7 @@ class Applications:
         history_max: int,
         acknowledge: bool,
         reliable: bool,
+        write_fault_percent: int | None,
     ) -> None:
         if isinstance(agents, str) or len(agents) < 2 or len(set(agents)) != len(agents):
             raise ArgumentInvalid("agents")
@@ -77,8 +80,11 @@ class Applications:
         self._defer_percent = defer_percent
         self._ledgers = {(a, b): Ledger(history_max) for a in agents for b in agents if a != b}
         kem_keys: KemKeys = {}
+        host: Callable[..., WritingHost] = WritingHost
+        if write_fault_percent is not None:
+            host = partial(StoreHost, write_fault_percent=write_fault_percent)
         self._hosts = {
-            name: WritingHost(
+            name: host(
                 f"{seed}/{name}",
                 clock=_skewed(self.clock, self._random.randint(-skew_max_ms, skew_max_ms)),
                 policy=policy,

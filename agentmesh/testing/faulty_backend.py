@@ -46,6 +46,7 @@ class FaultyBackend:
         self._backend = backend
         self._happen = happen
         self._failures: list[tuple[Moment, BaseException, int]] = []
+        self._open: dict[str, Rows] = {}
 
     def fail(self, moment: Moment, error: BaseException, *, after: int = 0) -> None:
         """Raise an error once: at the next such moment, or at that which has so many before it.
@@ -70,6 +71,18 @@ class FaultyBackend:
         """Forget the errors that have not been raised. Return how many these were."""
         failures, self._failures = self._failures, []
         return len(failures)
+
+    def rows(self, name: str) -> dict[Name, bytes]:
+        """Return the rows of an agent that is open here, as they are now: what a refusal, or a fault, left unchanged.
+
+        Raises:
+            ArgumentInvalid: it is not open here.
+            StoreError: the store did not answer.
+        """
+        rows = self._open.get(name)
+        if rows is None:
+            raise ArgumentInvalid("name", "not open here")
+        return {(kind, key): sealed for log in (False, True) for kind, key, sealed in rows.read(log=log)}
 
     def reach(self, moment: Moment) -> None:
         """Let happen what is to happen at this moment."""
@@ -98,7 +111,10 @@ class FaultyBackend:
         """Open the rows of an agent. See `Backend`."""
         self.reach(Moment.OPEN)
         rows = self._backend.open_rows(name, create=create)
-        return None if rows is None else FaultyRows(rows, self.reach)
+        if rows is None:
+            return None
+        self._open[name] = rows
+        return FaultyRows(rows, self.reach)
 
     def close(self) -> None:
         """Close every agent's rows."""

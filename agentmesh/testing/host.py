@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NotRequired, TypedDict, TypeVar, Unpack, final
+from typing import NotRequired, TypedDict, TypeVar, Unpack
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
@@ -93,7 +93,6 @@ class Host:
         self.journal: AuditJournal | None = None if self.sink is None else AuditJournal(AuditLog(self.sink))
 
 
-@final
 class WritingHost(Host):
     """The host of a simulated mesh: it exports after every call, and compares after every refusal.
 

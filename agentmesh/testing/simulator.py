@@ -6,7 +6,7 @@ state after every call, restores a crashed agent from its last export, and keeps
 every step it holds the agents to four rules, and raises AssertionError where one breaks:
 
     a refusal leaves the exported state byte for byte as it was;
-    a restored agent exports the state that it was restored from;
+    a restored agent, or one opened in a store, exports the state that was written;
     a message is delivered at most once, as it was sent, from who sent it, in the session it was sent in;
     a session that ends as closed has delivered all that was sent in it.
 
@@ -89,6 +89,7 @@ class MeshSimulator(Applications):
         history_max: int = 10_000,
         acknowledge: bool = False,
         reliable: bool = False,
+        write_fault_percent: int | None = None,
     ) -> None:
         """Make the agents, and put their bundles on the shelf.
 
@@ -110,6 +111,8 @@ class MeshSimulator(Applications):
             history_max: How many messages of each direction `sent`, `delivered`, `dropped` and `refused` return.
             acknowledge: Every agent tells which messages it opened, and is held to what was delivered.
             reliable: Every agent keeps outbox and inbox; what leaves is handed to the network once all the same.
+            write_fault_percent: Every agent lives in a store in memory, and in so many of its calls a write fails or is
+                broken off; the call is made again. Without a store if `None`.
 
         Raises:
             ArgumentInvalid: fewer than two names, a name twice, or another argument out of range.
@@ -117,7 +120,8 @@ class MeshSimulator(Applications):
         super().__init__(
             seed, agents, limits=limits, policy=policy, conditions=conditions, one_time=one_time,
             reject_percent=reject_percent, defer_percent=defer_percent, skew_max_ms=skew_max_ms,
-            history_max=history_max, acknowledge=acknowledge, reliable=reliable
+            history_max=history_max, acknowledge=acknowledge, reliable=reliable,
+            write_fault_percent=write_fault_percent
         )  # fmt: skip
         self.faults: Counter[str] = Counter()
         self._chances = Faults() if faults is None else faults

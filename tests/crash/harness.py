@@ -412,6 +412,15 @@ class Matrix:
                 self.meet(node)
                 node.do("send", node.unsent.pop(0))
 
+    def catch_up(self) -> None:
+        """Let what is under way arrive, and be acknowledged."""
+        self.wait(60_000)  # whatever waits is due
+        self.pump(honest=True)
+        self.wait(1000)
+        for node in self.nodes:
+            node.do("poll")
+        self.pump(honest=True)
+
     def settle(self) -> None:
         """Restart both, and be honest until nothing is left to do."""
         for node in self.nodes:

@@ -31,8 +31,17 @@ class TwoAgents(RuleBasedStateMachine):
         acquainted=st.sampled_from((True, True, False)),
         acknowledge=st.booleans(),
         epoch_turns=st.sampled_from((1, 2, 16)),
+        write_fault_percent=st.sampled_from((None, None, 0, 60)),
     )
-    def meet(self, seed: int, one_time: int, acquainted: bool, acknowledge: bool, epoch_turns: int) -> None:
+    def meet(
+        self,
+        seed: int,
+        one_time: int,
+        acquainted: bool,
+        acknowledge: bool,
+        epoch_turns: int,
+        write_fault_percent: int | None,
+    ) -> None:
         self.mesh = MeshSimulator(
             seed,
             NAMES,
@@ -41,6 +50,7 @@ class TwoAgents(RuleBasedStateMachine):
             defer_percent=100,
             acknowledge=acknowledge,
             limits=Limits(epoch_turns=epoch_turns),
+            write_fault_percent=write_fault_percent,
         )
         self.waiting: dict[int, Counter[bytes]] = {0: Counter(), 1: Counter()}
         self.seen = {0: 0, 1: 0}

@@ -566,6 +566,10 @@ def test_another_key_and_damage_are_refused_and_alter_nothing() -> None:
             with pytest.raises((StoreBroken, StoreKeyWrong)):
                 Store(MemoryBackend(below), KEY).open_states()
         below._agents["trust"].rows = rows
+    number, below._agents["trust"].commit_number = below._agents["trust"].commit_number, 0
+    with pytest.raises(StoreBroken):  # and no new, empty lists
+        Store(MemoryBackend(below), KEY).open_states()
+    below._agents["trust"].commit_number = number
     assert content(below) == before
     assert Scene(below).stored == scene.stored
 

@@ -476,7 +476,7 @@ def test_what_reaches_the_server_after_the_answer_was_given_is_not_written(
 ) -> None:
     """The old connection hangs somewhere between here and the server, with the write in it, and is alive there."""
     if not ends_old:  # the server lets no role end its own
-        monkeypatch.setattr(postgres_link, "_END", "SELECT %s::int, %s::timestamptz, pg_terminate_backend(-1)")
+        monkeypatch.setattr(postgres_link, "_END", "SELECT %s::int, %s::int, %s::timestamptz")
         monkeypatch.setattr(subject, "_WAIT_FOR_LOCK", "SELECT %s")
 
     def hold(pipe: Any, data: bytes) -> None:
@@ -504,7 +504,7 @@ def test_a_write_that_is_still_under_way_is_waited_for(
     backends: Any, proxy: Any, cluster: Any, conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off while it waits inside the server: no answer is given before it has been written, or cannot be."""
-    monkeypatch.setattr(postgres_link, "_END", "SELECT %s::int, %s::timestamptz, pg_terminate_backend(-1)")
+    monkeypatch.setattr(postgres_link, "_END", "SELECT %s::int, %s::int, %s::timestamptz")
     rows = opened(backends(proxy.conninfo(conninfo), call_timeout_seconds=4))
     pipes: list[Any] = []
 
@@ -566,6 +566,7 @@ def test_a_call_that_is_broken_off_leaves_all_usable(
             return opened(backend, "worker-18")
         return rows.close() if what == "close" else rows.commit_number
 
+    second = backends()
     for backend, rows, known in interrupts.each(make, call, rooms=("store/postgres",), lines=True):
         assert not backend.turn.locked()
         if what == "close":
@@ -577,10 +578,8 @@ def test_a_call_that_is_broken_off_leaves_all_usable(
         other = opened(backend, "worker-18")
         rows.close()
         other.close()
-        second = backends()
         for name in ("worker-17", "worker-18"):
-            opened(second, name)  # no lock was left behind
-        second.close()
+            opened(second, name).close()  # no lock was left behind
         backend.close()
 
 
