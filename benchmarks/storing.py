@@ -53,10 +53,11 @@ def conversing(agent: Agent) -> Pair:
 
 def let_go(agent: Agent) -> None:
     """Empty outbox and inbox."""
+    outbox, inbox = agent.outbox(), agent.inbox()
     with agent.batch():
-        for waiting in agent.outbox():
+        for waiting in outbox:
             agent.sent(waiting.receipt, final=True)
-        for event in agent.inbox():
+        for event in inbox:
             agent.done(event)
 
 
