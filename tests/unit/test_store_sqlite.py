@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import gc
 import os
@@ -759,6 +760,31 @@ def test_a_write_that_is_broken_off_anywhere_is_whole_or_nothing(path: Path, int
         assert contents(rows)[0] == (before if number == 1 else after) | {("outbox", b"o"): b"3", ("kept", b"k"): b"3"}
         rows.close()
     assert ends == {1, 2}
+    backend.close()
+
+
+def test_taking_back_a_write_may_be_broken_off_anywhere(path: Path, interrupts: Any) -> None:
+    backend = SQLiteBackend(path, synchronous="NORMAL")
+    agent(backend, "other").close()
+    connection = backend._connection
+
+    def make() -> SQLiteRows:
+        backend._connection = connection
+        rows = agent(backend, os.urandom(8).hex())
+        rows.write(1, {ROW: b"1"}, ())
+        backend._connection = Failing(backend, "INSERT", before=failing(sqlite3.SQLITE_FULL))
+        return rows
+
+    def write(rows: SQLiteRows) -> None:
+        with contextlib.suppress(StoreFailed):
+            rows.write(2, {ROW: b"2", ("outbox", b"o"): b"2"}, ())
+
+    for rows in interrupts.each(make, write, rooms=("store",)):
+        assert rows.commit_number == 1
+        assert contents(rows)[0] == {ROW: b"1"}
+        rows.write(2, {ROW: b"3"}, ())
+        rows.close()
+    backend._connection = connection
     backend.close()
 
 
