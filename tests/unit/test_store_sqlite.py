@@ -33,7 +33,7 @@ from agentmesh.errors import (
     StoreLocked,
     StoreMoved,
 )
-from agentmesh.store import SQLiteBackend
+from agentmesh.store import SQLiteBackend, files
 from agentmesh.store.rows import HEAD_NAME, Name
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.sqlite_rows import SQLiteRows
@@ -362,6 +362,52 @@ def test_a_child_of_a_fork_is_refused_and_takes_no_lock_along(
         os.waitpid(child, 0)
         for descriptor in (*come, *go):
             os.close(descriptor)
+
+
+FORKING = """
+import os, sys
+from agentmesh.store import SQLiteBackend
+backend = SQLiteBackend(sys.argv[1])
+if not os.fork():
+    print(os.getpid(), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@NEEDS_FORK
+def test_a_child_that_outlives_its_killed_parent_keeps_no_lock(path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(agentmesh.__file__).parents[1])}
+    command = [sys.executable, "-c", FORKING, str(path)]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        os.kill(child, 0)
+        assert reopened(path) == (0, {})
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_that_is_removed_before_it_is_taken_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = files.lock, []
+
+    def removing(descriptor: int) -> None:
+        if len(removed) < 3:
+            path.with_name("a.mesh.lock").unlink()
+            removed.append(descriptor)
+        lock(descriptor)
+
+    monkeypatch.setattr(files, "lock", removing)
+    with SQLiteBackend(path):
+        with pytest.raises(StoreLocked):
+            SQLiteBackend(path)
+        removed[:] = []
+    monkeypatch.setattr(files, "lock", lambda descriptor: removed.clear() or removing(descriptor))
+    with pytest.raises(StoreMoved):
+        SQLiteBackend(path)
 
 
 def test_a_writer_whose_lock_was_taken_away_cannot_write(path: Path) -> None:
