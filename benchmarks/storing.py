@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from nacl.secret import SecretBox
 
 from agentmesh import Agent
 from agentmesh.engine.state import Changes
-from agentmesh.store import SQLiteBackend
-from agentmesh.store.store import Store
+from agentmesh.primitives.aead import OVERHEAD_BYTES
+from agentmesh.store import SQLiteStore
 from benchmarks.pairs import LIMITS, Pair, establish, one_bundle
-from benchmarks.peers.serve import Call
+from benchmarks.peers.serve import Call, Workload, timed
 from benchmarks.sizes import MESH
 
 BATCH: Final = 100
@@ -38,23 +40,24 @@ _PUT: Final = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)"
 # --- agents ----------------------------------------------------------------------------------------------------------
 
 
-def _conversing(agent: Agent) -> Pair:
+def conversing(agent: Agent) -> Pair:
     """Return an agent and a peer that have conversed."""
     peer = Agent.create(MESH, limits=LIMITS, acknowledge=True)
     establish(agent, peer, one_bundle(peer))
     pair = Pair(agent, peer)
     for _ in range(_TURNS):
         pair.turn()
-    _let_go(agent)
+    let_go(agent)
     return pair
 
 
-def _let_go(agent: Agent) -> None:
+def let_go(agent: Agent) -> None:
     """Empty outbox and inbox."""
+    outbox, inbox = agent.outbox(), agent.inbox()
     with agent.batch():
-        for waiting in agent.outbox():
+        for waiting in outbox:
             agent.sent(waiting.receipt, final=True)
-        for event in agent.inbox():
+        for event in inbox:
             agent.done(event)
 
 
@@ -62,10 +65,10 @@ def _plain() -> Agent:
     return Agent.create(MESH, limits=LIMITS, acknowledge=True)
 
 
-def _stored(stack: ExitStack) -> tuple[Agent, Path]:
+def _stored(stack: ExitStack, synchronous: str = "FULL") -> tuple[Agent, Path]:
     """Return an agent in a store of its own, and the store's file."""
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "agent.mesh"
-    store = stack.enter_context(Store(SQLiteBackend(path), os.urandom(32)))
+    store = stack.enter_context(SQLiteStore(path, key=os.urandom(32), synchronous=synchronous))
     return store.open_agent(MESH, limits=LIMITS), path
 
 
@@ -98,11 +101,11 @@ def _receive(pair: Pair, count: int) -> Call:
 Direction = Callable[[Pair, int], Call]
 
 
-def in_store(direction: Direction, count: int) -> Iterator[Call]:
+def in_store(direction: Direction, count: int, synchronous: str = "FULL") -> Iterator[Call]:
     """Yield so many messages as one commit of a store."""
     with ExitStack() as stack:
-        agent, _ = _stored(stack)
-        pair = _conversing(agent)
+        agent, _ = _stored(stack, synchronous)
+        pair = conversing(agent)
         while True:
             call = direction(pair, count)
 
@@ -111,7 +114,7 @@ def in_store(direction: Direction, count: int) -> Iterator[Call]:
                     call()
 
             yield commit
-            _let_go(agent)
+            let_go(agent)
 
 
 # --- bare ------------------------------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def _rows(direction: Direction, count: int) -> list[Row]:
     """Return the rows that so many messages change, as a store is told of them."""
     recorder = _Recorder()
     agent = Agent.create(MESH, limits=LIMITS, acknowledge=True, reliable=True, journal=recorder)
-    call = direction(_conversing(agent), count)
+    call = direction(conversing(agent), count)
     with agent.batch():
         call()
     return recorder.rows
@@ -171,11 +174,10 @@ class BareFile:
 
 def bare(direction: Direction, count: int) -> Iterator[Call]:
     """Yield so many messages without a store, and a bare commit of the same rows."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))) as file,
-    ):
-        pair = _conversing(_plain())
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        file = stack.enter_context(closing(BareFile(Path(folder) / "bare.db", _rows(direction, count))))
+        pair = conversing(_plain())
         while True:
             call = direction(pair, count)
 
@@ -185,3 +187,55 @@ def bare(direction: Direction, count: int) -> Iterator[Call]:
 
             yield commit
             file.let_go()
+
+
+WORKLOADS: dict[str, Workload] = {}
+BARE: dict[str, Workload] = {}
+for _way, _direction in (("out", _send), ("in", _receive)):
+    for _count in (1, BATCH):
+        WORKLOADS[f"store_{_way}_{_count}"] = Workload(partial(in_store, _direction, _count), _count)
+        BARE[f"store_{_way}_{_count}"] = Workload(partial(bare, _direction, _count), _count)
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def store_written(count: int) -> dict[str, float]:
+    """Return the bytes that a message of 256 bytes, sent alone, adds to the log that SQLite writes ahead.
+
+    And how often that is what cannot be less: the session's row as it was sealed, and the envelope.
+    """
+    with ExitStack() as stack:
+        agent, path = _stored(stack)
+        pair = conversing(agent)
+        agent.send(pair.bob.did, _DATA)
+        [session] = [data for kind, _, data in _rows(_send, 1) if kind == "session"]
+        log = path.with_name(f"{path.name}-wal")
+        before = log.stat().st_size
+        envelopes = sum(len(agent.send(pair.bob.did, _DATA).envelope) for _ in range(count))
+        written = (log.stat().st_size - before) / count
+        return {"message": written, "of_needed": written / (len(session) + OVERHEAD_BYTES + envelopes / count)}
+
+
+def store_batches(counts: list[int], times: int) -> dict[str, Any]:
+    """Return the microseconds of a message sent, by how many are one commit: forced to disk, and not forced.
+
+    `alone` is the same without a store.
+    """
+    found: dict[str, Any] = {"alone": statistics.median(timed(_without(), 20 * times, BATCH))}
+    for count in counts:
+        calls = {mode: in_store(_send, count, mode) for mode in ("FULL", "NORMAL")}
+        spent: dict[str, list[float]] = {mode: [] for mode in calls}
+        for _ in range(times + 1):  # in turn, so that what disturbs one disturbs both
+            for mode, mode_calls in calls.items():
+                spent[mode] += timed(mode_calls, 1, count)
+        found[str(count)] = {mode.lower(): statistics.median(values[1:]) for mode, values in spent.items()}
+    return found
+
+
+def _without() -> Iterator[Call]:
+    pair = conversing(_plain())
+    while True:
+        yield _send(pair, BATCH)
+
+
+FIGURES: dict[str, Callable[..., Any]] = {"store_written": store_written, "store_batches": store_batches}
