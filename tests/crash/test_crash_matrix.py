@@ -152,6 +152,21 @@ def finish(run: Any) -> None:
 # --- enumerated ------------------------------------------------------------------------------------------------------
 
 
+def test_the_points_reach_down_to_the_files(matrix: Callable[..., Any]) -> None:
+    run = matrix(1)
+    passed: set[str] = set()
+    for prepare in (sending, handing_over, receiving):
+        node, command, arguments = prepare(run)
+        node.do(command, *arguments)
+        passed |= set(node.passed)
+    statements = {"sql BEGIN", "sql UPDATE", "sql INSERT", "sql DELETE", "sql COMMIT"}
+    moments = {"rows write", "rows written", "commit >", "hand-over <", "sent >", "hand-up <", "done <", "done >"}
+    assert statements | moments <= passed
+    if not any(name.startswith("wal") for name in passed):
+        pytest.skip("SQLite is linked so that its file layer is not to be found by name")
+    assert {"wal write", "wal torn", "wal fsync"} <= passed
+
+
 def chosen(run: Any, passed: list[str]) -> list[tuple[int, str | None]]:
     """Choose points: those that make something durable, and others, each kind once at most."""
     names = run.random.sample(sorted(set(passed)), len(set(passed)))
