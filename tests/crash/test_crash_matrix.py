@@ -21,7 +21,7 @@ from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 
 DEPTH = int(os.environ.get("AGENTMESH_DEPTH") or "1")
-POINTS = 6  # of each call, by default
+POINTS = 4  # of each call, by default
 SEEDS = range(2 * DEPTH)
 KEY = bytes(range(32))
 
