@@ -179,8 +179,11 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
     peers: list[tuple[bytes, list[Any]]] = []
     kept: dict[bytes, list[tuple[bytes, bytes]]] = {}
     boxes: dict[str, list[tuple[bytes, bytes]]] = {RowKind.OUTBOX: [], RowKind.INBOX: []}
+    session_count = 0
     for (kind, key), data in rows.items():
-        if kind == RowKind.BUNDLE:
+        if kind == RowKind.SESSION:
+            session_count += 1
+        elif kind == RowKind.BUNDLE:
             fields = _decode(data, PUBLISHED_LAYOUT)
             put_bundle(state, fields)
             require(fields[0] == key)
@@ -195,7 +198,7 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
         elif kind in boxes:
             boxes[kind].append((key, data))
         else:
-            require(kind == RowKind.SESSION or (kind in {RowKind.AGENT, RowKind.GENERATION} and not key))
+            require(kind in {RowKind.AGENT, RowKind.GENERATION} and not key)
     for key, (raw, latest_knock_ms, own_knock_ms, session_ids) in peers:
         require(raw == key)
         sessions = [
@@ -204,7 +207,7 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
         ]
         put_peer(state, raw, latest_knock_ms, own_knock_ms, sessions)
         require([session_id_of(held) for held in state.peers[raw].sessions] == session_ids)
-    require(len(state.sessions) == sum(kind == RowKind.SESSION for kind, _ in rows))  # none without its peer
+    require(len(state.sessions) == session_count)  # none without its peer
     require(not kept)
     _restore_boxes(state, sorted(boxes[RowKind.OUTBOX]), sorted(boxes[RowKind.INBOX]))
     return state

@@ -33,7 +33,7 @@ from agentmesh.store.sealing import HEAD, Sealer
 from agentmesh.store.trail import Trail
 
 _GENERATION: Final = (RowKind.GENERATION, b"")
-_STATE_KINDS: Final = frozenset(RowKind)
+_STATE_KINDS: Final = {str(kind): kind for kind in RowKind}
 
 
 def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
@@ -41,8 +41,9 @@ def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowK
     rows: dict[RowKey, bytes] = {}
     others: dict[Name, bytes] = {}
     for (kind, row_key), data in opened.items():
-        if kind in _STATE_KINDS:
-            rows[RowKind(kind), row_key] = data
+        state_kind = _STATE_KINDS.get(kind)
+        if state_kind is not None:
+            rows[state_kind, row_key] = data
         else:
             others[kind, row_key] = data
     if rows:
