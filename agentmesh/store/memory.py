@@ -19,7 +19,7 @@ class _Agent:
 
     def __init__(self) -> None:
         self.rows: dict[Name, bytes] = {}
-        self.commit_number = 0
+        self.commit_number: int = 0
         self.holder: MemoryRows | None = None
         self.written: tuple[int, dict[Name, bytes], tuple[Name, ...]] | None = None
 
