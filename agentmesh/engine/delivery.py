@@ -17,7 +17,7 @@ from agentmesh.engine.core import Core
 from agentmesh.engine.event_rows import is_kept
 from agentmesh.engine.inbox import HandedUp, is_from_peer, size_of
 from agentmesh.engine.order import InOrder, next_due_ms
-from agentmesh.engine.outbox import CAUSED, NO_SESSION, Purpose, Waiting
+from agentmesh.engine.outbox import CAUSED, DATA, NO_SESSION, OWN, Purpose, Waiting
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.errors import InboxFull, OutboxFull
@@ -75,6 +75,7 @@ class _Keeping:
     """What one step keeps, while it is found out."""
 
     __slots__ = (
+        "_caused",
         "_changes",
         "_core",
         "_done",
@@ -95,6 +96,7 @@ class _Keeping:
         self._gone: dict[int, None] = {}
         self._done: dict[int, None] = {}
         self._waiting: list[Waiting] = []
+        self._caused = 0  # how many of those peers caused
         self._changes: list[Change] = []
 
     def add(self) -> None:
@@ -105,7 +107,7 @@ class _Keeping:
             self._handed_up(self._told())
         elif isinstance(self._step.output, Accepted):
             self._keep(self._early_payload(), self._core.state.inbox.last_sequence)
-        if self._waiting:
+        if self._caused:
             self._make_room()
         if self._gone:
             self._changes.insert(0, OutboxRemoved(tuple(self._gone)))
@@ -154,7 +156,7 @@ class _Keeping:
             [sent] = [change for change in changes if type(change) is MessageSent]
             facts = sent.session.facts
             if sent.own_close_at_ms is None:
-                self._put(Purpose.DATA, facts.peer.did, facts.session_id, output, output.number, self._step.label)
+                self._put(DATA, facts.peer.did, facts.session_id, output, output.number, self._step.label)
             else:
                 self._put(Purpose.CLOSE, facts.peer.did, facts.session_id, output)
         elif isinstance(output, Outgoing):
@@ -184,7 +186,9 @@ class _Keeping:
         self, purpose: Purpose, did: str, session_id: SessionId, made: Outgoing, number: int = 0, label: bytes = b""
     ) -> None:
         outbox, limits = self._core.state.outbox, self._core.limits
-        if purpose is Purpose.KNOCK or purpose is Purpose.DATA:
+        if purpose in CAUSED:
+            self._caused += 1
+        elif purpose in OWN:
             count, size = outbox.made
             if count >= limits.outbox_max_envelopes:
                 raise OutboxFull(count + 1, limits.outbox_max_envelopes)
@@ -206,12 +210,8 @@ class _Keeping:
 
     def _make_room(self) -> None:
         """Let the oldest answers and signals go where there are too many: whoever misses one asks again."""
-        caused = self._core.state.outbox.caused
-        more = len([one for one in self._waiting if one.purpose in CAUSED])
-        if not more:
-            return
-        staying = [sequence for sequence in caused if sequence not in self._gone]
-        surplus = len(staying) + more - self._core.limits.outbox_max_answers
+        staying = [sequence for sequence in self._core.state.outbox.caused if sequence not in self._gone]
+        surplus = len(staying) + self._caused - self._core.limits.outbox_max_answers
         self._gone.update((sequence, None) for sequence in staying[: max(0, surplus)])
 
     # --- what is told ------------------------------------------------------------------------------------------------

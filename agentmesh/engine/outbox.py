@@ -62,7 +62,10 @@ class Waiting:
 
 
 NO_SESSION: Final = SessionId(bytes(16))
-CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})
+# By their own names, because looking up a member costs as much as a call, and every message passes here.
+DATA: Final = Purpose.DATA
+CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})  # by peers
+OWN: Final = frozenset({Purpose.KNOCK, Purpose.DATA})  # the application's: these may be refused
 
 
 @final
@@ -133,7 +136,7 @@ class Outbox:
         """Let an envelope wait. For changes alone; again changes nothing."""
         sequence = waiting.sequence
         self._by_receipt[waiting.receipt] = sequence
-        if waiting.purpose is Purpose.DATA:
+        if waiting.purpose is DATA:
             self._by_number.setdefault(waiting.session_id, {})[waiting.number] = sequence
         else:
             self._others.setdefault(waiting.session_id, {})[sequence] = None
@@ -148,7 +151,7 @@ class Outbox:
         if waiting is None:
             return
         self._by_receipt.pop(waiting.receipt, None)
-        if waiting.purpose is Purpose.DATA:
+        if waiting.purpose is DATA:
             _take_out(self._by_number, waiting.session_id, waiting.number)
         else:
             _take_out(self._others, waiting.session_id, sequence)

@@ -250,7 +250,7 @@ def first_at(pair: bytes) -> int:
 
 def encode_pair(first: bytes, *second: bytes) -> bytes:
     """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
-    return encode_second(pair_head(len(first)) + first, *second)
+    return b"".join((_PAIR, _bin_head(len(first)), first, _bin_head(sum(map(len, second))), *second))
 
 
 def encode_second(before: bytes, *second: bytes) -> bytes:
