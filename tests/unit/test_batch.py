@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from agentmesh.engine.batch import Batch
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import Changes
 from agentmesh.errors import BatchOpen, ClosedSession, CommitFailed, NoSession, TooManySessions
+from agentmesh.store.memory import MemoryBackend
+from agentmesh.store.store import Store
 from agentmesh.testing import ManualClock, SeededEntropy
 
 MESH = "example/batch"
@@ -228,3 +232,19 @@ def test_what_waits_is_not_given_out_in_a_batch() -> None:
         with pytest.raises(BatchOpen):
             alice.pending_knocks()
     assert len(alice.pending_envelopes(bob.did)) == len(alice.pending_knocks()) == 1
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_broken_off_anywhere_what_counts_is_what_the_store_has(in_batch: bool, interrupts: ModuleType) -> None:
+    def make() -> Agent:
+        return Store(MemoryBackend(), bytes(32)).open_agent(MESH)
+
+    def publish(agent: Agent) -> None:
+        with agent.batch() if in_batch else nullcontext():
+            agent.publish_bundles(one_time=0)
+
+    for agent in interrupts.each(make, publish, rooms=("engine/seam.py", "store/keeping.py"), once=True):
+        generation = agent.generation  # whatever is called next settles
+        assert agent._seam.batch is None
+        assert agent._seam._journal._generation == generation  # type: ignore[union-attr]
+        assert agent._seam._journal.rows.commit_number == 1 + generation  # type: ignore[union-attr]
