@@ -6,7 +6,6 @@ and events are given out by the batch, at its end. So nothing leaves, and nothin
 
 from __future__ import annotations
 
-import threading
 from typing import Any, final
 
 from agentmesh.audit.record import Record
@@ -25,16 +24,14 @@ class Batch(Redacted):
 
     Attributes:
         whole: Stands for all of its steps while the journal is told of them. The seam's.
-        running: Locked as long as its with statement runs. The seam's.
         is_told: The journal was told, and has not said no. The seam's.
     """
 
-    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_steps", "is_told", "running", "whole")
+    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_steps", "is_told", "whole")
 
     def __init__(self, state: AgentState) -> None:
         self.whole: Step[None] = Step((), (), None)
         self.is_told: bool = False
-        self.running: threading.Lock = threading.Lock()
         self._noted = Noted(state)
         self._steps: list[Step[Any]] = []
         self._outputs: dict[int, Events] = {}

@@ -67,8 +67,8 @@ class Seam(Redacted):
     """
 
     __slots__ = (
-        "_core", "_counted", "_journal", "_telling", "_unread", "_unreturned", "batch", "birthplace", "left", "lock",
-        "step",
+        "_core", "_counted", "_journal", "_running", "_telling", "_unread", "_unreturned", "batch", "birthplace",
+        "left", "lock", "step",
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -84,6 +84,7 @@ class Seam(Redacted):
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         self._counted = core.counted
         self.batch: Batch | None = None
+        self._running = threading.RLock()  # while a batch has not been left
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Seam(Redacted):
                 raise BatchOpen
             batch = self.batch = Batch(self._core.state)
             try:
-                with batch.running:
+                with self._running:
                     yield batch
             finally:
                 self._resume()
@@ -260,7 +261,7 @@ class Seam(Redacted):
         """Finish the step, and then the batch, that was broken off; with the lock held."""
         if self.step is not None:
             self._settle(self.step)
-        if self.batch is not None and not self.batch.running.locked():
+        if self.batch is not None and not self._running._is_owned():  # type: ignore[attr-defined]
             self._end(self.batch)  # its with statement was left, and its end not begun
 
     def _settle(self, step: Step[Any]) -> None:

@@ -61,9 +61,7 @@ class States(Redacted):
         try:
             sealer, self._found, generation = _read(rows, name, key, entropy)
             if counter is not None:
-                if (
-                    generation < counter.read()
-                ):  # not the number of writes, which new keys raise too
+                if generation < counter.read():  # not the number of writes, which new keys raise too
                     raise StateStale
                 counter.advance(generation)
             self._keeping = Keeping(rows, sealer, Trail(None, {}), counter, generation=generation)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Intent, MessageReceived
-from agentmesh.audit import Record
+from agentmesh.audit import AuditJournal, AuditLog, MemorySink, Record
 from agentmesh.engine.batch import Batch
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import Changes
@@ -248,3 +248,15 @@ def test_broken_off_anywhere_what_counts_is_what_the_store_has(in_batch: bool, i
         assert agent._seam.batch is None
         assert agent._seam._journal._generation == generation  # type: ignore[union-attr]
         assert agent._seam._journal.rows.commit_number == 1 + generation  # type: ignore[union-attr]
+
+
+def test_broken_off_anywhere_a_step_counts_if_the_log_has_it(interrupts: ModuleType) -> None:
+    def make() -> tuple[Agent, AuditLog]:
+        log = AuditLog(MemorySink())
+        agent = Agent.create(MESH, journal=AuditJournal(log))
+        agent.publish_bundles(one_time=0)
+        return agent, log
+
+    rooms = ("engine/seam.py", "audit/journal.py")
+    for agent, log in interrupts.each(make, lambda made: made[0].publish_bundles(one_time=0), rooms=rooms, once=True):
+        assert agent.generation == len(log)  # each publishes one bundle
