@@ -46,6 +46,10 @@ class AuditJournal:
 
     reads_changes = False  # what a step changes is not for the trail
 
+    def begin(self) -> None:
+        """Take note that another step follows, which is not recorded yet."""
+        self._told = 0, ()
+
     def commit(self, _changes: object, records: tuple[Record, ...], /) -> None:
         """Record a step.
 

@@ -67,8 +67,8 @@ class Seam(Redacted):
     """
 
     __slots__ = (
-        "_core", "_counted", "_journal", "_telling", "_unread", "_unreturned", "batch", "birthplace", "left", "lock",
-        "step",
+        "_core", "_counted", "_journal", "_running", "_telling", "_unread", "_unreturned", "batch", "birthplace",
+        "left", "lock", "step",
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -84,6 +84,7 @@ class Seam(Redacted):
         self._unreturned: list[tuple[object, Any]] = []  # calls, and what they were to return
         self._counted = core.counted
         self.batch: Batch | None = None
+        self._running = threading.RLock()  # while a batch has not been left
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -109,8 +110,7 @@ class Seam(Redacted):
         with self.lock:
             INSIDE[self.lock] = None
             try:
-                if self.step is not None:
-                    self._settle(self.step)
+                self._resume()
                 return reading()
             finally:
                 del INSIDE[self.lock]
@@ -128,8 +128,7 @@ class Seam(Redacted):
         Raises:
             CommitFailed: the journal did not take the step; the state is as it was.
         """
-        if self.step is not None:
-            self._settle(self.step)
+        self._resume()
         if self.left:
             self._take_up()
         if self._unreturned:
@@ -161,6 +160,7 @@ class Seam(Redacted):
             generation += 1
         step.generation = generation  # absolute, because a step that is broken off is applied again
         if self.batch is None and self._journal is not None and (step.changes or step.records):
+            self._begin()
             self._telling = step
             self.step = step
             self._tell(self._journal, step)
@@ -219,29 +219,29 @@ class Seam(Redacted):
         if refusal is not None:
             raise refusal
         with self.lock:
-            if self.step is not None:
-                self._settle(self.step)
+            self._resume()
             if self.left:
                 self._take_up()
             if self.batch is not None:
                 raise BatchOpen
             batch = self.batch = Batch(self._core.state)
             try:
-                yield batch
+                with self._running:
+                    yield batch
             finally:
-                if self.step is not None:
-                    self._settle(self.step)
-                self._end(batch)
+                self._resume()
 
     def _end(self, batch: Batch) -> None:
         """Tell the journal of a batch, again where that was broken off or failed; then what it made is given out."""
         whole = batch.whole
         is_told = batch.is_told and (self._telling is not whole or self._was_taken())
+        whole.call, whole.generation = None, self._core.state.generation  # where it is settled behind the batch's end
         self.step = whole
         told, records = batch.told(), batch.records
         if not is_told and self._journal is not None and (len(told) or records):
+            self._begin()
+            self._telling = whole  # first, because what is told and not known to be taken is asked for
             batch.is_told = True
-            self._telling = whole
             try:
                 self._journal.commit(told, records)
             except AgentMeshError:
@@ -257,6 +257,13 @@ class Seam(Redacted):
 
     # --- what was broken off -----------------------------------------------------------------------------------------
 
+    def _resume(self) -> None:
+        """Finish the step, and then the batch, that was broken off; with the lock held."""
+        if self.step is not None:
+            self._settle(self.step)
+        if self.batch is not None and not self._running._is_owned():  # type: ignore[attr-defined]
+            self._end(self.batch)  # its with statement was left, and its end not begun
+
     def _settle(self, step: Step[Any]) -> None:
         """Finish a step that was broken off, if it is to take effect; with the lock held."""
         if self.batch is not None and step is self.batch.whole:
@@ -270,6 +277,11 @@ class Seam(Redacted):
         self._apply(step)
         self._keep(step)
         self.step = None
+
+    def _begin(self) -> None:
+        begin = getattr(self._journal, "begin", None)
+        if begin is not None:  # else what it says of the last step would be taken for this one
+            begin()
 
     def _was_taken(self) -> bool:
         settled = getattr(self._journal, "settled", None)
@@ -338,8 +350,7 @@ class Seam(Redacted):
         Raises:
             StoreError, CommitFailed: the journal did not take them; they are still counted.
         """
-        if self.step is not None:
-            self._settle(self.step)
+        self._resume()
         self._record(self._counted.counted())
 
     def _record(self, refusals: tuple[Record, ...]) -> None:

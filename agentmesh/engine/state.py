@@ -267,7 +267,11 @@ class Journal(Protocol):
 
 
 class Settling(Protocol):
-    """What a journal may answer besides: what became of a commit that was broken off."""
+    """What a journal may answer besides: what became of a commit that was broken off.
+
+    If it has a method `begin`, without arguments, that is called before each `commit`: `settled` is about that one from
+    then on, though it is broken off before the first line of `commit`.
+    """
 
     def settled(self) -> bool:
         """Say whether the step that `commit` was told of last was taken, whole.

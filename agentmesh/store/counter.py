@@ -51,6 +51,7 @@ class FileCounter:
             ArgumentInvalid: not a path.
         """
         self._path = files.path_argument("path", path)
+        self._is_forced = False  # that the number which is there is: another may have put it there and been killed
 
     def read(self) -> int:
         """Return the number, 0 where there is no file.
@@ -81,9 +82,11 @@ class FileCounter:
             StoreBroken: no number stands there.
         """
         to = uint_argument("to", to)
-        if to <= self.read():
+        number = self.read()
+        if to < number or (to == number and self._is_forced):
             return
         beside = f"{self._path}.new"
+        self._is_forced = False
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside)  # of a process that was killed
@@ -95,5 +98,6 @@ class FileCounter:
                 os.close(descriptor)
             os.replace(beside, self._path)
             files.force_folder(self._path)
+            self._is_forced = True
         except OSError as error:
             raise StoreFailed from error

@@ -47,6 +47,11 @@ class Keeping(Redacted):
         self._told: tuple[int, int] = self.number, generation  # of the last write that was to be made
         self._outcome: bool | None = True  # whether it was made, and log and counter have it; `None` where nobody knows
 
+    def begin(self) -> None:
+        """Take note that another step follows: `settled` is about that one from now on, and it is not written."""
+        if self._outcome:  # else the last is not settled
+            self._outcome = False
+
     def commit(self, changes: Changes, records: tuple[Record, ...], /) -> None:
         """Write a step.
 
@@ -118,8 +123,8 @@ class Keeping(Redacted):
         number, generation = self._told
         if self.number != number:
             self._sealer.written()
-            self.number = number
             self._generation = generation
+            self.number = number  # last, because it says that this is done
         self._trail.kept()
         if self._counter is not None:
             self._counter.advance(generation)

@@ -49,13 +49,12 @@ class LockFile:
 
     def close(self) -> None:
         """Let go of the lock, for every process that inherited it too. Closing twice is no error."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        if self._descriptor < 0:
             return
         with contextlib.suppress(OSError):
-            _say(descriptor, b"")
-            files.unlock(descriptor)
-        os.close(descriptor)
+            _say(self._descriptor, b"")
+            files.unlock(self._descriptor)
+        self.leave()  # last: if this is broken off before, the lock can still be let go of
 
     def holds(self, found: tuple[int, int]) -> bool:
         """Say whether it is that file."""

@@ -189,7 +189,7 @@ class SQLiteBackend:
 
     def close(self) -> None:
         """Close every agent's rows, and the file; the log that was written ahead goes into it. In a fork: nothing."""
-        if self._is_closed or not self._birthplace.is_here:
+        if not self._birthplace.is_here:
             return
         with self._lock:
             self._let_go()

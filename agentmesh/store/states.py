@@ -59,13 +59,12 @@ class States(Redacted):
         rows = backend.open_rows(name, create=True)
         assert rows is not None  # it was to be made
         try:
-            sealer, self._found = _read(rows, name, key, entropy)
-            number = rows.commit_number
+            sealer, self._found, generation = _read(rows, name, key, entropy)
             if counter is not None:
-                if number < counter.read():
+                if generation < counter.read():  # not the number of writes, which new keys raise too
                     raise StateStale
-                counter.advance(number)
-            self._keeping = Keeping(rows, sealer, Trail(None, {}), counter, generation=number)
+                counter.advance(generation)
+            self._keeping = Keeping(rows, sealer, Trail(None, {}), counter, generation=generation)
         except BaseException:
             rows.close()
             raise
@@ -172,11 +171,11 @@ class States(Redacted):
         raise StoreFailed from failure
 
 
-def _read(rows: Rows, name: str, key: StoreKey, entropy: CheckedEntropy) -> tuple[Sealer, dict[Name, bytes]]:
-    """Return what seals the rows, and what they hold."""
+def _read(rows: Rows, name: str, key: StoreKey, entropy: CheckedEntropy) -> tuple[Sealer, dict[Name, bytes], int]:
+    """Return what seals the rows, what they hold, and their generation."""
     if is_new(rows):
-        return Sealer.new(name, key, entropy=entropy), {}
-    sealer, found, _ = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=entropy)
+        return Sealer.new(name, key, entropy=entropy), {}, 0
+    sealer, found, generation = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=entropy)
     if any(kind != TRUST for kind, _ in found):
         raise ArgumentInvalid("name", "that of an agent")
-    return sealer, dict(found)
+    return sealer, dict(found), generation

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Intent, MessageReceived
-from agentmesh.audit import Record
+from agentmesh.audit import AuditJournal, AuditLog, MemorySink, Record
 from agentmesh.engine.batch import Batch
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import Changes
 from agentmesh.errors import BatchOpen, ClosedSession, CommitFailed, NoSession, TooManySessions
+from agentmesh.store.memory import MemoryBackend
+from agentmesh.store.store import Store
 from agentmesh.testing import ManualClock, SeededEntropy
 
 MESH = "example/batch"
@@ -228,3 +232,31 @@ def test_what_waits_is_not_given_out_in_a_batch() -> None:
         with pytest.raises(BatchOpen):
             alice.pending_knocks()
     assert len(alice.pending_envelopes(bob.did)) == len(alice.pending_knocks()) == 1
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_broken_off_anywhere_what_counts_is_what_the_store_has(in_batch: bool, interrupts: ModuleType) -> None:
+    def make() -> Agent:
+        return Store(MemoryBackend(), bytes(32)).open_agent(MESH)
+
+    def publish(agent: Agent) -> None:
+        with agent.batch() if in_batch else nullcontext():
+            agent.publish_bundles(one_time=0)
+
+    for agent in interrupts.each(make, publish, rooms=("engine/seam.py", "store/keeping.py"), once=True):
+        generation = agent.generation  # whatever is called next settles
+        assert agent._seam.batch is None
+        assert agent._seam._journal._generation == generation  # type: ignore[union-attr]
+        assert agent._seam._journal.rows.commit_number == 1 + generation  # type: ignore[union-attr]
+
+
+def test_broken_off_anywhere_a_step_counts_if_the_log_has_it(interrupts: ModuleType) -> None:
+    def make() -> tuple[Agent, AuditLog]:
+        log = AuditLog(MemorySink())
+        agent = Agent.create(MESH, journal=AuditJournal(log))
+        agent.publish_bundles(one_time=0)
+        return agent, log
+
+    rooms = ("engine/seam.py", "audit/journal.py")
+    for agent, log in interrupts.each(make, lambda made: made[0].publish_bundles(one_time=0), rooms=rooms, once=True):
+        assert agent.generation == len(log)  # each publishes one bundle

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agentmesh.errors import ArgumentInvalid, StoreBroken, StoreFailed
 from agentmesh.limits import UINT_MAX
+from agentmesh.store import files
 from agentmesh.store.counter import FileCounter
 
 
@@ -81,3 +82,21 @@ def test_a_write_that_fails_leaves_the_old_number(tmp_path: Path, monkeypatch: p
 def test_what_is_no_count_is_refused(tmp_path: Path, bad: object) -> None:
     with pytest.raises(ArgumentInvalid):
         FileCounter(tmp_path / "counter").advance(bad)  # type: ignore[arg-type]
+
+
+def test_a_number_whose_folder_was_not_forced_is_forced_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = FileCounter(tmp_path / "counter")
+    forced: list[str] = []
+
+    def fail(_: str) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(files, "force_folder", fail)
+    with pytest.raises(StoreFailed):
+        counter.advance(1)
+    monkeypatch.setattr(files, "force_folder", forced.append)
+    counter.advance(1)
+    counter.advance(1)
+    assert len(forced) == 1

@@ -760,3 +760,16 @@ def test_whom_an_agent_refuses_and_what_strangers_used_up_stays_so_over_restarts
     bob = scene.store.open_agent(MESH, clock=clock, policy=scene.policy)
     with pytest.raises(PeerNotAllowed):
         bob.send(ann.did, b"no")
+
+
+def test_an_older_copy_under_another_key_is_refused_by_the_counter() -> None:
+    counter = Number()
+    older = MemoryBackend()
+    scene = Store(older, KEY)
+    scene.open_states(counter=counter).keep("lists", AdmissionLists(MESH))
+    scene.close()
+    counter.number += 1  # as by a write that this copy does not have
+    copied = Store(MemoryBackend(older), KEY)
+    copied.rekey(bytes(32))
+    with pytest.raises(StateStale):
+        copied.open_states(counter=counter)

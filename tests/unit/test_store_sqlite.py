@@ -916,3 +916,23 @@ def test_a_commit_writes_less_than_three_times_what_it_seals(path: Path) -> None
             put = {session: os.urandom(700), ("outbox", os.urandom(16)): os.urandom(600), HEAD_NAME: os.urandom(150)}
             rows.write(n + 2, put, ())
         assert (log.stat().st_size - before) / commits < 3 * (700 + 600)
+
+
+@pytest.mark.parametrize("where", ["the connection", "the lock"])
+def test_a_close_that_is_broken_off_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    backend = SQLiteBackend(tmp_path / "agents")
+
+    def break_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "the lock":
+            patch.setattr(files, "unlock", break_off)
+        else:
+            patch.setattr(type(backend._lock_file), "close", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            backend.close()
+    backend.close()
+    SQLiteBackend(tmp_path / "agents").close()
