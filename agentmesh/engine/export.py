@@ -130,7 +130,7 @@ def put_peer(
     peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
     restored = [restore_held(data, state.mesh, state.identity.did, kept) for data, kept in sessions]
     ids = {session_id_of(held) for held in restored}
-    require(len(ids) == len(restored) and ids.isdisjoint(state.sessions))
+    require(len(ids) == len(restored) and not any(session_id in state.sessions for session_id in ids))
     for held in restored:
         # A record under another peer's name is a swapped record, whichever of them was moved.
         require(peer.key == (held.peer if isinstance(held, Ended) else held.facts.peer))
