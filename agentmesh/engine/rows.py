@@ -176,41 +176,36 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
         raise Malformed
     state.generation = int.from_bytes(generation, "big")
     require(state.generation <= UINT_MAX)
-    peers: list[tuple[bytes, list[Any]]] = []
-    kept: dict[bytes, list[tuple[bytes, bytes]]] = {}
-    boxes: dict[str, list[tuple[bytes, bytes]]] = {RowKind.OUTBOX: [], RowKind.INBOX: []}
-    session_count = 0
+    by_kind: dict[str, list[tuple[bytes, bytes]]] = {kind: [] for kind in RowKind}
     for (kind, key), data in rows.items():
-        if kind == RowKind.SESSION:
-            session_count += 1
-        elif kind == RowKind.BUNDLE:
-            fields = _decode(data, PUBLISHED_LAYOUT)
-            put_bundle(state, fields)
+        require(kind in by_kind)
+        by_kind[kind].append((key, data))
+    for kind, layout, put_back in (
+        (RowKind.BUNDLE, PUBLISHED_LAYOUT, put_bundle),
+        (RowKind.KNOCK, MEMO_LAYOUT, put_memo),
+    ):
+        for key, data in by_kind[kind]:
+            fields = _decode(data, layout)
+            put_back(state, fields)
             require(fields[0] == key)
-        elif kind == RowKind.KNOCK:
-            fields = _decode(data, MEMO_LAYOUT)
-            put_memo(state, fields)
-            require(fields[0] == key)
-        elif kind == RowKind.PEER:
-            peers.append((key, _decode(data, _PEER)))
-        elif kind == RowKind.KEPT:
-            kept.setdefault(key[:_SESSION_ID_BYTES], []).append((key, data))
-        elif kind in boxes:
-            boxes[kind].append((key, data))
-        else:
-            require(kind in {RowKind.AGENT, RowKind.GENERATION} and not key)
-    for key, (raw, latest_knock_ms, own_knock_ms, session_ids) in peers:
+    _restore_peers(state, by_kind)
+    _restore_boxes(state, sorted(by_kind[RowKind.OUTBOX]), sorted(by_kind[RowKind.INBOX]))
+    require(len(by_kind[RowKind.AGENT]) == len(by_kind[RowKind.GENERATION]) == 1)
+    return state
+
+
+def _restore_peers(state: AgentState, by_kind: Mapping[str, list[tuple[bytes, bytes]]]) -> None:
+    exported = dict(by_kind[RowKind.SESSION])
+    kept: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for key, data in by_kind[RowKind.KEPT]:
+        kept.setdefault(key[:_SESSION_ID_BYTES], []).append((key, data))
+    for key, data in by_kind[RowKind.PEER]:
+        raw, latest_knock_ms, own_knock_ms, session_ids = _decode(data, _PEER)
         require(raw == key)
-        sessions = [
-            (rows.get((RowKind.SESSION, session_id)), _restore_kept(kept.pop(session_id, ())))
-            for session_id in session_ids
-        ]
+        sessions = [(exported.pop(one, None), _restore_kept(kept.pop(one, ()))) for one in session_ids]
         put_peer(state, raw, latest_knock_ms, own_knock_ms, sessions)
         require([session_id_of(held) for held in state.peers[raw].sessions] == session_ids)
-    require(len(state.sessions) == session_count)  # none without its peer
-    require(not kept)
-    _restore_boxes(state, sorted(boxes[RowKind.OUTBOX]), sorted(boxes[RowKind.INBOX]))
-    return state
+    require(not exported and not kept)  # none without its peer
 
 
 def _restore_kept(rows: Iterable[tuple[bytes, bytes]]) -> list[list[Any]]:
