@@ -68,14 +68,15 @@ def test_a_run_gives_every_target_and_names_every_peer_that_is_missing(tmp_path:
     found = json.loads(out.read_text("utf-8"))
     assert set(found["missing"]) == {"agt", "vodozemac", "omemo"}
     assert found["failed"] == {}
-    for row in found["targets"]:
+    for row in (*found["targets"], *found["stores"]):
         beside = str(row["versus"]).partition(":")[0]
         assert (row["ratio"] is None) is (beside in found["missing"]), row
         assert (row["met"] is None) is (row["ratio"] is None)
         assert row["says"] in done.stdout
     assert "left out by --no-peers" in done.stdout
     told = set(re.findall(r"\] (\w+)$", done.stderr, re.MULTILINE))
-    assert {"establishment", "messages", "audit", "trust", "figures"} <= told
+    assert {"establishment", "messages", "audit", "trust", "stores", "figures"} <= told
+    assert {"store_batches.1.full", "store_opening.seconds"} <= {key.removeprefix("ours:") for key in found["medians"]}
 
 
 def test_a_peer_that_cannot_be_installed_says_why(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,7 @@ def test_every_workload_of_every_group_is_ours_or_the_floors(module) -> None:
 
 def test_every_target_names_what_is_measured(module) -> None:
     measure, ours, targets = module("measure"), module("ours"), module("targets")
-    for target in targets.TARGETS:
+    for target in (*targets.TARGETS, *targets.STORES):
         assert target.says
         for quantity in (target.ours, target.versus):
             if isinstance(quantity, str):
@@ -172,7 +173,7 @@ def test_the_guard_passes_what_is_within_its_limits(module) -> None:
 def test_the_page_holds_the_targets_of_the_table(module) -> None:
     targets = module("targets")
     text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-    for target in targets.TARGETS:
+    for target in (*targets.TARGETS, *targets.STORES):
         assert target.says in text
     for name in re.findall(r"\]\((benchmarks/\w+\.svg)\)", text):
         assert (ROOT / "docs" / name).read_text("utf-8").startswith("<?xml")
@@ -189,7 +190,7 @@ def test_the_page_is_written_between_its_markers(module, tmp_path: Path, monkeyp
     result = {
         "machine": {"processor": "p", "cores": "2", "load before": "0.1"},
         "facts": {"ours": {"machine": "m", "Python": "CPython 3"}},
-        "control": {}, "rounds": 1, "quick": True, "failed": {},
+        "control": {}, "rounds": 1, "quick": True, "failed": {}, "stores": [],
         "missing": {"agt": "no network"},
         "targets": [{"says": "this", "ratio": None, "at_most": 1, "met": None, "missing": "no network"}],
         "medians": {"ours:pingpong": 12.345, "ours:audit_growth.1000.append": 3.0},
