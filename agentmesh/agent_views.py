@@ -62,13 +62,21 @@ class AgentViews(Redacted):
 
     @frameless
     def pending_knocks(self) -> tuple[KnockReceived, ...]:
-        """Return the KNOCKs that wait for the application's decision, oldest first."""
-        return self._seam.look(lambda: verdicts.pending(self._core, self._core.now_ms()))
+        """Return the KNOCKs that wait for the application's decision, oldest first.
+
+        Raises:
+            BatchOpen: in a batch: one that came in it is not durable yet.
+        """
+        return self._seam.look(lambda: verdicts.pending(self._durable(), self._core.now_ms()))
 
     @frameless
     def pending_envelopes(self, did: str) -> tuple[Outgoing, ...]:
-        """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again."""
-        return self._seam.look(lambda: knocking.pending(self._core, did))
+        """Return the KNOCKs to this peer that wait for a verdict: the same bytes, to hand to a relay again.
+
+        Raises:
+            BatchOpen: in a batch: one that was made in it is not durable yet.
+        """
+        return self._seam.look(lambda: knocking.pending(self._durable(), did))
 
     @frameless
     def outbox(self) -> tuple[Waiting, ...]:

@@ -169,7 +169,7 @@ def _print_file(path: str, size_bytes: int, free_bytes: int) -> None:
 
 
 def _print_agent(info: AgentInfo) -> None:
-    print(f"agent     {escaped(info.name)}")
+    print(f"name      {escaped(info.name)}")
     print(f"  commits {info.commits:,}")
     if info.passphrase_costs is not None:
         passes, memory_kib = info.passphrase_costs
@@ -212,7 +212,7 @@ def _rekey(arguments: argparse.Namespace) -> int:
     with _opened(arguments.path, old) as store:
         done = store.rekey(new)
         left = len(store.names()) - len(done)
-    print(f"{amount(len(done), 'agents')} sealed anew, under new keys; to be done no more: {left:,}")
+    print(f"{len(done):,} sealed anew, under new keys; to be done no more: {left:,}")
     print(
         "Backups and copies from before open under the old key, for ever: make a new backup, and delete the old ones."
     )

@@ -55,7 +55,7 @@ def entries_from(sealer: Sealer, rows: Rows) -> Callable[[int], Iterator[tuple[b
     """Return what reads the entries of the log in these rows, from a number on."""
 
     def read(first: int) -> Iterator[tuple[bytes, bytes]]:
-        opened = sealer.open_log(rows.read(log=True, first=first))
+        opened = sealer.open_log(rows.read(log=True, first=first), first)
         return ((number.to_bytes(8, "big"), entry) for number, entry in opened)
 
     return read

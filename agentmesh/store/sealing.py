@@ -123,13 +123,13 @@ class Sealer(Redacted):
     # --- opening -----------------------------------------------------------------------------------------------------
 
     @frameless
-    def open_log(self, rows: Iterable[tuple[str, bytes, bytes]]) -> Iterator[tuple[int, bytes]]:
-        """Yield (number, bytes) of the rows of the log, as `Rows.read(log=True)` gives them.
+    def open_log(self, rows: Iterable[tuple[str, bytes, bytes]], first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, bytes) of the rows of the log, as `Rows.read(log=True, first=first)` gives them.
 
         Raises:
             StoreBroken: one is missing or is not what was written (`log`).
         """
-        return self._opened_log(rows, self._log)
+        return self._opened_log(rows, range(max(first, self._log.start), self._log.stop))
 
     def _opened_log(self, rows: Iterable[tuple[str, bytes, bytes]], numbers: range) -> Iterator[tuple[int, bytes]]:
         left = iter(numbers)

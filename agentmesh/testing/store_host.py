@@ -25,8 +25,8 @@ _NAME: Final = "agent"
 class StoreHost(WritingHost):
     """A host that starts its agent from a store in memory, and lets some of its writes fail or be broken off.
 
-    What the application does then is to make the call again. It holds the agent to more than a `WritingHost` does: where
-    a call was refused, or a write failed, the rows are what they were, and what a store opens is what was written.
+    What the application does then is to make the call again. It holds the agent to more than a `WritingHost` does:
+    where a call was refused, or a write failed, the rows are what they were, and a store opens what was written.
     """
 
     __slots__ = ("_backend", "_memory", "_percent", "_random", "_rows", "_store")
@@ -34,7 +34,7 @@ class StoreHost(WritingHost):
     def __init__(self, seed: str, *, write_fault_percent: int, **more: Any) -> None:
         self._random = Random(f"{seed}/faults")  # noqa: S311 - repeatable on purpose
         self._percent = write_fault_percent
-        self._rows: dict[Name, bytes] = {}
+        self._rows: dict[Name, bytes] = {}  # as they were after the last call
         self._store: Store | None = None
         super().__init__(seed, **more)
 
@@ -82,12 +82,12 @@ class StoreHost(WritingHost):
             return call(agent)
 
     def _open(self, mesh: str, identity: Identity | None) -> None:
-        around = {name: value for name, value in self._around.items() if name != "reliable"}
+        around: Any = {name: value for name, value in self._around.items() if name != "reliable"}
         if self._store is not None:
             self._store.close()
         self._backend = FaultyBackend(MemoryBackend(self._memory))
         self._store = Store(self._backend, _KEY)
-        self.agent = self._store.open_agent(mesh, name=_NAME, identity=identity, **around)
+        self.agent: Agent = self._store.open_agent(mesh, name=_NAME, identity=identity, **around)
         self._rows = self._now()
 
     def _now(self) -> dict[Name, bytes]:

@@ -364,6 +364,7 @@ class Matrix:
     def meet(self, node: Node) -> None:
         """See to a session that the node can send on."""
         while not node.do("open_sessions")[1]:
+            self.part()
             bundle = self.peer(node).do("publish")[0]
             self.wait(1000)
             node.do("knock", bundle)

@@ -21,7 +21,7 @@ from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 
 DEPTH = int(os.environ.get("AGENTMESH_DEPTH") or "1")
-POINTS = 6  # of each call, by default
+POINTS = 4  # of each call, by default
 SEEDS = range(2 * DEPTH)
 KEY = bytes(range(32))
 
@@ -150,6 +150,21 @@ def finish(run: Any) -> None:
 
 
 # --- enumerated ------------------------------------------------------------------------------------------------------
+
+
+def test_the_points_reach_down_to_the_files(matrix: Callable[..., Any]) -> None:
+    run = matrix(1)
+    passed: set[str] = set()
+    for prepare in (sending, handing_over, receiving):
+        node, command, arguments = prepare(run)
+        node.do(command, *arguments)
+        passed |= set(node.passed)
+    statements = {"sql BEGIN", "sql UPDATE", "sql INSERT", "sql DELETE", "sql COMMIT"}
+    moments = {"rows write", "rows written", "commit >", "hand-over <", "sent >", "hand-up <", "done <", "done >"}
+    assert statements | moments <= passed
+    if not any(name.startswith("wal") for name in passed):
+        pytest.skip("SQLite is linked so that its file layer is not to be found by name")
+    assert {"wal write", "wal torn", "wal fsync"} <= passed
 
 
 def chosen(run: Any, passed: list[str]) -> list[tuple[int, str | None]]:

@@ -199,7 +199,7 @@ class Worker:
     def open_sessions(self) -> tuple[int, bool]:
         """Return how many sessions are open, and whether one of them sends."""
         views = [view.status for view in self.agent.sessions(self.peer)]
-        return sum(view.phase in _OPEN and not view.closing for view in views), any(view.sends for view in views)
+        return sum(view.phase in _OPEN for view in views), any(view.sends for view in views)
 
     def left_over(self) -> tuple[int, int]:
         """Return how much is in the outbox, due or not, and in the inbox."""

@@ -90,6 +90,6 @@ def _never_settles(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fault", [_ignores_failures, _applies_before_telling, _never_settles])
 def test_a_fault_is_seen(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
-    with pytest.raises((AssertionError, AgentMeshError)):
+    with pytest.raises((AssertionError, AgentMeshError)):  # noqa: PT012 - in any of them
         for seed in range(SCHEDULES):
             converse(seed)

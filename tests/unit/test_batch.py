@@ -213,3 +213,18 @@ def test_the_batch_holds_nothing_twice() -> None:
     assert batch.hold(events) == batch.hold(events) == ()
     batch.release()
     assert batch.events == events
+
+
+def test_what_waits_is_not_given_out_in_a_batch() -> None:
+    couple = Couple()
+    alice, bob = couple.alice, couple.bob
+    bundle = bob.publish_bundles(one_time=1).one_time[0]
+    asked = bob.knock(alice.did, alice.publish_bundles(one_time=1).one_time[0], Intent("more")).envelope
+    with alice.batch():
+        alice.knock(bob.did, bundle, Intent("more"))
+        alice.receive(asked)
+        with pytest.raises(BatchOpen):
+            alice.pending_envelopes(bob.did)
+        with pytest.raises(BatchOpen):
+            alice.pending_knocks()
+    assert len(alice.pending_envelopes(bob.did)) == len(alice.pending_knocks()) == 1

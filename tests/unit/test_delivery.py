@@ -25,6 +25,7 @@ from agentmesh import (
     Undelivered,
 )
 from agentmesh.at_rest import StateKind, export_fields
+from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.offers import Offers
 from agentmesh.engine.outbox import Outbox, Purpose, Waiting
 from agentmesh.engine.tally import Tally
@@ -920,10 +921,10 @@ def test_a_damaged_box_is_refused_or_another_state(data: st.DataObject) -> None:
     body = _wire.encode([*front, bytes(flipped)])
     damaged = _wire.encode_pair(body, _crypto.sha256(body))
     try:
-        agent = Agent.restore(damaged, clock=ManualClock())
+        state = restore_agent(damaged, 0)  # at a time when no bundle is past its own
     except (StateMalformed, StateVersionUnknown):
         return
-    assert agent.export_state() == damaged  # nothing is repaired in silence
+    assert export_agent(state, 0) == damaged  # nothing is repaired in silence
 
 
 def some_export() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -34,8 +35,10 @@ from agentmesh.errors import (
     StoreKeyWrong,
     StoreLocked,
 )
+from agentmesh.store import log_rows
 from agentmesh.store.memory import MemoryBackend
 from agentmesh.store.rows import Name, Rows
+from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 from agentmesh.testing import ManualClock
 
@@ -406,6 +409,28 @@ def test_without_a_counter_an_older_copy_is_not_known_but_one_row_is() -> None:
     assert changed
     put_back(scene, copied)
     scene.reopen()  # an older copy of everything: see docs/security.md
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_log_of_several_pages_is_opened_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_rows, "_PAGE", 4)
+    memory = MemoryBackend()
+
+    def opened() -> Store:
+        return Store(MemoryBackend(memory) if kind == "memory" else SQLiteBackend(tmp_path / "store"), KEY)
+
+    for lives in range(1, 4):
+        with opened() as store:
+            agent = store.open_agent(MESH, keep_log=True)
+            for _ in range(5):
+                agent.publish_bundles(one_time=1, last_resort=False)
+            store.log().verify()
+            entries = list(store.log().entries())
+            assert len(entries) == lives * 5
+            for first in range(len(entries) + 1):
+                assert list(store.log().sink.entries_from(first)) == entries[first:]  # type: ignore[attr-defined]
+    with opened() as store:
+        store.check()
 
 
 # --- care ------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from agentmesh.cli.main import main
 from agentmesh.cli.text import Exit
 from agentmesh.store import SQLiteBackend, SQLiteStore, care
 from agentmesh.testing import SeededEntropy
+from agentmesh.trust import RevocationList
 
 MESH = "example/test"
 KEY = bytes(range(32))
@@ -69,6 +70,17 @@ def alter(path: Path, sql: str) -> None:
         connection.execute(sql)
 
 
+def test_what_a_policy_decides_by_is_looked_after_too(store: Path, run: Run) -> None:
+    keys = ("--key-file", store.with_name("key"), "--new-key-file", store.with_name("new"))
+    with SQLiteStore(store, key=KEY) as opened:
+        opened.open_states().keep("revoked", RevocationList(MESH))
+    assert "name      trust\n" in run("info", store)[1]
+    assert re.search(r"^trust: \d+ rows open and agree$", run("check", store, *keys[:2])[1], re.MULTILINE)
+    assert run("rekey", store, *keys)[1].startswith("3 sealed anew")
+    with SQLiteStore(store, key=NEW_KEY) as opened:
+        opened.open_states().keep("revoked", RevocationList(MESH))
+
+
 # --- info ------------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +90,7 @@ def test_info_shows_whose_rows_there_are_and_asks_for_no_key(store: Path, run: R
     assert (status, err) == (0, "")
     assert "format    1\n" in out
     assert f"size      {store.stat().st_size:,} bytes, 0 of them free\n" in out
-    first, second = re.split("^agent     ", out, flags=re.MULTILINE)[1:]
+    first, second = re.split("^name      ", out, flags=re.MULTILINE)[1:]
     assert first.startswith("agent\n  commits 2\n  sealed  under a key\n")
     assert re.search(r"bundle +4\n", first)
     assert re.search(r"log +4\n", first)
@@ -336,13 +348,13 @@ def test_rekey_seals_every_row_under_another_key(store: Path, run: Run) -> None:
         old = [sealed for log in (False, True) for _, _, sealed in rows.read(log=log)]
     status, out, err = run("rekey", store, *keys)
     assert (status, err) == (0, "")
-    assert out.startswith("2 agents sealed anew, under new keys; to be done no more: 0\n")
+    assert out.startswith("2 sealed anew, under new keys; to be done no more: 0\n")
     assert "delete the old ones" in out
     assert run("check", store, "--key-file", store.with_name("key"))[0] == Exit.KEY
     assert run("check", store, "--key-file", store.with_name("new"))[0] == 0
     left = b"".join(contents(store).values())
     assert not any(sealed in left or sealed[-64:] in left for sealed in old)
-    assert run("rekey", store, *keys)[1].startswith("0 agents sealed anew, under new keys; to be done no more: 2\n")
+    assert run("rekey", store, *keys)[1].startswith("0 sealed anew, under new keys; to be done no more: 2\n")
 
 
 def test_rekey_that_was_broken_off_goes_on(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +372,7 @@ def test_rekey_that_was_broken_off_goes_on(store: Path, run: Run, monkeypatch: p
     assert run("rekey", store, *keys)[0] == Exit.INTERRUPTED
     monkeypatch.setattr(care, "rekey", real)
     assert run("check", store, "--key-file", store.with_name("new"))[0] == Exit.KEY  # the other is under the old one
-    assert run("rekey", store, *keys)[1].startswith("1 agent sealed anew, under new keys; to be done no more: 1\n")
+    assert run("rekey", store, *keys)[1].startswith("1 sealed anew, under new keys; to be done no more: 1\n")
     assert run("check", store, "--key-file", store.with_name("new"))[0] == 0
 
 

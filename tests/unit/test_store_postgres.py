@@ -313,8 +313,9 @@ def test_nobody_waits_for_another_agents_lock(backends: Any, conninfo: str) -> N
     first, second = backends(call_timeout_seconds=1), backends(call_timeout_seconds=1)
     held, free, third = opened(first), opened(first, "worker-18"), opened(second, "worker-19")
     with row_held(conninfo):
-        with pytest.raises(StoreFailed):  # in bounded time
+        with pytest.raises(StoreFailed) as caught:
             held.write(1, {}, ())
+        assert getattr(caught.value.__cause__, "sqlstate", "") == "55P03"  # the lock's own time was up, before all time
         for rows in (free, third, opened(second, "worker-20")):
             rows.write(1, {ONE: b"a"}, ())
     assert held.commit_number == 0
@@ -536,6 +537,7 @@ def test_a_server_that_says_nothing_is_left_in_bounded_time(backends: Any) -> No
     try:
         with pytest.raises(StoreFailed):
             rows.write(1, {ONE: b"a"}, ())
+        assert backend.link._connection is None  # what it had locked is free
     finally:
         os.kill(process, signal.SIGCONT)
     number = rows.commit_number
@@ -593,6 +595,7 @@ def test_ctrl_c_while_the_server_works_leaves_all_usable(backends: Any, proxy: A
     proxy.asked = ask
     with pytest.raises(KeyboardInterrupt):
         rows.write(1, {ONE: b"a"}, ())
+    assert rows._backend.link._connection is None
     number = rows.commit_number
     assert number == len(contents(rows))
     rows.write(number + 1, {ONE: b"b"}, ())
@@ -612,7 +615,6 @@ def test_many_make_the_tables_at_once(backends: Any) -> None:
 
 def test_a_role_that_may_only_use_the_tables_is_enough(backends: Any, cluster: Any, conninfo: str) -> None:
     backends()
-    cluster.ask("DROP ROLE IF EXISTS clerk")
     cluster.ask("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
     for grant in (
         "USAGE ON SCHEMA agentmesh",
@@ -625,6 +627,8 @@ def test_a_role_that_may_only_use_the_tables_is_enough(backends: Any, cluster: A
     rows.write(1, {ONE: b"a"}, ())
     rows.write(2, {}, [ONE])
     assert contents(rows) == {}
+    cluster.ask("CREATE SCHEMA own AUTHORIZATION clerk", conninfo=conninfo)
+    assert backends(f"{conninfo} user=clerk password=clerk", schema="own").names() == ()
 
 
 def test_a_store_of_a_newer_release_is_refused_and_left(backends: Any, cluster: Any, conninfo: str) -> None:

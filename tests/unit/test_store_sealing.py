@@ -262,14 +262,13 @@ def test_no_row_passes_for_one_of_another_agent_or_kind_or_place() -> None:
     refused(kept, "session")
 
 
-def test_one_row_twice_is_found() -> None:
+def test_one_row_twice_or_thrice_is_found() -> None:
     kept = sample()
     triples = _triples(kept.stored, False)
     for row in triples:
-        with pytest.raises(StoreBroken):
-            Sealer.open("agent", RAW, [*triples, row], kept.number, entropy=ENTROPY)
-        with pytest.raises(StoreBroken):
-            Sealer.open("agent", RAW, [row, *triples], kept.number, entropy=ENTROPY)
+        for rows in ([*triples, row], [row, *triples], [*triples, row, row], [row, *triples, row]):
+            with pytest.raises(StoreBroken):
+                Sealer.open("agent", RAW, rows, kept.number, entropy=ENTROPY)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import gc
 import os
@@ -32,7 +33,7 @@ from agentmesh.errors import (
     StoreLocked,
     StoreMoved,
 )
-from agentmesh.store import SQLiteBackend
+from agentmesh.store import SQLiteBackend, files
 from agentmesh.store.rows import HEAD_NAME, Name
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.sqlite_rows import SQLiteRows
@@ -361,6 +362,52 @@ def test_a_child_of_a_fork_is_refused_and_takes_no_lock_along(
         os.waitpid(child, 0)
         for descriptor in (*come, *go):
             os.close(descriptor)
+
+
+FORKING = """
+import os, sys
+from agentmesh.store import SQLiteBackend
+backend = SQLiteBackend(sys.argv[1])
+if not os.fork():
+    print(os.getpid(), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@NEEDS_FORK
+def test_a_child_that_outlives_its_killed_parent_keeps_no_lock(path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(agentmesh.__file__).parents[1])}
+    command = [sys.executable, "-c", FORKING, str(path)]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        os.kill(child, 0)
+        assert reopened(path) == (0, {})
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_that_is_removed_before_it_is_taken_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = files.lock, []
+
+    def removing(descriptor: int) -> None:
+        if len(removed) < 3:
+            path.with_name("a.mesh.lock").unlink()
+            removed.append(descriptor)
+        lock(descriptor)
+
+    monkeypatch.setattr(files, "lock", removing)
+    with SQLiteBackend(path):
+        with pytest.raises(StoreLocked):
+            SQLiteBackend(path)
+        removed[:] = []
+    monkeypatch.setattr(files, "lock", lambda descriptor: removed.clear() or removing(descriptor))
+    with pytest.raises(StoreMoved):
+        SQLiteBackend(path)
 
 
 def test_a_writer_whose_lock_was_taken_away_cannot_write(path: Path) -> None:
@@ -759,6 +806,31 @@ def test_a_write_that_is_broken_off_anywhere_is_whole_or_nothing(path: Path, int
         assert contents(rows)[0] == (before if number == 1 else after) | {("outbox", b"o"): b"3", ("kept", b"k"): b"3"}
         rows.close()
     assert ends == {1, 2}
+    backend.close()
+
+
+def test_taking_back_a_write_may_be_broken_off_anywhere(path: Path, interrupts: Any) -> None:
+    backend = SQLiteBackend(path, synchronous="NORMAL")
+    agent(backend, "other").close()
+    connection = backend._connection
+
+    def make() -> SQLiteRows:
+        backend._connection = connection
+        rows = agent(backend, os.urandom(8).hex())
+        rows.write(1, {ROW: b"1"}, ())
+        backend._connection = Failing(backend, "INSERT", before=failing(sqlite3.SQLITE_FULL))
+        return rows
+
+    def write(rows: SQLiteRows) -> None:
+        with contextlib.suppress(StoreFailed):
+            rows.write(2, {ROW: b"2", ("outbox", b"o"): b"2"}, ())
+
+    for rows in interrupts.each(make, write, rooms=("store",)):
+        assert rows.commit_number == 1
+        assert contents(rows)[0] == {ROW: b"1"}
+        rows.write(2, {ROW: b"3"}, ())
+        rows.close()
+    backend._connection = connection
     backend.close()
 
 

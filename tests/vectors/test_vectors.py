@@ -32,6 +32,7 @@ import runner  # noqa: E402 - it stands beside the vectors, in no package
 # Codes of bytes from elsewhere that no vector has, each with its reason.
 WITHOUT_A_VECTOR = {
     "envelope.replayed": "a relay's limiter says it, by a memory of its own",
+    "inbox.full": "an agent says it that keeps an inbox, by a limit of its own",
 }
 # These neither make something under a name of making, nor take anything that could be refused.
 ALWAYS_VALID = {
