@@ -22,7 +22,6 @@ _COMMIT_SQL: Final = "UPDATE agents SET commit_number = ?, fence = ? WHERE id = 
 _COMMIT_HEAD_SQL: Final = (
     "UPDATE agents SET commit_number = ?, fence = ?, head = ? WHERE id = ? AND commit_number = ? AND fence = ?"
 )
-_HEAD_SQL: Final = f"UPDATE agents SET commit_number = ?, fence = ?, head = ? {_WHERE}"
 _HEAD_SQL: Final = "SELECT head FROM agents WHERE id = ?"
 _Result = TypeVar("_Result")
 
