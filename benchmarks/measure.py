@@ -27,11 +27,15 @@ class Scale(NamedTuple):
     growth: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000)
     peer_growth: tuple[int, ...] = (1000, 10_000, 100_000)
     growths: int = 3
+    opened: tuple[int, ...] = (10_000, 100_000)
+    batches: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+    batch_rounds: int = 30
+    shared_seconds: float = 10
 
 
 FULL: Final = Scale(rounds=15, block_ms=100)
-QUICK: Final = Scale(5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1)
-TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1)
+QUICK: Final = Scale(5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1, (500,), (1, 10, 100), 5, 1)
+TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1, (20,), (1, 10), 1, 0.1)
 
 MESSAGES: Final = tuple(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec", "frame", "frameaudit"))
 _HALVES: Final = tuple(
@@ -62,7 +66,9 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "audit_proof_1k",
     ),
     "trust": ("trust_decision_1000", "trust_allowed_1000", "trust_update_1000"),
+    "stores": ("store_out_100", "store_in_100", "store_out_1", "store_in_1"),
 }
+STORES: Final = "stores"
 HEAVY: Final[dict[str, tuple[str, ...]]] = {
     "audit": ("audit_append_100k", "audit_verify_100k", "audit_proof_100k"),
     "trust": ("trust_decision_10000", "trust_allowed_10000", "trust_update_10000"),
@@ -204,6 +210,14 @@ class Run:
             stdin=subprocess.DEVNULL,
         )
         self._keep("ours:audit_hashes", json.loads(counted.stdout))
+
+    def take_store_figures(self, scale: Scale) -> None:
+        """Take what is to be said of stores beside the workloads."""
+        self._take("ours", "store_written", {"count": 40})
+        self._take("ours", "store_batches", {"counts": scale.batches, "times": scale.batch_rounds})
+        for count, suffix in zip(scale.opened, ("", ".many"), strict=False):
+            self._take("ours", "store_opening", {"count": count, "times": 5 if not suffix else 1}, suffix)
+        self._take("ours", "store_shared", {"agents": 8, "seconds": scale.shared_seconds})
 
     def _take(self, party: str, name: str, arguments: dict[str, Any], suffix: str = "") -> None:
         if party not in self.workers or name not in self.workers[party].figures:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import auditing, establishing, floor, messaging, refusing, sessions, trusting
+from benchmarks import (
+    auditing,
+    establishing,
+    floor,
+    messaging,
+    opening,
+    refusing,
+    sessions,
+    sharing,
+    storing,
+    trusting,
+)
 from benchmarks.machine import facts
 from benchmarks.peers.serve import Server, Workload
 
@@ -16,9 +27,19 @@ WORKLOADS: dict[str, Workload] = {
     **sessions.WORKLOADS,
     **auditing.WORKLOADS,
     **trusting.WORKLOADS,
+    **storing.WORKLOADS,
 }
-BARE: dict[str, Workload] = {f"bare:{name}": workload for name, workload in floor.workloads().items()}
-FIGURES: dict[str, Callable[..., Any]] = {**messaging.FIGURES, **sessions.FIGURES, **auditing.FIGURES}
+BARE: dict[str, Workload] = {
+    f"bare:{name}": workload for name, workload in {**floor.workloads(), **storing.BARE}.items()
+}
+FIGURES: dict[str, Callable[..., Any]] = {
+    **messaging.FIGURES,
+    **sessions.FIGURES,
+    **auditing.FIGURES,
+    **storing.FIGURES,
+    **opening.FIGURES,
+    **sharing.FIGURES,
+}
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ from typing import Any, Final
 
 from benchmarks.measure import GROUPS, HEAVY
 from benchmarks.parties import PARTIES, Medians
+from benchmarks.sharing import SERVER
 from benchmarks.workers import MALLOC, ROOT
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 BEGIN: Final = "<!-- measured: written by `python -m benchmarks.run --page` -->"
 END: Final = "<!-- measured: end -->"
+BEGIN_STORES: Final = "<!-- stores, measured: written by `python -m benchmarks.run --stores --page` -->"
+END_STORES: Final = "<!-- stores, measured: end -->"
 _ABOUT_MACHINE: Final = ("machine", "Python")
 _FIGURES: Final = (
     ("overhead_bytes", "bytes on the wire beyond a plaintext of 256 bytes"),
@@ -26,6 +29,25 @@ _FIGURES: Final = (
     ("audit_memory", "memory of an audit record with a file sink, bytes"),
     ("audit_hashes.most", "the most hashes of one append"),
     ("audit_hashes.mean", "hashes of an append, on average"),
+)
+
+_STORE_ROWS: Final = (
+    ("store_out_100", "a message sent, in a batch of 100, microseconds"),
+    ("store_in_100", "a message received, in a batch of 100"),
+    ("store_out_1", "a message sent alone, forced to disk"),
+    ("store_in_1", "a message received alone, forced to disk"),
+)
+_STORE_FIGURES: Final = (
+    ("store_written.message", "bytes that a message sent alone writes"),
+    ("store_opening.seconds", "opening an agent of 10,000 idle sessions, seconds"),
+    ("store_opening.memory", "memory of each, bytes"),
+    ("store_opening.many.seconds", "opening an agent of 100,000, seconds"),
+    ("store_opening.many.memory", "memory of each, bytes"),
+    ("store_opening.many.of_restored", "opening it, beside restoring its exports one by one"),
+    ("store_shared.one", "one agent on PostgreSQL, messages a second"),
+    ("store_shared.all", "eight, in processes of their own, together"),
+    ("store_shared.of_one", "how often one agent's that is"),
+    ("store_shared.waits", "how often an agent was seen waiting for a lock"),
 )
 
 
@@ -68,15 +90,13 @@ def _limits(result: dict[str, Any]) -> Iterator[str]:
         yield f"- Failed: {key}: {reason}."
 
 
-def _targets(result: dict[str, Any]) -> Iterator[str]:
-    met = sum(row["met"] is True for row in result["targets"])
-    yield "## Targets"
-    yield ""
-    yield f"Each is a ratio, and lower is better. {met} of {len(result['targets'])} are met."
+def _targets(targets: Sequence[dict[str, Any]]) -> Iterator[str]:
+    met = sum(row["met"] is True for row in targets)
+    yield f"Each is a ratio, and lower is better. {met} of {len(targets)} are met."
     yield ""
 
     def rows() -> Iterator[Sequence[str]]:
-        for number, row in enumerate(result["targets"], start=1):
+        for number, row in enumerate(targets, start=1):
             if row["ratio"] is None:
                 yield (str(number), row["says"], "-", "-", f"{row['at_most']:g}", f"missing: {row['missing']}")
                 continue
@@ -135,23 +155,54 @@ def _medians(result: dict[str, Any]) -> Iterator[str]:
 def measured_part(result: dict[str, Any], plots: Sequence[str]) -> str:
     """Return the part between the markers."""
     pictures = [f"![{Path(name).stem}](benchmarks/{name})" for name in plots]
-    parts: list[str] = [BEGIN, "", *_limits(result), "", *_targets(result), ""]
+    parts: list[str] = [BEGIN, "", *_limits(result), "", "## Targets", "", *_targets(result["targets"]), ""]
     for picture in pictures:
         parts += [picture, ""]
     return "\n".join([*parts, *_medians(result), "", END])
 
 
-def write_page(result: dict[str, Any], page: Path = PAGE) -> None:
-    """Replace the measured part of the page, and draw the plots beside it."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page.name} has no place for the measured part")
-    from benchmarks.plots import draw  # because matplotlib is needed for nothing else
+def stores_part(result: dict[str, Any]) -> str:
+    """Return the part between the markers of stores."""
+    machine, found = result["machine"], result["medians"]
+    lines = [BEGIN_STORES, ""]
+    if result["quick"]:
+        lines += ["**A quick run, which shows that everything runs. Its numbers mean little.**", ""]
+    lines += [
+        f"One run, of {result['rounds']} interleaved rounds: {machine['processor']}, {machine['cores']} cores, load "
+        f"averages of {machine['load before']} before it.",
+        "",
+        *_targets(result["stores"]),
+        "",
+        *_table(("", "in a store", "bare"), _cells(found, ("ours", "bare"), _STORE_ROWS)),
+        "",
+        *_table(("", ""), _cells(found, ("ours",), _STORE_FIGURES)),
+        "",
+    ]
+    if "ours:store_shared.one" not in found:
+        lines += [f"PostgreSQL was not measured: there was no server that `{SERVER}` named.", ""]
+    return "\n".join([*lines, "![stores](benchmarks/stores.svg)", "", END_STORES])
 
-    plots = draw(result, page.parent / "benchmarks")
-    page.write_text(before + measured_part(result, plots) + after, encoding="utf-8")
+
+def write_page(result: dict[str, Any], page: Path = PAGE) -> None:
+    """Replace the measured parts of the page of which there is something, and draw the plots beside it."""
+    from benchmarks import plots  # because matplotlib is needed for nothing else
+
+    folder = page.parent / "benchmarks"
+    text = page.read_text(encoding="utf-8")
+    if result["targets"]:
+        text = _replaced(page, text, BEGIN, END, measured_part(result, plots.draw(result, folder)))
+    if result["stores"]:
+        plots.stores(result["medians"], folder)
+        text = _replaced(page, text, BEGIN_STORES, END_STORES, stores_part(result))
+    page.write_text(text, encoding="utf-8")
+
+
+def _replaced(page: Path, text: str, begin: str, end: str, part: str) -> str:
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{page.name} has no place for the measured part")
+    return before + part + after
 
 
 if __name__ == "__main__":

@@ -59,6 +59,37 @@ def frames(found: Medians, folder: Path) -> str:
     return _save(figure, folder, "frames")
 
 
+def stores(found: Medians, folder: Path) -> str:
+    """Draw how many messages an agent in a store sends in a second, by how many are one commit."""
+    prefix, figure = "ours:store_batches.", plt.figure(figsize=(8.4, 3.4))
+    axis = figure.add_subplot()
+    spent: dict[str, dict[int, float]] = {"full": {}, "normal": {}}
+    for key, value in found.items():
+        count, _, mode = key.removeprefix(prefix).partition(".")
+        if key.startswith(prefix) and mode:
+            spent[mode][int(count)] = value
+    counts = sorted(spent["full"])
+    for mode, colour, label in (
+        ("full", "#0b6e99", "forced to disk at each commit (FULL)"),
+        ("normal", "#5a8f29", "not forced (NORMAL)"),
+    ):
+        axis.plot(
+            counts, [1e6 / spent[mode][count] for count in counts], label=label, color=colour, marker="o", **_LINE
+        )
+    if prefix + "alone" in found:
+        axis.axhline(1e6 / found[prefix + "alone"], color="#888888", linewidth=1, label="without a store")
+    forced = [count for count in counts if spent["full"][count] > 2 * spent["normal"][count]]
+    if forced:
+        axis.axvspan(counts[0], forced[-1], color="#0b6e99", alpha=0.08, label="more than half is the disk's")
+    axis.set(xscale="log", yscale="log", title="messages sent on SQLite", xlabel="messages in a commit")
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.minorticks_off()
+    axis.set_ylabel("messages a second")
+    axis.grid(axis="y", linewidth=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    return _save(figure, folder, "stores")
+
+
 def _bars(axis: Any, rows: Sequence[tuple[str, str, float]]) -> None:
     for position, (label, colour, value) in enumerate(reversed(rows)):
         axis.barh(position, value, color=colour, height=0.45)

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import targets
 from benchmarks.machine import machine
-from benchmarks.measure import FULL, QUICK, TINY, Progress, Run, groups
+from benchmarks.measure import FULL, QUICK, STORES, TINY, Progress, Run, groups
 from benchmarks.page import write_page
-from benchmarks.targets import TARGETS, Outcome, middle, outcome, ratio_of
+from benchmarks.targets import TARGETS, Outcome, Target, middle, outcome, ratio_of
 from benchmarks.workers import DEFAULT_CACHE, OURS, PEERS, WorkerFailed, peer_command
 
 # The same primitives under two names: what their ratio strays from 1 is the machine's noise.
@@ -39,9 +40,14 @@ def show_progress() -> Progress:
     return show
 
 
-def report(run: Run, about: dict[str, str], rounds: int, quick: bool) -> dict[str, Any]:
+def report(
+    run: Run, about: dict[str, str], rounds: int, quick: bool, table_of_all: Sequence[Target] = TARGETS
+) -> dict[str, Any]:
     """Return all that was found, as it is written to JSON."""
-    rows = [outcome(target, run.measured, run.missing | run.failed) for target in TARGETS]
+
+    def outcomes(table: Sequence[Target]) -> list[dict[str, Any]]:
+        return [_row(outcome(target, run.measured, run.missing | run.failed)) for target in table]
+
     noise: dict[str, float] = {}
     if all(key in run.measured for key in CONTROL):
         noise = dict(zip(("ratio", "low", "high"), ratio_of(run.measured, *CONTROL), strict=True))
@@ -53,7 +59,8 @@ def report(run: Run, about: dict[str, str], rounds: int, quick: bool) -> dict[st
         "rounds": rounds,
         "quick": quick,
         "control": noise,
-        "targets": [_row(row) for row in rows],
+        "targets": outcomes(table_of_all),
+        "stores": outcomes(targets.STORES),
         "medians": {key: round(middle(values), 3) for key, values in sorted(run.measured.items())},
         "measured": {key: [round(value, 3) for value in values] for key, values in sorted(run.measured.items())},
     }
@@ -73,7 +80,7 @@ def _row(row: Outcome) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Return the targets as text."""
     lines = [f"{'ratio':>7} {'middle half':>13} {'target':>7}"]
-    for row in found["targets"]:
+    for row in (*found["targets"], *found["stores"]):
         if row["ratio"] is None:
             lines.append(f"{'-':>7} {'':>13} {row['at_most']:>7.2f}  missing   {row['says']} ({row['missing']})")
             continue
@@ -114,21 +121,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md anew, and its plots")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the peers' environments are kept")
     parser.add_argument("--no-peers", action="store_true", help="ours and the floor alone")
+    parser.add_argument("--stores", action="store_true", help="what is measured of stores alone; so is what is written")
     options = parser.parse_args(arguments)
     scale = TINY if options.tiny else QUICK if options.quick else FULL
     if options.rounds is not None:
         scale = scale._replace(rounds=max(1, options.rounds))
     progress, about = show_progress(), machine()
-    found, missing = commands(options.cache.resolve(), progress) if not options.no_peers else ({"ours": OURS}, {})
-    if options.no_peers:
-        missing = {peer.name: "left out by --no-peers" for peer in PEERS}
+    found: dict[str, Sequence[str]] = {"ours": OURS}
+    missing = {peer.name: "left out by --no-peers" for peer in PEERS} if options.no_peers else {}
+    if not options.no_peers and not options.stores:
+        found, missing = commands(options.cache.resolve(), progress)
     run = Run(found, progress)
     run.missing |= missing
     try:
         for name, jobs in groups(scale).items():
-            run.interleave(name, jobs, scale)
-        run.take_figures(scale)
-        result = report(run, about, scale.rounds, options.quick or options.tiny)
+            if name == STORES or not options.stores:
+                run.interleave(name, jobs, scale)
+        if not options.stores:
+            run.take_figures(scale)
+        run.take_store_figures(scale)
+        table_of_all = () if options.stores else TARGETS
+        result = report(run, about, scale.rounds, options.quick or options.tiny, table_of_all)
     finally:
         run.close()
     print(file=sys.stderr)

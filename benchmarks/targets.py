@@ -93,6 +93,21 @@ TARGETS: Final = (
            "an inclusion proof at a million records beside one at a thousand: twice the steps, so logarithmic"),
     Target("ours:audit_growth.proof_ms", 0.1, 1.0, "an inclusion proof at a million records is of the class of 0.1 ms"),
 )  # fmt: skip
+STORES: Final = (
+    Target("ours:store_out_100", "bare:store_out_100", 1.5,
+           "a message sent, in a batch of 100 on SQLite, beside the same agent without a store and a bare transaction",
+           "the outbox and its index, and of each row a hidden key, a commitment and a share in the hash of the set"),
+    Target("ours:store_in_100", "bare:store_in_100", 1.5, "a message received, likewise", "as the row before"),
+    Target("ours:store_out_1", "bare:store_out_1", 1.3, "a single message sent, forced to disk, likewise",
+           "what a disk takes to be forced hides it where that takes a millisecond"),
+    Target("ours:store_in_1", "bare:store_in_1", 1.3, "a single message received, forced to disk, likewise",
+           "as the row before"),
+    Target("ours:store_written.of_needed", 1, 3,
+           "bytes that a single message writes, beside its session's row, sealed, and its envelope"),
+    Target("ours:store_opening.of_restored", 1, 1.3,
+           "opening an agent of 10,000 idle sessions, beside restoring their exports one by one",
+           "of each session two rows are opened, of which one is the peer's"),
+)  # fmt: skip
 
 Measured = Mapping[str, list[float]]
 

@@ -19,8 +19,10 @@ _READ_ROWS: Final = 64  # at a time: each may be a megabyte
 _FENCE_BYTES: Final = 6
 _LAST_SQL: Final = "SELECT commit_number, fence FROM agents WHERE id = ?"
 _COMMIT_SQL: Final = "UPDATE agents SET commit_number = ?, fence = ? WHERE id = ? AND commit_number = ? AND fence = ?"
+_COMMIT_HEAD_SQL: Final = (
+    "UPDATE agents SET commit_number = ?, fence = ?, head = ? WHERE id = ? AND commit_number = ? AND fence = ?"
+)
 _HEAD_SQL: Final = "SELECT head FROM agents WHERE id = ?"
-_PUT_HEAD_SQL: Final = "UPDATE agents SET head = ? WHERE id = ?"
 _Result = TypeVar("_Result")
 
 
@@ -147,11 +149,10 @@ class SQLiteRows:
 
     def _execute(self, connection: sqlite3.Connection, write: _Write) -> None:
         table, log = self._table, self._log_table
-        numbers = write.commit_number, self._own_fence, self._number, write.commit_number - 1, self._fence
-        if connection.execute(_COMMIT_SQL, numbers).rowcount != 1:
+        sql, head = (_COMMIT_HEAD_SQL, (write.head,)) if write.has_head else (_COMMIT_SQL, ())
+        last = self._number, write.commit_number - 1, self._fence
+        if connection.execute(sql, (write.commit_number, self._own_fence, *head, *last)).rowcount != 1:
             raise StoreFenced
-        if write.has_head:
-            connection.execute(_PUT_HEAD_SQL, (write.head, self._number))
         for sql, rows in (
             (f"DELETE FROM {table} WHERE id = ?", write.deleted),  # noqa: S608
             (f"UPDATE {table} SET sealed = ? WHERE id = ?", write.updated),  # noqa: S608

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -68,14 +70,15 @@ def test_a_run_gives_every_target_and_names_every_peer_that_is_missing(tmp_path:
     found = json.loads(out.read_text("utf-8"))
     assert set(found["missing"]) == {"agt", "vodozemac", "omemo"}
     assert found["failed"] == {}
-    for row in found["targets"]:
+    for row in (*found["targets"], *found["stores"]):
         beside = str(row["versus"]).partition(":")[0]
         assert (row["ratio"] is None) is (beside in found["missing"]), row
         assert (row["met"] is None) is (row["ratio"] is None)
         assert row["says"] in done.stdout
     assert "left out by --no-peers" in done.stdout
     told = set(re.findall(r"\] (\w+)$", done.stderr, re.MULTILINE))
-    assert {"establishment", "messages", "audit", "trust", "figures"} <= told
+    assert {"establishment", "messages", "audit", "trust", "stores", "figures"} <= told
+    assert {"store_batches.1.full", "store_opening.seconds"} <= {key.removeprefix("ours:") for key in found["medians"]}
 
 
 def test_a_peer_that_cannot_be_installed_says_why(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +109,7 @@ def test_every_workload_of_every_group_is_ours_or_the_floors(module) -> None:
 
 def test_every_target_names_what_is_measured(module) -> None:
     measure, ours, targets = module("measure"), module("ours"), module("targets")
-    for target in targets.TARGETS:
+    for target in (*targets.TARGETS, *targets.STORES):
         assert target.says
         for quantity in (target.ours, target.versus):
             if isinstance(quantity, str):
@@ -128,6 +131,31 @@ def test_a_ratio_is_that_of_the_medians(module) -> None:
     assert (failed.met, failed.missing) == (None, "it broke")
     gone = targets.outcome(target, {"ours:a": [2.1]}, {"agt": "no network"})
     assert (gone.ratio, gone.met, gone.missing) == (None, None, "no network")
+
+
+@pytest.mark.parametrize(("direction", "kept"), [("_send", "outbox"), ("_receive", "inbox")])
+def test_bare_writes_as_many_rows_as_a_store(module, tmp_path: Path, direction: str, kept: str) -> None:
+    storing = module("storing")
+    rows = storing._rows(getattr(storing, direction), 3)
+    assert sorted(kind for kind, _, _ in rows) == sorted(["generation", "session", kept, kept, kept])
+    with contextlib.closing(storing.BareFile(tmp_path / "bare", rows)) as file:
+        file.write()
+        file.write()
+        with contextlib.closing(sqlite3.connect(tmp_path / "bare")) as connection:
+            sealed = connection.execute("SELECT length(sealed) FROM rows ORDER BY id").fetchall()
+        assert sealed == [(len(data) + 40,) for _, _, data in rows]  # nonce and tag
+        file.let_go()
+        with contextlib.closing(sqlite3.connect(tmp_path / "bare")) as connection:
+            assert connection.execute("SELECT kind FROM rows ORDER BY kind").fetchall() == [
+                ("generation",),
+                ("session",),
+            ]
+
+
+def test_agents_that_share_a_database_are_measured_where_there_is_one(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing = module("sharing")
+    monkeypatch.delenv(sharing.SERVER, raising=False)
+    assert sharing.store_shared(2, 0.1) == {}
 
 
 def test_hashes_are_counted() -> None:
@@ -172,7 +200,7 @@ def test_the_guard_passes_what_is_within_its_limits(module) -> None:
 def test_the_page_holds_the_targets_of_the_table(module) -> None:
     targets = module("targets")
     text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-    for target in targets.TARGETS:
+    for target in (*targets.TARGETS, *targets.STORES):
         assert target.says in text
     for name in re.findall(r"\]\((benchmarks/\w+\.svg)\)", text):
         assert (ROOT / "docs" / name).read_text("utf-8").startswith("<?xml")
@@ -189,7 +217,7 @@ def test_the_page_is_written_between_its_markers(module, tmp_path: Path, monkeyp
     result = {
         "machine": {"processor": "p", "cores": "2", "load before": "0.1"},
         "facts": {"ours": {"machine": "m", "Python": "CPython 3"}},
-        "control": {}, "rounds": 1, "quick": True, "failed": {},
+        "control": {}, "rounds": 1, "quick": True, "failed": {}, "stores": [],
         "missing": {"agt": "no network"},
         "targets": [{"says": "this", "ratio": None, "at_most": 1, "met": None, "missing": "no network"}],
         "medians": {"ours:pingpong": 12.345, "ours:audit_growth.1000.append": 3.0},
@@ -205,6 +233,29 @@ def test_the_page_is_written_between_its_markers(module, tmp_path: Path, monkeyp
     assert out.read_text("utf-8") == text
 
 
+def test_a_run_of_stores_writes_its_own_part_alone(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module("page")
+    plots = ModuleType("benchmarks.plots")
+    plots.stores = lambda _medians, _folder: "stores.svg"
+    monkeypatch.setitem(sys.modules, "benchmarks.plots", plots)
+    monkeypatch.setattr(sys.modules["benchmarks"], "plots", plots, raising=False)
+    out = tmp_path / "page.md"
+    whole = f"before\n{page.BEGIN}\nold\n{page.END}\nbetween\n{page.BEGIN_STORES}\nold\n{page.END_STORES}\nafter\n"
+    out.write_text(whole, "utf-8")
+    row = {"says": "this", "ratio": 1.2, "low": 1.1, "high": 1.3, "at_most": 1, "met": False, "note": "why"}
+    result = {
+        "machine": {"processor": "p", "cores": "2", "load before": "0.1"}, "rounds": 1, "quick": False,
+        "targets": [], "stores": [row], "medians": {"ours:store_out_1": 12.345, "bare:store_out_1": 3.0},
+    }  # fmt: skip
+    page.write_page(result, out)
+    text = out.read_text("utf-8")
+    assert text.startswith(f"before\n{page.BEGIN}\nold\n{page.END}\nbetween\n{page.BEGIN_STORES}\n")
+    assert text.endswith(f"{page.END_STORES}\nafter\n")
+    assert "| 1 | this | 1.20 | 1.10 to 1.30 | 1 | **not met**: why |" in text
+    assert "| 12.3 | 3 |" in text
+    assert "PostgreSQL was not measured" in text
+
+
 def test_plots_are_the_same_bytes_for_the_same_numbers(module, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install '.[bench]'")
     plots = module("plots")
@@ -213,10 +264,16 @@ def test_plots_are_the_same_bytes_for_the_same_numbers(module, tmp_path: Path) -
         "medians": {
             "ours:handshake_pair": 1.0, "ours:pingpong": 2.0, "ours:frame_64": 3.0, "ours:frame_256": 4.0,
             "ours:audit_growth.1000.append": 3.0, "ours:audit_growth.1000.longest": 3.0,
+            "ours:store_batches.alone": 1.0,
+            **{f"ours:store_batches.{count}.{mode}": 9.0 / count for count in (1, 10) for mode in ("full", "normal")},
         },
     }  # fmt: skip
     first, second = (
-        [(tmp_path / folder / name).read_bytes() for name in plots.draw(result, tmp_path / folder)] for folder in "ab"
+        [
+            (tmp_path / folder / name).read_bytes()
+            for name in (*plots.draw(result, tmp_path / folder), plots.stores(result["medians"], tmp_path / folder))
+        ]
+        for folder in "ab"
     )
     assert first == second
-    assert len(first) == 4
+    assert len(first) == 5

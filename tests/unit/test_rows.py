@@ -16,15 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, AskApplication, Conditions, IdentityKey, Limits
+from agentmesh import Agent, AskApplication, Conditions, Identity, IdentityKey, Limits
 from agentmesh.engine import changes as change_kinds
 from agentmesh.engine.draft import Noted
-from agentmesh.engine.export import export_agent
+from agentmesh.engine.export import export_agent, put_peer
 from agentmesh.engine.rows import ChangesNoted, ChangesOf, RowKey, Rows, rows_after, rows_of, state_of
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Change, Changes, RowKind, Step
-from agentmesh.errors import StateMalformed, StateVersionUnknown
+from agentmesh.errors import Malformed, StateMalformed, StateVersionUnknown
 from agentmesh.primitives import _wire
+from agentmesh.session.at_rest import export_session
 from agentmesh.session.established import MessageSent, MessageTaken
 from agentmesh.testing import Faults, ManualClock, MeshSimulator, SeededEntropy, established_pair
 
@@ -373,6 +374,25 @@ def test_a_session_that_no_peer_names_is_refused() -> None:
     for ids in (session_ids[1:], [*session_ids, session_ids[0]], [*session_ids, bytes(16)]):
         with pytest.raises(StateMalformed):
             state_of({**rows, key: _wire.encode([raw, latest_ms, own_ms, ids])})
+
+
+@pytest.mark.parametrize("name", [(RowKind.AGENT, b"x"), (RowKind.GENERATION, b"x"), ("tail", b"")])
+def test_a_row_that_is_none_of_a_state_is_refused(name: Any) -> None:
+    copied = ROWS.get((name[0], b""), b"x")
+    with pytest.raises(StateMalformed):
+        state_of({**ROWS, name: copied})
+
+
+def test_two_peers_do_not_have_one_session() -> None:
+    state = established_pair().alice._core.state
+    [(session_id, held)] = state.sessions.items()
+    [own] = state.peers
+    other = Identity.generate(SeededEntropy(b"another")).key.raw
+    put_peer(restored := AgentState(state.identity, state.mesh), own, None, None, [(export_session(held), ())])
+    exported = export_session(held).replace(own, other)
+    with pytest.raises(Malformed):
+        put_peer(restored, other, None, None, [(exported, ())])
+    assert restored.sessions.keys() == {session_id}
 
 
 IDS = _wire.ArrayOf(_wire.Bin(16), 100)
