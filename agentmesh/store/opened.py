@@ -157,6 +157,8 @@ class Opened(Redacted):
             else:
                 self.sealer, opened, generation = Sealer.open(name, key, rows.read(), number, entropy=entropy)
                 stated, self._others = state_rows(opened, generation)
+                if not stated:
+                    raise ArgumentInvalid("name", "that of states, which are no agent")
                 self.state = state_of(stated)
                 beginning.check(self.state)
                 if beginning.state is not None:
@@ -187,6 +189,7 @@ class Opened(Redacted):
         Raises:
             StoreError: the rows, the log or the counter do not answer, or are not what was written.
         """
+        known = 0 if counter is None else counter.read()  # before anything is written, because it may not answer
         self._write_first()
         if keep_log:
             self.log = AuditLog(StoreLog(entries_from(self.sealer, self.rows), self._others))
@@ -195,7 +198,6 @@ class Opened(Redacted):
         self._others = {}
         trail.kept()
         state = self.state
-        known = 0 if counter is None else counter.read()
         is_older = state.generation < known
         state.generation = max(state.generation, known)
         if counter is not None:

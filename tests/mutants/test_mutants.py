@@ -384,9 +384,23 @@ FAULTS = (
     Fault(
         "a step that was broken off is not finished by the next call",
         "engine/seam.py",
-        "            self._settle(self.step)\n        if self.left:",
-        "            pass\n        if self.left:",
+        "        self._resume()\n        if self.left:\n            self._take_up()\n        if self._unreturned:",
+        "        if self.left:\n            self._take_up()\n        if self._unreturned:",
         broken_off("events_are_given_whatever_was_called_in_between"),
+    ),
+    Fault(
+        "what a journal says of the step before is taken for this one",
+        "store/keeping.py",
+        "        if self._outcome:  # else the last is not settled\n            self._outcome = False\n",
+        "        return\n",
+        ("tests/unit/test_batch.py", "tests/unit/test_store.py"),
+    ),
+    Fault(
+        "a batch whose end was broken off is ended by nobody",
+        "engine/seam.py",
+        "            self._end(self.batch)  # its with statement was left, and its end not begun\n",
+        "            pass\n",
+        ("tests/unit/test_batch.py",),
     ),
     Fault(
         "a step counts as taken whatever the journal says",

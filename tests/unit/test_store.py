@@ -41,6 +41,7 @@ from agentmesh.store.rows import Name, Rows
 from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
 from agentmesh.testing import ManualClock
+from agentmesh.trust import TrustLedger
 
 MESH = "example/store"
 KEY = bytes(range(32))
@@ -387,6 +388,34 @@ def test_a_crash_before_the_counter_is_none() -> None:
     assert not [event for event in alice.inbox() if isinstance(event, RolledBack)]
     assert counter.number == alice.generation
     scene.converse()
+
+
+def test_an_agent_is_not_made_where_its_counter_does_not_answer() -> None:
+    class Silent(MemoryCounter):
+        def read(self) -> int:
+            raise StoreFailed
+
+    backend, exported = MemoryBackend(), Agent.create(MESH, clock=ManualClock()).export_state()
+    for counter in (Silent(), MemoryCounter()):  # the same call again, once it does
+        with Store(MemoryBackend(backend), KEY) as store:
+            try:
+                made = store.open_agent(MESH, clock=ManualClock(), exported=exported, counter=counter)
+            except StoreFailed:
+                assert isinstance(counter, Silent)
+            else:
+                assert made.export_state() != exported  # it keeps an outbox and an inbox now
+                assert made.did == Agent.restore(exported, clock=ManualClock()).did
+
+
+def test_the_name_of_states_is_not_an_agent_s() -> None:
+    backend = MemoryBackend()
+    with Store(MemoryBackend(backend), KEY) as store:
+        store.open_states("trust").keep("ledger", TrustLedger(MESH)).believe(Identity.generate().key)
+    held = content(backend)
+    with Store(MemoryBackend(backend), KEY) as store, pytest.raises(ArgumentInvalid) as caught:
+        store.open_agent(MESH, name="trust", clock=ManualClock())
+    assert caught.value.argument == "name"
+    assert content(backend) == held
 
 
 def test_without_a_counter_an_older_copy_is_not_known_but_one_row_is() -> None:
