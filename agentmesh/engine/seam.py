@@ -67,8 +67,8 @@ class Seam(Redacted):
     """
 
     __slots__ = (
-        "_core", "_counted", "_journal", "_running", "_telling", "_unread", "_unreturned", "batch", "birthplace",
-        "left", "lock", "step",
+        "_begin", "_core", "_counted", "_journal", "_running", "_telling", "_unread", "_unreturned", "batch",
+        "birthplace", "left", "lock", "step",
     )  # fmt: skip
 
     def __init__(self, core: Core, journal: Journal | None) -> None:
@@ -76,6 +76,8 @@ class Seam(Redacted):
         self.lock: threading.RLock = threading.RLock()
         self._core = core
         self._journal = journal
+        # Without it, what a journal says of the last step would be taken for the next one.
+        self._begin: Callable[[], None] | None = getattr(journal, "begin", None)
         # One for all steps, where the journal does not read what they change.
         self._unread = ChangesOf((), core.state, 0) if getattr(journal, "reads_changes", True) is False else None
         self.step: Step[Any] | None = None
@@ -128,7 +130,8 @@ class Seam(Redacted):
         Raises:
             CommitFailed: the journal did not take the step; the state is as it was.
         """
-        self._resume()
+        if self.step is not None or self.batch is not None:
+            self._resume()
         if self.left:
             self._take_up()
         if self._unreturned:
@@ -160,7 +163,8 @@ class Seam(Redacted):
             generation += 1
         step.generation = generation  # absolute, because a step that is broken off is applied again
         if self.batch is None and self._journal is not None and (step.changes or step.records):
-            self._begin()
+            if self._begin is not None:
+                self._announce(self._begin, step)
             self._telling = step
             self.step = step
             self._tell(self._journal, step)
@@ -168,6 +172,16 @@ class Seam(Redacted):
         else:
             self.step = step
         self._apply(step)
+
+    def _announce(self, begin: Callable[[], None], step: Step[Any]) -> None:
+        """Tell the journal that a step follows; where that fails, none does."""
+        try:
+            begin()
+        except Exception as error:
+            self._forget(step)
+            if isinstance(error, AgentMeshError):
+                raise
+            raise CommitFailed from error
 
     def _tell(self, journal: Journal, step: Step[Any]) -> None:
         try:
@@ -239,7 +253,8 @@ class Seam(Redacted):
         self.step = whole
         told, records = batch.told(), batch.records
         if not is_told and self._journal is not None and (len(told) or records):
-            self._begin()
+            if self._begin is not None:
+                self._announce(self._begin, whole)
             self._telling = whole  # first, because what is told and not known to be taken is asked for
             batch.is_told = True
             try:
@@ -277,11 +292,6 @@ class Seam(Redacted):
         self._apply(step)
         self._keep(step)
         self.step = None
-
-    def _begin(self) -> None:
-        begin = getattr(self._journal, "begin", None)
-        if begin is not None:  # else what it says of the last step would be taken for this one
-            begin()
 
     def _was_taken(self) -> bool:
         settled = getattr(self._journal, "settled", None)

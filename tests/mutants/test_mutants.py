@@ -384,8 +384,8 @@ FAULTS = (
     Fault(
         "a step that was broken off is not finished by the next call",
         "engine/seam.py",
-        "        self._resume()\n        if self.left:\n            self._take_up()\n        if self._unreturned:",
-        "        if self.left:\n            self._take_up()\n        if self._unreturned:",
+        "            self._resume()\n        if self.left:\n            self._take_up()\n        if self._unreturned:",
+        "            pass\n        if self.left:\n            self._take_up()\n        if self._unreturned:",
         broken_off("events_are_given_whatever_was_called_in_between"),
     ),
     Fault(

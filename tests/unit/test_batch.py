@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Intent, MessageReceived
+from agentmesh import Agent, Intent, MessageReceived, Sealed
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink, Record
 from agentmesh.engine.batch import Batch
 from agentmesh.engine.rows import RowKey, rows_of, state_of
@@ -260,3 +260,33 @@ def test_broken_off_anywhere_a_step_counts_if_the_log_has_it(interrupts: ModuleT
     rooms = ("engine/seam.py", "audit/journal.py")
     for agent, log in interrupts.each(make, lambda made: made[0].publish_bundles(one_time=0), rooms=rooms, once=True):
         assert agent.generation == len(log)  # each publishes one bundle
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_a_journal_that_cannot_begin_takes_no_step(in_batch: bool) -> None:
+    couple = Couple()
+    alice, bob, store = couple.alice, couple.bob, couple.store
+    failing = [OSError(errno.EIO, "gone")]
+
+    def begin() -> None:
+        if failing:
+            raise failing.pop()
+
+    alice._seam._begin = begin
+    before, commits = alice.export_state(), store.commits
+    made: list[Sealed] = []
+    with pytest.raises(CommitFailed):  # noqa: PT012 - the end of a batch raises too
+        if in_batch:
+            with alice.batch():
+                made.append(alice.send(bob.did, b"numbers"))
+        else:
+            alice.send(bob.did, b"numbers")
+    assert store.commits == commits
+    if in_batch:
+        assert alice.generation  # whoever comes next tells it again
+    else:
+        assert alice.export_state() == before
+        made.append(alice.send(bob.did, b"numbers"))
+    assert store.commits == commits + 1
+    assert couple.is_kept
+    assert bob.receive(made[0].envelope)
