@@ -10,7 +10,7 @@ import sys
 try:
     from agentmesh.agent import Agent
     from agentmesh.engine.batch import Batch
-    from agentmesh.engine.core import Clock
+    from agentmesh.engine.hooks import Clock
     from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
     from agentmesh.engine.status import Assurance, SessionStatus, SessionView
