@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import final
 
+from agentmesh.assurance import Guarantees
 from agentmesh.audit.counts import Counts
 from agentmesh.engine.budgets import Budgets
 from agentmesh.engine.offers import Offers
@@ -187,6 +188,14 @@ class Core(Redacted):
         except Exception:
             return False
 
+    def may_converse(self, peer: IdentityKey, guarantees: Guarantees) -> bool:
+        """Ask the policy, if it has an opinion, whether a session that gives this may be; whatever goes wrong denies."""
+        try:
+            may_converse = _optional(self.policy, "may_converse")
+            return may_converse is None or may_converse(peer, guarantees) is True
+        except Exception:
+            return False
+
     def bundle_used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> None:
         """Tell the policy, if it counts, that a KNOCK opened on such a bundle."""
         try:
@@ -250,7 +259,7 @@ class Core(Redacted):
 
 
 def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `BundleCounter`, `KnownSenders`.
+    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `GuaranteePolicy`, `KnownSenders` and so on.
 
     By name, because `isinstance` with such a protocol costs as much as a signature check.
     """
