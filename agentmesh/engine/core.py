@@ -189,7 +189,7 @@ class Core(Redacted):
             return False
 
     def may_converse(self, peer: IdentityKey, guarantees: Guarantees) -> bool:
-        """Ask the policy, if it has an opinion, whether a session that gives this may be; whatever goes wrong denies."""
+        """Ask the policy, if it has an opinion, whether a session may give this; whatever goes wrong denies."""
         try:
             may_converse = _optional(self.policy, "may_converse")
             return may_converse is None or may_converse(peer, guarantees) is True
@@ -259,7 +259,7 @@ class Core(Redacted):
 
 
 def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `GuaranteePolicy`, `KnownSenders` and so on.
+    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `GuaranteePolicy`, `KnownSenders` ...
 
     By name, because `isinstance` with such a protocol costs as much as a signature check.
     """

@@ -207,10 +207,7 @@ class AdmissionPolicy:
         known = max(knock_floor, default + 1) if known_from is None else known_from
         self._known_from = uint_argument("known_from", known, SCORE_MAX + 1)
         self._tiers = _sorted(tiers, threshold)
-        if type(require_one_time) is not bool:
-            raise ArgumentInvalid("require_one_time")
-        self._require = _guarantees(require)
-        self._require_one_time = require_one_time or Guarantee.ONE_TIME_PREKEY in self._require
+        self._demand(require, require_one_time)
         self._limit_one_time(one_time_per_hour)
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         self._time_scores(timer, timeout_ms)
@@ -221,6 +218,15 @@ class AdmissionPolicy:
                 if not is_new:  # at each start it would undo what was taken off them since
                     raise ArgumentInvalid(name, "given beside `lists`: call it instead")
                 add(identity)
+
+    def _demand(self, require: Iterable[Guarantee], require_one_time: bool) -> None:
+        found = tuple(_iterable("require", require))
+        if not all(isinstance(guarantee, Guarantee) for guarantee in found):
+            raise ArgumentInvalid("require", "not a Guarantee; Guarantee takes its word")
+        if type(require_one_time) is not bool:
+            raise ArgumentInvalid("require_one_time")
+        self._require: Guarantees = frozenset(found)
+        self._require_one_time = require_one_time or Guarantee.ONE_TIME_PREKEY in self._require
 
     def _limit_one_time(self, per_hour: int | None) -> None:
         self._one_time_per_hour = per_hour
@@ -449,13 +455,6 @@ def _iterable(name: str, value: Iterable[_Item]) -> Iterable[_Item]:
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
         raise ArgumentInvalid(name, "not several: put one in a list")
     return value
-
-
-def _guarantees(require: Iterable[Guarantee]) -> Guarantees:
-    found = tuple(_iterable("require", require))
-    if not all(isinstance(guarantee, Guarantee) for guarantee in found):
-        raise ArgumentInvalid("require", "not a Guarantee; Guarantee takes its word")
-    return frozenset(found)
 
 
 def _sorted(tiers: Iterable[Tier], threshold: int) -> tuple[Tier, ...]:

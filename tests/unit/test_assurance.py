@@ -6,13 +6,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh import BundleClass, Deny, Grant, Guarantee, Identity, Intent, KnockRequest, Reason
+from agentmesh import (
+    Agent,
+    AskApplication,
+    BundleClass,
+    Deny,
+    Grant,
+    Guarantee,
+    Identity,
+    IdentityKey,
+    Intent,
+    KnockRefused,
+    KnockRequest,
+    Reason,
+)
 from agentmesh.assurance import AGT, NATIVE, guarantees_of
-from agentmesh.errors import ArgumentInvalid
-from agentmesh.policy import GuaranteePolicy
+from agentmesh.audit import AuditJournal, AuditLog, MemorySink, verified_records
+from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
+from agentmesh.policy import Decision, GuaranteePolicy
 from agentmesh.testing import SeededEntropy
 from agentmesh.trust import AdmissionPolicy, Tier, Why
 
@@ -104,3 +119,65 @@ def test_a_requirement_that_is_none_is_an_error(required: Any) -> None:
 
 def test_a_policy_is_found_to_answer_for_guarantees() -> None:
     assert isinstance(AdmissionPolicy(), GuaranteePolicy)
+
+
+class Answering(AskApplication):
+    """Asks the application, and answers `may_converse` with this value, or what this callable returns."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[tuple[IdentityKey, frozenset[Guarantee]]] = []
+
+    def may_converse(self, peer: IdentityKey, guarantees: frozenset[Guarantee]) -> Any:
+        self.asked.append((peer, guarantees))
+        return self.answer() if callable(self.answer) else self.answer
+
+
+def failing() -> bool:
+    raise KeyError("policy")
+
+
+@pytest.mark.parametrize("answer", [False, None, 1, "yes", object(), failing], ids=lambda value: type(value).__name__)
+def test_a_knock_is_made_only_where_the_policy_says_yes(answer: Any) -> None:
+    policy = Answering(answer)
+    alice, bob = Agent.create(mesh="m", policy=policy), Agent.create(mesh="m")
+    bundle = bob.publish_bundles(1).one_time[0]
+    before = alice.export_state()
+    with pytest.raises(PeerNotAllowed):
+        alice.knock(bob.did, bundle, Intent("read"))
+    assert alice.export_state() == before
+    assert policy.asked == [(bob.key, frozenset(Guarantee))]
+    policy.answer = True
+    alice.knock(bob.did, bundle, Intent("read"))
+
+
+def test_whoever_requires_a_one_time_prekey_knocks_on_no_other() -> None:
+    bob = Agent.create(mesh="m")
+    shelf = bob.publish_bundles(1)
+    assert shelf.last_resort is not None
+    policy = AdmissionPolicy(allow=[bob.did], require=[Guarantee.ONE_TIME_PREKEY])
+    alice = Agent.create(mesh="m", policy=policy)
+    with pytest.raises(PeerNotAllowed):
+        alice.knock(bob.did, shelf.last_resort, Intent("read"))
+    alice.knock(bob.did, shelf.one_time[0], Intent("read"))
+
+
+def test_a_knock_without_what_is_required_is_recorded_by_that_word() -> None:
+    # A policy that requires what only this file's peer lacks: the agent's own peers give all.
+    log = AuditLog(MemorySink())
+    policy = AdmissionPolicy(ask_from=0, require=list(Guarantee))
+    alice = Agent.create(mesh="m")
+    bob = Agent.create(mesh="m", policy=Lacking(policy), journal=AuditJournal(log))
+    [event] = bob.receive(alice.knock(bob.did, bob.publish_bundles(1).one_time[0], Intent("read")))
+    assert isinstance(event, KnockRefused)
+    assert [record.reason for record in verified_records(log.entries())][-1] == Why.GUARANTEE == "guarantee"
+
+
+class Lacking(AskApplication):
+    """Asks another policy of each KNOCK as if its sender had no name of ours."""
+
+    def __init__(self, policy: AdmissionPolicy) -> None:
+        self.policy = policy
+
+    def decide(self, knock: KnockRequest, /) -> Decision:
+        return self.policy.decide(evolve(knock, peer=AGT_PEER))
