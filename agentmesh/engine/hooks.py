@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from agentmesh.assurance import Guarantees
 from agentmesh.audit.counts import Counts
 from agentmesh.engine.budgets import Budgets
 from agentmesh.errors import ArgumentInvalid, PeerNotAllowed
@@ -132,6 +133,14 @@ class Hooks(Redacted):
         try:
             may_use = _optional(self.policy, "may_use")
             return may_use is None or may_use(peer, bundle_class, now_ms) is True
+        except Exception:
+            return False
+
+    def may_converse(self, peer: IdentityKey, guarantees: Guarantees) -> bool:
+        """Ask the policy, if it has an opinion, whether a session may give this; whatever goes wrong denies."""
+        try:
+            may_converse = _optional(self.policy, "may_converse")
+            return may_converse is None or may_converse(peer, guarantees) is True
         except Exception:
             return False
 
