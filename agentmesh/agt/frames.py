@@ -132,7 +132,7 @@ def disconnect_frame(sender: str) -> bytes:
 
 
 def ack_frame(frame_id: str | float) -> bytes:
-    """Return what has the relay forget a frame that it stored, by the id as it came, which of a broken one is no text."""
+    """Return what has the relay forget a frame that it stored, by its id as it came: a broken one's may be no text."""
     return write_object({"v": _VERSION, "type": "ack", "id": frame_id})
 
 

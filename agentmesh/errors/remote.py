@@ -379,24 +379,3 @@ class AnswerOverdue(RemoteError):
     code = "knock.answer_overdue"
     text = "the answer to this KNOCK was repeated too often"
     hint = "drop it; the answer is repeated again after a while"
-
-
-class RegistryRefused(RemoteError):
-    """A registry of AGT's mesh answered a request with a status that is none of success.
-
-    Attributes:
-        status: The HTTP status.
-        why: What that says, one of the library's own fixed phrases; empty where nothing is known.
-    """
-
-    code = "registry.refused"
-    text = "the registry refused the request"
-    hint = "see .status; make the request anew, with a new time, once its cause is mended"
-
-    def __init__(self, status: int, why: str = "") -> None:
-        super().__init__()
-        self.status: int = status
-        self.why: str = why
-
-    def _detail(self) -> str:
-        return f"status {self.status}" + (f": {self.why}" if self.why else "")
