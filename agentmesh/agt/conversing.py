@@ -9,9 +9,9 @@ from agentmesh.agt.core import AgtCore
 from agentmesh.agt.frames import (
     MESSAGE_MAX_BYTES,
     AgtSealed,
-    KnockFrame,
     MessageFrame,
     RelayNotice,
+    Routed,
     frame_id,
     frame_receipt,
     message_frame,
@@ -74,7 +74,7 @@ def send(
     facts, conditions = session.facts, session.conditions
     core.check_peer(facts.peer, facts.bundle_class)
     if conditions.max_messages is not None and session.sent >= conditions.max_messages:
-        raise ConditionNotMet
+        raise ConditionNotMet("max_messages")
     plaintext = wrap(data, json=json)
     most = MESSAGE_MAX_BYTES - MESSAGE_OVERHEAD_BYTES
     if len(plaintext) > most:
@@ -96,7 +96,7 @@ def send(
 # --- receiving -------------------------------------------------------------------------------------------------------
 
 
-def routed(core: AgtCore, data: bytes) -> KnockFrame | MessageFrame | object:
+def routed(core: AgtCore, data: bytes) -> Routed:
     """Return what a frame says, once it says that it is for this agent.
 
     Raises:
@@ -318,9 +318,7 @@ def _legacy_ratchet(core: AgtCore, candidate: Candidate, signed: Prekey, one_tim
         return None
     secret = None if one_time is None else one_time.dh_secret
     try:
-        root = respond(
-            core.state.identity, facts.peer.dh, facts.ephemeral, signed.dh_secret, secret, legacy=True
-        )
+        root = respond(core.state.identity, facts.peer.dh, facts.ephemeral, signed.dh_secret, secret, legacy=True)
     except AgentMeshError:
         return None
     return receiving_first(root, signed.dh_secret, signed.public)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from agentmesh.agt.early import EarlyMessages
 from agentmesh.agt.frames import frame_object
@@ -26,7 +26,7 @@ from agentmesh.policy import Policy
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import SessionId
 
-_SHARES = 4  # of the inbox: one peer fills one at most
+_SHARES: Final = 4  # of the inbox: one peer fills one at most
 _Output = TypeVar("_Output")
 
 
@@ -118,7 +118,7 @@ def kept(core: AgtCore, step: Step[_Output], now_ms: int) -> Step[_Output]:
     Raises:
         InboxFull: those of a peer have no room.
     """
-    output = step.output
+    output: Any = step.output
     if type(output) is not tuple or not output or not isinstance(output[0], Event):
         return step
     inbox = core.state.inbox

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from agentmesh.agt import records
 from agentmesh.agt.agreement import initiate, respond
-from agentmesh.agt.conversation import AgtFacts, AgtSession, Candidate, HeldFrame
+from agentmesh.agt.conversation import AgtFacts, AgtSession, Candidate, HeldFrame, request_of
 from agentmesh.agt.conversing import open_frame
 from agentmesh.agt.core import AgtCore
-from agentmesh.agt.frames import ESTABLISH, AgtKnock, KnockFrame, VerdictFrame, frame_id, frame_receipt, knock_frame
-from agentmesh.agt.frames import parse_frame
+from agentmesh.agt.frames import (
+    ESTABLISH,
+    AgtKnock,
+    KnockFrame,
+    VerdictFrame,
+    frame_id,
+    frame_receipt,
+    knock_frame,
+    parse_frame,
+)
 from agentmesh.agt.prekeys import Prekey, prekey_name
 from agentmesh.agt.registry import FetchedBundle
 from agentmesh.agt.stage import Stage
@@ -23,7 +31,6 @@ from agentmesh.audit.record import AuditEvent
 from agentmesh.engine.changes import InboxRemoved
 from agentmesh.engine.state import Step
 from agentmesh.errors import (
-    AgentMeshError,
     Busy,
     KnockNotAdmitted,
     KnockNotPending,
@@ -35,13 +42,14 @@ from agentmesh.errors import (
     SenderMismatch,
     VerdictUnmatched,
 )
-from agentmesh.events import Events, SessionRejected
+from agentmesh.events import Events, KnockReceived, SessionRejected
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import ClaimedSender
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import Receipt, SessionId, X25519PublicKey, X25519Secret
+from agentmesh.session.ratchet import Ratchet
 
 _CANDIDATES_PER_PEER = 4  # unproved at a time; the oldest makes room: a genuine one is proved by the next frame
 
@@ -96,7 +104,7 @@ def _receipt_of(envelope: bytes) -> Receipt:
 # --- a peer's --------------------------------------------------------------------------------------------------------
 
 
-def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int, size_bytes: int) -> Step[Events]:
+def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]:
     """Take a KNOCK as a candidate, and open under it what came before it.
 
     Raises:
@@ -181,10 +189,10 @@ def _check_new(core: AgtCore, frame: KnockFrame, facts: AgtFacts) -> Prekey | No
     return one_time
 
 
-def _ratchets(core: AgtCore, facts: AgtFacts, one_time: Prekey | None) -> list[tuple[int, object]]:
+def _ratchets(core: AgtCore, facts: AgtFacts, one_time: Prekey | None) -> list[tuple[int, Ratchet]]:
     """Return a ratchet for each signed prekey that the KNOCK may have been made on: it does not say."""
     secret = None if one_time is None else one_time.dh_secret
-    found: list[tuple[int, object]] = []
+    found: list[tuple[int, Ratchet]] = []
     for signed in core.state.signed_prekeys():
         root = respond(core.state.identity, facts.peer.dh, facts.ephemeral, signed.dh_secret, secret)
         found.append((signed.number, receiving_first(root, signed.dh_secret, signed.public)))
@@ -233,6 +241,17 @@ def _number(frame: HeldFrame) -> bytes:
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def waiting(core: AgtCore) -> tuple[KnockReceived, ...]:
+    """Return the KNOCKs that wait for the application, oldest first."""
+    state = core.state
+    told = {handed.event.session_id: handed.event for handed in state.inbox if isinstance(handed.event, KnockReceived)}
+    proved = [held for held in state.candidates() if held.is_proved]
+    return tuple(
+        told.get(one.facts.session_id) or request_of(one, len(state.sessions_with(one.facts.peer.did)))
+        for one in proved
+    )
 
 
 def pending(core: AgtCore, session_id: SessionId) -> Candidate:
@@ -298,9 +317,7 @@ def receive_verdict(core: AgtCore, frame: VerdictFrame, now_ms: int, size_bytes:
     return _rejected(core, session, frame, now_ms, size_bytes)
 
 
-def _rejected(
-    core: AgtCore, session: AgtSession, frame: VerdictFrame, now_ms: int, size_bytes: int
-) -> Step[Events]:
+def _rejected(core: AgtCore, session: AgtSession, frame: VerdictFrame, now_ms: int, size_bytes: int) -> Step[Events]:
     facts = session.facts
     stage = Stage(core, now_ms)
     stage.drop(facts)

@@ -2,7 +2,7 @@
 
 | kind | key | bytes |
 |---|---|---|
-| `agt` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0, next signed, next one-time, first listed] |
+| `agt` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0, `Stock`] |
 | `agt-prekey` | its name | [1 if it is signed, number, when made, secret] |
 | `agt-session` | its id | a session or a candidate: `agentmesh.agt.conversation` |
 | `agt-knock` | its session id | [the number of the signed prekey that it used] |

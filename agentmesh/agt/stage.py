@@ -6,8 +6,9 @@ them are one step, each over what the one before it leads to, and nothing of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, final
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar, final
 
 from agentmesh.agt import records
 from agentmesh.agt.conversation import AgtFacts, AgtHeld, AgtSession, Candidate, HeldFrame, advanced
@@ -20,7 +21,7 @@ from agentmesh.audit.record import AuditEvent
 from agentmesh.engine.state import Change, Step
 from agentmesh.errors import ClosedSession, PeerConditionBroken
 from agentmesh.events import Event, Events, KeptReceipt, MessageReceived, SessionEstablished
-from agentmesh.handshake.verdict import Conditions
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, OPEN_SESSIONS_PER_PEER
 from agentmesh.outgoing import Outgoing
 from agentmesh.primitives.keys import Ed25519PublicKey, Redacted, SessionId
@@ -60,12 +61,11 @@ class Stage(Redacted):
         held = [HeldPut(one) for one in self._put.values() if one is not None]
         over = tuple(name for name, one in self._put.items() if one is None)
         changes = (*self.changes, *((HeldDropped(over),) if over else ()), *held)
-        afterwards = self.afterwards
         return Step(
             changes,
             self.records,
             output,
-            afterwards=(lambda: [call() for call in afterwards] and None) if afterwards else None,
+            afterwards=partial(_call_all, tuple(self.afterwards)) if self.afterwards else None,
             charged=self.charged,
         )
 
@@ -100,7 +100,7 @@ class Stage(Redacted):
 
     # --- what a session goes through ---------------------------------------------------------------------------------
 
-    def begin(self, facts: AgtFacts, ratchet: Ratchet, conditions: Conditions | None = None) -> AgtSession:
+    def begin(self, facts: AgtFacts, ratchet: Ratchet, conditions: Conditions = UNLIMITED) -> AgtSession:
         """Return a session that begins, and will send; the oldest with the peer makes room where there are too many."""
         others = self.sessions_with(facts.peer.did)
         for surplus in others[OPEN_SESSIONS_PER_PEER - 1 :]:
@@ -111,7 +111,7 @@ class Stage(Redacted):
             ratchet=ratchet,
             rank=others[0].rank + 1 if others else 1,
             made_ms=self.now_ms,
-            **({} if conditions is None else {"conditions": conditions}),
+            conditions=conditions,
         )
         self.put(session)
         return session
@@ -127,7 +127,7 @@ class Stage(Redacted):
                 if other.facts.one_time == facts.one_time and other.facts.session_id != facts.session_id:
                     self.drop(other.facts)  # one-time is one time
         self.afterwards.append(lambda: core.bundle_used(facts.peer, facts.bundle_class, self.now_ms))
-        self.afterwards.append(lambda: core.tried.pop(facts.session_id, None) and None)
+        self.afterwards.append(partial(_forget, core.tried, facts.session_id))
 
     def establish(self, candidate: Candidate, ratchet: Ratchet, conditions: Conditions, why: str) -> AgtSession:
         """Accept a KNOCK that was proved: tell it, with the frame that says so."""
@@ -171,7 +171,7 @@ class Stage(Redacted):
         if ends_at_ms is not None and self.now_ms > ends_at_ms + CLOCK_TOLERANCE_MS:
             raise ClosedSession
         if most is not None and number > most:
-            raise PeerConditionBroken
+            raise PeerConditionBroken("max_messages")
         facts = session.facts
         plaintext = unwrap(opened.plaintext)
         delta = opened.delta(self.core.entropy)
@@ -205,7 +205,16 @@ class Stage(Redacted):
         )
 
 
-def numbers_of(running: Any) -> tuple[range, ...]:
+def _call_all(calls: Iterable[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _forget(tried: dict[SessionId, None], session_id: SessionId) -> None:
+    tried.pop(session_id, None)
+
+
+def numbers_of(running: Iterable[int]) -> tuple[range, ...]:
     """Return running numbers, ascending, as ranges of message numbers: those begin with 1."""
     found: list[range] = []
     for number in running:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Final, final
-
-from attrs import frozen
+from typing import Final
 
 from agentmesh.agt import records
 from agentmesh.agt.conversation import AgtSession, Candidate, advanced
 from agentmesh.agt.conversing import session_with
 from agentmesh.agt.core import AgtCore
 from agentmesh.agt.prekeys import NUMBER_MAX, SIGNED_KEPT, Prekey, new_prekey
-from agentmesh.agt.registry import HttpRequest, upload
+from agentmesh.agt.registry import HttpRequest, OneTimePublic, sign_prekey, upload
 from agentmesh.agt.stage import Stage, numbers_of
 from agentmesh.agt.state import KnocksForgotten, PrekeysDropped, PrekeysPut, Stock, Stocked
 from agentmesh.engine.changes import InboxRemoved
 from agentmesh.engine.state import Change, Step
-from agentmesh.errors import NoSession, StockFull
+from agentmesh.errors import StockFull
 from agentmesh.events import Events, RolledBack, RotationDue, SessionOver, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.limits import CLOCK_TOLERANCE_MS, PENDING_GRACE_MS
-from agentmesh.outgoing import Withholding
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.keys import SessionId
 from agentmesh.session.phases import Phase
@@ -30,23 +27,7 @@ ONE_TIME_DEFAULT: Final = 20  # as AGT's own client; a stranger can empty any sh
 _LOW_ONE_IN: Final = 4
 
 
-@final
-@frozen(repr=False)
-class PrekeyUpload(Withholding):
-    """The request that puts this agent's prekeys on the registry's shelf, in the place of all that lay there.
-
-    Attributes:
-        request: For the registry, once; its secrets are kept already.
-    """
-
-    withheld: ClassVar[tuple[str, ...]] = ("request",)
-    request: HttpRequest
-
-    def __repr__(self) -> str:
-        return "PrekeyUpload(<withheld>)" if not self.can_read("request") else f"PrekeyUpload({self.request!r})"
-
-
-def publish(core: AgtCore, one_time: int, now_ms: int, *, rotate: bool) -> Step[PrekeyUpload]:
+def publish(core: AgtCore, one_time: int, now_ms: int, *, rotate: bool) -> Step[HttpRequest]:
     """Make prekeys, and the request that uploads them.
 
     The signed prekey stays the same until it is due. One-time prekeys are always new: of the earlier ones nobody knows
@@ -58,9 +39,7 @@ def publish(core: AgtCore, one_time: int, now_ms: int, *, rotate: bool) -> Step[
     kept = sum(not prekey.is_signed for prekey in state.prekeys.values())
     if kept + count > limits.bundles_max or stock.next_one_time + count > NUMBER_MAX:
         raise StockFull(kept + count, limits.bundles_max)
-    made = [
-        new_prekey(core.entropy, stock.next_one_time + number, now_ms, is_signed=False) for number in range(count)
-    ]
+    made = [new_prekey(core.entropy, stock.next_one_time + number, now_ms, is_signed=False) for number in range(count)]
     signed = state.signed_prekeys()
     next_signed = stock.next_signed
     gone: list[Prekey] = []
@@ -74,14 +53,14 @@ def publish(core: AgtCore, one_time: int, now_ms: int, *, rotate: bool) -> Step[
     request = upload(
         state.identity,
         now_ms,
-        (signed[0].number, signed[0].public),
-        [(prekey.number, prekey.public) for prekey in made if not prekey.is_signed],
+        sign_prekey(state.identity, signed[0].number, signed[0].public),
+        [OneTimePublic(prekey.number, prekey.public) for prekey in made if not prekey.is_signed],
     )
     trail: records.Records = ()
     for prekey in made:
         bundle_class = BundleClass.LAST_RESORT if prekey.is_signed else BundleClass.ONE_TIME
         trail += records.prekey_made(core, len(prekey.public), bundle_class, now_ms)
-    return Step(tuple(changes), trail, PrekeyUpload(request))
+    return Step(tuple(changes), trail, request)
 
 
 def _dropped(core: AgtCore, gone: list[Prekey]) -> Iterator[Change]:
@@ -162,8 +141,8 @@ def _outdated(core: AgtCore, now_ms: int) -> list[Prekey]:
     limits = core.limits
     one_time_ms, signed_ms = limits.one_time_lifetime_seconds * 1000, limits.last_resort_lifetime_seconds * 1000
     gone = [one for one in core.state.prekeys.values() if not one.is_signed and one.made_ms + one_time_ms < now_ms]
-    present, *earlier = core.state.signed_prekeys() or [None]
-    return gone + [one for one in earlier if present is not None and present.made_ms + signed_ms < now_ms]
+    signed = core.state.signed_prekeys()
+    return gone + (signed[1:] if signed and signed[0].made_ms + signed_ms < now_ms else [])
 
 
 def deadlines_ms(core: AgtCore) -> Iterator[int]:
@@ -214,5 +193,3 @@ def roll_back(core: AgtCore, now_ms: int) -> Step[Events]:
     stage.changes += _dropped(core, list(state.prekeys.values()))
     stage.events.append(RolledBack(peers=tuple(dict.fromkeys(peers)), bundles=bundles))
     return stage.told()
-
-
