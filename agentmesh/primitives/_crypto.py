@@ -159,6 +159,20 @@ def ed25519_to_x25519(public_key: bytes) -> bytes:
     raise BadIdentityKey
 
 
+def ed25519_of_x25519(public: bytes) -> tuple[bytes, ...]:
+    """Return the encodings of Ed25519 keys that `ed25519_to_x25519` may give this X25519 key for: two, or none.
+
+    It only proposes. Neither need be an acceptable key, or even a point: the caller validates what it takes, and has
+    what it takes converted again by libsodium. RFC 7748, section 4.1: y = (u - 1) / (u + 1); u says nothing of the sign
+    of x. Only for public keys, because Python's arithmetic takes time that depends on its numbers.
+    """
+    u = int.from_bytes(public, "little")
+    if len(public) != KEY_BYTES or u >= _FIELD_PRIME - 1:  # not canonical; and -1 has no image
+        return ()
+    y = (u - 1) * pow(u + 1, -1, _FIELD_PRIME) % _FIELD_PRIME
+    return y.to_bytes(KEY_BYTES, "little"), (y | 1 << 255).to_bytes(KEY_BYTES, "little")
+
+
 def ed25519_secret_to_x25519(signing_key: bytes) -> bytes:
     """Return the X25519 secret (clamped, 32 bytes) of a 64-byte signing key."""
     secret: bytes = crypto_sign_ed25519_sk_to_curve25519(signing_key)

@@ -76,7 +76,7 @@ THIRD_PARTY = {
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
-    "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
+    "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
     "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
