@@ -139,9 +139,8 @@ class TrustProjection(TrustPaths[tuple[int, int]]):
             return False
         by_subject: dict[bytes, set[bytes]] = {}
         for issuer, found in standing.items():
-            for subject, (weight, _) in found.items():
-                if weight:
-                    by_subject.setdefault(subject, set()).add(issuer)
+            for subject in found:
+                by_subject.setdefault(subject, set()).add(issuer)
         total = sum(map(len, standing.values()))
         next_end_ms = min((edge[1] for found in standing.values() for edge in found.values()), default=NEVER)
 
@@ -193,15 +192,14 @@ class TrustProjection(TrustPaths[tuple[int, int]]):
 
         def build(exported: bytes, mesh: str, generation: int, fields: list[Any]) -> TrustProjection:
             projection = cls(mesh, root, attenuation_percent=attenuation_percent, cap=cap)
-            root_raw, issuers = fields
-            require(root_raw == root.raw)
+            _, issuers = fields
             edges = {
                 issuer: {subject: (weight, ends_ms) for subject, weight, ends_ms in found} for issuer, found in issuers
             }
             require(all(issuer not in found for issuer, found in edges.items()))
             projection._replace(edges)
             projection._generation = generation
-            require(projection.export_state() == exported)
+            require(projection.export_state() == exported)  # which has the root in it
             return projection
 
         cls("m", root, attenuation_percent=attenuation_percent, cap=cap)  # a wrong argument is not a damaged state

@@ -62,7 +62,7 @@ class TrustPaths(Stepwise, Generic[_Edge]):
         self._cap = uint_argument("cap", cap, SCORE_MAX)
         self._revocations = revocations_argument(revocations, self.mesh)
         self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}  # the root's are always there
-        self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that weigh anything
+        self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges; of none that was withdrawn
         self._total = 0
 
     def __len__(self) -> int:

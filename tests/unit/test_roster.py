@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Identity, Intent, KnockRefused, SessionEstablished
@@ -38,6 +38,8 @@ calls = st.lists(
 
 
 @given(calls)
+@example([(True, 0, "key"), (True, 0, "did"), (False, 0, "mesh did")])
+@example([(True, 0, "mesh did"), (True, 0, "did"), (False, 0, "agt key")])
 def test_lists_hold_whom_the_model_says(made: list[tuple[bool, int, str]]) -> None:
     lists = AdmissionLists(MESH)
     listed: set[tuple[int, str]] = set()  # who, and by which name: key, did or mesh did
