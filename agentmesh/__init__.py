@@ -11,7 +11,7 @@ try:
     from agentmesh.agent import Agent
     from agentmesh.assurance import Assurance, Guarantee
     from agentmesh.engine.batch import Batch
-    from agentmesh.engine.core import Clock
+    from agentmesh.engine.hooks import Clock
     from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
     from agentmesh.engine.status import SessionStatus, SessionView

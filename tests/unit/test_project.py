@@ -83,7 +83,7 @@ STANDARD_LIBRARY = {
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
+    "time": ("engine.hooks", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
