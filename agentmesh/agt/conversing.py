@@ -277,8 +277,9 @@ def decide(core: AgtCore, candidate: Candidate, request: object) -> Decision:
     if len(core.state.held) >= limits.sessions_max - leave:
         return Deny(Reason.BUSY)
     try:
-        core.check_peer(peer, candidate.facts.bundle_class)
         decision: object = core.policy.decide(request)  # type: ignore[arg-type]
+        if not isinstance(decision, Deny):  # after it, because a denial has the word for the record
+            core.check_peer(peer, candidate.facts.bundle_class)
     except Exception:
         return Deny()
     if isinstance(decision, Grant | Deny):
