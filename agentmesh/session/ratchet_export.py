@@ -10,6 +10,7 @@ from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.session.epochs import ANSWER_BYTES, Answering, Half, Offering, Standing
+from agentmesh.session.needs import Suite
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 
@@ -86,8 +87,13 @@ def _half_fields(half: Half) -> list[Any]:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
+def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite = SUITE) -> Ratchet:
     """Return the ratchet of an initiator or a responder.
+
+    Args:
+        fields: What `ratchet_fields` gave.
+        initiator: It was made by `Ratchet.initiator`.
+        suite: The one that it was made with.
 
     Raises:
         Malformed: fields that contradict one another.
@@ -101,6 +107,8 @@ def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
     if received is not None:
         key, header_key, peer_key, epoch, n, previous_length, start, serial = received
         require(n > 0)  # a chain exists since its first message was opened
+        name = suite.chain_name(HeaderKey(header_key), X25519PublicKey(peer_key))
+        require(_crypto.constant_time_equal(name, header_key))
         # A may have mixed behind the chain of B that it has; B has followed by the chain of A that it has.
         require(epoch == half.epoch or (initiator and epoch == half.epoch - 1))
         receiving = ReceivingChain(
@@ -123,7 +131,7 @@ def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
         skipped[at] = (MessageKey(message_key), at_ms)
         previous = at
     return Ratchet(
-        SUITE,
+        suite,
         RootKey(root),
         X25519Secret(secret),
         X25519PublicKey(public),

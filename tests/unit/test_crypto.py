@@ -42,7 +42,7 @@ def u_bytes(u: int) -> bytes:
 
 
 def test_no_label_is_a_prefix_of_another() -> None:
-    everything = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS]
+    everything = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS]
     for first, second in itertools.permutations(everything, 2):
         assert not second.startswith(first)
     for label in _labels.KDF_LABELS:
@@ -57,8 +57,9 @@ def test_no_label_is_a_prefix_of_another() -> None:
 
 def test_the_tables_hold_every_label_of_the_module_once() -> None:
     named = [value for name, value in vars(_labels).items() if type(value) is bytes and name.isupper()]
-    assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS])
-    assert len(set(named)) == len(named) == 29
+    assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS])
+    assert len(set(named)) == len(named) == 31
+    assert _labels.AGT_INFOS == (b"AgentMesh_X3DH_v1", b"AgentMesh_Ratchet_v1")  # another protocol's, as it spells them
     assert set(_labels.KDF_LABELS) == {
         b"am1-" + name
         for name in (
