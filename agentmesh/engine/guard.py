@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from agentmesh.engine.core import Clock, Core
+from agentmesh.engine.core import Core
+from agentmesh.engine.hooks import Clock
 from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError

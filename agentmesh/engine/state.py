@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.inbox import Inbox
@@ -175,7 +175,7 @@ class Change(Protocol):
     What one message changes in a session are `MessageSent` and `MessageTaken`, in `agentmesh.session.established`.
     """
 
-    def apply(self, state: AgentState, /) -> None:
+    def apply(self, state: Any, /) -> None:
         """Alter the state, or a draft of it."""
         ...
 

@@ -11,9 +11,10 @@ from typing import Final, final
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.core import Clock, Core, read_clock
+from agentmesh.engine.core import Core
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import changing, check_policy_kept
+from agentmesh.engine.hooks import Clock, read_clock
 from agentmesh.engine.rollback import roll_back
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import AgentState, Journal, RowKind

@@ -7,8 +7,8 @@ from typing import Self
 
 from agentmesh.agent import Agent
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.core import Clock, system_clock_ms
 from agentmesh.engine.guard import check_flags, check_given, core_of, working_entropy
+from agentmesh.engine.hooks import Clock, system_clock_ms
 from agentmesh.engine.state import Journal
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid

@@ -76,14 +76,14 @@ THIRD_PARTY = {
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
-    "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
+    "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
     "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
+    "time": ("engine.hooks", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
