@@ -133,6 +133,16 @@ def agt_environment() -> Environment:
 
 
 @pytest.fixture(scope="session")
+def referee_environment() -> Environment:
+    return ready(REFEREE)
+
+
+@pytest.fixture(scope="session")
+def npm_environment() -> Environment:
+    return ready(NPM)
+
+
+@pytest.fixture(scope="session")
 def agt(agt_environment: Environment) -> Callable[[str, Any], Any]:
     """Return what runs a script of this folder in AGT's environment: JSON in, JSON out."""
 

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import re
+import select
 import subprocess
 import threading
 from typing import Any
@@ -79,13 +80,9 @@ class Worker(Process):
         stdin, stdout = self._child.stdin, self._child.stdout
         assert stdin is not None
         assert stdout is not None
-        bound = threading.Timer(seconds, self._child.kill)
-        bound.start()
-        try:
-            stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            line = stdout.readline()
-        finally:
-            bound.cancel()
+        stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        answers, _, _ = select.select([stdout], [], [], seconds)
+        line = stdout.readline() if answers else ""
         assert line, f"{do}: no answer within {seconds} s\n{self.said}"
         answer = json.loads(line)
         if isinstance(answer, dict):

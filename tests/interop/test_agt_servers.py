@@ -122,7 +122,7 @@ def test_a_knock_again_resets_kars_ratchet_where_it_used_no_one_time_key(peer: S
     spent, spent_did = peer(one_time=0)
     other, other_did = peer()
     for worker, did, broken in ((spent, spent_did, True), (other, other_did, False)):
-        knock, message = one.ask("send", to=did, payloads=["first"])["frames"]
+        knock, _ = one.ask("send", to=did, payloads=["first"])["frames"]
         assert (knock["establishment"].get("otk") is None) == broken
         assert texts(worker, 1) == ["first"]
         one.ask("raw", frames=[json.dumps(knock)])
