@@ -131,8 +131,8 @@ def disconnect_frame(sender: str) -> bytes:
     return write_object({"v": _VERSION, "type": "disconnect", "from": sender})
 
 
-def ack_frame(frame_id: str) -> bytes:
-    """Return what has the relay forget a frame that it stored."""
+def ack_frame(frame_id: str | float) -> bytes:
+    """Return what has the relay forget a frame that it stored, by its id as it came: a broken one's may be no text."""
     return write_object({"v": _VERSION, "type": "ack", "id": frame_id})
 
 

@@ -73,7 +73,7 @@ class BadDid(RemoteError):
     """
 
     code = "identity.did"
-    text = "not a canonical did:agentmesh DID"
+    text = "not a DID of this mesh in its one canonical form"
     hint = "compare it with the did attribute of the identity"
 
 
