@@ -45,6 +45,12 @@ class Environment(NamedTuple):
         """Return what runs a script of this environment."""
         return (shutil.which("node") or "") if self.npm else str(self.folder / "bin" / "python")
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables of its processes: nothing of ours leaks in."""
+        ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "NODE_OPTIONS")
+        kept = {name: value for name, value in os.environ.items() if name not in ours}
+        return {**kept, "NODE_PATH": str(self.folder / "node_modules")} if self.npm else kept
+
     def missing(self) -> str:
         """Return why it is not there, or nothing. It is made first, where that is wanted and can be."""
         if self.npm and not (shutil.which("node") and shutil.which("npm")):
@@ -85,7 +91,7 @@ class Environment(NamedTuple):
         for command in commands:
             try:
                 done = subprocess.run(
-                    command, capture_output=True, text=True, env=environment(), timeout=MAKING_SECONDS, check=False
+                    command, capture_output=True, text=True, env=self.variables(), timeout=MAKING_SECONDS, check=False
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
                 return str(error)
@@ -99,12 +105,6 @@ AGT = Environment("agt", ("agent-governance-toolkit-core[server,websocket]==5.0.
 REFEREE = Environment("referee", ("DoubleRatchet==1.3.0", "X3DH==1.3.0"))
 # Node has had a WebSocket of its own only since version 22: `ws` is what the client is given.
 NPM = Environment("npm", ("@microsoft/agent-governance-sdk@4.0.0", "ws@8"), npm=True)
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return the variables of a process of others: nothing of ours leaks in."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
 
 def beside(name: str) -> ModuleType:
@@ -152,7 +152,7 @@ def agt(agt_environment: Environment) -> Callable[[str, Any], Any]:
             input=json.dumps(value),
             capture_output=True,
             text=True,
-            env=environment(),
+            env=agt_environment.variables(),
             cwd=FOLDER,
             timeout=120,
             check=False,
@@ -169,15 +169,15 @@ class Started:
     def __init__(self) -> None:
         self._running: list[Any] = []
 
-    def worker(self, wanted: Environment, script: str, **more: str) -> Any:
+    def worker(self, wanted: Environment, script: str) -> Any:
         """Start a script of this folder, which answers JSON lines."""
-        made = processes.Worker([wanted.program, str(HERE / script)], environment(**more))
+        made = processes.Worker([wanted.program, str(HERE / script)], wanted.variables())
         self._running.append(made)
         return made
 
-    def server(self, program: str, kind: str, **options: Any) -> Any:
+    def server(self, wanted: Environment, kind: str, **options: Any) -> Any:
         """Start AGT's "registry" or "relay" on a port of its own. `processes.Server` has the options."""
-        made = processes.Server(program, kind, environment(), **options)
+        made = processes.Server(wanted.program, kind, wanted.variables(), **options)
         self._running.append(made)
         return made
 
@@ -193,6 +193,14 @@ def started() -> Iterator[Started]:
     made.stop()
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Started]:
+    """Start what all tests of a module share."""
+    made = Started()
+    yield made
+    made.stop()
+
+
 class Mesh(NamedTuple):
     """AGT's two servers, as it runs them."""
 
@@ -201,8 +209,6 @@ class Mesh(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def mesh(agt_environment: Environment) -> Iterator[Mesh]:
+def mesh(agt_environment: Environment, lasting: Started) -> Mesh:
     """Give AGT's registry and relay, for all tests of a module: each uses agents of its own."""
-    made = Started()
-    yield Mesh(*(made.server(agt_environment.program, kind) for kind in ("registry", "relay")))
-    made.stop()
+    return Mesh(*(lasting.server(agt_environment, kind) for kind in ("registry", "relay")))

@@ -78,7 +78,7 @@ def test_mail_waits_for_who_is_away_and_comes_again_until_it_is_acknowledged(pee
 def test_a_relay_takes_an_agent_without_heartbeats_to_be_away(
     mesh: Any, started: Any, agt_environment: Any, peer: Start
 ) -> None:
-    relay = started.server(agt_environment.program, "relay", patience_seconds=0)
+    relay = started.server(agt_environment, "relay", patience_seconds=0)
     one, _ = peer(relay=relay.url)
     other, other_did = peer(relay=relay.url)
     one.ask("send", to=other_did, payloads=["in the inbox"])
@@ -134,8 +134,8 @@ def test_a_knock_again_resets_kars_ratchet_where_it_used_no_one_time_key(peer: S
 def test_both_servers_come_back_on_their_ports_and_have_kept_nothing(
     started: Any, agt_environment: Any, peer: Start
 ) -> None:
-    relay = started.server(agt_environment.program, "relay")
-    registry = started.server(agt_environment.program, "registry")
+    relay = started.server(agt_environment, "relay")
+    registry = started.server(agt_environment, "registry")
     one, one_did = peer(registry=registry.url, relay=relay.url, seed="11" * 32)
     urls = registry.url, relay.url
     relay.stop(kill=True)
