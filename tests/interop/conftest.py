@@ -42,8 +42,10 @@ class Environment(NamedTuple):
 
     @property
     def program(self) -> str:
-        """Return what runs a script of this environment."""
-        return (shutil.which("node") or "") if self.npm else str(self.folder / "bin" / "python")
+        """Return what runs a script of this environment, or nothing where that is not to be had."""
+        if not self.npm:
+            return str(self.folder / "bin" / "python")
+        return (shutil.which("npm") and shutil.which("node")) or ""
 
     def variables(self) -> dict[str, str]:
         """Return the variables of its processes: nothing of ours leaks in."""
@@ -53,7 +55,7 @@ class Environment(NamedTuple):
 
     def missing(self) -> str:
         """Return why it is not there, or nothing. It is made first, where that is wanted and can be."""
-        if self.npm and not (shutil.which("node") and shutil.which("npm")):
+        if not self.program:
             return "needs node and npm, which are not here"
         text = repr((self.requirements, "" if self.npm else sys.version))
         ready = self.folder / f"ready-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -61,23 +63,32 @@ class Environment(NamedTuple):
             return ""
         if os.environ.get("AGENTMESH_INTEROP") == "0":
             return f"needs {self.requirements[0]} in an environment of its own: AGENTMESH_INTEROP=1 makes it"
+        try:
+            failure = self._made(ready)
+        except (OSError, subprocess.SubprocessError) as error:
+            failure = str(error)
+        return f"{self.requirements[0]} could not be installed: {failure}" if failure else ""
+
+    def _made(self, ready: Path) -> str:
         FOLDER.mkdir(parents=True, exist_ok=True)
         # A lock, because test workers make it side by side; what failed once fails for all the workers of a run.
         with (FOLDER / f"{self.name}.lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if ready.exists():
                 return ""
+            this_run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
             lock.seek(0)
             run, _, failure = lock.read().partition(":")
-            this_run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-            if run != this_run or not failure:
+            if run != this_run:
+                lock.truncate(0)
+                lock.write(f"{this_run}:it failed in another worker")
+                lock.flush()
                 failure = self._install()
                 lock.truncate(0)
                 lock.write(f"{this_run}:{failure}")
-        if failure:
-            return f"{self.requirements[0]} could not be installed: {failure}"
-        ready.touch()
-        return ""
+            if not failure:
+                ready.touch()
+        return failure
 
     def _install(self) -> str:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -89,12 +100,9 @@ class Environment(NamedTuple):
             pip = [self.program, "-m", "pip", "install", "--quiet", "--timeout", "30", "--retries", "1"]
             commands = [[sys.executable, "-m", "venv", str(self.folder)], [*pip, *self.requirements]]
         for command in commands:
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, env=self.variables(), timeout=MAKING_SECONDS, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                return str(error)
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=self.variables(), timeout=MAKING_SECONDS, check=False
+            )
             if done.returncode:
                 lines = (done.stderr or done.stdout).strip().splitlines()
                 return lines[-1] if lines else f"exit status {done.returncode}"
@@ -122,8 +130,8 @@ processes = beside("processes")
 
 def ready(wanted: Environment) -> Environment:
     if what := wanted.missing():
-        asked = os.environ.get("AGENTMESH_INTEROP") == "1" and "node" not in what
-        (pytest.fail if asked else pytest.skip)(what)
+        asked = os.environ.get("AGENTMESH_INTEROP") == "1"
+        (pytest.fail if asked and wanted.program else pytest.skip)(what)
     return wanted
 
 
