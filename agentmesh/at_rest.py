@@ -33,6 +33,7 @@ class StateKind(StrEnum):
     """What a state is of, so that none passes for another."""
 
     AGENT = "agent"
+    AGT = "agt"
     LEDGER = "ledger"
     GRAPH = "graph"
     REVOCATIONS = "revocations"

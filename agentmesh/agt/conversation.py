@@ -17,9 +17,11 @@ from agentmesh.agt.agreement import context_of
 from agentmesh.agt.suite import AGT_SUITE
 from agentmesh.agt_identity import AgtIdentityKey
 from agentmesh.at_rest import require
+from agentmesh.events import KnockReceived
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
-from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, UINT_MAX
+from agentmesh.handshake.verdict import UNLIMITED, Conditions
+from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, PENDING_GRACE_MS, UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.keys import Receipt, Redacted, SessionId, X25519PublicKey
 from agentmesh.session.facts import SESSION_ID_BYTES
@@ -90,7 +92,9 @@ class AgtSession(Redacted):
         sent: How many messages this side has sealed.
         opened: How many of the peer's were opened.
         rank: Of several with a peer the one with the highest sends: whichever was heard on, or made, last.
+        made_ms: When it began.
         heard_ms: When a message of the peer was opened last; `None` before the first.
+        conditions: What the policy granted.
     """
 
     facts: AgtFacts
@@ -98,7 +102,20 @@ class AgtSession(Redacted):
     sent: int = 0
     opened: int = 0
     rank: int
+    made_ms: int
     heard_ms: int | None = None
+    conditions: Conditions = UNLIMITED
+
+    @property
+    def ends_at_ms(self) -> int | None:
+        """When its time to live is over, or `None` for unlimited. The peer is told of none: this side keeps it."""
+        ttl_seconds = self.conditions.ttl_seconds
+        return None if ttl_seconds is None else self.made_ms + ttl_seconds * 1000
+
+    def is_over(self, now_ms: int) -> bool:
+        """Say whether its time to live is over."""
+        ends_at_ms = self.ends_at_ms
+        return ends_at_ms is not None and now_ms > ends_at_ms
 
 
 @final
@@ -121,15 +138,15 @@ class Candidate(Redacted):
         facts: What is fixed.
         ratchets: One for each signed prekey that it may have been made on, the newest first, with the prekey's number;
             the one that a message has opened under, once it is proved.
-        legacy: The same by the KDF of the npm package, to find out that the peer runs it; in memory alone.
         made_ms: When it came.
+        is_known: The policy knew its sender when it came: strangers' make room first.
         held: What opened under it and waits for the application's verdict, oldest first; empty until it is proved.
     """
 
     facts: AgtFacts
     ratchets: tuple[tuple[int, Ratchet], ...]
-    legacy: tuple[Ratchet, ...] = ()
     made_ms: int
+    is_known: bool
     held: tuple[HeldFrame, ...] = ()
 
     @property
@@ -141,10 +158,32 @@ class Candidate(Redacted):
 AgtHeld = AgtSession | Candidate
 
 
+def request_of(candidate: Candidate, open_sessions: int) -> KnockReceived:
+    """Return what policy and application are asked about a KNOCK.
+
+    Args:
+        candidate: The KNOCK.
+        open_sessions: How many sessions its sender has by now.
+    """
+    facts = candidate.facts
+    return KnockReceived(
+        peer=facts.peer,
+        session_id=facts.session_id,
+        receipt=facts.knock_receipt,
+        intent=facts.intent,
+        bundle_class=facts.bundle_class,
+        time_ms=facts.knock_time_ms,
+        expires_ms=candidate.made_ms + PENDING_GRACE_MS,
+        has_early_payload=False,
+        fresh=False,
+        open_sessions=open_sessions,
+    )
+
+
 # --- at rest ---------------------------------------------------------------------------------------------------------
 #
-# [0, facts, made, [[prekey, ratchet], ...], [[frame id, time, receipt, message], ...]]   a candidate
-# [1, facts, ratchet, sent, opened, rank, heard]                                          a session
+# [0, facts, made, known, [[prekey, ratchet], ...], [[frame id, time, receipt, message], ...]]   a candidate
+# [1, facts, ratchet, sent, opened, rank, made, heard | nil, conditions]                         a session
 # facts = [peer (32), 1 if this side knocked, ephemeral (32), one-time prekey | nil, KNOCK id, its time, its receipt,
 #          action]
 
@@ -164,11 +203,20 @@ _CANDIDATE: Final = _wire.array(
     _wire.Uint(1),
     _FACTS,
     _wire.Uint(),
+    _wire.Uint(1),
     _wire.ArrayOf(_wire.array(_U32, RATCHET), 2),
     _wire.ArrayOf(_wire.array(_FRAME_ID, _wire.Uint(), _wire.Bin(32), _wire.Bin(1, UINT_MAX)), _HELD_MAX),
 )
 _SESSION: Final = _wire.array(
-    _wire.Uint(1), _FACTS, RATCHET, _wire.Uint(), _wire.Uint(), _wire.Uint(), _wire.Maybe(_wire.Uint())
+    _wire.Uint(1),
+    _FACTS,
+    RATCHET,
+    _wire.Uint(),
+    _wire.Uint(),
+    _wire.Uint(),
+    _wire.Uint(),
+    _wire.Maybe(_wire.Uint()),
+    _wire.Bin(1, UINT_MAX),
 )
 
 
@@ -188,9 +236,19 @@ def export_held(held: AgtHeld) -> bytes:
     if isinstance(held, Candidate):
         ratchets = [[number, ratchet_fields(ratchet)] for number, ratchet in held.ratchets]
         frames = [[one.frame_id, one.time_ms, one.receipt, one.message] for one in held.held]
-        return _wire.encode([0, fixed, held.made_ms, ratchets, frames])
+        return _wire.encode([0, fixed, held.made_ms, int(held.is_known), ratchets, frames])
     return _wire.encode(
-        [1, fixed, ratchet_fields(held.ratchet), held.sent, held.opened, held.rank, held.heard_ms],
+        [
+            1,
+            fixed,
+            ratchet_fields(held.ratchet),
+            held.sent,
+            held.opened,
+            held.rank,
+            held.made_ms,
+            held.heard_ms,
+            held.conditions.encode(),
+        ]
     )
 
 
@@ -201,16 +259,17 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
         Malformed, or another error of the library: damaged, or fields that contradict one another.
     """
     if _wire.peek_version(data) == 0:
-        _, fixed, made_ms, ratchets, frames = _wire.decode(data, _CANDIDATE, max_bytes)
+        _, fixed, made_ms, is_known, ratchets, frames = _wire.decode(data, _CANDIDATE, max_bytes)
         facts = _restore_facts(fixed, own)
         require(not facts.initiator and (len(ratchets) == 1 or bool(ratchets and not frames)))
         return Candidate(
             facts=facts,
             ratchets=tuple((number, restore_ratchet(one, True, AGT_SUITE)) for number, one in ratchets),
             made_ms=made_ms,
+            is_known=bool(is_known),
             held=tuple(HeldFrame(name, time_ms, Receipt(receipt), sealed) for name, time_ms, receipt, sealed in frames),
         )
-    _, fixed, ratchet, sent, opened, rank, heard_ms = _wire.decode(data, _SESSION, max_bytes)
+    _, fixed, ratchet, sent, opened, rank, made_ms, heard_ms, conditions = _wire.decode(data, _SESSION, max_bytes)
     facts = _restore_facts(fixed, own)
     return AgtSession(
         facts=facts,
@@ -219,7 +278,9 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
         sent=sent,
         opened=opened,
         rank=rank,
+        made_ms=made_ms,
         heard_ms=heard_ms,
+        conditions=Conditions.decode(conditions),
     )
 
 

@@ -21,7 +21,7 @@ from agentmesh.agt.frames import (
     heartbeat_frame,
 )
 from agentmesh.agt_identity import AgtIdentity
-from agentmesh.engine.core import Clock, read_clock
+from agentmesh.engine.hooks import Clock, read_clock
 from agentmesh.errors import ArgumentInvalid, Malformed, TooLarge
 from agentmesh.primitives.arguments import text_argument, uint_argument
 from agentmesh.primitives.buckets import Elapsed

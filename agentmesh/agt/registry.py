@@ -7,7 +7,7 @@ signed header serves whoever sees it for five minutes, for any request: so the c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from attrs import field, frozen
 
@@ -16,6 +16,7 @@ from agentmesh.agt.frames import read_counter
 from agentmesh.agt_identity import AgtIdentity, AgtIdentityKey, key_of, mesh_did_argument
 from agentmesh.errors import ArgumentInvalid, BundleIdentityMismatch, Malformed, RegistryRefused
 from agentmesh.limits import CAPABILITY_MAX_BYTES, COUNTER_MAX
+from agentmesh.outgoing import Withholding
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.arguments import received_argument, text_argument, texts_argument, uint_argument
 from agentmesh.primitives.keys import Signature, X25519PublicKey
@@ -32,8 +33,8 @@ _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 
 
 @final
-@frozen
-class HttpRequest:
+@frozen(repr=False)
+class HttpRequest(Withholding):
     """A request for the caller to make.
 
     Attributes:
@@ -43,10 +44,15 @@ class HttpRequest:
         body: What to send, or nothing.
     """
 
+    withheld: ClassVar[tuple[str, ...]] = ("body",)
     method: str
     path: str
-    headers: dict[str, str] = field(factory=dict, repr=lambda headers: f"<{len(headers)} headers>")
-    body: bytes = field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
+    headers: dict[str, str] = field(factory=dict)
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        body = f"<{len(self.body)} bytes>" if self.can_read("body") else "<withheld>"
+        return f"HttpRequest({self.method} {self.path}, headers=<{len(self.headers)}>, body={body})"
 
 
 @final

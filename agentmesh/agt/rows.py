@@ -2,7 +2,7 @@
 
 | kind | key | bytes |
 |---|---|---|
-| `agt` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0, next signed, next one-time, first listed] |
+| `agt` | empty | [version, mesh, seed, 1 if it has a policy of its own and else 0, `Stock`] |
 | `agt-prekey` | its name | [1 if it is signed, number, when made, secret] |
 | `agt-session` | its id | a session or a candidate: `agentmesh.agt.conversation` |
 | `agt-knock` | its session id | [the number of the signed prekey that it used] |
@@ -18,7 +18,7 @@ from typing import Any, Final, final
 
 from attrs import evolve
 
-from agentmesh.agt.conversation import AgtSession, Candidate, export_held, restore_held
+from agentmesh.agt.conversation import AgtSession, Candidate, export_held, request_of, restore_held
 from agentmesh.agt.prekeys import NUMBER_MAX, PREKEY, prekey_fields, restore_prekey
 from agentmesh.agt.state import (
     AgtChange,
@@ -40,7 +40,7 @@ from agentmesh.engine.inbox import HandedUp
 from agentmesh.engine.state import RowKind
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import Malformed, StateVersionUnknown
-from agentmesh.events import KnockReceived, MessageReceived
+from agentmesh.events import KnockReceived, MessageReceived, RolledBack
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import IdentitySeed, Redacted, SessionId
@@ -247,36 +247,23 @@ def _restore_handed(state: AgtState, key: bytes, data: bytes) -> None:
 
 
 def _event_of(exported: bytes, state: AgtState) -> Any:
-    session_id = knock_named(exported)
-    if session_id is not None:
-        held = state.held.get(session_id)
-        require(isinstance(held, Candidate) and held.is_proved)
-        assert isinstance(held, Candidate)
-        return request_of(held, state)
-    event: Any = restore_event(exported, state)
+    event: Any = restore_event(exported, state, _knock_of)
+    if isinstance(event, KnockReceived):
+        return event
+    # By their names in AGT's mesh, since a row has the keys alone.
     if isinstance(event, MessageReceived):
         event.peer = AgtIdentityKey(event.peer.raw)
         return event
-    if hasattr(event, "peers"):
+    if isinstance(event, RolledBack):
         return evolve(event, peers=tuple(AgtIdentityKey(peer.raw) for peer in event.peers))
     return evolve(event, peer=AgtIdentityKey(event.peer.raw))
 
 
-def request_of(candidate: Candidate, state: AgtState, expires_ms: int = UINT_MAX) -> KnockReceived:
-    """Return the event that asks the application about a KNOCK which was proved."""
-    facts = candidate.facts
-    return KnockReceived(
-        peer=facts.peer,
-        session_id=facts.session_id,
-        receipt=facts.knock_receipt,
-        intent=facts.intent,
-        bundle_class=facts.bundle_class,
-        time_ms=facts.knock_time_ms,
-        expires_ms=expires_ms,
-        has_early_payload=False,
-        fresh=False,
-        open_sessions=len(state.sessions_with(facts.peer.did)),
-    )
+def _knock_of(state: AgtState, session_id: SessionId, open_sessions: int) -> KnockReceived:
+    held = state.held.get(session_id)
+    if not isinstance(held, Candidate) or not held.is_proved:
+        raise Malformed
+    return request_of(held, open_sessions)
 
 
 def _decode(data: bytes | None, layout: _wire.Array) -> list[Any]:

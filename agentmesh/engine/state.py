@@ -239,7 +239,7 @@ class Changes(Protocol):
         """Return how many there are."""
         ...
 
-    def rows(self) -> Mapping[tuple[RowKind, bytes], bytes | None]:
+    def rows(self) -> Mapping[tuple[Any, bytes], bytes | None]:
         """Return the rows that the step writes, as canonical bytes of the state after it, and removes (`None`).
 
         By (kind, key). The bytes are *secret and unsealed*. Nothing is altered. See `agentmesh.engine.rows`.
