@@ -9,6 +9,7 @@ import re
 import select
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 STARTING_SECONDS = 30
@@ -90,11 +91,13 @@ class Worker(Process):
         return answer
 
 
-# Their own code with another constant: how long the relay waits for a heartbeat.
-_IMPATIENT = """
+# Their own code under another clock: ahead by the seconds that a file says.
+_AHEAD = """
+import datetime, pathlib, sys
 import agentmesh.relay.app as app
 from agentmesh.relay.__main__ import main
-app.OFFLINE_THRESHOLD = {}
+file, now = pathlib.Path(sys.argv.pop()), app._utcnow
+app._utcnow = lambda: now() + datetime.timedelta(seconds=float(file.read_text()))
 main()
 """
 
@@ -107,7 +110,8 @@ class Server(Process):
         kind: "registry" or "relay".
         variables: Of its process.
         proofs: False turns the relay's demand for proofs of possession off.
-        patience_seconds: How long the relay takes an agent that sends no heartbeat to be there; 90 by default.
+        token: What the relay wants in the first frame of a connection.
+        clock: A file for the clock of a relay that `advance` sets forward.
     """
 
     def __init__(
@@ -117,14 +121,19 @@ class Server(Process):
         variables: dict[str, str],
         *,
         proofs: bool = True,
-        patience_seconds: float | None = None,
+        token: str | None = None,
+        clock: Path | None = None,
     ) -> None:
         variables = {**variables, "HOST": "127.0.0.1", "PORT": "0", "LOG_LEVEL": "info", "PYTHONUNBUFFERED": "1"}
         if not proofs:
             variables["AGENTMESH_RELAY_ALLOW_UNAUTHED_DID"] = "1"
+        if token is not None:
+            variables["AGENTMESH_RELAY_TOKEN"] = token
         command = [program, "-m", f"agentmesh.{kind}"]
-        if patience_seconds is not None:
-            command[1:] = ["-c", _IMPATIENT.format(patience_seconds)]
+        self._clock, self._ahead_seconds = clock, 0
+        if clock is not None:
+            self.advance(0)
+            command[1:] = ["-c", _AHEAD, str(clock)]
         self._kind, self._port = kind, 0
         super().__init__(command, variables)
         self._wait()
@@ -149,6 +158,14 @@ class Server(Process):
     def url(self) -> str:
         scheme, path = ("ws", "/ws") if self._kind == "relay" else ("http", "")
         return f"{scheme}://127.0.0.1:{self._port}{path}"
+
+    def advance(self, seconds: int) -> None:
+        """Set the relay's clock forward."""
+        assert self._clock is not None
+        self._ahead_seconds += seconds
+        new = self._clock.with_suffix(".new")
+        new.write_text(str(self._ahead_seconds))
+        new.replace(self._clock)
 
     def restart(self) -> None:
         """Start it again on the same port, after `stop`: it has kept nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,11 +77,12 @@ def test_mail_waits_for_who_is_away_and_comes_again_until_it_is_acknowledged(pee
 
 
 def test_a_relay_takes_an_agent_without_heartbeats_to_be_away(
-    mesh: Any, started: Any, agt_environment: Any, peer: Start
+    mesh: Any, started: Any, agt_environment: Any, peer: Start, tmp_path: Path
 ) -> None:
-    relay = started.server(agt_environment, "relay", patience_seconds=0)
+    relay = started.server(agt_environment, "relay", clock=tmp_path / "clock")
     one, _ = peer(relay=relay.url)
     other, other_did = peer(relay=relay.url)
+    relay.advance(91)
     one.ask("send", to=other_did, payloads=["in the inbox"])
     assert one.ask("sync") == other.ask("sync") == {"closed": None}
     other.ask("heartbeat")
