@@ -256,7 +256,7 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
     """Return what `export_held` wrote.
 
     Raises:
-        Malformed, or another error of the library: damaged, or fields that contradict one another.
+        Malformed, ArgumentInvalid, BadIdentityKey: damaged, or fields that contradict one another.
     """
     if _wire.peek_version(data) == 0:
         _, fixed, made_ms, is_known, ratchets, frames = _wire.decode(data, _CANDIDATE, max_bytes)

@@ -20,7 +20,7 @@ from agentmesh.agt.frames import (
 from agentmesh.agt.payload import wrap
 from agentmesh.agt.prekeys import Prekey, prekey_name
 from agentmesh.agt.stage import Stage
-from agentmesh.agt.suite import MESSAGE_OVERHEAD_BYTES, NONCE_BYTES, receiving_first
+from agentmesh.agt.suite import MESSAGE_OVERHEAD_BYTES, NONCE_BYTES, knows_chain, receiving_first
 from agentmesh.agt_identity import mesh_did_argument
 from agentmesh.audit.record import AuditEvent
 from agentmesh.engine.state import Step
@@ -42,7 +42,7 @@ from agentmesh.errors import (
 from agentmesh.events import Events, KnockRefused
 from agentmesh.handshake.verdict import Reason
 from agentmesh.policy import Ask, Decision, Deny, Grant
-from agentmesh.primitives.keys import HeaderKey, SessionId
+from agentmesh.primitives.keys import SessionId
 from agentmesh.session.ratchet import Opened, Ratchet
 
 # --- sending ---------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def open_frame(stage: Stage, did: str, frame: HeldFrame) -> RemoteError | None:
         PeerNotAllowed: the policy does not allow the peer any more.
     """
     sessions = stage.sessions_with(did)
-    knowing = [session for session in sessions if _knows(session.ratchet, frame.message)]
+    knowing = [session for session in sessions if knows_chain(session.ratchet, frame.message)]
     refusal: RemoteError = DecryptionFailed()
     for session in knowing or sessions:
         stage.core.check_peer(session.facts.peer, session.facts.bundle_class)
@@ -165,17 +165,9 @@ def open_frame(stage: Stage, did: str, frame: HeldFrame) -> RemoteError | None:
     return refusal
 
 
-def _knows(ratchet: Ratchet, message: bytes) -> bool:
-    """Say whether a message names a chain that this ratchet has begun."""
-    name, receiving = HeaderKey(message[:32]), ratchet.receiving
-    return (receiving is not None and receiving.header_key == name) or any(
-        past.header_key == name for past in ratchet.past
-    )
-
-
 def _begins_chain_of(core: AgtCore, did: str, message: bytes) -> bool:
     """Say whether a session or a KNOCK of this peer knows the chain already: then nothing is awaited."""
-    return any(_knows(session.ratchet, message) for session in core.state.sessions_with(did))
+    return any(knows_chain(session.ratchet, message) for session in core.state.sessions_with(did))
 
 
 def _try_open(stage: Stage, ratchet: Ratchet, context: bytes, frame: HeldFrame) -> Opened | RemoteError:

@@ -23,7 +23,7 @@ class Prekey(Redacted):
 
     Attributes:
         is_signed: A signed prekey; a one-time prekey otherwise.
-        number: Its `key_id` at the registry, from 0 on.
+        number: Its id at the registry, from 0 on.
         made_ms: When it was made.
         secret: Its X25519 secret.
         public: Its public half, 32 bytes.

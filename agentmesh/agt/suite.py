@@ -127,3 +127,11 @@ def receiving_first(root: RootKey, signed_secret: X25519Secret, signed: X25519Pu
         signed: That prekey, 32 bytes.
     """
     return Ratchet.initiator(AGT_SUITE, root, signed_secret, signed, header_key_ab=ANY_CHAIN, header_key_ba=ANY_CHAIN)
+
+
+def knows_chain(ratchet: Ratchet, message: bytes) -> bool:
+    """Say whether a message names a chain that its receiver has begun to open. No other session has that chain."""
+    begun = {past.header_key for past in ratchet.past}  # chains are named by keys that everybody sees
+    if ratchet.receiving is not None:
+        begun.add(ratchet.receiving.header_key)
+    return HeaderKey(message[: _crypto.KEY_BYTES]) in begun
