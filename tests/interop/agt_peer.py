@@ -176,7 +176,8 @@ class Peer(Wire):
         await self.send({**frame, "signature": signature})
         return await self.do_sync()
 
-    async def do_restart(self) -> dict[str, Any]:
+    async def do_restart(self, one_time: int | None = None) -> dict[str, Any]:
+        self._one_time = self._one_time if one_time is None else one_time
         if self._socket is not None:
             await self.do_drop()
         await self._fresh()

@@ -16,12 +16,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+
+from agentmesh.agt import AgtAgent
+from agentmesh.testing import ManualClock
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("AGENTMESH_INTEROP_VENV") or HERE / ".venv")
@@ -126,6 +130,7 @@ def beside(name: str) -> ModuleType:
 
 
 processes = beside("processes")
+ours = beside("ours")
 
 
 def ready(wanted: Environment) -> Environment:
@@ -220,3 +225,23 @@ class Mesh(NamedTuple):
 def mesh(agt_environment: Environment, lasting: Started) -> Mesh:
     """Give AGT's registry and relay, for all tests of a module: each uses agents of its own."""
     return Mesh(*(lasting.server(agt_environment, kind) for kind in ("registry", "relay")))
+
+
+@pytest.fixture
+def make_ours(started: Started, agt_environment: Environment) -> Callable[..., Any]:
+    """Return what starts an agent of ours on servers of theirs: registered, with prekeys, and connected."""
+
+    def start(registry: str, relay: str, *, echo: bool = False, one_time: int = 20, **options: Any) -> Any:
+        agent = AgtAgent.create("agt", policy=ours.Welcome(), **options)
+        made = ours.Ours(started.worker(agt_environment, "agt_wire.py"), registry, relay, agent, echo=echo)
+        made.register(one_time)
+        made.connect()
+        return made
+
+    return start
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Give a clock that shows the time of the servers until it is set forward."""
+    return ManualClock(time.time_ns() // 1_000_000)

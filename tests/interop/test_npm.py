@@ -6,23 +6,12 @@ its demand for proofs is off. And it derives the first key otherwise: with anybo
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 
-from agentmesh.agt.agreement import context_of, respond
-from agentmesh.agt.frames import KnockFrame, MessageFrame, connect_frame, parse_frame
-from agentmesh.agt.registry import HttpRequest, OneTimePublic, registration, sign_prekey, upload
-from agentmesh.agt.suite import receiving_first
-from agentmesh.agt_identity import AgtIdentity
-from agentmesh.errors import DecryptionFailed
-from agentmesh.limits import Limits
-from agentmesh.primitives import _crypto
-from agentmesh.primitives.entropy import SystemEntropy
-from agentmesh.primitives.keys import X25519PublicKey, X25519Secret
+from agentmesh.errors import LegacyPeer, MessageEarly
 
 Start = Callable[..., tuple[Any, str]]
 
@@ -86,48 +75,14 @@ def test_it_and_todays_agents_cannot_read_each_other(npm: Start, peer: Start) ->
     assert kinds(one, 2) == ["knock", "session_desync"]
 
 
-class Ours:
-    """An identity of ours with prekeys on the registry, and a connection to the relay."""
-
-    def __init__(self, wire: Any, urls: Urls) -> None:
-        self.identity = AgtIdentity.generate()
-        self.secrets = [X25519Secret(SystemEntropy().token(32)) for _ in range(2)]
-        self.publics = [X25519PublicKey(_crypto.x25519_public(secret)) for secret in self.secrets]
-        self._wire, self._urls = wire, urls
-        now_ms = time.time_ns() // 1_000_000
-        self._request(registration(self.identity, now_ms), 201)
-        signed = sign_prekey(self.identity, 0, self.publics[0])
-        self._request(upload(self.identity, now_ms, signed, [OneTimePublic(0, self.publics[1])]), 200)
-        wire.ask("open", relay=urls.relay)
-        wire.ask("raw", frames=[connect_frame(self.identity, now_ms).decode()])
-        assert wire.ask("sync") == {"closed": None}
-
-    def _request(self, request: HttpRequest, status: int) -> None:
-        url, body = self._urls.registry + request.path, request.body.decode()
-        answer = self._wire.ask("http", method=request.method, url=url, headers=request.headers, body=body)
-        assert answer["status"] == status, answer
-
-    def came(self, count: int) -> list[Any]:
-        events = self._wire.ask("take", count=count)["events"]
-        return [parse_frame(json.dumps(event["frame"]), 1 << 20) for event in events]
-
-
-def test_its_first_key_is_recognised(npm: Start, urls: Urls, started: Any, agt_environment: Any) -> None:
-    ours = Ours(started.worker(agt_environment, "agt_wire.py"), urls)
+def test_ours_names_what_its_first_key_is(npm: Start, make_ours: Callable[..., Any], urls: Urls) -> None:
+    we = make_ours(*urls)
     one, one_did = npm()
-    one.ask("send", to=ours.identity.did, payloads=["first"])
-    knock, message = ours.came(2)
-    assert isinstance(knock, KnockFrame)
-    assert isinstance(message, MessageFrame)
-    assert knock.sender == one_did
-    assert knock.one_time_id == 0
-    context = context_of(one_did, ours.identity.did, knock.dh, ours.identity.key.dh)
-    signed, one_time = ours.secrets
-
-    def opened(*, legacy: bool) -> bytes:
-        root = respond(ours.identity, knock.dh, knock.ephemeral, signed, one_time, legacy=legacy)
-        return receiving_first(root, signed, ours.publics[0]).open(message.message, context, 0, Limits()).plaintext
-
-    with pytest.raises(DecryptionFailed):
-        opened(legacy=False)
-    assert opened(legacy=True) == b'"first"'
+    one.ask("send", to=we.agent.did, payloads=["first", "second"])
+    assert we.hear(3) == []
+    # Tried once for a KNOCK, because it costs as much as the KNOCK itself.
+    assert we.refused == [LegacyPeer, MessageEarly]
+    assert we.agent.sessions(one_did) == ()
+    we.knock(one_did)
+    we.send(one_did, "first")
+    assert kinds(one, 2) == ["knock", "session_desync"]
