@@ -77,8 +77,8 @@ class States(Redacted):
 
         Args:
             name: What it is called here, 1 to 128 bytes.
-            state: A new `TrustLedger`, `TrustGraph`, `RevocationList`, `Successions` or `AdmissionLists`, made as the
-                one that is there was; or one that was restored from elsewhere, if there is none of this name. Nothing
+            state: A new `TrustLedger`, `TrustGraph`, `TrustProjection`, `RevocationList`, `Successions` or
+                `AdmissionLists`, made as the one that is there was; or one that was restored from elsewhere, if there is none of this name. Nothing
                 else uses it yet.
 
         Raises:
