@@ -20,7 +20,7 @@ from agentmesh.agt.frames import (
 from agentmesh.agt.payload import wrap
 from agentmesh.agt.prekeys import Prekey, prekey_name
 from agentmesh.agt.stage import Stage
-from agentmesh.agt.suite import MESSAGE_OVERHEAD_BYTES, NONCE_BYTES, knows_chain, receiving_first
+from agentmesh.agt.suite import MESSAGE_OVERHEAD_BYTES, NONCE_BYTES, knows_chain, previous_length_of, receiving_first
 from agentmesh.agt_identity import mesh_did_argument
 from agentmesh.audit.record import AuditEvent
 from agentmesh.engine.state import Step
@@ -128,11 +128,14 @@ def receive_message(core: AgtCore, frame: MessageFrame, now_ms: int) -> Step[Eve
     refusal = open_frame(stage, frame.sender, held)
     if refusal is None:
         return stage.told()
-    if not isinstance(refusal, DecryptionFailed) or _begins_chain_of(core, frame.sender, held.message):
-        raise refusal
     sessions = core.state.sessions_with(frame.sender)
+    # What comes before its KNOCK is of the first chain of a session; by what the header says, which is a claim.
+    if previous_length_of(held.message) or any(knows_chain(one.ratchet, held.message) for one in sessions):
+        raise refusal
+    if isinstance(refusal, LegacyPeer | DuplicateMessage):
+        raise refusal
     known = bool(sessions) and core.is_known(sessions[0].facts.peer.raw)
-    if core.early.put(frame.sender, held, known=known):
+    if core.early.put(frame.sender, held, now_ms, known=known):
         raise MessageEarly
     raise refusal
 
@@ -158,16 +161,13 @@ def open_frame(stage: Stage, did: str, frame: HeldFrame) -> RemoteError | None:
             refusal = opened
     if knowing:
         return refusal
+    if any(session.first_chain == frame.message[:32] for session in sessions):
+        return DuplicateMessage()
     for candidate in reversed(stage.candidates_of(did)):
         found = _open_candidate(stage, candidate, frame)
         if found is None or not isinstance(found, DecryptionFailed):
             return found
     return refusal
-
-
-def _begins_chain_of(core: AgtCore, did: str, message: bytes) -> bool:
-    """Say whether a session or a KNOCK of this peer knows the chain already: then nothing is awaited."""
-    return any(knows_chain(session.ratchet, message) for session in core.state.sessions_with(did))
 
 
 def _try_open(stage: Stage, ratchet: Ratchet, context: bytes, frame: HeldFrame) -> Opened | RemoteError:

@@ -59,9 +59,11 @@ def unbase64(text: object, size: int | None = None) -> bytes:
     padding = "=" * (-len(bare) % 4)
     if len(bare) != len(text) and bare + padding != text:
         raise Malformed
-    standard = bare.translate(_TO_STANDARD)
-    if standard != bare and ("+" in bare or "/" in bare):
-        raise Malformed
+    standard = bare
+    if "-" in bare or "_" in bare:
+        if "+" in bare or "/" in bare:
+            raise Malformed
+        standard = bare.translate(_TO_STANDARD)
     try:
         data = binascii.a2b_base64(standard + padding)
     except ValueError:

@@ -179,7 +179,16 @@ class Stage(Redacted):
         ratchet.apply(delta)
         ranks = [other.rank for other in self.sessions_with(facts.peer.did)]
         rank = session.rank if session.rank == max(ranks, default=0) else max(ranks) + 1
-        self.put(advanced(session, ratchet=ratchet, opened=session.opened + 1, rank=rank, heard_ms=self.now_ms))
+        self.put(
+            advanced(
+                session,
+                ratchet=ratchet,
+                opened=session.opened + 1,
+                rank=rank,
+                heard_ms=self.now_ms,
+                first_chain=session.first_chain if session.first_chain else frame.message[:32],
+            )
+        )
         self.records += records.received(
             self.core,
             AuditEvent.MESSAGE_OPENED,

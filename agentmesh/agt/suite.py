@@ -129,6 +129,11 @@ def receiving_first(root: RootKey, signed_secret: X25519Secret, signed: X25519Pu
     return Ratchet.initiator(AGT_SUITE, root, signed_secret, signed, header_key_ab=ANY_CHAIN, header_key_ba=ANY_CHAIN)
 
 
+def previous_length_of(message: bytes) -> int:
+    """Return the length of the chain before, as the header of a message says."""
+    return int.from_bytes(message[_crypto.KEY_BYTES : _crypto.KEY_BYTES + 4], "big")
+
+
 def knows_chain(ratchet: Ratchet, message: bytes) -> bool:
     """Say whether a message names a chain that its receiver has begun to open. No other session has that chain."""
     begun = {past.header_key for past in ratchet.past}  # chains are named by keys that everybody sees

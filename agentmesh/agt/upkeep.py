@@ -103,6 +103,7 @@ def poll(core: AgtCore, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -
     signed = core.state.signed_prekeys()
     if tell_rotation and signed and rotation_due_ms(core) <= now_ms:
         stage.events.append(RotationDue(published_at_ms=signed[0].made_ms))
+    core.early.expire(now_ms)
     for session_id in [name for name in core.tried if name not in core.state.held]:
         del core.tried[session_id]
     return stage.told()
