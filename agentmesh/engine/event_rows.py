@@ -16,6 +16,7 @@ from typing import Any, Final, TypeGuard
 from attrs import field, frozen
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, require
+from agentmesh.attachments.reference import Attachment, UnknownReference, parse_reference
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, Malformed
 from agentmesh.events import (
@@ -37,7 +38,14 @@ from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, COUNTER_MAX, UINT_MAX
+from agentmesh.limits import (
+    ACTION_MAX_BYTES,
+    CAPABILITY_MAX_BYTES,
+    COUNTER_MAX,
+    REFERENCE_MAX_BYTES,
+    REFERENCES_MAX,
+    UINT_MAX,
+)
 from agentmesh.outgoing import LABEL_MAX_BYTES, Tracked
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import TEXTS_MAX
@@ -151,6 +159,11 @@ _MESSAGES: Final = _Part(
     lambda messages: [[one.receipt, one.number, one.label] for one in messages],
     _messages_back,
 )
+_ATTACHMENTS: Final = _Part(
+    _wire.ArrayOf(_wire.Bin(1, REFERENCE_MAX_BYTES), REFERENCES_MAX),
+    lambda references: [one.encode() for one in references],
+    lambda fields: _references_back(fields),
+)
 
 
 # --- how one kind of event does --------------------------------------------------------------------------------------
@@ -184,9 +197,24 @@ def _form(kind: type[Kept], build: Callable[..., Kept] | None = None, **parts: _
     return _Form(kind, parts, kind if build is None else build)
 
 
+def _references_back(fields: list[bytes]) -> tuple[Attachment | UnknownReference, ...]:
+    require(bool(fields))
+    return tuple(parse_reference(encoded) for encoded in fields)
+
+
 def _message_received(*, receipt: Receipt, **attributes: Any) -> MessageReceived:
     return MessageReceived(received=KeptReceipt(receipt), **attributes)
 
+
+_MESSAGE: Final = {
+    "plaintext": _DATA,
+    "action": _ACTION,
+    "number": _Part(_wire.Uint(COUNTER_MAX)),
+    "time_ms": _COUNT,
+    "receipt": _RECEIPT,
+    "disclosure": _DISCLOSURE,
+    "lost_at": _RANGES,
+}
 
 # By the number that a row begins with. None is ever given to another kind.
 _FORMS: Final = {
@@ -199,17 +227,7 @@ _FORMS: Final = {
         early_payload=_maybe(_DATA),
     ),
     3: _form(SessionRejected, reason=_REASON, retry_after_seconds=_COUNT),
-    4: _form(
-        MessageReceived,
-        _message_received,
-        plaintext=_DATA,
-        action=_ACTION,
-        number=_Part(_wire.Uint(COUNTER_MAX)),
-        time_ms=_COUNT,
-        receipt=_RECEIPT,
-        disclosure=_DISCLOSURE,
-        lost_at=_RANGES,
-    ),
+    4: _form(MessageReceived, _message_received, **_MESSAGE),
     5: _form(
         PeerClosed,
         partial(PeerClosed, reply=None),
@@ -226,8 +244,10 @@ _FORMS: Final = {
     9: _form(Undelivered, messages=_MESSAGES),
     10: _form(PeerAhead),
     11: _Form(RolledBack, {"peers": _several(_KEY), "bundles": _COUNT}),
+    12: _form(MessageReceived, _message_received, **_MESSAGE, attachments=_ATTACHMENTS),
 }
-_TAGS: Final = {form.kind: tag for tag, form in _FORMS.items()}
+_TAGS: Final = {form.kind: tag for tag, form in reversed(_FORMS.items())}  # 4 for a message: it names none, as a rule
+_NAMING: Final = 12
 
 
 def is_kept(event: Event) -> TypeGuard[Kept]:
@@ -238,6 +258,8 @@ def is_kept(event: Event) -> TypeGuard[Kept]:
 def export_event(event: Kept) -> bytes:
     """Return the canonical bytes of an event: secret, and unsealed."""
     tag = _TAGS[type(event)]
+    if isinstance(event, MessageReceived) and event.attachments:
+        tag = _NAMING
     fields: list[Any] = [tag]
     for name, out in _FORMS[tag].outs:
         value = getattr(event, name)
