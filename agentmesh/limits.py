@@ -31,6 +31,10 @@ CAPABILITY_MAX_BYTES: Final = 128
 _FRAMING_MAX_BYTES: Final = 4096  # more than header, keys, KEM ciphertext, commitments, tags and signature together
 ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
+CHUNK_EXPONENTS: Final = range(16, 25)  # chunks of an attachment: below, work per chunk counts; above, memory does
+CHUNKS_MAX: Final = 1 << 20  # of an attachment: bounds the index that a reader holds at 32 MiB
+REFERENCE_MAX_BYTES: Final = 4096  # a usual one has 180, the longest of an attachment 2,517; the rest is for other kinds
+REFERENCES_MAX: Final = 16  # of one message: 64 KiB and their heads
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles
 _LIFETIME_MAX_SECONDS: Final = UINT_MAX // 2000  # half of all times are left to the clock that it begins at
@@ -67,6 +71,9 @@ class Limits:
     envelope_max_bytes: int = _limit(2 << 20)
     intent_detail_max_bytes: int = _limit(64 << 10)
     capabilities_max: int = _limit(64)
+
+    # Attachments: what is refused by the reference alone, before anything is fetched; 2^40 is 1 TiB.
+    attachment_max_bytes: int = _limit(1 << 40)
 
     # Ratchet: what a peer can make this side derive at a step, and keep.
     skipped_keys_per_step: int = _limit(1000)

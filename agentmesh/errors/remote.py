@@ -411,3 +411,36 @@ class AnswerOverdue(RemoteError):
     code = "knock.answer_overdue"
     text = "the answer to this KNOCK was repeated too often"
     hint = "drop it; the answer is repeated again after a while"
+
+
+class AttachmentBroken(RemoteError):
+    """What a store gave for an attachment is not what was sealed. Other bytes of the same place may be."""
+
+    code = "attachment"
+
+
+class IndexBroken(AttachmentBroken):
+    """The bytes at the end of a blob are not the index of this attachment."""
+
+    code = "attachment.index"
+    text = "the index is not the one of this attachment"
+    hint = "fetch the end of the blob again, or from another copy; nothing of it may be used"
+
+
+class ChunkBroken(AttachmentBroken):
+    """The bytes of a chunk are not those of this attachment.
+
+    Attributes:
+        number: Which chunk, from 0.
+    """
+
+    code = "attachment.chunk"
+    text = "a chunk is not the one of this attachment"
+    hint = "fetch this chunk again, or from another copy; the others are not in doubt"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number: int = number
+
+    def _detail(self) -> str:
+        return f"chunk {self.number}"

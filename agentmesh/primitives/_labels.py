@@ -32,11 +32,14 @@ STORE_WRAP: Final = KdfLabel(b"am1-store-wrap")
 STORE_KEY: Final = KdfLabel(b"am1-store-key")
 STORE_NAME: Final = KdfLabel(b"am1-store-name")
 STORE_SET: Final = KdfLabel(b"am1-store-set")
+CHUNK: Final = KdfLabel(b"am1-chunk")
+LEAF: Final = KdfLabel(b"am1-leaf")
+BLOB: Final = KdfLabel(b"am1-blob")
 
 KDF_LABELS: Final = (
     TRANSCRIPT, EXTRACT, FIRST_ROOT, KNOCK_KEY, SESSION_ID, HEADER_BA, HEADER_AB, INTENT,
     RATCHET_ROOT, RATCHET_CHAIN, RATCHET_HEADER, EPOCH, CHAIN, MESSAGE, STATE,
-    STORE_WRAP, STORE_KEY, STORE_NAME, STORE_SET,
+    STORE_WRAP, STORE_KEY, STORE_NAME, STORE_SET, CHUNK, LEAF, BLOB,
 )  # fmt: skip
 
 
@@ -53,12 +56,13 @@ SIGN_EDGE: Final = _signature_label("edge")
 SIGN_CHECKPOINT: Final = _signature_label("checkpoint")
 SIGN_CONTINUITY: Final = _signature_label("continuity")
 SIGN_REVOCATION: Final = _signature_label("revocation")
-# The receipt is a hash, not a signature; it stands here because its label has the same shape and must not collide.
+# Receipts are hashes, not signatures; they stand here because their labels have the same shape and must not collide.
 RECEIPT: Final = _signature_label("receipt")
+ATTACHMENT: Final = _signature_label("attachment")
 
 SIGNATURE_LABELS: Final = (
     SIGN_BUNDLE, SIGN_KNOCK, SIGN_ACCEPT, SIGN_REJECT, SIGN_TRUST, SIGN_EDGE, SIGN_CHECKPOINT, SIGN_CONTINUITY,
-    SIGN_REVOCATION, RECEIPT,
+    SIGN_REVOCATION, RECEIPT, ATTACHMENT,
 )  # fmt: skip
 
 # AGT's (agentmesh/agt): HKDF takes them as its info.

@@ -133,3 +133,10 @@ class Disclosure(Secret):
     def key(self) -> DisclosureKey:
         """The message key."""
         return DisclosureKey(self._value[64:])
+
+
+@final
+class AttachmentKey(Secret):
+    """The key of one attachment, 32 bytes: whoever has it and the blob has the content (section 6.5)."""
+
+    __slots__ = ()

@@ -677,6 +677,7 @@ LEAVES = [error for error in ERRORS if error not in BRANCHES]
 def test_the_tree_has_the_branches_that_callers_catch() -> None:
     assert {branch.__name__ for branch in BRANCHES} == {
         "AgentMeshError",
+        "AttachmentBroken",
         "LocalError",
         "RemoteError",
         "StoreError",
