@@ -8,8 +8,8 @@ from typing import Final
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.errors import ArgumentInvalid
 
-# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts and signals are in both logs alike, and so
-# are attachments.
+# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts, signals and attachments are in
+# both logs alike.
 _OF_SENDER: Final = {
     AuditEvent.BUNDLE_PUBLISHED,
     AuditEvent.KNOCK_SENT,

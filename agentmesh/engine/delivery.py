@@ -36,7 +36,7 @@ from agentmesh.events import (
 )
 from agentmesh.handshake.verdict import UNLIMITED
 from agentmesh.limits import CLOCK_TOLERANCE_MS, LATE_WINDOW_MS
-from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
+from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, SentMany, Tracked
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.established import MessageSent, MessageTaken, Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Ended, PeerClose
@@ -57,6 +57,9 @@ def kept(core: Core, step: Step[_Output], now_ms: int) -> Step[_Output]:
     output: Any = step.output
     if type(output) is Sealed:
         _keep_sealed(core, step, output)
+        return step
+    if type(output) is SentMany:
+        _keep_many(core, step, output)
         return step
     events = _events_of(output)
     if len(events) == 1 and type(events[0]) is MessageReceived and _is_plain(core, step.changes):
@@ -82,7 +85,7 @@ def _keep_sealed(core: Core, step: Step[Any], sealed: Sealed) -> None:
     facts, outbox = sent.session.facts, core.state.outbox
     purpose, number = DATA, sealed.number
     if sent.own_close_at_ms is None:
-        _check_outbox(core, len(sealed.envelope))
+        check_outbox(core, len(sealed.envelope))
     else:
         purpose, number = CLOSE, 0
     sequence = outbox.last_sequence + 1
@@ -92,6 +95,21 @@ def _keep_sealed(core: Core, step: Step[Any], sealed: Sealed) -> None:
     step.changes = (sent, OutboxPut(waiting))
 
 
+def _keep_many(core: Core, step: Step[Any], many: SentMany) -> None:
+    """Keep the messages of one call to many peers: whoever made the step has seen that there is room."""
+    sealed = [one.sealed for one in many.results if one.sealed is not None]
+    first = core.state.outbox.last_sequence + 1
+    kept: list[Change] = []
+    for sequence, (sent, made) in enumerate(zip(step.changes, sealed, strict=True), first):
+        assert type(sent) is MessageSent
+        facts = sent.session.facts
+        waiting = Waiting(
+            sequence, DATA, facts.peer.did, facts.session_id, made.number, step.label, made.envelope, made.receipt
+        )
+        kept.append(OutboxPut(waiting))
+    step.changes = (*step.changes, *kept)
+
+
 def _is_plain(core: Core, changes: tuple[Change, ...]) -> bool:
     """Say whether a message that was opened is all that there is to a step, and may be handed up at once."""
     return len(changes) == 1 and type(changes[0]) is MessageTaken and not (core.in_order or core.state.inbox.held)
@@ -99,14 +117,19 @@ def _is_plain(core: Core, changes: tuple[Change, ...]) -> bool:
 
 def _keep_received(core: Core, step: Step[Any], event: MessageReceived, now_ms: int) -> None:
     inbox = core.state.inbox
-    _check_inbox(core, event.peer.did, len(event.plaintext))
+    _check_inbox(core, event.peer.did, size_of(event))
     step.changes = (*step.changes, InboxPut(HandedUp(inbox.last_sequence + 1, event, now_ms)))
 
 
-def _check_outbox(core: Core, size: int) -> None:
-    """Refuse an envelope of the application's own that has no room."""
+def check_outbox(core: Core, size: int, more: int = 0, more_bytes: int = 0) -> None:
+    """Refuse an envelope of the application's own that has no room, beside others that the same step makes.
+
+    Raises:
+        OutboxFull: it has none.
+    """
     limits = core.limits
     count, waiting_bytes = core.state.outbox.made
+    count, waiting_bytes = count + more, waiting_bytes + more_bytes
     if count >= limits.outbox_max_envelopes:
         raise OutboxFull(count + 1, limits.outbox_max_envelopes)
     # One that is larger than all that may wait may wait alone.
@@ -240,7 +263,7 @@ class _Keeping:
         if purpose in CAUSED:
             self._caused += 1
         elif purpose is Purpose.KNOCK:
-            _check_outbox(self._core, len(made.envelope))
+            check_outbox(self._core, len(made.envelope))
         sequence = self._core.state.outbox.last_sequence + 1 + len(self._waiting)
         self._waiting.append(Waiting(sequence, purpose, did, session_id, 0, b"", made.envelope, made.receipt))
 

@@ -133,6 +133,11 @@ def _messages_back(fields: list[list[Any]]) -> tuple[Tracked, ...]:
     return tuple(Tracked(receipt=Receipt(receipt), number=number, label=label) for receipt, number, label in fields)
 
 
+def _references_back(fields: list[bytes]) -> tuple[Attachment | UnknownReference, ...]:
+    require(bool(fields))
+    return tuple(parse_reference(encoded) for encoded in fields)
+
+
 _COUNT: Final = _Part(_wire.Uint())
 _DATA: Final = _Part(_wire.Bin(0, UINT_MAX))
 _ACTION: Final = _Part(_wire.Text(1, ACTION_MAX_BYTES))
@@ -162,7 +167,7 @@ _MESSAGES: Final = _Part(
 _ATTACHMENTS: Final = _Part(
     _wire.ArrayOf(_wire.Bin(1, REFERENCE_MAX_BYTES), REFERENCES_MAX),
     lambda references: [one.encode() for one in references],
-    lambda fields: _references_back(fields),
+    _references_back,
 )
 
 
@@ -195,11 +200,6 @@ class _Form:
 def _form(kind: type[Kept], build: Callable[..., Kept] | None = None, **parts: _Part) -> _Form:
     parts = {"peer": _KEY, "session_id": _SESSION_ID, **parts}
     return _Form(kind, parts, kind if build is None else build)
-
-
-def _references_back(fields: list[bytes]) -> tuple[Attachment | UnknownReference, ...]:
-    require(bool(fields))
-    return tuple(parse_reference(encoded) for encoded in fields)
 
 
 def _message_received(*, receipt: Receipt, **attributes: Any) -> MessageReceived:

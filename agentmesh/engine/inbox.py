@@ -26,7 +26,7 @@ def is_from_peer(event: Event) -> TypeGuard[FromPeer]:
 def size_of(event: FromPeer) -> int:
     """Return how many bytes of an event its peer chose the size of: data, intent, reason."""
     if isinstance(event, MessageReceived):
-        return len(event.plaintext)
+        return len(event.plaintext) + sum(len(one.encode()) for one in event.attachments)
     if isinstance(event, PeerClosed):
         return len(event.reason)
     size = 0 if event.intent is None else _intent_size(event.intent)

@@ -52,7 +52,7 @@ ITEMS = {True: st.sampled_from((b"", bytes(ANSWER_BYTES))), False: st.sampled_fr
 def read_data(padded: bytes, to_initiator: bool) -> tuple[int, bytes, Ranges, str | None, bytes]:
     length = unpadded_length(padded)
     assert content_type_of(padded, length) is ContentType.DATA
-    index, item, ack, at = parse_parts(padded, length, to_initiator)
+    index, item, ack, _, at = parse_parts(padded, length, to_initiator)
     return index, item, ack, *parse_action(padded, at, length)
 
 
@@ -79,7 +79,7 @@ def test_a_signal_parses_back(ack: Ranges, to_initiator: bool, drawn: st.DataObj
         with pytest.raises(MessageRefused):
             parse_parts(padded, length, to_initiator)
         return
-    assert parse_parts(padded, length, to_initiator) == (0, item, ack, length)
+    assert parse_parts(padded, length, to_initiator) == (0, item, ack, (), length)
     assert parse_content(padded) == (ContentType.SIGNAL, None, b"")
 
 
@@ -108,7 +108,7 @@ def encoded_again(plaintext: bytes, to_initiator: bool) -> bytes:
         index, item, ack, action, data = read_data(padded, to_initiator)
         return pad_data(index, (action or "").encode(), data, item, ack)
     if kind is ContentType.SIGNAL:
-        _, item, ack, _ = parse_parts(padded, length, to_initiator)
+        _, item, ack, _, _ = parse_parts(padded, length, to_initiator)
         return pad_signal(item, ack)
     if kind is ContentType.CLOSE:
         return pad_close(*parse_close(padded[1:length]))
