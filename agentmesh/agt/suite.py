@@ -134,6 +134,11 @@ def previous_length_of(message: bytes) -> int:
     return int.from_bytes(message[_crypto.KEY_BYTES : _crypto.KEY_BYTES + 4], "big")
 
 
+def number_of(message: bytes) -> int:
+    """Return the number of a message in its chain, as its header says."""
+    return int.from_bytes(message[_crypto.KEY_BYTES + 4 : HEADER_BYTES], "big")
+
+
 def knows_chain(ratchet: Ratchet, message: bytes) -> bool:
     """Say whether a message names a chain that its receiver has begun to open. No other session has that chain."""
     begun = {past.header_key for past in ratchet.past}  # chains are named by keys that everybody sees
