@@ -1,4 +1,4 @@
-"""What all tests share: the Hypothesis profiles, `interrupts`, which breaks calls off, and a PostgreSQL server.
+"""What all tests share: the Hypothesis profiles, `interrupts`, which breaks calls off, and servers: PostgreSQL, AGT's.
 
 AGENTMESH_DEPTH, a positive integer, multiplies how many examples each property tries (100 by default).
 """
@@ -47,6 +47,12 @@ def _beside(name: str) -> ModuleType:
 def interrupts() -> ModuleType:
     """Give the module that breaks calls off."""
     return _beside("interrupts")
+
+
+@pytest.fixture(scope="session")
+def agt_servers() -> ModuleType:
+    """Give the module that has a registry and a relay as AGT's."""
+    return _beside("agt_servers")
 
 
 @pytest.fixture(scope="session")
