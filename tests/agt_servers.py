@@ -17,6 +17,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +26,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 WINDOW_SECONDS = 300
+WAIT_SECONDS = 30  # only so that a hang fails
 BODY_MAX_BYTES = 1 << 20
 FRAME_MAX_BYTES = 16 << 20
 _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -53,7 +55,17 @@ class Server:
 
     def __init__(self) -> None:
         self.port = 0
+        self._happened = threading.Condition()
         self.start()
+
+    def until(self, is_so: Callable[[], Any]) -> None:
+        """Wait until something is so; it is asked again whenever something has come."""
+        with self._happened:
+            assert self._happened.wait_for(is_so, WAIT_SECONDS), "it has not come"
+
+    def _tell(self) -> None:
+        with self._happened:
+            self._happened.notify_all()
 
     def start(self) -> None:
         self.forget()
@@ -129,6 +141,7 @@ class Registry(Server):
             status, value = refused.args[0], {"detail": "refused"}
         except (KeyError, TypeError, ValueError):
             status, value = 422, {"detail": "a field is missing"}
+        self._tell()
         text = b"" if value is None else json.dumps(value).encode()
         writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
         await writer.drain()
@@ -298,6 +311,9 @@ class Relay(Server):
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/ws"
 
+    def is_there(self, did: str) -> bool:
+        return did in self._sockets
+
     def cut(self, did: str) -> None:
         """End an agent's connection as a cable does that is cut."""
         self._loop.call_soon_threadsafe(lambda: self._sockets.pop(did).cut())
@@ -335,9 +351,11 @@ class Relay(Server):
                     await socket.close(1000)
                     return
                 await self._take(did, socket, frame)
+                self._tell()
         finally:
             if self._sockets.get(did) is socket:
                 del self._sockets[did]
+            self._tell()
 
     async def _is_welcome(self, socket: WebSocket, frame: dict[str, Any]) -> bool:
         self.frames.append(frame)
@@ -364,6 +382,7 @@ class Relay(Server):
             await before.close(self._replaced_code, "session_replaced")
         for frame in [one for one in self.stored.values() if one["to"] == did]:
             await socket.send(frame)
+        self._tell()
 
     async def _take(self, did: str, socket: WebSocket, frame: dict[str, Any]) -> None:
         kind = frame.get("type")
