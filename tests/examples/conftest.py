@@ -1,84 +1,14 @@
-"""What runs examples/agt_agent.py: processes, and a registry and a relay for them."""
+"""A registry and a relay for examples/agt_agent.py, and what starts it with them."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
-import agentmesh
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "agt_agent.py"
-PACKAGE = Path(agentmesh.__file__).resolve().parent
-ENDING_SECONDS = 40  # only so that a hang fails
-
-# The example with other constants: what it waits for is its own business, and not a test's.
-_CHANGED = """
-import sys
-sys.path.insert(0, {folder!r})
-{changes}
-import agt_agent
-sys.exit(agt_agent.main())
-"""
-
-
-class Ended(NamedTuple):
-    status: int
-    result: dict[str, Any]
-    said: str
-
-
-class Running:
-    """A process of the example."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._child = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[dict[str, Any]] = []
-
-    def ready(self) -> str:
-        """Return its DID, once it can be reached."""
-        assert self._child.stdout is not None
-        self.lines.append(json.loads(self._child.stdout.readline()))
-        assert self.lines[0]["event"] == "ready"
-        return str(self.lines[0]["did"])
-
-    def signal(self, number: int) -> None:
-        self._child.send_signal(number)
-
-    def kill(self) -> None:
-        self._child.kill()
-        self._child.wait(10)
-
-    def end(self) -> Ended:
-        """Wait for its end; standard output is the two lines and nothing else."""
-        out, err = self._child.communicate(timeout=ENDING_SECONDS)
-        self.lines += [json.loads(line) for line in out.splitlines()]
-        assert [line["event"] for line in self.lines] in (["ready", "result"], ["result"]), err
-        return Ended(self._child.returncode, self.lines[-1], err)
-
-    def stop(self) -> None:
-        self.kill()
-        for pipe in (self._child.stdout, self._child.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-Start = Callable[..., Running]
+Start = Callable[..., Any]
 
 
 class Servers(NamedTuple):
@@ -95,20 +25,8 @@ def servers(agt_servers: ModuleType) -> Iterator[Servers]:
 
 
 @pytest.fixture
-def start(servers: Servers) -> Iterator[Start]:
-    """Return what starts the example; `changes` are lines of Python that run in it first."""
-    pytest.importorskip("websockets", reason="needs websockets: pip install '.[examples]'")
-    running: list[Running] = []
-
-    def start(role: str, *options: str, name: str = "agent", count: int = 10, changes: str = "") -> Running:
-        given = ("--role", role, "--registry", servers.registry.url, "--relay", servers.relay.url)
-        script = [str(EXAMPLE)]
-        if changes:
-            script = ["-c", _CHANGED.format(folder=str(EXAMPLE.parent), changes=changes)]
-        command = [sys.executable, *script, *given, "--name", name, "--count", str(count), *options]
-        running.append(Running(command))
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.stop()
+def start(servers: Servers, agt_example: ModuleType) -> Iterator[Start]:
+    """Return what starts the example."""
+    examples = agt_example.Examples(servers.registry.url, servers.relay.url)
+    yield examples.start
+    examples.stop()
