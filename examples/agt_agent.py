@@ -48,7 +48,9 @@ from agentmesh.errors import ArgumentInvalid, NoSession, RegistryRefused
 from agentmesh.store import SQLiteStore
 
 MESH: Final = "agt"  # what policy and audit records call AGT's mesh, which has no name
-SILENCES_SECONDS: Final = (10, 20, 40, 60)  # how long an echo is awaited before something is done about it
+# How long an echo is awaited before something is done about it; longer than the three seconds that AGT's TypeScript
+# client holds what precedes a KNOCK, because it ends the next session over what it held.
+SILENCES_SECONDS: Final = (10, 20, 40, 60)
 REFUSALS_MAX: Final = 5
 
 
