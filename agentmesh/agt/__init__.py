@@ -7,6 +7,7 @@ values: the agent makes those that it signs, and the functions here the others.
 from agentmesh.agt.agent import AgtAgent
 from agentmesh.agt.frames import AgtFrame, AgtKnock, AgtSealed
 from agentmesh.agt.link import Advice, RelayLink
+from agentmesh.agt.projection import ProjectionReport, TrustProjection
 from agentmesh.agt.registry import HttpRequest, describe, discover, fetch, presence, read_answer
 from agentmesh.agt_identity import AgtIdentity, AgtIdentityKey
 
@@ -19,7 +20,9 @@ __all__ = [
     "AgtKnock",
     "AgtSealed",
     "HttpRequest",
+    "ProjectionReport",
     "RelayLink",
+    "TrustProjection",
     "describe",
     "discover",
     "fetch",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final, final
 
-from attrs import field, frozen
+from attrs import define, field
 
 from agentmesh.at_rest import require
 from agentmesh.engine.tally import Sum, Tally
@@ -36,9 +36,9 @@ def _hidden(value: bytes) -> str:
 
 
 @final
-@frozen(kw_only=True, eq=False)
+@define(eq=False)
 class Waiting:
-    """An envelope that waits in the outbox.
+    """An envelope that waits in the outbox. Slotted and not frozen, because one is made for every message.
 
     Attributes:
         sequence: The order in which envelopes were made.
@@ -64,8 +64,8 @@ class Waiting:
 NO_SESSION: Final = SessionId(bytes(16))
 # By their own names, because looking up a member costs as much as a call, and every message passes here.
 DATA: Final = Purpose.DATA
+CLOSE: Final = Purpose.CLOSE
 CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})  # by peers
-OWN: Final = frozenset({Purpose.KNOCK, Purpose.DATA})  # the application's: these may be refused
 
 
 @final
