@@ -206,7 +206,7 @@ def _message_received(*, receipt: Receipt, **attributes: Any) -> MessageReceived
     return MessageReceived(received=KeptReceipt(receipt), **attributes)
 
 
-_MESSAGE: Final = {
+_MESSAGE_PARTS: Final = {
     "plaintext": _DATA,
     "action": _ACTION,
     "number": _Part(_wire.Uint(COUNTER_MAX)),
@@ -216,6 +216,8 @@ _MESSAGE: Final = {
     "lost_at": _RANGES,
 }
 
+_MESSAGE: Final = 4
+_NAMING: Final = 12  # a message that names attachments
 # By the number that a row begins with. None is ever given to another kind.
 _FORMS: Final = {
     1: _Form(KnockReceived, {"session_id": _SESSION_ID, "open_sessions": _COUNT}),
@@ -227,7 +229,7 @@ _FORMS: Final = {
         early_payload=_maybe(_DATA),
     ),
     3: _form(SessionRejected, reason=_REASON, retry_after_seconds=_COUNT),
-    4: _form(MessageReceived, _message_received, **_MESSAGE),
+    _MESSAGE: _form(MessageReceived, _message_received, **_MESSAGE_PARTS),
     5: _form(
         PeerClosed,
         partial(PeerClosed, reply=None),
@@ -244,10 +246,9 @@ _FORMS: Final = {
     9: _form(Undelivered, messages=_MESSAGES),
     10: _form(PeerAhead),
     11: _Form(RolledBack, {"peers": _several(_KEY), "bundles": _COUNT}),
-    12: _form(MessageReceived, _message_received, **_MESSAGE, attachments=_ATTACHMENTS),
+    _NAMING: _form(MessageReceived, _message_received, **_MESSAGE_PARTS, attachments=_ATTACHMENTS),
 }
 _TAGS: Final = {form.kind: tag for tag, form in reversed(_FORMS.items())}  # 4 for a message: it names none, as a rule
-_NAMING: Final = 12
 
 
 def is_kept(event: Event) -> TypeGuard[Kept]:
@@ -257,14 +258,35 @@ def is_kept(event: Event) -> TypeGuard[Kept]:
 
 def export_event(event: Kept) -> bytes:
     """Return the canonical bytes of an event: secret, and unsealed."""
+    return _wire.encode(_fields_of_message(event) if type(event) is MessageReceived else _fields_of(event))
+
+
+def _fields_of(event: Kept) -> list[Any]:
     tag = _TAGS[type(event)]
-    if isinstance(event, MessageReceived) and event.attachments:
-        tag = _NAMING
-    fields: list[Any] = [tag]
-    for name, out in _FORMS[tag].outs:
-        value = getattr(event, name)
-        fields.append(value if out is None else out(value))
-    return _wire.encode(fields)
+    return [tag, *[_field(getattr(event, name), out) for name, out in _FORMS[tag].outs]]
+
+
+def _field(value: Any, out: Callable[[Any], Any] | None) -> Any:
+    return value if out is None else out(value)
+
+
+def _fields_of_message(event: MessageReceived) -> list[Any]:
+    """Return what its form says of it; written out, because every message passes here."""
+    disclosure = event.disclosure
+    named = [[one.encode() for one in event.attachments]] if event.attachments else []
+    return [
+        _NAMING if named else _MESSAGE,
+        event.peer.raw,
+        event.session_id,
+        event.plaintext,
+        event.action,
+        event.number,
+        event.time_ms,
+        event.receipt,
+        None if disclosure is None else disclosure.reveal(),
+        [[one.start, one.stop - 1] for one in event.lost_at],
+        *named,
+    ]
 
 
 def _knock_of(state: AgentState, session_id: SessionId, open_sessions: int) -> KnockReceived:
