@@ -33,9 +33,7 @@ ACK_RANGES_MAX: Final = 16  # that one acknowledgement names: 129 bytes at most
 PADDED_MIN_BYTES: Final = 64  # short messages all look alike
 CHUNK_EXPONENTS: Final = range(16, 25)  # chunks of an attachment: below, work per chunk counts; above, memory does
 CHUNKS_MAX: Final = 1 << 20  # of an attachment: bounds the index that a reader holds at 32 MiB
-REFERENCE_MAX_BYTES: Final = (
-    4096  # a usual one has 180, the longest of an attachment 2,517; the rest is for other kinds
-)
+REFERENCE_MAX_BYTES: Final = 4096  # a usual one has 180, the longest of an attachment 2,517
 REFERENCES_MAX: Final = 16  # of one message: 64 KiB and their heads
 COUNTER_MAX: Final = 2**32 - 1  # message numbers are 32 bits; a chain ends before they wrap
 UINT_MAX: Final = 2**53 - 1  # every number stays exact in languages whose numbers are doubles

@@ -102,9 +102,7 @@ def _keep_many(core: Core, step: Step[Any], many: SentMany) -> None:
     for sequence, (sent, made) in enumerate(zip(step.changes, sealed, strict=True), first):
         assert type(sent) is MessageSent
         facts = sent.session.facts
-        waiting = Waiting(
-            sequence, DATA, facts.peer.did, facts.session_id, made.number, step.label, made.envelope, made.receipt
-        )
+        waiting = Waiting(sequence, DATA, facts.peer.did, facts.session_id, made.number, step.label, made.envelope)
         kept.append(OutboxPut(waiting))
     step.changes = (*step.changes, *kept)
 
