@@ -164,6 +164,9 @@ def deadlines_ms(core: AgtCore) -> Iterator[int]:
     one_time = [prekey.made_ms for prekey in core.state.prekeys.values() if not prekey.is_signed]
     if one_time:
         yield min(one_time) + core.limits.one_time_lifetime_seconds * 1000 + 1
+    signed = core.state.signed_prekeys()
+    if len(signed) > 1:
+        yield signed[0].made_ms + core.limits.last_resort_lifetime_seconds * 1000 + 1
 
 
 # --- endings ---------------------------------------------------------------------------------------------------------
