@@ -56,6 +56,19 @@ def agt_peer() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def agt_servers() -> ModuleType:
+    """Give the module that has a registry and a relay as AGT's."""
+    return _beside("agt_servers")
+
+
+@pytest.fixture(scope="session")
+def agt_example() -> ModuleType:
+    """Give the module that runs examples/agt_agent.py; what asks for it is skipped where that cannot run."""
+    pytest.importorskip("websockets", reason="needs websockets: pip install '.[examples]'")
+    return _beside("agt_example")
+
+
+@pytest.fixture(scope="session")
 def postgres() -> ModuleType:
     """Give the module that has servers and proxies.
 

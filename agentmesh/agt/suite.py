@@ -1,4 +1,4 @@
-"""AGT's Double Ratchet: our ratchet over AGT's primitives, with headers in clear (Signal's specification, section 3).
+"""AGT's Double Ratchet: our ratchet over AGT's primitives, with headers in clear, as in Signal's plain variant.
 
     message   = dh (32) || u32(pn) || u32(n) || nonce (12) || ciphertext || tag (16)
     tag over  = context || dh || u32(pn) || u32(n)

@@ -58,10 +58,11 @@ def kept(core: Core, step: Step[_Output], now_ms: int) -> Step[_Output]:
     if type(output) is Sealed:
         _keep_sealed(core, step, output)
         return step
+    if _is_one_message(core, step):
+        _keep_received(core, step, now_ms)
+        return step
     events = _events_of(output)
-    if len(events) == 1 and type(events[0]) is MessageReceived and _is_plain(core, step.changes):
-        _keep_received(core, step, events[0], now_ms)
-    elif events or step.changes or isinstance(output, Outgoing):
+    if events or step.changes or isinstance(output, Outgoing):
         try:
             _Keeping(core, step, events, now_ms).add()
         except BaseException:  # the step takes no effect
@@ -86,21 +87,23 @@ def _keep_sealed(core: Core, step: Step[Any], sealed: Sealed) -> None:
     else:
         purpose, number = CLOSE, 0
     sequence = outbox.last_sequence + 1
-    waiting = Waiting(
-        sequence, purpose, facts.peer.did, facts.session_id, number, step.label, sealed.envelope, sealed.receipt
-    )
+    waiting = Waiting(sequence, purpose, facts.peer.did, facts.session_id, number, step.label, sealed.envelope)
     step.changes = (sent, OutboxPut(waiting))
 
 
-def _is_plain(core: Core, changes: tuple[Change, ...]) -> bool:
+def _is_one_message(core: Core, step: Step[Any]) -> bool:
     """Say whether a message that was opened is all that there is to a step, and may be handed up at once."""
-    return len(changes) == 1 and type(changes[0]) is MessageTaken and not (core.in_order or core.state.inbox.held)
+    changes, output = step.changes, step.output
+    if len(changes) != 1 or type(changes[0]) is not MessageTaken or len(output) != 1:
+        return False
+    return type(output[0]) is MessageReceived and not core.in_order and not core.state.inbox.held
 
 
-def _keep_received(core: Core, step: Step[Any], event: MessageReceived, now_ms: int) -> None:
-    inbox = core.state.inbox
+def _keep_received(core: Core, step: Step[Any], now_ms: int) -> None:
+    [taken], [event] = step.changes, step.output
+    assert type(event) is MessageReceived
     _check_inbox(core, event.peer.did, len(event.plaintext))
-    step.changes = (*step.changes, InboxPut(HandedUp(inbox.last_sequence + 1, event, now_ms)))
+    step.changes = (taken, InboxPut(HandedUp(core.state.inbox.last_sequence + 1, event, now_ms)))
 
 
 def _check_outbox(core: Core, size: int) -> None:
@@ -117,6 +120,9 @@ def _check_outbox(core: Core, size: int) -> None:
 def _check_inbox(core: Core, did: str, size: int) -> None:
     """Refuse an event of a peer's that has no room."""
     inbox, limits = core.state.inbox, core.limits
+    count, held_bytes = inbox.from_peers
+    if (count + 1) * _SHARES <= limits.inbox_max_events and (held_bytes + size) * _SHARES <= limits.inbox_max_bytes:
+        return  # what fits into one share
     for (count, held_bytes), shares in ((inbox.from_peers, 1), (inbox.from_peer(did), _SHARES)):
         # What is larger than a share may lie there alone.
         most_bytes = limits.inbox_max_bytes // shares
@@ -242,7 +248,7 @@ class _Keeping:
         elif purpose is Purpose.KNOCK:
             _check_outbox(self._core, len(made.envelope))
         sequence = self._core.state.outbox.last_sequence + 1 + len(self._waiting)
-        self._waiting.append(Waiting(sequence, purpose, did, session_id, 0, b"", made.envelope, made.receipt))
+        self._waiting.append(Waiting(sequence, purpose, did, session_id, 0, b"", made.envelope))
 
     def _make_room(self) -> None:
         """Let the oldest answers and signals go where there are too many: whoever misses one asks again."""
