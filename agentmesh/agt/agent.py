@@ -35,7 +35,7 @@ from agentmesh.engine.hooks import Clock, system_clock_ms
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Event, Events, RotationDue, StockLow
+from agentmesh.events import Event, Events
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Outgoing
@@ -90,8 +90,6 @@ class AgtAgent(AgtAgentViews):
         self._core = core
         self._seam = AgtSeam(core, journal)
         self._clock = clock
-        self._stock_told = False
-        self._rotation_told = False
 
     # --- making one ------------------------------------------------------------------------------------------------
 
@@ -199,10 +197,7 @@ class AgtAgent(AgtAgentViews):
             StockFull: more than `limits.bundles_max` in all.
         """
         check_flags(rotate=rotate)
-        request = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, now_ms, rotate=rotate))
-        self._stock_told = False
-        self._rotation_told = False
-        return request
+        return self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, now_ms, rotate=rotate))
 
     # --- conversations -----------------------------------------------------------------------------------------------
 
@@ -350,13 +345,7 @@ class AgtAgent(AgtAgentViews):
     @changing
     def poll(self) -> Events:
         """Return what time brought: sessions that ended, kept keys that expired, prekeys low or due for rotation."""
-        tell_stock, tell_rotation = not self._stock_told, not self._rotation_told
-        events = self._seam.run(
-            lambda now_ms: upkeep.poll(self._core, now_ms, tell_stock=tell_stock, tell_rotation=tell_rotation)
-        )
-        self._stock_told |= any(isinstance(event, StockLow) for event in events)
-        self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
-        return events
+        return self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms))
 
     # --- the audit trail -------------------------------------------------------------------------------------------
 

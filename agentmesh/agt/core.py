@@ -37,10 +37,11 @@ class AgtCore(Hooks):
     Attributes:
         state: What must not be lost.
         early: Messages that came before their KNOCK; in memory only.
+        told: What `poll` has told, and tells again once prekeys were made; in memory only.
         tried: KNOCKs that were tried by the old KDF of the npm package, once each; in memory only.
     """
 
-    __slots__ = ("early", "state", "tried")
+    __slots__ = ("early", "state", "told", "tried")
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class AgtCore(Hooks):
         )
         self.state: AgtState = state
         self.early: EarlyMessages = EarlyMessages()
+        self.told: set[type[Event]] = set()
         self.tried: dict[SessionId, None] = {}
 
     def check_peer(self, peer: IdentityKey, bundle_class: BundleClass) -> None:

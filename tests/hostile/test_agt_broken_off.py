@@ -248,20 +248,23 @@ def some(one_in: int, first: int) -> Callable[[int], bool]:
 
 @pytest.mark.parametrize("case", CALLS, indirect=True)
 def test_a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again(case: Case, interrupts: ModuleType) -> None:
-    for scene in interrupts.each(case.make, case.call, rooms=ROOMS, once=True):
+    # No signal comes where an error leaves a with block, and `interrupts` knows of blocks that ran to their end alone.
+    rooms = tuple(room for room in ROOMS if case.name != "receive_early" or not room.startswith("engine/"))
+    places = some(3, [*CALLS].index(case.name))
+    for scene in interrupts.each(case.make, case.call, rooms=rooms, once=True, places=places):
         case.check(scene)
 
 
 @pytest.mark.parametrize("case", CALLS, indirect=True)
 def test_in_whichever_step_it_is_broken_off(case: Case, interrupts: ModuleType) -> None:
-    places = some(9, [*CALLS].index(case.name))
+    places = some(12, [*CALLS].index(case.name))
     for scene in interrupts.each(case.make, case.call, rooms=STEPS, once=True, places=places):
         case.check(scene)
 
 
 @pytest.mark.parametrize("case", CALLS, indirect=True)
 def test_in_whichever_room_it_is_broken_off(case: Case, interrupts: ModuleType) -> None:
-    places = some(13, [*CALLS].index(case.name))
+    places = some(25, [*CALLS].index(case.name))
     for scene in interrupts.each(case.make, case.call, once=True, lines=DEPTH == 1, places=places):
         case.check(scene)
 
@@ -269,8 +272,8 @@ def test_in_whichever_room_it_is_broken_off(case: Case, interrupts: ModuleType) 
 @pytest.mark.parametrize("case", ["receive_first", "poll", "accept", "receive_knock_with_early"], indirect=True)
 def test_what_finishes_it_may_be_broken_off_too(case: Case, interrupts: ModuleType) -> None:
     at = partial(interrupts.at, rooms=(*ROOMS, "agt/rows.py"), once=True)
-    for first in filter(some(23, 0), count()):
-        for second in filter(some(31, first), count()):
+    for first in filter(some(61, 7), count()):
+        for second in filter(some(67, first), count()):
             scene = case.make()
             if not at(first, partial(case.call, scene)):
                 assert first > 9
@@ -291,7 +294,7 @@ def name_of(frame: Any) -> tuple[str, int]:
 @pytest.mark.parametrize("case", ["send"], indirect=True)
 @pytest.mark.parametrize("between", ["nothing", "send", "restart"])
 def test_no_two_frames_are_made_of_one_key(case: Case, interrupts: ModuleType, between: str) -> None:
-    for scene in interrupts.each(case.make, case.call, rooms=(*ROOMS, *STEPS), once=True, places=some(3, 0)):
+    for scene in interrupts.each(case.make, case.call, rooms=(*ROOMS, *STEPS), once=True, places=some(7, 0)):
         made = []
         if between == "send":
             made.append(scene.bob.send(scene.pete.did, b"between"))
@@ -305,7 +308,7 @@ def test_no_two_frames_are_made_of_one_key(case: Case, interrupts: ModuleType, b
 
 @pytest.mark.parametrize("case", ["receive_first", "accept"], indirect=True)
 def test_events_are_given_whatever_was_called_in_between(case: Case, interrupts: ModuleType) -> None:
-    for scene in interrupts.each(case.make, case.call, rooms=ROOMS, once=True):
+    for scene in interrupts.each(case.make, case.call, rooms=ROOMS, once=True, places=some(3, 1)):
         with suppress(AgentMeshError):
             scene.bob.receive("rubbish")
         scene.bob.publish_prekeys(1)
@@ -337,7 +340,8 @@ def test_a_batch_that_is_broken_off_is_whole_in_the_end(agt_peer: ModuleType, in
                 bob.receive(frame)
             bob.send(scene.pete.did, b"answer")
 
-    for bob, log in interrupts.each(make, call, rooms=("engine/seam.py", "agt/core.py", "agt/rows.py"), once=True):
+    rooms = ("engine/seam.py", "agt/core.py", "agt/rows.py")
+    for bob, log in interrupts.each(make, call, rooms=rooms, once=True, places=some(5, 2)):
         bob.export_state()
         assert rows_of(state_of(log.rows)) == rows_of(bob._core.state)
         for frame in (knock, *frames):

@@ -346,9 +346,8 @@ def test_prekeys_past_their_time_are_deleted_when_they_are_due(scene: Any) -> No
         scene.publish(carol, one_time=one_time, rotate=True)
     for days, left in ((21, (1, 3)), (30, (1, 0))):
         while (due := carol.next_deadline_ms) is not None and due <= ManualClock().now_ms + days * 86_400_000 + 1:
-            assert due > scene.clock.now_ms
             scene.clock.now_ms = due
-            carol.poll()
+            assert carol.poll() or carol.next_deadline_ms != due
         assert (len(carol._core.state.signed_prekeys()), carol._core.state.unused) == left
 
 
