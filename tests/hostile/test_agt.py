@@ -18,6 +18,7 @@ from agentmesh.errors import (
     ArgumentInvalid,
     BadPoint,
     Busy,
+    ClosedSession,
     ConditionNotMet,
     DecryptionFailed,
     DuplicateMessage,
@@ -42,7 +43,7 @@ from agentmesh.errors import (
 )
 from agentmesh.events import KnockReceived, KnockRefused, MessageReceived, SessionEstablished, SessionRejected
 from agentmesh.handshake.verdict import Conditions
-from agentmesh.limits import OPEN_SESSIONS_PER_PEER, PENDING_GRACE_MS, Limits
+from agentmesh.limits import CLOCK_TOLERANCE_MS, OPEN_SESSIONS_PER_PEER, PENDING_GRACE_MS, Limits
 from agentmesh.policy import Ask, Deny, Grant
 
 OTHER = bytes(31) + b"o"
@@ -100,6 +101,19 @@ def test_an_early_message_without_room_is_not_to_be_acknowledged(
     assert agt_peer.said(scene.bob.receive(agt_peer.text(message))) == [b"x"]
 
 
+def test_messages_of_two_knocks_wait_each_for_its_own(scene: Any, agt_peer: ModuleType) -> None:
+    knocks, frames = [], []
+    for number in range(2):
+        knocks.append(scene.knock())
+        frames += [scene.pete.send(scene.bob.did, f"{number} {n}") for n in range(2)]
+    for frame in frames:
+        with pytest.raises(MessageEarly):
+            scene.bob.receive(agt_peer.text(frame))
+    assert agt_peer.said(scene.bob.receive(agt_peer.text(knocks[0]))) == [b"0 0", b"0 1"]
+    assert agt_peer.said(scene.bob.receive(agt_peer.text(knocks[1]))) == [b"1 0", b"1 1"]
+    assert len(scene.bob._core.early) == 0
+
+
 def test_what_cannot_begin_a_session_is_not_held(scene: Any, agt_peer: ModuleType) -> None:
     scene.knock()
     message = scene.pete.send(scene.bob.did, "x")
@@ -153,19 +167,24 @@ def test_a_forged_message_costs_little_before_it_is_authentic(
     assert count() < 8000
 
 
+@pytest.mark.parametrize("genuine", [False, True])
 def test_so_do_early_ones_that_wait_for_a_knock(
-    scene: Any, agt_peer: ModuleType, monkeypatch: pytest.MonkeyPatch
+    scene: Any, agt_peer: ModuleType, monkeypatch: pytest.MonkeyPatch, genuine: bool
 ) -> None:
     for _ in range(OPEN_SESSIONS_PER_PEER):
         scene.meet()
     forged = scene.pete.send(scene.bob.did, "x")
-    for number in range(PER_PEER):
+    knock = scene.knock()
+    if genuine:
+        with pytest.raises(MessageEarly):
+            scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "genuine")))
+    for number in range(PER_PEER - genuine):
         key = agt_peer.public_of(bytes(31) + bytes([number + 1]))
         with pytest.raises(RemoteError):
             scene.bob.receive(agt_peer.text({**forged, "header": {"dh": agt_peer.std64(key), "pn": 0, "n": 100}}))
     count = agt_peer.counting(monkeypatch, "hmac_sha256", "x25519")
-    scene.bob.receive(agt_peer.text(scene.knock()))
-    assert count() < 4500
+    assert agt_peer.said(scene.bob.receive(agt_peer.text(knock))) == [b"genuine"] * genuine
+    assert count() < (50 if genuine else 4500)
 
 
 # --- who fills what ---------------------------------------------------------------------------------------------------
@@ -239,6 +258,8 @@ def test_a_blocked_peer_is_not_heard_nor_held(scene: Any, agt_peer: ModuleType) 
     message = scene.pete.send(scene.bob.did, "x")
     scene.rules.allows = False
     refuses(agt_peer, scene, message, PeerNotAllowed)
+    forged = {**message, "header": {**message["header"], "dh": agt_peer.std64(OTHER)}}
+    refuses(agt_peer, scene, forged, PeerNotAllowed)
     refuses(agt_peer, scene, scene.knock(), PeerNotAllowed)
     scene.rules.allows = True
     assert agt_peer.said(scene.bob.receive(agt_peer.text(message))) == [b"x"]
@@ -300,6 +321,7 @@ def test_a_first_message_that_is_refused_begins_nothing(
             events += scene.bob.receive(agt_peer.text(frame))
     assert events == []
     assert scene.bob.sessions(scene.pete.did) == ()
+    assert len(scene.bob._core.state.candidates()) == 1
     if what == "payload":
         assert agt_peer.said(scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "well")))) == [b"well"]
         assert scene.pete.take(scene.bob.send(scene.pete.did, b"x")) == "x"
@@ -314,6 +336,13 @@ def test_a_session_that_can_be_sent_on_is_found_behind_one_that_is_over(scene: A
     sealed = scene.bob.send(scene.pete.did, b"x")
     scene.pete.sessions[scene.bob.did] = old
     assert scene.pete.take(sealed) == "x"
+
+
+def test_a_session_is_over_though_nobody_polls(scene: Any, agt_peer: ModuleType) -> None:
+    scene.rules.decides = Grant(Conditions(ttl_seconds=60))
+    scene.meet()
+    scene.clock.advance(ms=60_000 + CLOCK_TOLERANCE_MS + 1)
+    refuses(agt_peer, scene, scene.pete.send(scene.bob.did, "late"), ClosedSession)
 
 
 def test_a_knock_cannot_be_decided_once_it_has_expired(scene: Any) -> None:
@@ -362,6 +391,18 @@ def test_a_replayed_knock_and_its_first_message_do_nothing_again(
             handed += scene.bob.receive(agt_peer.text(frame))
     assert handed == []
     assert len(scene.rules.requests) == asked
+
+
+def test_a_duplicate_of_a_chain_that_is_long_past_awaits_no_knock(scene: Any, agt_peer: ModuleType) -> None:
+    scene.bob.receive(agt_peer.text(scene.knock()))
+    first = scene.pete.send(scene.bob.did, "first")
+    scene.bob.receive(agt_peer.text(first))
+    for _ in range(8):
+        scene.pete.take(scene.bob.send(scene.pete.did, b"x"))
+        scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))
+    refuses(agt_peer, scene, first, DuplicateMessage)
+    scene.restart()
+    refuses(agt_peer, scene, first, DuplicateMessage)
 
 
 def test_two_knocks_on_one_one_time_prekey(scene: Any, agt_peer: ModuleType) -> None:
@@ -517,7 +558,9 @@ def test_a_full_inbox_loses_no_message_and_no_knock(agt_peer: ModuleType) -> Non
     for frame in frames[:4]:
         with pytest.raises(MessageEarly):
             scene.bob.receive(agt_peer.text(frame))
-    refuses(agt_peer, scene, knock, InboxFull)  # an established session, and four messages: over a quarter of eight
+    for _ in range(30):  # which costs its sender nothing
+        # An established session, and four messages: over a quarter of eight.
+        refuses(agt_peer, scene, knock, InboxFull)
     scene.bob._core.early.drop(scene.pete.did, scene.bob._core.early.of(scene.pete.did))
     scene.bob.receive(agt_peer.text(knock))
     handed: list[bytes] = []
