@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from agentmesh.agt import AgtAgent
+from agentmesh.agt.conversation import Candidate
 from agentmesh.agt.rows import rows_of, state_of
 from agentmesh.audit.record import AuditEvent
 from agentmesh.errors import AgentMeshError, DuplicateMessage, KnockReplayed, MessageEarly
@@ -34,58 +35,58 @@ LIMITS = Limits(skipped_key_lifetime_seconds=6 * 3600)
 Prepare = Callable[[ModuleType, Any], Callable[[Any], Any]]
 
 
-def receive_message(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    frame = agt_peer.text(scene.pete.send(scene.bob.did, "once"))
+def receive_message(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    frame = agt_mesh.text(scene.pete.send(scene.bob.did, "once"))
     return lambda scene: scene.bob.receive(frame)
 
 
-def receive_turn(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def receive_turn(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     scene.pete.take(scene.bob.send(scene.pete.did, b"a turn"))
     scene.pete.send(scene.bob.did, "never comes")
-    return receive_message(agt_peer, scene)
+    return receive_message(agt_mesh, scene)
 
 
-def receive_knock(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    frame = agt_peer.text(scene.knock())
+def receive_knock(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    frame = agt_mesh.text(scene.knock())
     return lambda scene: scene.bob.receive(frame)
 
 
-def receive_knock_with_early(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    frame = agt_peer.text(scene.knock())
-    scene.early += [agt_peer.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
+def receive_knock_with_early(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    frame = agt_mesh.text(scene.knock())
+    scene.early += [agt_mesh.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
     return lambda scene: scene.bob.receive(frame)
 
 
-def receive_first(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    scene.bob.receive(agt_peer.text(scene.knock()))
-    return receive_message(agt_peer, scene)
+def receive_first(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    scene.bob.receive(agt_mesh.text(scene.knock()))
+    return receive_message(agt_mesh, scene)
 
 
-def receive_first_without_one_time(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def receive_first_without_one_time(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     scene.publish(scene.bob, one_time=0)
-    return receive_first(agt_peer, scene)
+    return receive_first(agt_mesh, scene)
 
 
-def receive_denied(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    call = receive_first(agt_peer, scene)
+def receive_denied(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    call = receive_first(agt_mesh, scene)
     scene.rules.decides = Deny()
     return call
 
 
-def receive_asked(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def receive_asked(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     scene.ask()
-    return receive_first(agt_peer, scene)
+    return receive_first(agt_mesh, scene)
 
 
-def receive_held(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    receive_asked(agt_peer, scene)(scene)
-    frame = agt_peer.text(scene.pete.send(scene.bob.did, "held"))
+def receive_held(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    receive_asked(agt_mesh, scene)(scene)
+    frame = agt_mesh.text(scene.pete.send(scene.bob.did, "held"))
     return lambda scene: scene.bob.receive(frame)
 
 
-def receive_early(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def receive_early(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     scene.knock()
-    frame = agt_peer.text(scene.pete.send(scene.bob.did, "early"))
+    frame = agt_mesh.text(scene.pete.send(scene.bob.did, "early"))
 
     def call(scene: Any) -> Any:
         with pytest.raises(MessageEarly):
@@ -94,20 +95,20 @@ def receive_early(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
     return call
 
 
-def receive_reject(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def receive_reject(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     knock = scene.bob.knock(scene.pete.did, scene.pete.bundle())
-    frame = agt_peer.text(scene.pete.frame("knock_reject", scene.bob.did, knock_id=knock.frame_id))
+    frame = agt_mesh.text(scene.pete.frame("knock_reject", scene.bob.did, knock_id=knock.frame_id))
     return lambda scene: scene.bob.receive(frame)
 
 
-def accept(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    receive_held(agt_peer, scene)(scene)
+def accept(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    receive_held(agt_mesh, scene)(scene)
     [event] = scene.bob.pending_knocks()
     return lambda scene: scene.bob.accept(event, Conditions(max_messages=9))
 
 
-def reject(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    receive_held(agt_peer, scene)(scene)
+def reject(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    receive_held(agt_mesh, scene)(scene)
     [event] = scene.bob.pending_knocks()
     return lambda scene: scene.bob.reject(event)
 
@@ -133,17 +134,17 @@ def publish(_: ModuleType, scene: Any) -> Callable[[Any], Any]:
     return lambda scene: scene.bob.publish_prekeys(2, rotate=True)
 
 
-def poll(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
-    receive_asked(agt_peer, scene)(scene)
+def poll(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
+    receive_asked(agt_mesh, scene)(scene)
     scene.rules.decides = Grant(Conditions(ttl_seconds=60))
     scene.meet()
     scene.pete.send(scene.bob.did, "lost")
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "behind it")))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "behind it")))
     scene.clock.advance(seconds=40 * 86_400)
     return lambda scene: scene.bob.poll()
 
 
-def done(agt_peer: ModuleType, scene: Any) -> Callable[[Any], Any]:
+def done(agt_mesh: ModuleType, scene: Any) -> Callable[[Any], Any]:
     return lambda scene: scene.bob.done(scene.bob.inbox()[0]) if len(scene.bob.inbox()) == 2 else None
 
 
@@ -170,12 +171,12 @@ STEPS = ("agt/agent.py", "agt/stage.py", "agt/conversing.py", "agt/knocking.py",
 class Case:
     """A call over scenes that are made anew; what it returns, and what is seen after it."""
 
-    def __init__(self, name: str, agt_peer: ModuleType, interrupts: ModuleType) -> None:
-        self.agt_peer, self.interrupts, self.name = agt_peer, interrupts, name
-        self.base = agt_peer.Scene(LIMITS, reliable=True)
+    def __init__(self, name: str, agt_mesh: ModuleType, interrupts: ModuleType) -> None:
+        self.agt_mesh, self.interrupts, self.name = agt_mesh, interrupts, name
+        self.base = agt_mesh.Scene(LIMITS, reliable=True)
         self.base.early = []
         self.base.meet()
-        self.call = CALLS[name](agt_peer, self.base)
+        self.call = CALLS[name](agt_mesh, self.base)
         self.exported = self.base.bob.export_state()
         before = self.make()
         first = self.look(before)
@@ -185,9 +186,9 @@ class Case:
         assert first != self.last
 
     def make(self) -> Any:
-        made = object.__new__(self.agt_peer.Scene)
+        made = object.__new__(self.agt_mesh.Scene)
         made.__dict__.update(self.base.__dict__)
-        made.log = self.agt_peer.Log()
+        made.log = self.agt_mesh.Log()
         made.bob = AgtAgent.restore(
             self.exported,
             clock=made.clock,
@@ -211,6 +212,8 @@ class Case:
         assert agent.export_state() == exported
         assert rows_of(state_of(scene.log.rows)) == rows_of(bob._core.state), "journal and state do not agree"
         core = bob._core
+        waiting = [held for held in core.state.held.values() if isinstance(held, Candidate)]
+        assert core.state.candidates() == waiting
         counts = sorted(str(one.event) for one in scene.log.records if one.event is not AuditEvent.MESSAGE_REFUSED)
         views = [repr(view.status) for view in bob.sessions(scene.pete.did)]
         held = sorted(core.state.prekeys), len(core.state.known), len(core.state.candidates()), len(core.early)
@@ -237,8 +240,8 @@ def without_ids(output: Any) -> Any:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, agt_peer: ModuleType, interrupts: ModuleType) -> Case:
-    return Case(request.param, agt_peer, interrupts)
+def case(request: pytest.FixtureRequest, agt_mesh: ModuleType, interrupts: ModuleType) -> Case:
+    return Case(request.param, agt_mesh, interrupts)
 
 
 def some(one_in: int, first: int) -> Callable[[int], bool]:
@@ -319,14 +322,14 @@ def test_events_are_given_whatever_was_called_in_between(case: Case, interrupts:
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_is_broken_off_is_whole_in_the_end(agt_peer: ModuleType, interrupts: ModuleType) -> None:
-    scene = agt_peer.Scene(LIMITS, reliable=True)
-    knock = agt_peer.text(scene.knock())
-    frames = [agt_peer.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
+def test_a_batch_that_is_broken_off_is_whole_in_the_end(agt_mesh: ModuleType, interrupts: ModuleType) -> None:
+    scene = agt_mesh.Scene(LIMITS, reliable=True)
+    knock = agt_mesh.text(scene.knock())
+    frames = [agt_mesh.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
     exported = scene.bob.export_state()
 
     def make() -> Any:
-        log = agt_peer.Log()
+        log = agt_mesh.Log()
         made = AgtAgent.restore(
             exported, clock=scene.clock, policy=scene.rules, limits=LIMITS, journal=log, reliable=True
         )

@@ -2,7 +2,7 @@
 
 Agents of ours, and one peer that is not, knock, send, go away and come back over a relay that does what AGT's does: it
 passes on what is online and forgets it, stores what is offline, pushes it again until it is acknowledged. What is under
-way comes in any order. Agents restart from what they exported, and change their prekeys.
+way comes in any order. Agents restart from what their journal has, crash behind a commit, and change their prekeys.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import random
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from agentmesh.agt import AgtAgent
+from agentmesh.agt.rows import export_agent, rows_of, state_of
 from agentmesh.errors import NoSession, RemoteError, TryAgain
 from agentmesh.policy import Grant
 from agentmesh.testing import ManualClock, SeededEntropy
@@ -30,10 +32,17 @@ class Host:
 
     def __init__(self, mesh: Mesh, name: str) -> None:
         self.mesh, self.name = mesh, name
+        self.log = mesh.peers.Log()
         self.entropy = SeededEntropy(f"{name} {mesh.seed}")
         self.agent: Any = AgtAgent.create(
-            "mesh", clock=mesh.clock, entropy=self.entropy, policy=mesh.peers.always(Grant()), reliable=True
+            "mesh",
+            clock=mesh.clock,
+            entropy=self.entropy,
+            policy=mesh.peers.always(Grant()),
+            journal=self.log,
+            reliable=True,
         )
+        self.log.rows = rows_of(self.agent._core.state)
         self.kept: list[str] = []  # refused for now, and not stored by the relay perhaps
         self.handed: list[bytes] = []
         self.publish()
@@ -75,13 +84,21 @@ class Host:
         if self.mesh.random.random() < 0.8:  # an acknowledgement is lost too
             self.mesh.relay.give({"type": "ack", "id": json.loads(frame)["id"]}, self.did)
 
+    def crash(self, did: str) -> None:
+        """Seal what never leaves; its key is not used again."""
+        with suppress(NoSession):
+            self.mesh.frames.append(json.loads(bytes(self.agent.send(did, b"sealed and not sent"))))
+        self.restart()
+
     def restart(self) -> None:
-        exported = self.agent.export_state()
+        exported = export_agent(state_of(self.log.rows))
+        assert exported == self.agent.export_state()
         self.agent = AgtAgent.restore(
             exported,
             clock=self.mesh.clock,
             entropy=self.entropy,
             policy=self.mesh.peers.always(Grant()),
+            journal=self.log,
             reliable=True,
         )
         assert self.agent.export_state() == exported
@@ -193,8 +210,10 @@ class Mesh:
                 host.agent.poll()
         elif draw < 0.91:
             self.flip(host)
-        elif draw < 0.95 and isinstance(host, Host):
+        elif draw < 0.94 and isinstance(host, Host):
             host.restart()
+        elif draw < 0.95 and isinstance(host, Host):
+            host.crash(to.did)
         elif draw < 0.97 and isinstance(host, Host):
             host.publish()
         elif isinstance(host, Host) and to is not self.hosts[2]:
@@ -251,20 +270,20 @@ def run(seed: int, peers: ModuleType, *, lossy: bool) -> Mesh:
 
 
 @pytest.mark.parametrize("lossy", [False, True])
-def test_nothing_is_lost_that_the_relay_did_not_lose_and_nothing_is_doubled(agt_peer: ModuleType, lossy: bool) -> None:
+def test_nothing_is_lost_that_the_relay_did_not_lose_and_nothing_is_doubled(agt_mesh: ModuleType, lossy: bool) -> None:
     sent = 0
     for seed in range(SEEDS):
         try:
-            sent += len(run(seed, agt_peer, lossy=lossy).sent)
+            sent += len(run(seed, agt_mesh, lossy=lossy).sent)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
     assert sent > 20 * SEEDS
 
 
-def test_after_any_schedule_all_can_talk(agt_peer: ModuleType) -> None:
+def test_after_any_schedule_all_can_talk(agt_mesh: ModuleType) -> None:
     for seed in range(SEEDS // 4):
-        mesh = run(seed, agt_peer, lossy=True)
+        mesh = run(seed, agt_mesh, lossy=True)
         mesh.lossy = False
         alice, bob, _ = mesh.hosts
         for number in range(6):

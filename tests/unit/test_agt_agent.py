@@ -60,14 +60,14 @@ from agentmesh.testing import ManualClock
 
 
 @pytest.fixture
-def scene(agt_peer: ModuleType) -> Any:
-    return agt_peer.Scene()
+def scene(agt_mesh: ModuleType) -> Any:
+    return agt_mesh.Scene()
 
 
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
-def test_a_peer_knocks_and_both_talk(scene: Any, agt_peer: ModuleType) -> None:
+def test_a_peer_knocks_and_both_talk(scene: Any, agt_mesh: ModuleType) -> None:
     established, message = scene.meet(data="héllo")
     assert isinstance(established, SessionEstablished)
     assert established.peer.did == scene.pete.did
@@ -82,12 +82,12 @@ def test_a_peer_knocks_and_both_talk(scene: Any, agt_peer: ModuleType) -> None:
         assert sealed.number == number + 1
         assert scene.pete.take(sealed) == str(number)
         if number % 3 == 0:
-            frame = agt_peer.text(scene.pete.send(scene.bob.did, f"re {number}"))
+            frame = agt_mesh.text(scene.pete.send(scene.bob.did, f"re {number}"))
             [event] = scene.bob.receive(frame.encode() if number % 2 else frame)
             assert event.plaintext == b"re %d" % number
 
 
-def test_it_knocks_and_waits_for_no_answer(scene: Any, agt_peer: ModuleType) -> None:
+def test_it_knocks_and_waits_for_no_answer(scene: Any, agt_mesh: ModuleType) -> None:
     knock = scene.bob.knock(scene.pete.did, scene.pete.bundle())
     assert json.loads(knock.text)["establishment"]["otk"] == 0
     sealed = [scene.bob.send(scene.pete.did, b"%d" % number) for number in range(3)]
@@ -95,7 +95,7 @@ def test_it_knocks_and_waits_for_no_answer(scene: Any, agt_peer: ModuleType) -> 
     assert (view.session_id, view.status.initiated, view.status.assurance) == (knock.session_id, True, Assurance.NONE)
     scene.pete.take(knock)
     assert [scene.pete.take(one) for one in sealed] == ["0", "1", "2"]
-    [event] = scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))
+    [event] = scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))
     assert event.session_id == knock.session_id
     [view] = scene.bob.sessions(scene.pete.did)
     assert (view.status.assurance, view.status.data_sent, view.status.data_opened) == (Assurance.CONFIRMED, 3, 1)
@@ -115,8 +115,8 @@ def test_without_a_one_time_prekey(scene: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["identity_key", "identity_key_ed"])
-def test_a_bundle_of_another_is_refused(scene: Any, agt_peer: ModuleType, field: str) -> None:
-    other = json.loads(agt_peer.Peer(bytes(31) + b"o").bundle())
+def test_a_bundle_of_another_is_refused(scene: Any, agt_mesh: ModuleType, field: str) -> None:
+    other = json.loads(agt_mesh.Peer(bytes(31) + b"o").bundle())
     before = scene.bob.export_state()
     with pytest.raises(RemoteError):
         scene.bob.knock(scene.pete.did, scene.pete.bundle(**{field: other[field]}))
@@ -136,14 +136,14 @@ def test_two_of_ours(scene: Any) -> None:
     assert alice.sessions(bob.did)[0].session_id == bob.sessions(alice.did)[0].session_id
 
 
-def test_the_application_decides(scene: Any, agt_peer: ModuleType) -> None:
+def test_the_application_decides(scene: Any, agt_mesh: ModuleType) -> None:
     scene.ask()
     [event] = scene.meet()
     assert isinstance(event, KnockReceived)
     assert scene.bob.pending_knocks() == (event,)
     assert event.expires_ms > scene.clock.now_ms
     for number in range(3):
-        assert scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, str(number)))) == ()
+        assert scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, str(number)))) == ()
     with pytest.raises(NoSession):
         scene.bob.send(scene.pete.did, b"x")
     [view] = scene.bob.sessions(scene.pete.did)
@@ -176,23 +176,23 @@ def test_a_knock_is_refused(scene: Any, by_policy: bool) -> None:
     assert [record.reason for record in rejected] == ["agt.not-today" if by_policy else "agt.busy"]
 
 
-def test_late_messages_come_and_gaps_are_seen(scene: Any, agt_peer: ModuleType) -> None:
+def test_late_messages_come_and_gaps_are_seen(scene: Any, agt_mesh: ModuleType) -> None:
     scene.meet()
     frames = [scene.pete.send(scene.bob.did, str(number)) for number in range(5)]
-    scene.bob.receive(agt_peer.text(frames[4]))
+    scene.bob.receive(agt_mesh.text(frames[4]))
     [view] = scene.bob.sessions(scene.pete.did)
     assert view.status.missing == (range(2, 6),)
     scene.pete.take(scene.bob.send(scene.pete.did, b"turn"))
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "behind the turn")))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "behind the turn")))
     for frame in frames[:4]:
-        scene.bob.receive(agt_peer.text(frame))
+        scene.bob.receive(agt_mesh.text(frame))
     [view] = scene.bob.sessions(scene.pete.did)
     assert (view.status.missing, view.status.number_in, view.status.data_opened) == ((), 7, 7)
     with pytest.raises(DuplicateMessage):
-        scene.bob.receive(agt_peer.text(frames[0]))
+        scene.bob.receive(agt_mesh.text(frames[0]))
 
 
-def test_which_session_sends(scene: Any, agt_peer: ModuleType) -> None:
+def test_which_session_sends(scene: Any, agt_mesh: ModuleType) -> None:
     scene.meet()
     first = scene.pete.sessions[scene.bob.did]
     scene.meet()
@@ -200,7 +200,7 @@ def test_which_session_sends(scene: Any, agt_peer: ModuleType) -> None:
     ids = [view.session_id for view in scene.bob.sessions(scene.pete.did)]
     assert scene.pete.take(scene.bob.send(scene.pete.did, b"on the second")) == "on the second"
     scene.pete.sessions[scene.bob.did] = first
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "on the first again")))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "on the first again")))
     assert scene.pete.take(scene.bob.send(scene.pete.did, b"so here")) == "so here"
     scene.pete.sessions[scene.bob.did] = second
     sealed = scene.bob.send(scene.pete.did, b"by name", session_id=ids[1])
@@ -298,37 +298,37 @@ def test_numbers_of_prekeys_are_never_given_twice(scene: Any) -> None:
         scene.restart()
 
 
-def test_a_signed_prekey_serves_on_after_one_rotation_and_not_after_two(scene: Any, agt_peer: ModuleType) -> None:
+def test_a_signed_prekey_serves_on_after_one_rotation_and_not_after_two(scene: Any, agt_mesh: ModuleType) -> None:
     scene.publish(scene.bob, one_time=0)
     old = scene.registry.answer(scene.bob.did)
     scene.publish(scene.bob, one_time=0, rotate=True)
-    scene.bob.receive(agt_peer.text(scene.pete.knock(scene.bob.did, old)))
-    assert agt_peer.said(scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))) == [b"x"]
+    scene.bob.receive(agt_mesh.text(scene.pete.knock(scene.bob.did, old)))
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))) == [b"x"]
     assert len(scene.bob._core.state.known) == 1
     scene.publish(scene.bob, one_time=0, rotate=True)
     assert scene.bob._core.state.known == {}
     assert len(scene.bob._core.state.signed_prekeys()) == 2
-    scene.bob.receive(agt_peer.text(scene.pete.knock(scene.bob.did, old)))
+    scene.bob.receive(agt_mesh.text(scene.pete.knock(scene.bob.did, old)))
     with pytest.raises(RemoteError):
-        scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))
+        scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))
 
 
-def test_what_is_remembered_of_a_prekey_that_is_gone_goes_too(scene: Any, agt_peer: ModuleType) -> None:
+def test_what_is_remembered_of_a_prekey_that_is_gone_goes_too(scene: Any, agt_mesh: ModuleType) -> None:
     scene.publish(scene.bob, one_time=0)
-    scene.bob.receive(agt_peer.text(scene.knock()))
+    scene.bob.receive(agt_mesh.text(scene.knock()))
     scene.publish(scene.bob, one_time=0, rotate=True)
     scene.publish(scene.bob, one_time=0, rotate=True)
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))  # of a KNOCK that came before
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))  # of a KNOCK that came before
     scene.publish(scene.bob, one_time=0, rotate=True)
     assert scene.bob._core.state.known == {}
 
 
-def test_time_says_when_prekeys_are_due(scene: Any, agt_peer: ModuleType) -> None:
+def test_time_says_when_prekeys_are_due(scene: Any, agt_mesh: ModuleType) -> None:
     bob, clock = scene.bob, scene.clock
     scene.publish(bob, one_time=4)
     assert bob.poll() == ()
     for number in range(4):
-        scene.meet(agt_peer.Peer(bytes(31) + bytes([number])))
+        scene.meet(agt_mesh.Peer(bytes(31) + bytes([number])))
     assert [type(event) for event in bob.poll()] == [StockLow]
     assert bob.poll() == ()
     assert bob.next_deadline_ms > clock.now_ms
@@ -351,8 +351,8 @@ def test_prekeys_past_their_time_are_deleted_when_they_are_due(scene: Any) -> No
         assert (len(carol._core.state.signed_prekeys()), carol._core.state.unused) == left
 
 
-def test_too_many_prekeys(agt_peer: ModuleType) -> None:
-    scene = agt_peer.Scene(Limits(bundles_max=30))
+def test_too_many_prekeys(agt_mesh: ModuleType) -> None:
+    scene = agt_mesh.Scene(Limits(bundles_max=30))
     before = scene.bob.export_state()
     with pytest.raises(StockFull):
         scene.bob.publish_prekeys(11)
@@ -360,39 +360,39 @@ def test_too_many_prekeys(agt_peer: ModuleType) -> None:
     scene.bob.publish_prekeys(10)
 
 
-def test_a_session_ends_with_its_time(scene: Any, agt_peer: ModuleType) -> None:
+def test_a_session_ends_with_its_time(scene: Any, agt_mesh: ModuleType) -> None:
     scene.rules.decides = Grant(Conditions(ttl_seconds=60))
     scene.meet()
     late = scene.pete.send(scene.bob.did, "late")
     scene.clock.advance(seconds=61)
     with pytest.raises(SessionNotOpen):
         scene.bob.send(scene.pete.did, b"x")
-    assert agt_peer.said(scene.bob.receive(agt_peer.text(late))) == [b"late"]  # clocks differ
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(late))) == [b"late"]  # clocks differ
     scene.clock.now_ms = scene.bob.next_deadline_ms
     [event] = scene.bob.poll()
     assert isinstance(event, SessionOver)
     assert scene.bob.sessions(scene.pete.did) == ()
 
 
-def test_kept_keys_expire(scene: Any, agt_peer: ModuleType) -> None:
+def test_kept_keys_expire(scene: Any, agt_mesh: ModuleType) -> None:
     scene.meet()
     late = scene.pete.send(scene.bob.did, "late")
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))
     scene.clock.advance(seconds=31 * 86_400)
     [event] = [one for one in scene.bob.poll() if isinstance(one, SkippedKeysExpired)]
     assert event.lost_at == (range(2, 3),)
     with pytest.raises(DuplicateMessage):
-        scene.bob.receive(agt_peer.text(late))
+        scene.bob.receive(agt_mesh.text(late))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_handed_up_is_kept_until_it_is_done(agt_peer: ModuleType) -> None:
-    scene = agt_peer.Scene(reliable=True)
+def test_what_is_handed_up_is_kept_until_it_is_done(agt_mesh: ModuleType) -> None:
+    scene = agt_mesh.Scene(reliable=True)
     scene.meet()
     scene.ask()
-    [_, event] = scene.meet(agt_peer.Peer(bytes(31) + b"o")), None
+    [_, event] = scene.meet(agt_mesh.Peer(bytes(31) + b"o")), None
     with pytest.raises(ArgumentInvalid):
         AgtAgent.restore(scene.bob.export_state(), clock=scene.clock, policy=scene.rules)
     for _ in range(2):
@@ -409,20 +409,20 @@ def test_what_is_handed_up_is_kept_until_it_is_done(agt_peer: ModuleType) -> Non
     assert [type(event) for event in scene.bob.inbox()] == [SessionEstablished, MessageReceived]
 
 
-def test_a_batch_gives_out_at_its_end(agt_peer: ModuleType) -> None:
-    scene = agt_peer.Scene(reliable=True)
+def test_a_batch_gives_out_at_its_end(agt_mesh: ModuleType) -> None:
+    scene = agt_mesh.Scene(reliable=True)
     knock = scene.knock()
-    frames = [agt_peer.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
+    frames = [agt_mesh.text(scene.pete.send(scene.bob.did, str(number))) for number in range(3)]
     commits = scene.bob.generation
     with scene.bob.batch() as batch:
-        for frame in (agt_peer.text(knock), *frames):
+        for frame in (agt_mesh.text(knock), *frames):
             assert scene.bob.receive(frame) == ()
         sealed = scene.bob.send(scene.pete.did, b"answer")
         request = scene.bob.publish_prekeys(1)
         for read in (lambda: sealed.text, lambda: bytes(sealed), lambda: request.body, scene.bob.inbox):
             with pytest.raises(BatchOpen):
                 read()
-    assert agt_peer.said(batch.events) == [b"0", b"1", b"2"]
+    assert agt_mesh.said(batch.events) == [b"0", b"1", b"2"]
     assert scene.pete.take(sealed) == "answer"
     assert request.body
     assert scene.bob.generation > commits
@@ -443,15 +443,15 @@ def test_records_name_the_protocol(scene: Any) -> None:
 # --- threads, forks, secrets ------------------------------------------------------------------------------------------
 
 
-def test_threads_send_and_receive(scene: Any, agt_peer: ModuleType) -> None:
+def test_threads_send_and_receive(scene: Any, agt_mesh: ModuleType) -> None:
     scene.meet()
-    frames = [agt_peer.text(scene.pete.send(scene.bob.did, str(number))) for number in range(40)]
+    frames = [agt_mesh.text(scene.pete.send(scene.bob.did, str(number))) for number in range(40)]
     sealed: list[Any] = []
     handed: list[bytes] = []
 
     def work(number: int) -> None:
         for frame in frames[number::4]:
-            handed.extend(agt_peer.said(scene.bob.receive(frame)))
+            handed.extend(agt_mesh.said(scene.bob.receive(frame)))
             sealed.append(scene.bob.send(scene.pete.did, b"x"))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -502,13 +502,13 @@ def shows(text: str, secrets: set[bytes]) -> bool:
     return any(secret.hex() in text or repr(secret)[2:-1] in text for secret in secrets)
 
 
-def test_no_secret_is_printed_or_pickled(scene: Any, agt_peer: ModuleType) -> None:
+def test_no_secret_is_printed_or_pickled(scene: Any, agt_mesh: ModuleType) -> None:
     scene.ask()
     [event] = scene.meet()
     scene.bob.accept(event)
     scene.pete.send(scene.bob.did, "never comes")
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "said in private")))
-    scene.bob.receive(agt_peer.text(scene.knock()))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "said in private")))
+    scene.bob.receive(agt_mesh.text(scene.knock()))
     secrets, state = secrets_of(scene.bob), scene.bob._core.state
     objects: list[Any] = [
         scene.bob, scene.bob._core, state, scene.bob._seam, *state.held.values(), *state.prekeys.values(), state.stock,
@@ -526,13 +526,13 @@ def test_no_secret_is_printed_or_pickled(scene: Any, agt_peer: ModuleType) -> No
             assert not shows("".join(traceback.format_exception(caught.value)), secrets)
 
 
-def test_tracebacks_hold_no_secret(scene: Any, agt_peer: ModuleType) -> None:
+def test_tracebacks_hold_no_secret(scene: Any, agt_mesh: ModuleType) -> None:
     scene.meet()
     frame = scene.pete.send(scene.bob.did, "x")
-    sealed = agt_peer.un64(frame["ciphertext"])
-    forged = {**frame, "ciphertext": agt_peer.std64(sealed[:-1] + bytes([sealed[-1] ^ 1]))}
+    sealed = agt_mesh.un64(frame["ciphertext"])
+    forged = {**frame, "ciphertext": agt_mesh.std64(sealed[:-1] + bytes([sealed[-1] ^ 1]))}
     with pytest.raises(RemoteError) as caught:
-        scene.bob.receive(agt_peer.text(forged))
+        scene.bob.receive(agt_mesh.text(forged))
     frames = list(traceback.walk_tb(caught.value.__traceback__))
     assert caught.value.__context__ is None
     held = [value for trace, _ in frames for value in trace.f_locals.values()]
@@ -544,23 +544,23 @@ def test_tracebacks_hold_no_secret(scene: Any, agt_peer: ModuleType) -> None:
 
 
 @pytest.fixture(scope="module")
-def full(agt_peer: ModuleType) -> Any:
+def full(agt_mesh: ModuleType) -> Any:
     """An agent that has something of everything."""
-    scene = agt_peer.Scene(reliable=True)
+    scene = agt_mesh.Scene(reliable=True)
     scene.publish(scene.bob, one_time=0, rotate=True)
     scene.meet()
     scene.publish(scene.bob, one_time=2)
     scene.pete.take(scene.bob.send(scene.pete.did, b"turn"))
     scene.pete.send(scene.bob.did, "skipped")
-    scene.bob.receive(agt_peer.text(scene.pete.send(scene.bob.did, "x")))
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "x")))
     scene.bob.knock(scene.alice.did, scene.registry.answer(scene.alice.did))
     scene.ask()
-    scene.meet(agt_peer.Peer(bytes(31) + b"o"))
-    scene.bob.receive(agt_peer.text(scene.knock(agt_peer.Peer(bytes(31) + b"u"))))
+    scene.meet(agt_mesh.Peer(bytes(31) + b"o"))
+    scene.bob.receive(agt_mesh.text(scene.knock(agt_mesh.Peer(bytes(31) + b"u"))))
     return scene
 
 
-def test_the_export_is_canonical_and_the_rows_are_the_state(full: Any, agt_peer: ModuleType) -> None:
+def test_the_export_is_canonical_and_the_rows_are_the_state(full: Any, agt_mesh: ModuleType) -> None:
     exported = full.bob.export_state()
     agent = AgtAgent.restore(exported, clock=full.clock, policy=full.rules, reliable=True)
     assert agent.export_state() == exported
@@ -642,17 +642,17 @@ def test_a_chain_that_is_not_known_yet_has_one_name(full: Any, place: int) -> No
         state_of({**rows, name: msgpack.packb(fields)})
 
 
-def test_a_policy_is_not_lost_at_a_restart(full: Any, agt_peer: ModuleType) -> None:
+def test_a_policy_is_not_lost_at_a_restart(full: Any, agt_mesh: ModuleType) -> None:
     with pytest.raises(ArgumentInvalid):
         full.restart(policy=None)
     other = AgtAgent.restore(full.bob.export_state(), clock=full.clock, policy=AskApplication(), reliable=True)
     assert other.did == full.bob.did
 
 
-def test_an_identity_of_a_seed(agt_peer: ModuleType) -> None:
+def test_an_identity_of_a_seed(agt_mesh: ModuleType) -> None:
     seed = bytes(range(32))
     agent = AgtAgent.create("m", identity=AgtIdentity.from_seed(seed))
-    peer = agt_peer.Peer(seed)
+    peer = agt_mesh.Peer(seed)
     assert (agent.did, agent.key.raw, agent.key.dh) == (peer.did, peer.raw, peer.dh)
 
 

@@ -5,7 +5,7 @@ connected are passed on and forgotten; those to others are stored, once an id, a
 are acknowledged. `Peer` is a client's side, with the package `cryptography` alone; its receiver is strict, as ours is.
 `Scene` puts an agent of ours beside it.
 
-Tests reach this module through the fixture `agt_peer`.
+Tests reach this module through the fixture `agt_mesh`.
 """
 
 from __future__ import annotations
