@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import json
 import os
 import signal
 import sys
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from agentmesh.agt import AgtIdentity
+from agentmesh import Grant
+from agentmesh.agt import AgtAgent, AgtFrame, AgtIdentity, payload, stage
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -114,6 +117,8 @@ def test_a_connection_that_is_cut_is_made_anew(start: Start, servers: Any, whose
     servers.relay.cut(did if whose == "the waiter's" else own)
     assert initiator.end()[:2] == (0, result(300))
     check_sent_once(servers.relay)
+    if whose == "the initiator's":  # it saw the cut itself: the message is said again, and the session goes on
+        assert len(servers.relay.of("knock")) == 1
     waiter.signal(signal.SIGTERM)
     assert waiter.end().result["received"] >= 300
 
@@ -194,6 +199,86 @@ def test_prekeys_are_topped_up(start: Start, servers: Any) -> None:
     low = "import agentmesh.agt as agt, agentmesh\nagt.AgtAgent.poll = lambda _: (agentmesh.StockLow(unused=1),)"
     did = start("wait", changes=f"{BUSY}\n{low}").ready()
     servers.registry.until(lambda: servers.registry.asked.count(("PUT", f"/v1/agents/{did}/prekeys")) >= 3)
+
+
+class Welcome:
+    def may_knock(self, _sender: Any) -> bool:
+        return True
+
+    def decide(self, _knock: Any) -> Grant:
+        return Grant()
+
+    def still_allowed(self, _peer: Any) -> bool:
+        return True
+
+
+def pair() -> tuple[AgtAgent, AgtAgent]:
+    """Return two agents, of which the first has knocked on the second."""
+    alice, bob = AgtAgent.create("agt"), AgtAgent.create("agt", policy=Welcome())
+    upload = json.loads(bob.publish_prekeys(1).body)
+    upload["one_time_pre_key"] = upload["one_time_pre_keys"][0]
+    bob.receive(alice.knock(bob.did, json.dumps(upload).encode()))
+    return alice, bob
+
+
+class Cut:
+    """A socket that is cut as it takes its first frame, so that nobody knows whether that got through."""
+
+    def __init__(self, error: Any) -> None:
+        self.texts: list[str] = []
+        self._error = error
+
+    async def send(self, text: str) -> None:
+        self.texts.append(text)
+        if len(self.texts) == 1:
+            raise self._error(None, None)
+
+
+def test_a_frame_whose_fate_is_unknown_is_made_anew(monkeypatch: pytest.MonkeyPatch, agt_example: Any) -> None:
+    participant = agt_example.module("agt_participant")
+    monkeypatch.setattr(participant, "PAUSE_FIRST_SECONDS", 0)
+    alice, bob = pair()
+    one = participant.Participant(alice, "alice", "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    one._socket = socket = Cut(participant.ConnectionClosed)
+
+    async def make() -> AgtFrame:
+        return alice.send(bob.did, b"hello")
+
+    async def ship() -> None:
+        one._is_connected.set()
+        await one.ship(make)
+
+    asyncio.run(ship())
+    first, second = (bob.receive(text)[-1] for text in socket.texts)
+    assert (first.number, first.plaintext) == (1, b"hello")
+    assert (second.number, second.plaintext) == (2, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_json"),
+    [
+        ("\u00e9\u2603".encode(), False),
+        (b"", False),
+        (b"\xff{", False),
+        (b"5", False),
+        (b"{no JSON", False),
+        (b'{"a": [1, null], "z": 1.0}', True),
+        (b" [1e400] ", True),
+        (b'"text"', False),
+    ],
+)
+def test_an_echo_is_of_the_form_in_which_it_came(
+    monkeypatch: pytest.MonkeyPatch, agt_example: Any, given: bytes, is_json: bool
+) -> None:
+    example = agt_example.module("agt_agent")
+    alice, bob = pair()
+    plaintexts: list[bytes] = []
+    monkeypatch.setattr(stage, "unwrap", lambda plaintext: (plaintexts.append(plaintext), payload.unwrap(plaintext))[1])
+    event = bob.receive(alice.send(bob.did, given, json=is_json))[-1]
+    [echo] = alice.receive(example.echo_of(bob, event))
+    assert echo.plaintext == event.plaintext == given
+    sent, echoed = plaintexts
+    assert sent == echoed
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
