@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentmesh import Grant, Limits
-from agentmesh.agt import AgtAgent, RelayLink, conversing, early, encoding, frames, link, upkeep
+from agentmesh import Grant, Limits, agt
+from agentmesh.agt import AgtAgent, RelayLink, conversing, early, encoding, frames, knocking, link, upkeep
 from agentmesh.agt.frames import parse_frame
 from agentmesh.agt.rows import AgtRowKind
 from agentmesh.agt.suite import HEADER_BYTES
@@ -134,6 +134,33 @@ def test_a_number_of_the_page_is_that_of_the_code(sentence: str) -> None:
     assert sentence in SENTENCES
     assert early.LATE_WINDOW_MS == 600_000
     assert HEADER_BYTES == 40
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"KNOCKs that nothing has proved: {knocking._CANDIDATES_PER_PEER} of one sender",
+        f"in all: `undecided_knocks`, {DEFAULTS.undecided_knocks:,}",
+        f"waits for the application: {conversing._HELD_MAX}, and {conversing._HELD_MAX_BYTES >> 20} MiB",
+        f"before their KNOCK, of one sender: {early.PER_PEER}, and {early.BYTES_PER_PEER >> 20} MiB",
+        f"before their KNOCK, in all: {early.IN_ALL}, and {early.BYTES_IN_ALL >> 20} MiB",
+        f"were proved: `remembered_knocks`, {DEFAULTS.remembered_knocks:,}",
+        f"frames over {frames.RELAY_MAX_BYTES >> 20} MiB",
+    ],
+)
+def test_what_strangers_can_fill_has_the_numbers_of_the_code(sentence: str) -> None:
+    text = SECURITY.read_text("utf-8")
+    assert sentence in text[text.index("#### Floods in AGT's mesh") :]
+
+
+def test_the_overview_has_every_public_call_and_name() -> None:
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    part = index[index.index("| `AgtAgent`, of `agentmesh.agt` | gives |") : index.index("What leaves for a relay")]
+    cells = [line.split("|")[1] for line in part.splitlines()[2:] if line.startswith("|")]
+    stated = {name for cell in cells for name in re.findall(r"(?:^|, |\s)`(\w+)", cell)}
+    assert stated == {name for name in dir(AgtAgent) if not name.startswith("_")}
+    missing = [name for name in agt.__all__ if f"`{name}" not in part]
+    assert not missing
 
 
 def test_every_section_that_the_code_cites_is_there() -> None:
