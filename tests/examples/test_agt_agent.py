@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import Callable
@@ -239,7 +240,7 @@ def test_a_frame_whose_fate_is_unknown_is_made_anew(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(participant, "PAUSE_FIRST_SECONDS", 0)
     alice, bob = pair()
     one = participant.Participant(alice, "alice", "http://127.0.0.1:1", "ws://127.0.0.1:1")
-    one._socket = socket = Cut(participant.ConnectionClosed)
+    one._socket = cut = Cut(participant.ConnectionClosed)
 
     async def make() -> AgtFrame:
         return alice.send(bob.did, b"hello")
@@ -249,7 +250,7 @@ def test_a_frame_whose_fate_is_unknown_is_made_anew(monkeypatch: pytest.MonkeyPa
         await one.ship(make)
 
     asyncio.run(ship())
-    first, second = (bob.receive(text)[-1] for text in socket.texts)
+    first, second = (bob.receive(text)[-1] for text in cut.texts)
     assert (first.number, first.plaintext) == (1, b"hello")
     assert (second.number, second.plaintext) == (2, b"hello")
 
@@ -302,10 +303,11 @@ def test_it_waits_for_nobody_for_ever(start: Start, role: str) -> None:
     assert "out of time" in said
 
 
-def test_servers_that_never_answer_do_not_hold_it_up(start: Start, servers: Any) -> None:
-    for server in servers:
-        server.stop()
-    status, last, _ = start("wait", "--deadline", "0.5").end()
+def test_a_registry_that_never_answers_does_not_hold_it_up(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        patient = "import agt_participant; agt_participant.ANSWER_SECONDS = 1000"
+        status, last, _ = start("wait", "--registry", url, "--deadline", "0.5", changes=patient).end()
     assert (status, last) == (1, result(0, ok=False))
 
 
