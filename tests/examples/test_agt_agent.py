@@ -115,6 +115,8 @@ def test_a_connection_that_is_cut_is_made_anew(start: Start, servers: Any, whose
     initiator = start("initiate", "--peer-did", did, count=300, changes=IMPATIENT)
     own = initiator.ready()
     servers.relay.until(lambda: len(servers.relay.of("message", did)) >= 20)
+    servers.relay.lose.add("message")  # with the connection
+    servers.relay.until(lambda: not servers.relay.lose)
     servers.relay.cut(did if whose == "the waiter's" else own)
     assert initiator.end()[:2] == (0, result(300))
     check_sent_once(servers.relay)
