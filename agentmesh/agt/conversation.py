@@ -95,6 +95,8 @@ class AgtSession(Redacted):
         made_ms: When it began.
         heard_ms: When a message of the peer was opened last; `None` before the first.
         conditions: What the policy granted.
+        first_chain: The ratchet key of the peer's first chain, 32 bytes; empty before its first message. What comes of
+            that chain when the ratchet has forgotten it came before, and precedes no KNOCK.
     """
 
     facts: AgtFacts
@@ -105,6 +107,7 @@ class AgtSession(Redacted):
     made_ms: int
     heard_ms: int | None = None
     conditions: Conditions = UNLIMITED
+    first_chain: bytes = b""
 
     @property
     def ends_at_ms(self) -> int | None:
@@ -150,6 +153,16 @@ class Candidate(Redacted):
     held: tuple[HeldFrame, ...] = ()
 
     @property
+    def expires_ms(self) -> int:
+        """When it is over, if nobody has proved it, or decided on it."""
+        return self.made_ms + PENDING_GRACE_MS
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes wait with it."""
+        return sum(len(one.message) for one in self.held)
+
+    @property
     def is_proved(self) -> bool:
         """A message has opened under it, and the application has been asked."""
         return bool(self.held)
@@ -173,7 +186,7 @@ def request_of(candidate: Candidate, open_sessions: int) -> KnockReceived:
         intent=facts.intent,
         bundle_class=facts.bundle_class,
         time_ms=facts.knock_time_ms,
-        expires_ms=candidate.made_ms + PENDING_GRACE_MS,
+        expires_ms=candidate.expires_ms,
         has_early_payload=False,
         fresh=False,
         open_sessions=open_sessions,
@@ -183,7 +196,7 @@ def request_of(candidate: Candidate, open_sessions: int) -> KnockReceived:
 # --- at rest ---------------------------------------------------------------------------------------------------------
 #
 # [0, facts, made, known, [[prekey, ratchet], ...], [[frame id, time, receipt, message], ...]]   a candidate
-# [1, facts, ratchet, sent, opened, rank, made, heard | nil, conditions]                         a session
+# [1, facts, ratchet, sent, opened, rank, made, heard | nil, conditions, first chain]            a session
 # facts = [peer (32), 1 if this side knocked, ephemeral (32), one-time prekey | nil, KNOCK id, its time, its receipt,
 #          action]
 
@@ -217,6 +230,7 @@ _SESSION: Final = _wire.array(
     _wire.Uint(),
     _wire.Maybe(_wire.Uint()),
     _wire.Bin(1, UINT_MAX),
+    _wire.Bin(0, 32),
 )
 
 
@@ -248,6 +262,7 @@ def export_held(held: AgtHeld) -> bytes:
             held.made_ms,
             held.heard_ms,
             held.conditions.encode(),
+            held.first_chain,
         ]
     )
 
@@ -269,8 +284,9 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
             is_known=bool(is_known),
             held=tuple(HeldFrame(name, time_ms, Receipt(receipt), sealed) for name, time_ms, receipt, sealed in frames),
         )
-    _, fixed, ratchet, sent, opened, rank, made_ms, heard_ms, conditions = _wire.decode(data, _SESSION, max_bytes)
-    facts = _restore_facts(fixed, own)
+    _, fixed, ratchet, sent, opened, rank, made_ms, heard_ms, *rest = _wire.decode(data, _SESSION, max_bytes)
+    facts, (conditions, first_chain) = _restore_facts(fixed, own), rest
+    require(len(first_chain) == (0 if heard_ms is None else 32))
     return AgtSession(
         facts=facts,
         # Of the two roles of a ratchet AGT's initiator has that of the side which seals first.
@@ -281,6 +297,7 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
         made_ms=made_ms,
         heard_ms=heard_ms,
         conditions=Conditions.decode(conditions),
+        first_chain=first_chain,
     )
 
 

@@ -59,9 +59,11 @@ def unbase64(text: object, size: int | None = None) -> bytes:
     padding = "=" * (-len(bare) % 4)
     if len(bare) != len(text) and bare + padding != text:
         raise Malformed
-    standard = bare.translate(_TO_STANDARD)
-    if standard != bare and ("+" in bare or "/" in bare):
-        raise Malformed
+    standard = bare
+    if "-" in bare or "_" in bare:
+        if "+" in bare or "/" in bare:
+            raise Malformed
+        standard = bare.translate(_TO_STANDARD)
     try:
         data = binascii.a2b_base64(standard + padding)
     except ValueError:
@@ -80,8 +82,16 @@ def write_object(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def read_object(data: bytes, max_bytes: int) -> dict[str, Any]:
+def read_object(
+    data: bytes, max_bytes: int, *, max_brackets: int = _BRACKETS_MAX, max_commas: int = _COMMAS_MAX
+) -> dict[str, Any]:
     """Return the JSON object that `data` holds, read strictly and in bounded time and memory.
+
+    Args:
+        data: The JSON.
+        max_bytes: How many bytes it may have.
+        max_brackets: How many opening brackets, in texts and all: so many lists and objects, and no deeper.
+        max_commas: How many commas, in texts and all.
 
     Raises:
         TooLarge: more than `max_bytes`; nothing was parsed.
@@ -91,7 +101,7 @@ def read_object(data: bytes, max_bytes: int) -> dict[str, Any]:
     if len(data) > max_bytes:
         raise TooLarge(len(data), max_bytes)
     # As many brackets as there are bound the depth too, and with it the stack of the parser.
-    if data.count(b"[") + data.count(b"{") > _BRACKETS_MAX or data.count(b",") > _COMMAS_MAX:
+    if data.count(b"[") + data.count(b"{") > max_brackets or data.count(b",") > max_commas:
         raise Malformed
     try:
         value = _DECODER.decode(data.decode())

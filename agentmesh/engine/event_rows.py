@@ -188,6 +188,7 @@ def _message_received(*, receipt: Receipt, **attributes: Any) -> MessageReceived
     return MessageReceived(received=KeptReceipt(receipt), **attributes)
 
 
+_MESSAGE: Final = 4
 # By the number that a row begins with. None is ever given to another kind.
 _FORMS: Final = {
     1: _Form(KnockReceived, {"session_id": _SESSION_ID, "open_sessions": _COUNT}),
@@ -199,7 +200,7 @@ _FORMS: Final = {
         early_payload=_maybe(_DATA),
     ),
     3: _form(SessionRejected, reason=_REASON, retry_after_seconds=_COUNT),
-    4: _form(
+    _MESSAGE: _form(
         MessageReceived,
         _message_received,
         plaintext=_DATA,
@@ -237,12 +238,33 @@ def is_kept(event: Event) -> TypeGuard[Kept]:
 
 def export_event(event: Kept) -> bytes:
     """Return the canonical bytes of an event: secret, and unsealed."""
+    return _wire.encode(_fields_of_message(event) if type(event) is MessageReceived else _fields_of(event))
+
+
+def _fields_of(event: Kept) -> list[Any]:
     tag = _TAGS[type(event)]
-    fields: list[Any] = [tag]
-    for name, out in _FORMS[tag].outs:
-        value = getattr(event, name)
-        fields.append(value if out is None else out(value))
-    return _wire.encode(fields)
+    return [tag, *[_field(getattr(event, name), out) for name, out in _FORMS[tag].outs]]
+
+
+def _field(value: Any, out: Callable[[Any], Any] | None) -> Any:
+    return value if out is None else out(value)
+
+
+def _fields_of_message(event: MessageReceived) -> list[Any]:
+    """Return what its form says of it; written out, because every message passes here."""
+    disclosure = event.disclosure
+    return [
+        _MESSAGE,
+        event.peer.raw,
+        event.session_id,
+        event.plaintext,
+        event.action,
+        event.number,
+        event.time_ms,
+        event.receipt,
+        None if disclosure is None else disclosure.reveal(),
+        [[one.start, one.stop - 1] for one in event.lost_at],
+    ]
 
 
 def _knock_of(state: AgentState, session_id: SessionId, open_sessions: int) -> KnockReceived:

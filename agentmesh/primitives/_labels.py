@@ -2,7 +2,7 @@
 
 A KDF label is a BLAKE2b personalisation of at most 16 bytes. A signature label is a prefix of what is signed. No label
 is a prefix of another, so that nothing made for one purpose passes for another; a test holds the table to that.
-What AGT's protocol calls its labels stands apart: those are no strings of ours, and used with its functions alone.
+What AGT's protocol and kars call their labels stands apart: those are no strings of ours, and used for theirs alone.
 """
 
 from __future__ import annotations
@@ -66,3 +66,8 @@ AGT_X3DH: Final = HkdfInfo(b"AgentMesh_X3DH_v1")
 AGT_RATCHET: Final = HkdfInfo(b"AgentMesh_Ratchet_v1")
 
 AGT_INFOS: Final = (AGT_X3DH, AGT_RATCHET)
+
+# kars' (agentmesh/agt/projection.py): what the text of an edge begins with, which an identity signs as it is.
+KARS_EDGE: Final = SignatureLabel(b"trustgraph.v1\n")
+
+KARS_LABELS: Final = (KARS_EDGE,)

@@ -25,9 +25,9 @@ from agentmesh.primitives.arguments import text_argument, uint_argument
 from agentmesh.primitives.buckets import Buckets, Rate
 from agentmesh.primitives.forked import Birthplace
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
 from agentmesh.trust.lists import AdmissionLists
+from agentmesh.trust.paths import DIRECT_THRESHOLD, TrustPaths
 from agentmesh.trust.revocation import RevocationList
 from agentmesh.trust.roster import Listed
 from agentmesh.trust.succession import Successions
@@ -130,7 +130,8 @@ class AdmissionPolicy:
         scores: The score of an identity, 32 bytes, instead of ledger and graph. It is called under the agent's
             lock, for whoever knocks; it answers an int from 0 to 1000, or the identity is denied.
         ledger: Scores by signed updates.
-        graph: Scores by signed edges. The larger of ledger and graph counts.
+        graph: Scores by signed edges: a `TrustGraph`, or a `TrustProjection` of a kars cluster. The larger of ledger
+            and graph counts.
         revocations: Whoever is revoked is denied everything, at once.
         successions: Whoever was retired is denied everything, at once.
         lists: The allow and block list, in the place of its own: those that a store keeps.
@@ -158,7 +159,7 @@ class AdmissionPolicy:
         *,
         scores: Callable[[bytes], int] | None = None,
         ledger: TrustLedger | None = None,
-        graph: TrustGraph | None = None,
+        graph: TrustPaths[Any] | None = None,
         revocations: RevocationList | None = None,
         successions: Successions | None = None,
         lists: AdmissionLists | None = None,
@@ -187,7 +188,7 @@ class AdmissionPolicy:
             raise ArgumentInvalid("scores")
         self._mesh = _mesh_of(
             ("ledger", ledger, TrustLedger),
-            ("graph", graph, TrustGraph),
+            ("graph", graph, TrustPaths),
             ("revocations", revocations, RevocationList),
             ("successions", successions, Successions),
             ("lists", lists, AdmissionLists),

@@ -1,9 +1,9 @@
 """Run by AGT's environment: an agent that speaks the wire as kars' client does, with AGT's own X3DH and ratchet.
 
 It is as lax as they are: it takes any KNOCK, a new one replaces its session, its ratchet moves before a tag is checked,
-and it acknowledges nothing. With "ts" manners it does what the TypeScript client of AGT's main branch does instead:
-it accepts, acknowledges, keeps the session that it has, holds five early messages, and gives up a session on the first
-message that does not open. Requests are those of agt_wire.py, and:
+and it acknowledges nothing. With "ts" manners it does what the TypeScript client of AGT's main branch does instead: it
+accepts, acknowledges, keeps the session that it has, holds five early messages for three seconds, and gives up a
+session on the first message that does not open. Requests are those of agt_wire.py, and:
 
     {"do": "start", "registry", "relay", "name", "seed", "manners", "echo"} -> {"did"}
     {"do": "restart"}: all but the identity is forgotten, as in a new process
@@ -22,6 +22,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import time
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ from agt_wire import Wire, serve
 from nacl.signing import SigningKey
 
 EARLY_MAX = 5
+EARLY_SECONDS = 3
 
 
 def now() -> str:
@@ -75,7 +77,7 @@ class Peer(Wire):
     def __init__(self) -> None:
         super().__init__()
         self._channels: dict[str, SecureChannel] = {}
-        self._early: dict[str, list[dict[str, Any]]] = {}
+        self._early: dict[str, list[tuple[float, dict[str, Any]]]] = {}
         self._held: list[dict[str, Any]] = []
 
     async def do_start(
@@ -258,15 +260,16 @@ class Peer(Wire):
             return
         kind, more = ("knock_accept", {}) if accepted else ("knock_reject", {"reason": "policy_denied"})
         await self.send(self._frame(kind, sender, knock_id=frame["id"], **more))
-        for early in self._early.pop(sender, []):
-            await self._opened(sender, early)
+        for at, early in self._early.pop(sender, []):
+            if time.monotonic() - at < EARLY_SECONDS:
+                await self._opened(sender, early)
 
     async def _opened(self, sender: str, frame: dict[str, Any]) -> None:
         channel = self._channels.get(sender)
         if channel is None:
             if self._ts:
                 early = self._early.setdefault(sender, [])
-                early.append(frame)
+                early.append((time.monotonic(), frame))
                 del early[:-EARLY_MAX]
             else:
                 self.happened("dropped", sender=sender, id=frame["id"])

@@ -142,6 +142,17 @@ def test_a_flood_is_refused_in_bounded_memory(flood: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("one", [b"[]", b"{}", b'"["'])
+def test_brackets_are_counted_before_anything_is_parsed(one: bytes) -> None:
+    # However deep the parser's stack may be here, and whoever calls.
+    def some(count: int) -> bytes:
+        return b'{"a":[' + b",".join([one] * count) + b"]}"
+
+    assert len(read_object(some(998), ANY_SIZE)["a"]) == 998
+    with pytest.raises(Malformed):
+        read_object(some(999), ANY_SIZE)
+
+
 def test_a_full_page_of_the_registry_is_no_flood() -> None:
     names = [f"capability-{number}" for number in range(64)]
     page = {"results": [{"did": "d", "capabilities": names, "last_seen": "x"}] * 200, "total": 200}
@@ -233,6 +244,7 @@ def test_what_captured_clients_sent_is_unwrapped() -> None:
         (b'{"raw_b64":""}', b""),
         (b'{"raw_b64":"/w==","a":1}', b'{"raw_b64":"/w==","a":1}'),
         (b'{"raw_b64":5}', b'{"raw_b64":5}'),
+        (b'{"raw_b64":"/w=="}{}', b'{"raw_b64":"/w=="}{}'),
         (b' "a\\u00e9" ', "a\u00e9".encode()),
         (b"[" * 3000, b"[" * 3000),
         (b"null", b"null"),

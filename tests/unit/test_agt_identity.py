@@ -96,6 +96,11 @@ def test_ones_own_did_can_be_forbidden() -> None:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
+def test_all_that_was_captured_is_here() -> None:
+    # What is read from a folder that is not there would be tested by nothing.
+    assert [kat["legacy_kdf"] for kat in KATS] == [False, True, False]
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_captured_identities_are_derived_alike(side: dict[str, Any]) -> None:
     identity = AgtIdentity.from_seed(bytes.fromhex(side["ed25519_seed"]))

@@ -61,7 +61,11 @@ def test_a_connection_begins_with_its_proof() -> None:
 
 def test_a_heartbeat_is_due_every_half_minute() -> None:
     link, clock = linked()
+    clock.now_ms -= 10 * MINUTE
+    assert link.heartbeat() is None
+    clock.now_ms = START_MS
     assert link.heartbeat() is None  # nothing is connected, and the first frame is to be connect's
+    assert link.next_heartbeat_ms == START_MS + 30_000
     link.connect()
     for beat in range(1, 20):
         due_ms = START_MS + beat * 30_000
@@ -103,6 +107,7 @@ def test_a_gap_between_heartbeats_is_mended_by_a_new_connection_alone() -> None:
     link.closed(1006)
     clock.now_ms += 10 * MINUTE
     assert not link.has_lapsed  # nothing is connected
+    assert link.heartbeat() is None
 
 
 def test_polling_hides_no_gap() -> None:

@@ -318,7 +318,7 @@ def writes_no_label(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in docstrings:
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
-            if text.startswith(("am1-", "agentmesh/v1/", "AgentMesh_")):
+            if text.startswith(("am1-", "agentmesh/v1/", "AgentMesh_", "trustgraph.")):
                 yield f"{node.lineno}: {text!r}"
 
 
@@ -483,6 +483,7 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("session.ratchet", 'x = b"am1-other"'),
         ("identity", 'x = f"agentmesh/v1/{name}"'),
         ("agt.agreement", 'x = b"AgentMesh_X3DH_v1"'),
+        ("agt.projection", 'x = b"trustgraph.v1"'),
     ],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "mk == other"),
@@ -647,7 +648,7 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"]]
+    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"], *extras["examples"]]
     assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",
@@ -720,7 +721,7 @@ LABELS = [value for name, value in vars(_labels).items() if isinstance(value, by
 
 
 def test_the_label_tables_hold_every_label_once() -> None:
-    tables = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS]
+    tables = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS, *_labels.KARS_LABELS]
     assert sorted(tables) == sorted(LABELS)
     assert len(set(tables)) == len(tables)
 

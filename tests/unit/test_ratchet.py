@@ -1,4 +1,4 @@
-"""The Double Ratchet (section 6): over the suite of version 1, over AGT's, over a toy one that keeps the seam honest.
+"""The Double Ratchet (section 6), over the suite of version 1, AGT's, and a toy one that keeps the seam honest.
 
 The toy suite shares nothing with ours: headers in clear, chains named by the peer's ratchet key, hashing for a KDF, a
 small group for Diffie-Hellman. AGT's is real, and has its headers in clear too. What a ratchet promises must hold over
