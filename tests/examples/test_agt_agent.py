@@ -25,6 +25,7 @@ DID = "did:mesh:" + "0" * 32
 SEED = "5e" * 32
 SEEDED_DID = AgtIdentity.from_seed(bytes.fromhex(SEED)).did
 IMPATIENT = "import agt_agent; agt_agent.SILENCES_SECONDS = (0.5, 0.5)"
+PATIENT = "import agt_agent; agt_agent.SILENCES_SECONDS = (2, 2)"  # longer than the pause before a new connection
 BUSY = "import agt_participant; agt_participant.TICK_SECONDS = 0.05"
 Start = Callable[..., Any]
 
@@ -112,7 +113,7 @@ def test_a_waiter_with_a_peer_listens_to_no_other(start: Start, servers: Any) ->
 def test_a_connection_that_is_cut_is_made_anew(start: Start, servers: Any, whose: str) -> None:
     waiter = start("wait", count=2000)
     did = waiter.ready()
-    initiator = start("initiate", "--peer-did", did, count=300, changes=IMPATIENT)
+    initiator = start("initiate", "--peer-did", did, count=300, changes=PATIENT)
     own = initiator.ready()
     servers.relay.until(lambda: len(servers.relay.of("message", did)) >= 20)
     servers.relay.lose.add("message")  # with the connection
