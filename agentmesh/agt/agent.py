@@ -267,7 +267,7 @@ class AgtAgent(AgtAgentViews):
             did: The peer.
             data: What to send. UTF-8 goes as a JSON string, other bytes as AGT's clients wrap them.
             json: `data` is JSON text, and goes as it is.
-            session_id: Which session; the one that was heard on, or made, last if `None`.
+            session_id: Which session; that which was made, or heard on for the first time, last if `None`.
 
         Raises:
             ArgumentInvalid: a bad argument, or data whose frame is over 1 MiB: it would reach some peers only.

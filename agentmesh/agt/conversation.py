@@ -91,7 +91,8 @@ class AgtSession(Redacted):
         ratchet: Its ratchet. Whoever changes a session copies it first.
         sent: How many messages this side has sealed.
         opened: How many of the peer's were opened.
-        rank: Of several with a peer the one with the highest sends: whichever was heard on, or made, last.
+        rank: Of several with a peer the one with the highest sends: whichever was made, or heard on for the first time,
+            last.
         made_ms: When it began.
         heard_ms: When a message of the peer was opened last; `None` before the first.
         conditions: What the policy granted.

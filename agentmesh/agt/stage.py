@@ -184,8 +184,10 @@ class Stage(Redacted):
         delta = opened.delta(self.core.entropy)
         ratchet = session.ratchet.copy()
         ratchet.apply(delta)
-        ranks = [other.rank for other in self.sessions_with(facts.peer.did)]
-        rank = session.rank if session.rank == max(ranks, default=0) else max(ranks) + 1
+        rank = session.rank
+        if session.heard_ms is None:
+            # The peer has this one; which of those that it had before it has kept, what comes late does not tell.
+            rank = max([rank, *(one.rank + 1 for one in self.sessions_with(facts.peer.did) if one is not session)])
         self.put(
             advanced(
                 session,

@@ -200,9 +200,9 @@ def test_which_session_sends(scene: Any, agt_mesh: ModuleType) -> None:
     ids = [view.session_id for view in scene.bob.sessions(scene.pete.did)]
     assert scene.pete.take(scene.bob.send(scene.pete.did, b"on the second")) == "on the second"
     scene.pete.sessions[scene.bob.did] = first
-    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "on the first again")))
-    assert scene.pete.take(scene.bob.send(scene.pete.did, b"so here")) == "so here"
-    scene.pete.sessions[scene.bob.did] = second
+    scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "late, on the first")))
+    scene.pete.sessions[scene.bob.did] = second  # which took its place at once, as a peer of kars' does it
+    assert scene.pete.take(scene.bob.send(scene.pete.did, b"still on the second")) == "still on the second"
     sealed = scene.bob.send(scene.pete.did, b"by name", session_id=ids[1])
     assert scene.pete.take(sealed) == "by name"
     scene.restart()
