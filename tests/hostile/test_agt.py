@@ -274,10 +274,9 @@ def test_a_blocked_peer_is_not_heard_nor_held(scene: Any, agt_mesh: ModuleType) 
     refuses(agt_mesh, scene, message, PeerNotAllowed)
     forged = {**message, "header": {**message["header"], "dh": agt_mesh.std64(OTHER)}}
     refuses(agt_mesh, scene, forged, PeerNotAllowed)
-    # A KNOCK is refused in words once it is proved, as a native agent does it, and leaves nothing.
+    # A KNOCK is a candidate, and nothing is opened under it.
     assert scene.bob.receive(agt_mesh.text(scene.knock())) == ()
-    [refused] = scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "may I?")))
-    assert isinstance(refused, KnockRefused)
+    refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "may I?"), PeerNotAllowed)
     assert len(scene.bob.sessions(scene.pete.did)) == 1
     scene.rules.allows = True
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(message))) == [b"x"]
