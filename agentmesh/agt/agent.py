@@ -230,12 +230,15 @@ class AgtAgent(AgtAgentViews):
 
         Args:
             knock: The event that asked.
-            conditions: What this side keeps to; AGT has no way to tell the peer.
+            conditions: What this side keeps to; AGT has no way to tell the peer. Of what was held, messages beyond
+                `max_messages` are let go.
 
         Raises:
-            ArgumentInvalid: not an event of a KNOCK, or not conditions.
+            ArgumentInvalid: not an event of a KNOCK, or not conditions; or `allowed_actions` without the KNOCK's own,
+                which is that of every message here.
             KnockNotPending: it was decided, or has expired.
             PeerNotAllowed: the policy does not allow the peer any more.
+            InboxFull: what was held has no room in the inbox. Nothing has changed.
         """
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions", "not Conditions")
@@ -295,7 +298,8 @@ class AgtAgent(AgtAgentViews):
 
         Raises:
             ArgumentInvalid: neither text nor bytes.
-            TryAgain: `MessageEarly` (it is held), `Busy` or `InboxFull`: do not acknowledge it.
+            TryAgain: do not acknowledge it. `MessageEarly`: it is held. `Busy`, `InboxFull`: offer it again later, since
+                the relay has stored only what came while nobody was connected.
             RelayComplaint: the relay has something against what this side sent.
             RemoteError: the frame is bad; acknowledge it, and go on. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
@@ -303,7 +307,7 @@ class AgtAgent(AgtAgentViews):
         if isinstance(frame, AgtFrame):
             frame = frame.envelope
         if isinstance(frame, str):
-            frame = frame.encode("utf-8", "surrogatepass")
+            frame = str.encode(frame, "utf-8", "surrogatepass")
         taken = bytes_argument("frame", frame)
         return self._seam.run(lambda now_ms: _receive(self._core, taken, now_ms), envelope=taken)
 
