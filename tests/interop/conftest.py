@@ -130,7 +130,7 @@ def beside(name: str) -> ModuleType:
 
 
 processes = beside("processes")
-ours = beside("ours")
+applications = beside("ours")
 
 
 def ready(wanted: Environment) -> Environment:
@@ -229,6 +229,17 @@ def mesh(agt_environment: Environment, lasting: Started) -> Mesh:
 
 
 @pytest.fixture
+def peer(mesh: Mesh, started: Started, agt_environment: Environment) -> Callable[..., tuple[Any, str]]:
+    """Return what starts an agent of theirs: the process, and its DID."""
+
+    def start(**options: Any) -> tuple[Any, str]:
+        worker = started.worker(agt_environment, "agt_peer.py")
+        return worker, worker.ask("start", **{"registry": mesh.registry.url, "relay": mesh.relay.url, **options})["did"]
+
+    return start
+
+
+@pytest.fixture
 def make_ours(started: Started, agt_environment: Environment) -> Callable[..., Any]:
     """Return what starts an agent of ours on servers of theirs: registered, with prekeys, and connected."""
 
@@ -241,11 +252,21 @@ def make_ours(started: Started, agt_environment: Environment) -> Callable[..., A
         clock: Any = system_clock_ms,
         file: Path | None = None,
     ) -> Any:
-        life = started.keep(ours.Life(file, clock))
-        made = ours.Ours(started.worker(agt_environment, "agt_wire.py"), registry, relay, life, echo=echo)
+        life = started.keep(applications.Life(file, clock))
+        made = applications.Ours(started.worker(agt_environment, "agt_wire.py"), registry, relay, life, echo=echo)
         made.register(one_time)
         made.connect()
         return made
+
+    return start
+
+
+@pytest.fixture
+def ours(make_ours: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Return what starts an agent of ours on the servers of the module."""
+
+    def start(*, registry: str = mesh.registry.url, relay: str = mesh.relay.url, **options: Any) -> Any:
+        return make_ours(registry, relay, **options)
 
     return start
 

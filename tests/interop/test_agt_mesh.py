@@ -24,28 +24,6 @@ Starts = Callable[..., Any]
 MANNERS = pytest.mark.parametrize("manners", ["kars", "ts"])
 
 
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Starts:
-    """Return what starts an agent of theirs: the process, and its DID."""
-
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        options = {"registry": mesh.registry.url, "relay": mesh.relay.url, **options}
-        return worker, worker.ask("start", **options)["did"]
-
-    return start
-
-
-@pytest.fixture
-def ours(make_ours: Starts, mesh: Any) -> Starts:
-    """Return what starts an agent of ours: registered, with prekeys, and connected."""
-
-    def start(*, registry: str = mesh.registry.url, relay: str = mesh.relay.url, **options: Any) -> Any:
-        return make_ours(registry, relay, **options)
-
-    return start
-
-
 def texts(worker: Any, count: int) -> list[str]:
     events = worker.ask("take", count=count, only="message")["events"]
     return [event["text"] for event in events if event["event"] == "message"]
