@@ -81,15 +81,6 @@ def wire(mesh: Any, started: Any, agt_environment: Any) -> Callable[..., Wire]:
     return start
 
 
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Callable[..., tuple[Any, str]]:
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        return worker, worker.ask("start", registry=mesh.registry.url, relay=mesh.relay.url, **options)["did"]
-
-    return start
-
-
 def publish(wire: Wire, one_time: int) -> list[bytes]:
     """Upload prekeys, and return their public halves, the signed one first. Nobody agrees on anything with them."""
     publics = [X25519PublicKey(_crypto.x25519_public(bytes([32] * 31 + [number]))) for number in range(1 + one_time)]
