@@ -298,8 +298,8 @@ class AgtAgent(AgtAgentViews):
 
         Raises:
             ArgumentInvalid: neither text nor bytes.
-            TryAgain: do not acknowledge it. `MessageEarly`: it is held. `Busy`, `InboxFull`: offer it again later, since
-                the relay has stored only what came while nobody was connected.
+            TryAgain: do not acknowledge it. `MessageEarly`: it is held. `Busy`, `InboxFull`: offer it again later,
+                as the relay has stored only what came while nobody was connected.
             RelayComplaint: the relay has something against what this side sent.
             RemoteError: the frame is bad; acknowledge it, and go on. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.

@@ -104,9 +104,11 @@ def test_an_early_message_without_room_is_not_to_be_acknowledged(
 def test_what_comes_early_twice_is_held_once_and_the_oldest_makes_room(scene: Any, agt_mesh: ModuleType) -> None:
     knock = scene.knock()
     frames = [scene.pete.send(scene.bob.did, str(number)) for number in range(PER_PEER + 2)]
-    for frame in (frames[0], frames[1], frames[0], *frames[2:]):
+    for frame in (*frames[:2] * PER_PEER, *frames[2:]):
         with pytest.raises(MessageEarly):
             scene.bob.receive(agt_mesh.text(frame))
+        if frame is frames[1]:
+            assert len(scene.bob._core.early) == 2
     assert len(scene.bob._core.early) == PER_PEER
     handed = agt_mesh.said(scene.bob.receive(agt_mesh.text(knock)))
     assert len(handed) == PER_PEER
