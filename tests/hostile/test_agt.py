@@ -709,3 +709,31 @@ def test_an_agent_that_lost_its_state_knocks_anew(scene: Any, agt_mesh: ModuleTy
     scene.pete.take(scene.bob.knock(scene.pete.did, scene.pete.bundle()))
     assert scene.pete.take(scene.bob.send(scene.pete.did, b"x")) == "x"
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "y")))) == [b"y"]
+
+
+# --- what is over -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_peer_goes_on_sending_on_what_is_over_is_refused_and_not_held(scene: Any, agt_mesh: ModuleType) -> None:
+    scene.ask()
+    [asked] = scene.meet()
+    scene.bob.reject(asked)
+    refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "still here"), ClosedSession)
+    scene.rules.decides = Grant()
+    scene.meet()
+    [view] = scene.bob.sessions(scene.pete.did)
+    scene.bob.drop(scene.pete.did, view.session_id)
+    refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "and here"), ClosedSession)
+    assert len(scene.bob._core.early) == 0
+
+
+def test_what_is_denied_fills_half_of_the_memory_of_knocks_at_most(scene: Any, agt_mesh: ModuleType) -> None:
+    most = scene.bob._core.limits.remembered_knocks
+    scene.bob._core.state.known.update({number.to_bytes(16, "big"): 0 for number in range(most // 2)})
+    scene.rules.decides = Deny()
+    scene.publish(scene.bob, one_time=0)
+    for _ in range(3):
+        scene.bob.receive(agt_mesh.text(scene.knock()))
+        [refused] = scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "may I?")))
+        assert isinstance(refused, KnockRefused)
+    assert len(scene.bob._core.state.known) == most // 2
