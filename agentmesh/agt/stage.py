@@ -98,8 +98,20 @@ class Stage(Redacted):
         """Hold this from then on."""
         self._put[held.facts.session_id] = held
 
-    def drop(self, facts: AgtFacts) -> None:
-        """Hold this no more."""
+    def drop(self, facts: AgtFacts, chain: bytes = b"") -> None:
+        """Hold this no more.
+
+        Args:
+            facts: Of the session or candidate.
+            chain: The first chain of its peer, where it is known by a message, and not by what is held.
+        """
+        held = self.get(facts.session_id)
+        if isinstance(held, AgtSession):
+            chain = held.first_chain
+        elif isinstance(held, Candidate) and held.held:
+            chain = held.held[0].message[:32]
+        if chain:
+            self.afterwards.append(partial(self.core.note_over, chain))
         self._put[facts.session_id] = None
 
     # --- what a session goes through ---------------------------------------------------------------------------------
@@ -123,11 +135,16 @@ class Stage(Redacted):
         self.put(session)
         return session
 
-    def prove(self, candidate: Candidate, signed: int) -> None:
-        """Take note that a KNOCK is genuine, now that a message has opened under it: its prekey has served."""
+    def prove(self, candidate: Candidate, signed: int, *, denied: bool) -> None:
+        """Take note that a KNOCK is genuine, now that a message has opened under it: its prekey has served.
+
+        One that is denied is remembered in the first half of the memory alone: a copy of it would be denied again, and
+        who was let in must find room.
+        """
         facts, core = candidate.facts, self.core
         if facts.one_time is None:
-            self.changes.append(KnockKnown(facts.session_id, signed))
+            if not denied or len(core.state.known) < core.limits.remembered_knocks // 2:
+                self.changes.append(KnockKnown(facts.session_id, signed))
         else:
             self.changes.append(PrekeysDropped((prekey_name(facts.one_time, is_signed=False),)))
             for other in core.state.candidates():
@@ -184,8 +201,10 @@ class Stage(Redacted):
         delta = opened.delta(self.core.entropy)
         ratchet = session.ratchet.copy()
         ratchet.apply(delta)
-        ranks = [other.rank for other in self.sessions_with(facts.peer.did)]
-        rank = session.rank if session.rank == max(ranks, default=0) else max(ranks) + 1
+        rank = session.rank
+        if session.heard_ms is None:
+            # The peer has this one; which of those that it had before it has kept, what comes late does not tell.
+            rank = max([rank, *(one.rank + 1 for one in self.sessions_with(facts.peer.did) if one is not session)])
         self.put(
             advanced(
                 session,
@@ -226,7 +245,7 @@ def _call_all(calls: Iterable[Callable[[], None]]) -> None:
         call()
 
 
-def _forget(tried: dict[SessionId, None], session_id: SessionId) -> None:
+def _forget(tried: dict[SessionId, bool], session_id: SessionId) -> None:
     tried.pop(session_id, None)
 
 
