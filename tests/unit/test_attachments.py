@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentmesh.attachments import (
@@ -39,7 +39,8 @@ from agentmesh.errors import (
 )
 from agentmesh.limits import CHUNK_EXPONENTS, CHUNKS_MAX, REFERENCE_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
-from agentmesh.primitives._labels import ATTACHMENT, BLOB, LEAF
+from agentmesh.primitives._labels import ATTACHMENT, BLOB, CHUNK, LEAF
+from agentmesh.primitives.aead import open_sealed
 from agentmesh.primitives.keys import AttachmentKey, Receipt
 from agentmesh.primitives.padding import padded_length
 from agentmesh.testing import SeededEntropy
@@ -166,6 +167,7 @@ def test_data_in_single_bytes_and_in_other_types() -> None:
 
 
 @given(sizes)
+@example(3 * C)
 @brisk
 def test_the_blob_is_what_the_protocol_says(size: int) -> None:
     attachment, blob = seal(data_of(size), name="n", media_type="m/t", where="w")
@@ -173,8 +175,12 @@ def test_the_blob_is_what_the_protocol_says(size: int) -> None:
     chunks = [blob[i * (C + 72) : min((i + 1) * (C + 72), padded + 72 * n)] for i in range(n)]
     index = b"".join(_crypto.kdf(b"", LEAF, chunk, 32) for chunk in chunks)
     assert b"".join(chunks) + index == blob
+    key, plain = attachment.key.reveal(), b""
+    for i, chunk in enumerate(chunks):
+        ends = b"\x01" + size.to_bytes(8, "big") if i == n - 1 else b"\x00"
+        plain += open_sealed(key, CHUNK, i.to_bytes(8, "big") + b"\x10" + ends, chunk)
+    assert plain == data_of(size) + bytes(padded - size)
     assert attachment.receipt == _crypto.sha256(ATTACHMENT + bytes([16]) + padded.to_bytes(8, "big") + index)
-    key = attachment.key.reveal()
     assert attachment.blob_id == _crypto.kdf(key, BLOB, b"", 16)
     assert attachment.encode() == _wire.encode([1, key, size, 16, attachment.receipt, "n", "m/t", "w"])
 
