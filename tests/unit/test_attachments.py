@@ -25,7 +25,7 @@ from agentmesh.attachments import (
     parse_reference,
     verify_attachment,
 )
-from agentmesh.attachments.sizes import SIZE_MAX, exponent_for
+from agentmesh.attachments.sizes import CHUNK_EXPONENTS, SIZE_MAX, exponent_for
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -37,7 +37,7 @@ from agentmesh.errors import (
     StateVersionUnknown,
     TooLarge,
 )
-from agentmesh.limits import CHUNK_EXPONENTS, CHUNKS_MAX, REFERENCE_MAX_BYTES, Limits
+from agentmesh.limits import CHUNKS_MAX, REFERENCE_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import ATTACHMENT, BLOB, CHUNK, LEAF
 from agentmesh.primitives.aead import open_sealed
@@ -48,6 +48,7 @@ from agentmesh.testing import SeededEntropy
 C = 1 << 16
 EDGES = [0, 1, 63, 64, 65, C - 1, C, C + 1, 2 * C]
 PADDED = 64 * C + 1  # the least size whose last chunk is padding and nothing else
+exponents = st.sampled_from(CHUNK_EXPONENTS)
 sizes = st.sampled_from(EDGES) | st.integers(0, 300) | st.integers(0, 3 * C)
 any_size = st.integers(0, SIZE_MAX) | st.integers(0, 44).map(lambda bits: 1 << bits) | st.sampled_from(EDGES)
 brisk = settings(max_examples=max(1, settings().max_examples // 3))
@@ -85,7 +86,7 @@ def read(attachment: Attachment, blob: bytes) -> bytes:
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@given(any_size, st.sampled_from(CHUNK_EXPONENTS))
+@given(any_size, exponents)
 def test_chunks_lie_behind_one_another_and_none_is_empty(size: int, exponent: int) -> None:
     if size > CHUNKS_MAX << exponent:
         with pytest.raises(ArgumentInvalid):
@@ -474,7 +475,7 @@ references = st.builds(
     Attachment,
     key=st.binary(min_size=32, max_size=32).map(AttachmentKey),
     size=st.integers(0, CHUNKS_MAX << 16),
-    chunk_exponent=st.sampled_from(CHUNK_EXPONENTS),
+    chunk_exponent=exponents,
     receipt=st.binary(min_size=32, max_size=32).map(Receipt),
     name=texts,
     media_type=texts,
