@@ -1,4 +1,4 @@
-"""References: what names an attachment, and opens it (docs/protocol.md, section 6.5).
+"""References: what names an attachment, and opens it (docs/protocol.md, section 6.6).
 
     reference = msgpack(1, ak, size, c, receipt, name, media_type, where)
 
@@ -52,7 +52,7 @@ _KINDS: Final = range(1, 0x80)  # one byte each
 class Attachment(Redacted):
     """A file of any size, sealed on a store that nobody trusts: what names it, and opens it.
 
-    It is as secret as the file, and prints its size and its receipt alone. Section 6.5.
+    It is as secret as the file, and prints its size and its receipt alone. Section 6.6.
 
     Attributes:
         key: What the chunks are sealed with.
@@ -172,7 +172,7 @@ Reference = Attachment | UnknownReference
 
 
 def blob_id_of(key: AttachmentKey) -> bytes:
-    """Return the name of the blob of a key, 16 bytes. Section 6.5."""
+    """Return the name of the blob of a key, 16 bytes. Section 6.6."""
     return _crypto.kdf(key.reveal(), BLOB, b"", BLOB_ID_BYTES)
 
 
@@ -181,7 +181,7 @@ def parse_reference(encoded: BytesLike) -> Reference:
     """Return what a reference is of: an attachment, or something of an unknown kind.
 
     What an agent allows in size is not asked here but where it is opened, because a message is not refused for what it
-    only names. Section 6.5.
+    only names. Section 6.6.
 
     Raises:
         ArgumentInvalid: not bytes-like.

@@ -1,4 +1,4 @@
-"""How an attachment of some size lies in its blob: which bytes each chunk has, and where (docs/protocol.md, 6.5).
+"""How an attachment of some size lies in its blob: which bytes each chunk has, and where (docs/protocol.md, 6.6).
 
     blob = chunk_0 || ... || chunk_(n-1) || index        P + 104 * n bytes
 

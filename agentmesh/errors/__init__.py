@@ -31,6 +31,7 @@ from agentmesh.errors.at_rest import (
 from agentmesh.errors.base import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
 from agentmesh.errors.local import (
     ArgumentInvalid,
+    AttachmentOutOfTurn,
     BackendUnfit,
     BatchOpen,
     ChainExhausted,
@@ -105,6 +106,7 @@ __all__ = [
     "AnswerOverdue",
     "ArgumentInvalid",
     "AttachmentBroken",
+    "AttachmentOutOfTurn",
     "BackendUnfit",
     "BadDid",
     "BadIdentityKey",

@@ -248,3 +248,11 @@ class RegistryRefused(LocalError):
 
     def _detail(self) -> str:
         return f"status {self.status}" + (f": {self.why}" if self.why else "")
+
+
+class AttachmentOutOfTurn(LocalError):
+    """A call of a sealer or an opener that another one has to precede."""
+
+    code = "attachment.out_of_turn"
+    text = "another call has to come before this one"
+    hint = "take the tail before a chunk is opened; take all of finish() before the attachment is asked for"

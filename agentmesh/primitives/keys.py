@@ -137,6 +137,6 @@ class Disclosure(Secret):
 
 @final
 class AttachmentKey(Secret):
-    """The key of one attachment, 32 bytes: whoever has it and the blob has the content (section 6.5)."""
+    """The key of one attachment, 32 bytes: whoever has it and the blob has the content (section 6.6)."""
 
     __slots__ = ()
