@@ -69,8 +69,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
     opened = _add(
         attaches, "open", "open a blob with its reference",
-        "Verify BLOB against the reference, and write the file to TO, mode 0600, once all of it has passed. Broken off, "
-        "run it again. Nothing is replaced, and no name that a peer chose is used.",
+        "Verify BLOB against the reference, and let TO stand, mode 0600, once all of it has passed. Broken off, run it "
+        "again. Nothing is replaced, and no name that a peer chose is used.",
     )  # fmt: skip
     opened.add_argument("reference", metavar="REFERENCE", help="the reference's file, `-` for standard input")
     opened.add_argument("blob", metavar="BLOB", help="the blob's file, `-` for standard input")
@@ -224,7 +224,9 @@ def _info(arguments: argparse.Namespace) -> int:
     attachment = _reference(arguments.reference)
     _print_sizes(attachment)
     if arguments.texts:
-        print("What a peer chose to call it: a name is no path, a type no verdict, an address not to be followed blindly")
+        print(
+            "What a peer chose to call it: a name is no path, a type no verdict, an address not to be followed blindly"
+        )
         print(f"name      {escaped(attachment.name, 255)}")
         print(f"type      {escaped(attachment.media_type, 127)}")
         print(f"where     {escaped(attachment.where, 2048)}")

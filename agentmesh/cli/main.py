@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from agentmesh import __version__
-from agentmesh.cli import inspection
+from agentmesh.cli import attach, inspection
 from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
@@ -33,7 +33,7 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         store.add_command(commands)
 
 
-_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_reading)
+_COMMANDS: Final = (parent.add_command, inspection.add_command, attach.add_command, _add_reading)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""All that touches a file or a database: the stores that keep agents, the audit log's file sink, attachments as files."""
+"""All that touches a file or a database: the stores that keep agents, the audit log's file, files of attachments."""
 
 from agentmesh.store.attachment_file import AttachmentFile, open_file
 from agentmesh.store.attachment_saving import save_file

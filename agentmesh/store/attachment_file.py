@@ -84,7 +84,7 @@ class AttachmentFile(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place, counted from the beginning, the present place or the end; return it. It may lie behind the end.
+        """Go to a place, counted from the beginning, the present place or the end; return it. It may be behind the end.
 
         Raises:
             ValueError: closed, or `whence` is none of the three.
@@ -174,8 +174,8 @@ def open_file(
 
     The library fetches nothing by itself: it asks `source`. A peer chose `attachment.where`, and whoever fetches from
     whatever address a peer names is led into its own network: hold it against a list of your own, follow no redirect
-    off it, and read no more than was asked for. The peer chose `name` and `media_type` too: a name is never a path, and
-    a type no verdict.
+    off it, and read no more than was asked for. The peer chose name and type too: a name is never a path, and a type no
+    verdict.
 
     Args:
         attachment: What a message named.

@@ -53,8 +53,8 @@ def save_file(
         path: Where the file is to stand. Nothing may be there: nothing is replaced.
         limits: `attachment_max_bytes`.
         threads: 1 to 64 that fetch and open at once. Each holds a chunk or two.
-        progress: Called with the bytes that are done, verified ones of before included, and the bytes in all, after each
-            chunk, in order, in the caller's thread. What it raises ends the call.
+        progress: Called with the bytes that are done, verified ones of before included, and the bytes in all, after
+            each chunk, in order, in the caller's thread. What it raises ends the call.
         resume: Go on with what a call before left; `False` begins anew.
 
     Raises:

@@ -1,16 +1,15 @@
 """A file sealed as an attachment: a blob that any store may have, and the reference that opens it.
 
-While it is sealed the blob grows at `blob_path` + `.agentmesh-part`, and beside it `blob_path` + `.agentmesh-key` has
-what a later call needs to go on: the key, so it is as secret as the file, mode 0600, and removed at the end. It does not
-say how far the blob came. A chunk of before is kept where it opens and is of the very piece that stands in the source
-now; any other is sealed anew, under a fresh nonce, so a source that has changed meanwhile is one that was not sealed.
+While it is sealed the blob grows beside its place, as `.agentmesh-part`, and `.agentmesh-key` beside that has what a
+later call needs to go on: the key, so it is as secret as the file, mode 0600, and removed at the end. It does not say
+how far the blob came. A chunk of before is kept where it opens and is of the very piece that stands in the
+source now; any other is sealed anew, under a fresh nonce: so what was sealed in the end is what stands there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from typing import Final
 
 from attrs import evolve
@@ -74,31 +73,23 @@ def seal_file(
     threads_argument(threads)
     path = files.path_argument("path", path)
     blob_path = files.path_argument("blob_path", blob_path)
-    name = _last_part(path) if name is None else name
+    texts = {"name": _last_part(path) if name is None else name, "media_type": media_type, "where": where}
     descriptor = files.open_file(path, os.O_RDONLY)
     try:
-        before = os.fstat(descriptor)
-        sealer = AttachmentSealer(
-            name=name, media_type=media_type, where=where,
-            size=before.st_size, chunk_exponent=chunk_exponent, entropy=entropy,
-        )  # fmt: skip
+        before = _version(descriptor)
+        sealer = AttachmentSealer(**texts, size=before[0], chunk_exponent=chunk_exponent, entropy=entropy)
         with GrowingFile(blob_path) as blob:
             state = _State(blob_path + KEY_SUFFIX)
-            found = state.read(entropy) if resume else None
-            if found is not None and found.layout == sealer.layout:
-                sealer = found
-            else:
-                blob.cut(0)  # first: under no other key
-                state.write(sealer.export())
+            sealer = _begun(blob, state, sealer, state.read(entropy) if resume else None)
             _fill(blob, descriptor, sealer, threads, progress)
-            if _version(os.fstat(descriptor)) != _version(before):
+            if _version(descriptor) != before:
                 raise FileChanged
             blob.finish()
             state.remove()
     finally:
         os.close(descriptor)
-    # What was found has the texts of the call that began it.
-    return evolve(sealer.attachment, name=name, media_type=media_type, where=where)
+    # A sealer of before has the texts of the call that began it.
+    return evolve(sealer.attachment, name=texts["name"], media_type=media_type, where=where)
 
 
 def _last_part(path: str) -> str:
@@ -111,8 +102,18 @@ def _last_part(path: str) -> str:
         return ""
 
 
-def _version(found: os.stat_result) -> tuple[int, int]:
+def _version(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns
+
+
+def _begun(blob: GrowingFile, state: _State, new: AttachmentSealer, found: AttachmentSealer | None) -> AttachmentSealer:
+    """Return the sealer that was found, if it is of such a file; else the new one, once it can be found."""
+    if found is not None and found.layout == new.layout:
+        return found
+    blob.cut(0)  # first, because nothing of it is under the new key
+    state.write(new.export())
+    return new
 
 
 def _fill(
@@ -149,7 +150,7 @@ def _sealed(
     offset, length = layout.range_of(number)
     if offset + length <= had_bytes:
         try:
-            return sealer.leaf_of(number, piece, blob.read(offset, length))
+            return sealer.leaf_of_kept(number, piece, blob.read(offset, length))
         except ChunkBroken:
             pass  # a crash, or another version of the source
     chunk, leaf = sealer.seal_chunk(number, piece)

@@ -1,7 +1,7 @@
 """Where the sealed bytes of an attachment come from: a file, a call that fetches ranges, or bytes that come in order.
 
-Nothing here believes a store. Ranges are computed from the reference, no more than `blob_bytes` are ever taken, and what
-comes is only ever handed to what verifies it.
+Nothing here believes a store. Ranges are computed from the reference, no more bytes than the blob has are put on disk,
+and what comes is only ever handed to what verifies it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any, Final, Protocol, final
+from typing import IO, Any, Protocol, final
 
 from agentmesh.attachments import Attachment
 from agentmesh.errors import ArgumentInvalid, FetchFailed, IndexBroken, StoreFailed
 from agentmesh.primitives.aead import OVERHEAD_BYTES
 from agentmesh.primitives.arguments import BytesLike
 from agentmesh.store import files
-
-_NOT_BYTES: Final = "gives something else than bytes"
 
 
 class Readable(Protocol):
@@ -102,7 +100,7 @@ class Blob:
         if isinstance(data, bytearray | memoryview):
             data = bytes(data[: length + 1])  # one more tells that it is too long
         if not isinstance(data, bytes):
-            raise ArgumentInvalid("source", _NOT_BYTES)
+            raise ArgumentInvalid("source", "gives something else than bytes")
         return data
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -144,7 +142,7 @@ class Blob:
             number = min(came // (self._layout.piece_bytes + OVERHEAD_BYTES), self._layout.last)
             raise FetchFailed(number) from failed
         if piece is not None and not isinstance(piece, BytesLike):
-            raise ArgumentInvalid("source", _NOT_BYTES)
+            raise ArgumentInvalid("source", "gives something else than bytes")
         return piece if piece is None else memoryview(piece).cast("B")
 
 
