@@ -121,6 +121,7 @@ class AttachmentFile(io.RawIOBase):
             self._place = place + filled
             return filled
 
+    @frameless
     def read(self, size: int | None = -1, /) -> bytes:
         """Return what comes next, verified: `size` bytes, fewer only at the end; without a size, all that is left.
 
@@ -135,6 +136,7 @@ class AttachmentFile(io.RawIOBase):
             self.readinto(buffer)
             return bytes(buffer)
 
+    @frameless
     def readall(self) -> bytes:
         """Return all that is left, verified: ask for less of what does not fit into memory.
 

@@ -71,8 +71,7 @@ def seal_file(
         StoreMoved: somebody removes the growing file all the time.
     """
     threads_argument(threads)
-    path = files.path_argument("path", path)
-    blob_path = files.path_argument("blob_path", blob_path)
+    path, blob_path = files.path_argument("path", path), files.path_argument("blob_path", blob_path)
     texts = {"name": _last_part(path) if name is None else name, "media_type": media_type, "where": where}
     descriptor = files.open_file(path, os.O_RDONLY)
     try:
