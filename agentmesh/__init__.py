@@ -2,7 +2,7 @@
 
 Applications use `Agent` and the values around it. The rooms below are importable and useful alone:
 `agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`,
-`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`, `agentmesh.retries`.
+`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`, `agentmesh.retries`, `agentmesh.attachments`, `agentmesh.agt`.
 """
 
 import sys
@@ -10,6 +10,7 @@ import sys
 try:
     from agentmesh.agent import Agent
     from agentmesh.assurance import Assurance, Guarantee
+    from agentmesh.attachments.reference import Attachment, UnknownReference
     from agentmesh.engine.batch import Batch
     from agentmesh.engine.hooks import Clock
     from agentmesh.engine.outbox import Waiting
@@ -42,7 +43,7 @@ try:
     from agentmesh.handshake.verdict import Conditions, Reason
     from agentmesh.identity import Identity, IdentityKey
     from agentmesh.limits import Limits
-    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
+    from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, SentMany, SentTo, Tracked
     from agentmesh.policy import Ask, AskApplication, ClaimedSender, Deny, Grant, KnockRequest, Policy
     from agentmesh.primitives.entropy import Entropy, SystemEntropy
     from agentmesh.primitives.keys import Disclosure, SessionId
@@ -64,6 +65,7 @@ __all__ = [
     "Ask",
     "AskApplication",
     "Assurance",
+    "Attachment",
     "Batch",
     "BundleClass",
     "Change",
@@ -101,6 +103,8 @@ __all__ = [
     "RolledBack",
     "RotationDue",
     "Sealed",
+    "SentMany",
+    "SentTo",
     "SessionEstablished",
     "SessionId",
     "SessionOver",
@@ -116,6 +120,7 @@ __all__ = [
     "Tracked",
     "TryAgain",
     "Undelivered",
+    "UnknownReference",
     "Waiting",
     "__version__",
 ]

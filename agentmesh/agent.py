@@ -8,21 +8,23 @@ randomness are arguments, envelopes are bytes.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from typing import final
 
-from agentmesh.agent_views import AgentViews
-from agentmesh.engine import conversing, delivery, knocking, receiving, upkeep, verdicts
-from agentmesh.engine.batch import Batch
+from agentmesh.agent_boxes import AgentBoxes
+from agentmesh.attachments.reference import Attachment
+from agentmesh.engine import conversing, knocking, many, receiving, upkeep, verdicts
 from agentmesh.engine.core import Core
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
+    attachments_argument,
     changing,
     check_boxes_kept,
     check_flags,
     check_given,
     check_policy_kept,
     core_of,
+    dids_argument,
     label_argument,
     refs_argument,
     session_id_argument,
@@ -35,20 +37,20 @@ from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Event, Events, RotationDue, StockLow
+from agentmesh.events import Events
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.identity import Identity, did_argument
 from agentmesh.limits import Limits
-from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed
+from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, SentMany
 from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
-from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.primitives.keys import SessionId
 
 
 @final
-class Agent(AgentViews):
+class Agent(AgentBoxes):
     """An agent in one mesh: its identity, its bundles, its sessions. Safe to use from several threads.
 
     Make one with `create`, or with `restore` from exported state.
@@ -320,6 +322,7 @@ class Agent(AgentViews):
         session_id: SessionId | None = None,
         disclosable: bool = False,
         label: bytes = b"",
+        attachments: Iterable[Attachment] = (),
     ) -> Sealed:
         """Seal a message to a peer; the result is the message, to hand to a relay. Section 6.
 
@@ -331,6 +334,7 @@ class Agent(AgentViews):
             disclosable: Keep the key that discloses this one message (section 8.1). That undoes the message's forward
                 secrecy; give the key out only after the peer has opened the message.
             label: What the events of a reliable agent name the message by, 0 to 64 bytes. It never leaves this side.
+            attachments: What it refers to, at most 16. Their blobs are to be had before it leaves.
 
         Raises:
             ArgumentInvalid: a bad argument, data over the limit, or a label where nothing keeps it.
@@ -347,6 +351,7 @@ class Agent(AgentViews):
             data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
         if label != b"":
             label = label_argument(label, self._core)
+        files = () if attachments == () else attachments_argument(attachments)
         return self._seam.run(
             lambda now_ms: conversing.send(
                 self._core,
@@ -356,6 +361,52 @@ class Agent(AgentViews):
                 session_id=named,
                 disclosable=disclosable,
                 label=label,
+                now_ms=now_ms,
+                attachments=files,
+            )
+        )
+
+    @changing
+    def send_many(
+        self,
+        dids: Iterable[str],
+        data: BytesLike,
+        *,
+        action: str | None = None,
+        disclosable: bool = False,
+        label: bytes = b"",
+        attachments: Iterable[Attachment] = (),
+    ) -> SentMany:
+        """Seal a message to each of these peers, over its own session, in one step and one commit. Section 6.
+
+        Whoever cannot be sent to does not stop the others: the result has a message or an error for each. It is no
+        group: nobody learns who else was sent to, and nothing keeps the peers' views the same.
+
+        Args:
+            dids: The peers, each once.
+            data: As for `send`, and so are the others.
+            action: See there.
+            disclosable: See there.
+            label: See there.
+            attachments: See there.
+
+        Raises:
+            ArgumentInvalid: a bad argument, a DID that is none, or one that stands twice.
+        """
+        check_flags(disclosable=disclosable)
+        to = dids_argument(dids)
+        taken = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
+        kept = label_argument(label, self._core)
+        files = attachments_argument(attachments)
+        return self._seam.run(
+            lambda now_ms: many.send_many(
+                self._core,
+                to,
+                taken,
+                action=action,
+                attachments=files,
+                disclosable=disclosable,
+                label=kept,
                 now_ms=now_ms,
             )
         )
@@ -412,77 +463,3 @@ class Agent(AgentViews):
         return self._seam.run(
             lambda now_ms: receiving.receive(core, taken, now_ms, disclosable=disclosable), envelope=taken
         )
-
-    def batch(self) -> AbstractContextManager[Batch]:
-        """Commit the calls of a with statement together. What they make can be read behind it, and not before.
-
-        `receive` and `poll` return no events in it: its `events` are there at its end. Other threads wait for it. Where
-        it is left by an error, what was done is committed all the same.
-
-        Raises:
-            BatchOpen: in the with statement, of one that is begun within another.
-            StoreError, CommitFailed: at its end; whatever is called next makes that again first.
-        """
-        return self._seam.together()
-
-    # --- delivery --------------------------------------------------------------------------------------------------
-
-    @changing
-    def sent(self, receipt: bytes, *, final: bool = False) -> None:
-        """Say that the relay has taken an envelope of the `outbox`. Section 7.3.
-
-        An answer or a signal leaves the outbox. Anything else stays until the peer has acknowledged or answered it, and
-        is due again after a pause. A receipt of which nothing waits changes nothing: it may have been acknowledged.
-
-        Args:
-            receipt: The envelope's, 32 bytes.
-            final: Let go of it in any case: where the peer does not acknowledge, or the relay keeps what it takes.
-
-        Raises:
-            ArgumentInvalid: not a receipt.
-        """
-        check_flags(final=final)
-        named = Receipt(bytes_argument("receipt", receipt, 32, 32))
-        self._seam.run(lambda now_ms: delivery.sent(self._core, named, now_ms, final=final))
-
-    @changing
-    def done(self, event: Event) -> None:
-        """Say that the application has done with an event: it leaves the `inbox`. Section 7.3.
-
-        An event that is not kept, or done, changes nothing. `accept` and `reject` are done with the event of a KNOCK.
-
-        Args:
-            event: The very object that was handed up.
-
-        Raises:
-            ArgumentInvalid: not an event.
-        """
-        if not isinstance(event, Event):
-            raise ArgumentInvalid("event", "not an event")
-        self._seam.run(lambda _: delivery.done(self._core, event))
-
-    # --- time ------------------------------------------------------------------------------------------------------
-
-    @changing
-    def poll(self) -> Events:
-        """Return what time brought: sessions that ended, kept keys that expired, signals due, stock low, rotation due.
-
-        A low stock and a due rotation are told once, until bundles are published again.
-        """
-        events = self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms, **self._still_to_tell))
-        self._stock_told |= any(isinstance(event, StockLow) for event in events)
-        self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
-        return events
-
-    # --- the audit trail -------------------------------------------------------------------------------------------
-
-    @changing
-    def record_refusals(self) -> None:
-        """Tell the journal of the refusals counted so far, without waiting for their minute to end. Section 8.
-
-        For an agent that is about to stop: the counts are kept in memory alone.
-
-        Raises:
-            StoreError, CommitFailed: the journal did not take them; they are still counted.
-        """
-        self._seam.record_refusals()

@@ -10,6 +10,7 @@ from typing import Protocol, final
 from attrs import field, frozen
 
 from agentmesh.assurance import Guarantees, guarantees_of
+from agentmesh.attachments.reference import Attachment, UnknownReference
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
@@ -151,11 +152,14 @@ class MessageReceived:
         lost_at: The positions of messages whose kept keys were evicted by this one, as ranges: they are lost. A
             position counts signals too, so the number of each is at most its position, and the same where the peer has
             sent none.
+        attachments: What the message refers to, in the order of its sender. Names, types and places in them are the
+            peer's word: see `agentmesh.attachments.Attachment`.
     """
 
     __slots__ = (
         "_received",
         "action",
+        "attachments",
         "disclosure",
         "lost_at",
         "number",
@@ -177,6 +181,7 @@ class MessageReceived:
         received: Received,
         disclosure: Disclosure | None,
         lost_at: tuple[range, ...],
+        attachments: tuple[Attachment | UnknownReference, ...] = (),
     ) -> None:
         self.peer: IdentityKey = peer
         self.session_id: SessionId = session_id
@@ -187,6 +192,7 @@ class MessageReceived:
         self._received = received
         self.disclosure: Disclosure | None = disclosure
         self.lost_at: tuple[range, ...] = lost_at
+        self.attachments: tuple[Attachment | UnknownReference, ...] = attachments
 
     @property
     def lost(self) -> int:

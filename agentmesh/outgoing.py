@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 from attrs import field, frozen
 
 from agentmesh.envelope import receipt_of
-from agentmesh.errors import BatchOpen
+from agentmesh.errors import BatchOpen, LocalError
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 
@@ -127,6 +127,45 @@ class Sealed(Outgoing):
 
     number: int
     disclosure: Disclosure | None = field(default=None, eq=False)
+
+
+@final
+@frozen
+class SentTo:
+    """What became of one peer's message of `send_many`: it was sealed, or there is an error.
+
+    Attributes:
+        did: The peer.
+        sealed: Its message, to hand to a relay.
+        error: Why there is none: what `send` would have raised.
+    """
+
+    did: str
+    sealed: Sealed | None
+    error: LocalError | None
+
+
+@final
+@frozen(repr=False)
+class SentMany(Withholding):
+    """What `send_many` made: a message for each peer, or why there is none.
+
+    Attributes:
+        results: One for each peer, in the order in which they were named.
+    """
+
+    withheld: ClassVar[tuple[str, ...]] = ("results",)
+    results: tuple[SentTo, ...]
+
+    @property
+    def failed(self) -> tuple[SentTo, ...]:
+        """Those of them that have an error."""
+        return tuple(one for one in self.results if one.error is not None)
+
+    def __repr__(self) -> str:
+        if not self.can_read("results"):
+            return "SentMany(<withheld>)"
+        return f"SentMany(<{len(self.results) - len(self.failed)} sealed>, <{len(self.failed)} failed>)"
 
 
 @final

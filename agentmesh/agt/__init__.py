@@ -6,7 +6,9 @@ values: the agent makes those that it signs, and the functions here the others.
 
 from agentmesh.agt.agent import AgtAgent
 from agentmesh.agt.frames import AgtFrame, AgtKnock, AgtSealed
+from agentmesh.agt.graph_file import ProjectionReport
 from agentmesh.agt.link import Advice, RelayLink
+from agentmesh.agt.projection import TrustProjection
 from agentmesh.agt.registry import HttpRequest, describe, discover, fetch, presence, read_answer
 from agentmesh.agt_identity import AgtIdentity, AgtIdentityKey
 
@@ -19,7 +21,9 @@ __all__ = [
     "AgtKnock",
     "AgtSealed",
     "HttpRequest",
+    "ProjectionReport",
     "RelayLink",
+    "TrustProjection",
     "describe",
     "discover",
     "fetch",

@@ -3,9 +3,9 @@
     SK = HKDF-SHA256(ikm = F || DH1 || DH2 || DH3 [|| DH4], salt = 32 zero bytes, info = AgentMesh_X3DH_v1, 32)
     DH1 = (IKa, SPKb)   DH2 = (EKa, IKb)   DH3 = (EKa, SPKb)   DH4 = (EKa, OPKb), where there is a one-time prekey
 
-with F = 32 times 0xff (Signal's X3DH specification, section 2.2). Nothing of the identities' names is in SK: both DIDs and both
-identity keys stand in the associated data of every message (`context_of`). The npm package, up to 4.0.0, hashes
-otherwise: F is its salt. That is recognised, so that the failure has a name, and never used.
+with F = 32 times 0xff (Signal's X3DH specification, section 2.2). Nothing of the identities' names is in SK: both DIDs
+and both identity keys stand in the associated data of every message (`context_of`). The npm package, up to 4.0.0,
+hashes otherwise: F is its salt. That is recognised, so that the failure has a name, and never used.
 """
 
 from __future__ import annotations

@@ -153,6 +153,16 @@ class Candidate(Redacted):
     held: tuple[HeldFrame, ...] = ()
 
     @property
+    def expires_ms(self) -> int:
+        """When it is over, if nobody has proved it, or decided on it."""
+        return self.made_ms + PENDING_GRACE_MS
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes wait with it."""
+        return sum(len(one.message) for one in self.held)
+
+    @property
     def is_proved(self) -> bool:
         """A message has opened under it, and the application has been asked."""
         return bool(self.held)
@@ -176,7 +186,7 @@ def request_of(candidate: Candidate, open_sessions: int) -> KnockReceived:
         intent=facts.intent,
         bundle_class=facts.bundle_class,
         time_ms=facts.knock_time_ms,
-        expires_ms=candidate.made_ms + PENDING_GRACE_MS,
+        expires_ms=candidate.expires_ms,
         has_early_payload=False,
         fresh=False,
         open_sessions=open_sessions,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from agentmesh.agt import records
 from agentmesh.agt.agreement import initiate, respond
-from agentmesh.agt.conversation import AgtFacts, AgtSession, Candidate, HeldFrame, request_of
-from agentmesh.agt.conversing import open_frame
+from agentmesh.agt.conversation import AgtFacts, AgtSession, Candidate, request_of
+from agentmesh.agt.conversing import can_carry, open_waiting
 from agentmesh.agt.core import AgtCore
 from agentmesh.agt.frames import (
     ESTABLISH,
@@ -31,13 +31,14 @@ from agentmesh.audit.record import AuditEvent
 from agentmesh.engine.changes import InboxRemoved
 from agentmesh.engine.state import Step
 from agentmesh.errors import (
+    AgentMeshError,
+    ArgumentInvalid,
     Busy,
     KnockNotAdmitted,
     KnockNotPending,
     KnockReplayed,
     KnockUnknownBundle,
     OneTimeRequired,
-    PeerNotAllowed,
     RemoteError,
     SenderMismatch,
     VerdictUnmatched,
@@ -115,6 +116,7 @@ def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]
         Busy: budgets are used up; it may be taken later.
         BadPoint: its key has small order.
         PeerNotAllowed: the policy does not allow its sender.
+        LegacyPeer: what came before it opens by the old key agreement.
     """
     peer = _sender_of(frame)
     facts = _facts_of(core, frame, peer)
@@ -125,20 +127,28 @@ def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]
     if not core.may_use(peer, facts.bundle_class, now_ms):
         raise Busy
     core.check_allowed(peer)
-    candidate = Candidate(
-        facts=facts,
-        ratchets=tuple(_ratchets(core, facts, one_time)),
-        made_ms=now_ms,
-        is_known=known,
-    )
     leave = core.must_leave(core.limits.tracked_identities, known=known)
     if not core.budgets.knocks.take(peer.raw, now_ms, leave_keys=leave):
         raise Busy
+    try:
+        candidate = Candidate(
+            facts=facts, ratchets=tuple(_ratchets(core, facts, one_time)), made_ms=now_ms, is_known=known
+        )
+        return _taken(core, candidate, now_ms)
+    except AgentMeshError:
+        core.budgets.knocks.give_back(peer.raw)  # nothing comes of it
+        raise
+
+
+def _taken(core: AgtCore, candidate: Candidate, now_ms: int) -> Step[Events]:
+    peer = candidate.facts.peer
     stage = Stage(core, now_ms)
     stage.charged = peer.raw
     _make_room(stage, candidate)
     stage.put(candidate)
-    _open_early(stage, peer.did)
+    over = open_waiting(stage, candidate.facts.session_id, core.early.of(peer.did))
+    if over:
+        stage.afterwards.append(lambda: core.early.drop(peer.did, over))
     return stage.told()
 
 
@@ -221,25 +231,6 @@ def _make_room(stage: Stage, candidate: Candidate) -> None:
     stage.drop(gone.facts)
 
 
-def _open_early(stage: Stage, did: str) -> None:
-    """Open what came before its KNOCK; what does not open goes on waiting."""
-    early = stage.core.early
-    opened: list[HeldFrame] = []
-    for frame in sorted(early.of(did), key=_number):
-        try:
-            refusal = open_frame(stage, did, frame)
-        except PeerNotAllowed:
-            return
-        if refusal is None:
-            opened.append(frame)
-    if opened:
-        stage.afterwards.append(lambda: early.drop(did, tuple(opened)))
-
-
-def _number(frame: HeldFrame) -> bytes:
-    return frame.message[36:40]  # n, as the header says: a claim that sets an order, and no more
-
-
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
@@ -254,35 +245,42 @@ def waiting(core: AgtCore) -> tuple[KnockReceived, ...]:
     )
 
 
-def pending(core: AgtCore, session_id: SessionId) -> Candidate:
+def pending(core: AgtCore, session_id: SessionId, now_ms: int) -> Candidate:
     """Return the KNOCK that waits for the application's verdict.
 
     Raises:
-        KnockNotPending: none of this session.
+        KnockNotPending: none of this session, or its time is over.
     """
     held = core.state.held.get(session_id)
-    if not isinstance(held, Candidate) or not held.is_proved:
+    if not isinstance(held, Candidate) or not held.is_proved or now_ms > held.expires_ms:
         raise KnockNotPending
     return held
 
 
 def accept(core: AgtCore, session_id: SessionId, conditions: Conditions, now_ms: int) -> Step[Events]:
-    """Make a session of a KNOCK that waits, and open what was held."""
-    candidate = pending(core, session_id)
+    """Make a session of a KNOCK that waits, and open what was held.
+
+    Raises:
+        KnockNotPending: as `pending`.
+        ArgumentInvalid: the conditions allow no message.
+        PeerNotAllowed: the policy does not allow the peer.
+    """
+    candidate = pending(core, session_id, now_ms)
     facts = candidate.facts
+    if not can_carry(conditions, facts):
+        raise ArgumentInvalid("conditions", "allowed actions without that of the KNOCK: messages here carry no other")
     core.check_peer(facts.peer, facts.bundle_class)
     stage = Stage(core, now_ms)
     _told(stage, session_id)
     [(_, ratchet)] = candidate.ratchets
     stage.establish(candidate, ratchet, conditions, "application")
-    for frame in candidate.held:
-        open_frame(stage, facts.peer.did, frame)  # what was granted may not allow all of them
+    open_waiting(stage, session_id, candidate.held)  # what was granted may not allow all of them
     return stage.told()
 
 
 def reject(core: AgtCore, session_id: SessionId, reason: Reason, now_ms: int) -> Step[Outgoing]:
     """Refuse a KNOCK that waits."""
-    candidate = pending(core, session_id)
+    candidate = pending(core, session_id, now_ms)
     stage = Stage(core, now_ms)
     _told(stage, session_id)
     stage.drop(candidate.facts)

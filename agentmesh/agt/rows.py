@@ -18,7 +18,7 @@ from typing import Any, Final, final
 
 from attrs import evolve
 
-from agentmesh.agt.conversation import AgtSession, Candidate, export_held, request_of, restore_held
+from agentmesh.agt.conversation import Candidate, export_held, request_of, restore_held
 from agentmesh.agt.prekeys import NUMBER_MAX, PREKEY, prekey_fields, restore_prekey
 from agentmesh.agt.state import (
     AgtChange,
@@ -231,13 +231,9 @@ def _restore_prekeys(state: AgtState, rows: Iterable[tuple[bytes, bytes]]) -> No
 def _restore_held(state: AgtState, rows: Iterable[tuple[bytes, bytes]]) -> None:
     own = state.identity.key
     found = [(key, restore_held(data, own, STATE_MAX_BYTES)) for key, data in rows]
-    for key, held in sorted(found, key=lambda one: (_order(one[1]), one[0])):
+    for key, held in sorted(found, key=lambda one: (one[1].made_ms, one[0])):
         require(held.facts.session_id == key)
         state.hold(held)
-
-
-def _order(held: AgtSession | Candidate) -> int:
-    return held.rank if isinstance(held, AgtSession) else held.made_ms
 
 
 def _restore_handed(state: AgtState, key: bytes, data: bytes) -> None:

@@ -90,6 +90,10 @@ class Stage(Redacted):
         """Return the KNOCKs of a peer that are no session yet, oldest first."""
         return [held for held in self.held_with(did) if isinstance(held, Candidate)]
 
+    def get(self, session_id: SessionId) -> AgtHeld | None:
+        """Return a session or a candidate, or `None` where there is none any more."""
+        return self._put[session_id] if session_id in self._put else self.core.state.held.get(session_id)
+
     def put(self, held: AgtHeld) -> None:
         """Hold this from then on."""
         self._put[held.facts.session_id] = held
@@ -101,9 +105,12 @@ class Stage(Redacted):
     # --- what a session goes through ---------------------------------------------------------------------------------
 
     def begin(self, facts: AgtFacts, ratchet: Ratchet, conditions: Conditions = UNLIMITED) -> AgtSession:
-        """Return a session that begins, and will send; the oldest with the peer makes room where there are too many."""
+        """Return a session that begins, and will send; where there are too many with the peer one makes room.
+
+        Of those that nothing was heard on the oldest, before any other.
+        """
         others = self.sessions_with(facts.peer.did)
-        for surplus in others[OPEN_SESSIONS_PER_PEER - 1 :]:
+        for surplus in sorted(others, key=lambda one: one.heard_ms is None)[OPEN_SESSIONS_PER_PEER - 1 :]:
             self.drop(surplus.facts)
             self.records += records.session_ended(self.core, surplus.facts, "replaced", self.now_ms)
         session = AgtSession(

@@ -1,4 +1,4 @@
-"""AGT's Double Ratchet: our ratchet over AGT's primitives, with headers in clear (Signal's specification, section 3).
+"""AGT's Double Ratchet: our ratchet over AGT's primitives, with headers in clear, as in Signal's plain variant.
 
     message   = dh (32) || u32(pn) || u32(n) || nonce (12) || ciphertext || tag (16)
     tag over  = context || dh || u32(pn) || u32(n)
@@ -132,6 +132,11 @@ def receiving_first(root: RootKey, signed_secret: X25519Secret, signed: X25519Pu
 def previous_length_of(message: bytes) -> int:
     """Return the length of the chain before, as the header of a message says."""
     return int.from_bytes(message[_crypto.KEY_BYTES : _crypto.KEY_BYTES + 4], "big")
+
+
+def number_of(message: bytes) -> int:
+    """Return the number of a message in its chain, as its header says."""
+    return int.from_bytes(message[_crypto.KEY_BYTES + 4 : HEADER_BYTES], "big")
 
 
 def knows_chain(ratchet: Ratchet, message: bytes) -> bool:

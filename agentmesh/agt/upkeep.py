@@ -18,7 +18,7 @@ from agentmesh.engine.state import Change, Step
 from agentmesh.errors import StockFull
 from agentmesh.events import Events, RolledBack, RotationDue, SessionOver, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass
-from agentmesh.limits import CLOCK_TOLERANCE_MS, PENDING_GRACE_MS
+from agentmesh.limits import CLOCK_TOLERANCE_MS
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.keys import SessionId
 from agentmesh.session.phases import Phase
@@ -68,8 +68,8 @@ def _dropped(core: AgtCore, gone: list[Prekey]) -> Iterator[Change]:
     if not gone:
         return
     yield PrekeysDropped(tuple(prekey.name for prekey in gone))
-    numbers = {prekey.number for prekey in gone if prekey.is_signed}
-    forgotten = tuple(name for name, signed in core.state.known.items() if signed in numbers)
+    staying = {prekey.number for prekey in core.state.signed_prekeys()} - {one.number for one in gone if one.is_signed}
+    forgotten = tuple(name for name, signed in core.state.known.items() if signed not in staying)
     if forgotten:
         yield KnocksForgotten(forgotten)
 
@@ -110,9 +110,13 @@ def poll(core: AgtCore, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -
 
 
 def _expire_candidate(stage: Stage, candidate: Candidate) -> None:
-    if stage.now_ms <= candidate.made_ms + PENDING_GRACE_MS:
+    if stage.now_ms <= candidate.expires_ms:
         return
-    stage.drop(candidate.facts)
+    facts = candidate.facts
+    stage.drop(facts)
+    if candidate.is_proved:  # the application was told of it
+        stage.records += records.session_ended(stage.core, facts, str(Phase.EXPIRED), stage.now_ms)
+        stage.events.append(SessionOver(peer=facts.peer, session_id=facts.session_id, phase=Phase.EXPIRED))
     sequence = stage.core.state.inbox.knocks.get(candidate.facts.session_id)
     if sequence is not None:
         stage.changes.append(InboxRemoved((sequence,)))
@@ -150,7 +154,7 @@ def deadlines_ms(core: AgtCore) -> Iterator[int]:
     """Yield the times at which `poll` has something to do."""
     for held in core.state.held.values():
         if isinstance(held, Candidate):
-            yield held.made_ms + PENDING_GRACE_MS + 1
+            yield held.expires_ms + 1
             continue
         if held.ends_at_ms is not None:
             yield held.ends_at_ms + CLOCK_TOLERANCE_MS + 1

@@ -7,7 +7,7 @@ A reference is a secret: whoever has it and the blob has the data. It travels in
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Final, final
 
 from attrs import evolve, field, frozen
 
@@ -128,8 +128,6 @@ class Attachment(Redacted):
             return NotImplemented
         return _crypto.constant_time_equal(self.encode(), other.encode())
 
-    __hash__: Any = None
-
     def __repr__(self) -> str:
         return f"Attachment(size={self.size}, receipt={self.receipt.hex()}, <redacted>)"
 
@@ -161,8 +159,6 @@ class UnknownReference(Redacted):
         if type(other) is not type(self):
             return NotImplemented
         return _crypto.constant_time_equal(self._encoded, other._encoded)
-
-    __hash__: Any = None
 
     def __repr__(self) -> str:
         return f"UnknownReference(kind={self.kind}, <redacted>)"

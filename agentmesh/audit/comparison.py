@@ -54,6 +54,7 @@ class Finding(StrEnum):
     SENT_REFUSED = "sent, refused by the recipient"
     REFUSED_NOT_SENT = "refused by the recipient, not sent"
     ALTERED = "recorded differently"
+    NAMED_BY_ONE = "attachment named in one log alone"
     # What a transport makes that delivers at least once.
     SEEN_TWICE = "seen twice by the relay"
     COPY_REFUSED = "opened, a copy refused"
@@ -137,7 +138,7 @@ def compare(
     route = (sender, recipient)
     own = list(records_argument("sender_log", sender_log))
     (sent,) = _by_receipt(own, route, _SENT.keys())
-    theirs = records_argument("recipient_log", recipient_log)
+    theirs = list(records_argument("recipient_log", recipient_log))
     opened, refused = _by_receipt(theirs, route, _OPENED.keys(), {AuditEvent.MESSAGE_REFUSED})
     relayed = () if relay_log is None else records_argument("relay_log", relay_log)
     (seen,) = _by_receipt(relayed, route, {AuditEvent.ENVELOPE_SEEN})
@@ -163,6 +164,7 @@ def compare(
     altered = _altered(sent, seen, opened)
     found += altered
     differing = {one.receipt for one in altered}
+    found += _named_by_one(own, theirs, route, sent, opened)
     return Comparison(
         found=tuple(found),
         copies=tuple(copies),
@@ -222,6 +224,33 @@ def _by_receipt(records: Iterable[Record], route: tuple[str, str], *wanted: Iter
 
 def _missing(there: _Grouped, here: _Grouped, finding: Finding) -> list[Found]:
     return [Found(finding, receipt, records[0]) for receipt, records in there.items() if receipt not in here]
+
+
+def _named_by_one(
+    own: list[Record], theirs: list[Record], route: tuple[str, str], sent: _Grouped, opened: _Grouped
+) -> list[Found]:
+    """Return the attachments that one log names and the other does not, of messages that both logs have."""
+    in_both = {_place(records[0]) for receipt, records in sent.items() if receipt in opened}
+    named = [
+        {
+            (record.receipt, record.size_bytes, *_place(record)): record
+            for record in records
+            if record.event is AuditEvent.ATTACHMENT_NAMED
+            and (record.sender, record.recipient) == route
+            and _place(record) in in_both
+        }
+        for records in (own, theirs)
+    ]
+    return [
+        Found(Finding.NAMED_BY_ONE, record.receipt, record)
+        for ours, others in (named, reversed(named))
+        for key, record in ours.items()
+        if key not in others
+    ]
+
+
+def _place(record: Record) -> tuple[bytes, int]:
+    return record.session_id, record.number
 
 
 def _repeated(grouped: _Grouped, finding: Finding) -> list[Found]:

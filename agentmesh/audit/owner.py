@@ -8,7 +8,8 @@ from typing import Final
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.errors import ArgumentInvalid
 
-# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts and signals are in both logs alike.
+# Of whom a record with such an event is: the sender's, or the recipient's. Verdicts, signals and attachments are in
+# both logs alike.
 _OF_SENDER: Final = {
     AuditEvent.BUNDLE_PUBLISHED,
     AuditEvent.KNOCK_SENT,
@@ -17,7 +18,12 @@ _OF_SENDER: Final = {
     AuditEvent.STOCK_EXHAUSTED,
 }
 _OF_RECIPIENT: Final = {AuditEvent.KNOCK_RECEIVED, AuditEvent.MESSAGE_OPENED, AuditEvent.MESSAGE_REFUSED}
-_OF_EITHER: Final = {AuditEvent.KNOCK_ACCEPTED, AuditEvent.KNOCK_REJECTED, AuditEvent.MESSAGE_SIGNAL}
+_OF_EITHER: Final = {
+    AuditEvent.ATTACHMENT_NAMED,
+    AuditEvent.KNOCK_ACCEPTED,
+    AuditEvent.KNOCK_REJECTED,
+    AuditEvent.MESSAGE_SIGNAL,
+}
 
 
 def owner_named(record: Record) -> str:

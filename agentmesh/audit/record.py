@@ -52,6 +52,7 @@ class AuditEvent(StrEnum):
     STOCK_EXHAUSTED = "stock.exhausted"
     TRUST_UPDATED = "trust.updated"
     ENVELOPE_SEEN = "envelope.seen"
+    ATTACHMENT_NAMED = "attachment.named"
 
 
 class Outcome(StrEnum):

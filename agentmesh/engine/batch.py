@@ -73,14 +73,14 @@ class Batch(Redacted):
 
     def hold(self, output: Any) -> Any:
         """Return what a call may return now: events wait for the end, and what is to leave cannot be read before."""
-        if type(output) is tuple and output and all(isinstance(one, Event) for one in output):
-            self._outputs[id(output)] = output  # held, so that its id stays its own; once, where a call is made again
-            return ()
         if isinstance(output, Withholding):
             for name in output.withheld:
                 if output.can_read(name):
                     self._held.append((output, name, getattr(output, name)))  # first, because a signal may come between
                     object.__delattr__(output, name)
+        elif type(output) is tuple and output and isinstance(output[0], Event):
+            self._outputs[id(output)] = output  # held, so that its id stays its own; once, where a call is made again
+            return ()
         return output
 
     def release(self) -> None:

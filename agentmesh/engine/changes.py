@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from attrs import frozen
+from attrs import define, frozen
 
 from agentmesh.engine.inbox import HandedUp
 from agentmesh.engine.outbox import Waiting
@@ -233,9 +233,9 @@ class SessionsForgotten:
                 peer.drop({ended.session_id})
 
 
-@frozen
+@define
 class OutboxPut:
-    """An envelope waits to leave from now on."""
+    """An envelope waits to leave from now on. Not frozen, because one is made for every message."""
 
     waiting: Waiting
 
@@ -256,9 +256,9 @@ class OutboxRemoved:
             state.outbox.remove(sequence)
 
 
-@frozen
+@define
 class InboxPut:
-    """An event is handed up, and kept until the application has done with it."""
+    """An event is handed up, and kept until the application has done with it. Not frozen, as `OutboxPut`."""
 
     handed: HandedUp
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from agentmesh.attachments.reference import Attachment
 from agentmesh.audit.record import Record
 from agentmesh.engine import records
 from agentmesh.engine.changes import AckWaived, AnswerDropped, SessionEnded
@@ -70,6 +71,7 @@ def send(
     disclosable: bool,
     label: bytes,
     now_ms: int,
+    attachments: tuple[Attachment, ...] = (),
 ) -> Step[Sealed]:
     """Seal a data message."""
     session = session_with(core, did, session_id, now_ms)
@@ -85,9 +87,15 @@ def send(
         entropy=core.entropy,
         disclosable=disclosable,
         acknowledge=acknowledge,
+        references=[one.encode() for one in attachments] if attachments else (),
     )
+    trail = records.message_sealed(core, facts, sealed, now_ms)
+    if attachments:
+        trail += records.attachments_named(
+            core, facts, attachments, now_ms, number=sealed.number, time_ms=now_ms, sent=True
+        )
     heard = partial(core.unheard.pop, facts.session_id, None) if acknowledge else None
-    return Step((sent,), records.message_sealed(core, facts, sealed, now_ms), sealed, afterwards=heard, label=label)
+    return Step((sent,), trail, sealed, afterwards=heard, label=label)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:
@@ -195,7 +203,12 @@ def _receive_message(
         outer,
         _disclosure(facts, incoming),
         facts.positions_in(taken.opened.lost),
+        incoming.references,
     )
+    if incoming.references:
+        trail += records.attachments_named(
+            core, facts, incoming.references, now_ms, number=incoming.number, time_ms=incoming.time_ms, sent=False
+        )
     events: Events = (event,)
     if incoming.ack is not None:
         events += _acknowledged(facts, incoming.ack)

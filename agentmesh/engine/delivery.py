@@ -17,7 +17,7 @@ from agentmesh.engine.core import Core
 from agentmesh.engine.event_rows import is_kept
 from agentmesh.engine.inbox import HandedUp, is_from_peer, size_of
 from agentmesh.engine.order import InOrder, next_due_ms
-from agentmesh.engine.outbox import CAUSED, DATA, NO_SESSION, OWN, Purpose, Waiting
+from agentmesh.engine.outbox import CAUSED, CLOSE, DATA, NO_SESSION, Purpose, Waiting
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.errors import InboxFull, OutboxFull
@@ -27,6 +27,7 @@ from agentmesh.events import (
     Event,
     Events,
     KnockRefused,
+    MessageReceived,
     PeerClosed,
     SessionEstablished,
     SessionOver,
@@ -35,7 +36,7 @@ from agentmesh.events import (
 )
 from agentmesh.handshake.verdict import UNLIMITED
 from agentmesh.limits import CLOCK_TOLERANCE_MS, LATE_WINDOW_MS
-from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, Tracked
+from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, SentMany, Tracked
 from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.session.established import MessageSent, MessageTaken, Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Ended, PeerClose
@@ -53,7 +54,16 @@ def kept(core: Core, step: Step[_Output], now_ms: int) -> Step[_Output]:
         OutboxFull: the application's own envelopes have no room.
         InboxFull: a peer's events have none.
     """
-    output = step.output
+    output: Any = step.output
+    if type(output) is Sealed:
+        _keep_sealed(core, step, output)
+        return step
+    if type(output) is SentMany:
+        _keep_many(core, step, output)
+        return step
+    if _is_one_message(core, step):
+        _keep_received(core, step, now_ms)
+        return step
     events = _events_of(output)
     if events or step.changes or isinstance(output, Outgoing):
         try:
@@ -64,6 +74,84 @@ def kept(core: Core, step: Step[_Output], now_ms: int) -> Step[_Output]:
                 core.budgets.knocks.give_back(charged)
             raise
     return step
+
+
+# --- one message, which most steps are -------------------------------------------------------------------------------
+
+
+def _keep_sealed(core: Core, step: Step[Any], sealed: Sealed) -> None:
+    """Keep a data message, or a close, that the application sends: nothing else comes of such a step."""
+    [sent] = step.changes
+    assert type(sent) is MessageSent
+    facts, outbox = sent.session.facts, core.state.outbox
+    purpose, number = DATA, sealed.number
+    if sent.own_close_at_ms is None:
+        check_outbox(core, len(sealed.envelope))
+    else:
+        purpose, number = CLOSE, 0
+    sequence = outbox.last_sequence + 1
+    waiting = Waiting(sequence, purpose, facts.peer.did, facts.session_id, number, step.label, sealed.envelope)
+    step.changes = (sent, OutboxPut(waiting))
+
+
+def _keep_many(core: Core, step: Step[Any], many: SentMany) -> None:
+    """Keep the messages of one call to many peers: whoever made the step has seen that there is room."""
+    sealed = [one.sealed for one in many.results if one.sealed is not None]
+    first = core.state.outbox.last_sequence + 1
+    kept: list[Change] = []
+    for sequence, (sent, made) in enumerate(zip(step.changes, sealed, strict=True), first):
+        assert type(sent) is MessageSent
+        facts = sent.session.facts
+        waiting = Waiting(sequence, DATA, facts.peer.did, facts.session_id, made.number, step.label, made.envelope)
+        kept.append(OutboxPut(waiting))
+    step.changes = (*step.changes, *kept)
+
+
+def _is_one_message(core: Core, step: Step[Any]) -> bool:
+    """Say whether a message that was opened is all that there is to a step, and may be handed up at once."""
+    changes, output = step.changes, step.output
+    if len(changes) != 1 or type(changes[0]) is not MessageTaken or len(output) != 1:
+        return False
+    return type(output[0]) is MessageReceived and not core.in_order and not core.state.inbox.held
+
+
+def _keep_received(core: Core, step: Step[Any], now_ms: int) -> None:
+    [taken], [event] = step.changes, step.output
+    assert type(event) is MessageReceived
+    _check_inbox(core, event.peer.did, size_of(event))
+    step.changes = (taken, InboxPut(HandedUp(core.state.inbox.last_sequence + 1, event, now_ms)))
+
+
+def check_outbox(core: Core, size: int, more: int = 0, more_bytes: int = 0) -> None:
+    """Refuse an envelope of the application's own that has no room, beside others that the same step makes.
+
+    Raises:
+        OutboxFull: it has none.
+    """
+    limits = core.limits
+    count, waiting_bytes = core.state.outbox.made
+    count, waiting_bytes = count + more, waiting_bytes + more_bytes
+    if count >= limits.outbox_max_envelopes:
+        raise OutboxFull(count + 1, limits.outbox_max_envelopes)
+    # One that is larger than all that may wait may wait alone.
+    if count and waiting_bytes + size > limits.outbox_max_bytes:
+        raise OutboxFull(waiting_bytes + size, limits.outbox_max_bytes)
+
+
+def _check_inbox(core: Core, did: str, size: int) -> None:
+    """Refuse an event of a peer's that has no room."""
+    inbox, limits = core.state.inbox, core.limits
+    count, held_bytes = inbox.from_peers
+    if (count + 1) * _SHARES <= limits.inbox_max_events and (held_bytes + size) * _SHARES <= limits.inbox_max_bytes:
+        return  # what fits into one share
+    for (count, held_bytes), shares in ((inbox.from_peers, 1), (inbox.from_peer(did), _SHARES)):
+        # What is larger than a share may lie there alone.
+        most_bytes = limits.inbox_max_bytes // shares
+        if count >= max(1, limits.inbox_max_events // shares) or (count and held_bytes + size > most_bytes):
+            raise InboxFull
+
+
+# --- any step --------------------------------------------------------------------------------------------------------
 
 
 def _events_of(output: object) -> Events:
@@ -152,13 +240,6 @@ class _Keeping:
         elif isinstance(output, Accepted):
             [held] = [change.held for change in changes if type(change) is SessionPut]
             self._put(Purpose.ANSWER, held.facts.peer.did, output.session_id, output)
-        elif isinstance(output, Sealed):
-            [sent] = [change for change in changes if type(change) is MessageSent]
-            facts = sent.session.facts
-            if sent.own_close_at_ms is None:
-                self._put(DATA, facts.peer.did, facts.session_id, output, output.number, self._step.label)
-            else:
-                self._put(Purpose.CLOSE, facts.peer.did, facts.session_id, output)
         elif isinstance(output, Outgoing):
             [over] = self._ended.values()
             self._put(Purpose.ANSWER, over.peer.did, NO_SESSION, output)
@@ -182,31 +263,13 @@ class _Keeping:
         elif isinstance(event, AnswerRepeated) and self._core.state.outbox.find(event.reply.receipt) is None:
             self._put(Purpose.ANSWER, did, _session_of(self._core, event.reply), event.reply)
 
-    def _put(
-        self, purpose: Purpose, did: str, session_id: SessionId, made: Outgoing, number: int = 0, label: bytes = b""
-    ) -> None:
-        outbox, limits = self._core.state.outbox, self._core.limits
+    def _put(self, purpose: Purpose, did: str, session_id: SessionId, made: Outgoing) -> None:
         if purpose in CAUSED:
             self._caused += 1
-        elif purpose in OWN:
-            count, size = outbox.made
-            if count >= limits.outbox_max_envelopes:
-                raise OutboxFull(count + 1, limits.outbox_max_envelopes)
-            # One that is larger than all that may wait may wait alone.
-            if count and size + len(made.envelope) > limits.outbox_max_bytes:
-                raise OutboxFull(size + len(made.envelope), limits.outbox_max_bytes)
-        self._waiting.append(
-            Waiting(
-                sequence=outbox.last_sequence + 1 + len(self._waiting),
-                purpose=purpose,
-                did=did,
-                session_id=session_id,
-                number=number,
-                label=label,
-                envelope=made.envelope,
-                receipt=made.receipt,
-            )
-        )
+        elif purpose is Purpose.KNOCK:
+            check_outbox(self._core, len(made.envelope))
+        sequence = self._core.state.outbox.last_sequence + 1 + len(self._waiting)
+        self._waiting.append(Waiting(sequence, purpose, did, session_id, 0, b"", made.envelope))
 
     def _make_room(self) -> None:
         """Let the oldest answers and signals go where there are too many: whoever misses one asks again."""
@@ -284,7 +347,7 @@ class _Keeping:
         inbox = self._core.state.inbox
         for event in self._events:  # those that are held too
             if is_from_peer(event) and inbox.find(event) is None:
-                self._check_room(event.peer.did, size_of(event))
+                _check_inbox(self._core, event.peer.did, size_of(event))
         for event in events:
             if is_kept(event):
                 sequence += 1
@@ -307,14 +370,6 @@ class _Keeping:
                 early_payload=output.early_payload,
             ),
         )
-
-    def _check_room(self, did: str, size: int) -> None:
-        inbox, limits = self._core.state.inbox, self._core.limits
-        for (count, held_bytes), shares in ((inbox.from_peers, 1), (inbox.from_peer(did), _SHARES)):
-            # What is larger than a share may lie there alone.
-            most_bytes = limits.inbox_max_bytes // shares
-            if count >= max(1, limits.inbox_max_events // shares) or (count and held_bytes + size > most_bytes):
-                raise InboxFull
 
 
 def _tracked(waiting: Iterable[Waiting]) -> tuple[Tracked, ...]:

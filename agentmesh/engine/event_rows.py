@@ -16,6 +16,7 @@ from typing import Any, Final, TypeGuard
 from attrs import field, frozen
 
 from agentmesh.at_rest import MANY, STATE_MAX_BYTES, require
+from agentmesh.attachments.reference import Attachment, UnknownReference, parse_reference
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, Malformed
 from agentmesh.events import (
@@ -37,7 +38,14 @@ from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import ACTION_MAX_BYTES, CAPABILITY_MAX_BYTES, COUNTER_MAX, UINT_MAX
+from agentmesh.limits import (
+    ACTION_MAX_BYTES,
+    CAPABILITY_MAX_BYTES,
+    COUNTER_MAX,
+    REFERENCE_MAX_BYTES,
+    REFERENCES_MAX,
+    UINT_MAX,
+)
 from agentmesh.outgoing import LABEL_MAX_BYTES, Tracked
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import TEXTS_MAX
@@ -125,6 +133,11 @@ def _messages_back(fields: list[list[Any]]) -> tuple[Tracked, ...]:
     return tuple(Tracked(receipt=Receipt(receipt), number=number, label=label) for receipt, number, label in fields)
 
 
+def _references_back(fields: list[bytes]) -> tuple[Attachment | UnknownReference, ...]:
+    require(bool(fields))
+    return tuple(parse_reference(encoded) for encoded in fields)
+
+
 _COUNT: Final = _Part(_wire.Uint())
 _DATA: Final = _Part(_wire.Bin(0, UINT_MAX))
 _ACTION: Final = _Part(_wire.Text(1, ACTION_MAX_BYTES))
@@ -150,6 +163,11 @@ _MESSAGES: Final = _Part(
     _wire.ArrayOf(_wire.array(_wire.Bin(32), _wire.Uint(COUNTER_MAX), _wire.Bin(0, LABEL_MAX_BYTES)), MANY),
     lambda messages: [[one.receipt, one.number, one.label] for one in messages],
     _messages_back,
+)
+_ATTACHMENTS: Final = _Part(
+    _wire.ArrayOf(_wire.Bin(1, REFERENCE_MAX_BYTES), REFERENCES_MAX),
+    lambda references: [one.encode() for one in references],
+    _references_back,
 )
 
 
@@ -188,6 +206,18 @@ def _message_received(*, receipt: Receipt, **attributes: Any) -> MessageReceived
     return MessageReceived(received=KeptReceipt(receipt), **attributes)
 
 
+_MESSAGE_PARTS: Final = {
+    "plaintext": _DATA,
+    "action": _ACTION,
+    "number": _Part(_wire.Uint(COUNTER_MAX)),
+    "time_ms": _COUNT,
+    "receipt": _RECEIPT,
+    "disclosure": _DISCLOSURE,
+    "lost_at": _RANGES,
+}
+
+_MESSAGE: Final = 4
+_NAMING: Final = 12  # a message that names attachments
 # By the number that a row begins with. None is ever given to another kind.
 _FORMS: Final = {
     1: _Form(KnockReceived, {"session_id": _SESSION_ID, "open_sessions": _COUNT}),
@@ -199,17 +229,7 @@ _FORMS: Final = {
         early_payload=_maybe(_DATA),
     ),
     3: _form(SessionRejected, reason=_REASON, retry_after_seconds=_COUNT),
-    4: _form(
-        MessageReceived,
-        _message_received,
-        plaintext=_DATA,
-        action=_ACTION,
-        number=_Part(_wire.Uint(COUNTER_MAX)),
-        time_ms=_COUNT,
-        receipt=_RECEIPT,
-        disclosure=_DISCLOSURE,
-        lost_at=_RANGES,
-    ),
+    _MESSAGE: _form(MessageReceived, _message_received, **_MESSAGE_PARTS),
     5: _form(
         PeerClosed,
         partial(PeerClosed, reply=None),
@@ -226,8 +246,9 @@ _FORMS: Final = {
     9: _form(Undelivered, messages=_MESSAGES),
     10: _form(PeerAhead),
     11: _Form(RolledBack, {"peers": _several(_KEY), "bundles": _COUNT}),
+    _NAMING: _form(MessageReceived, _message_received, **_MESSAGE_PARTS, attachments=_ATTACHMENTS),
 }
-_TAGS: Final = {form.kind: tag for tag, form in _FORMS.items()}
+_TAGS: Final = {form.kind: tag for tag, form in reversed(_FORMS.items())}  # 4 for a message: it names none, as a rule
 
 
 def is_kept(event: Event) -> TypeGuard[Kept]:
@@ -237,12 +258,35 @@ def is_kept(event: Event) -> TypeGuard[Kept]:
 
 def export_event(event: Kept) -> bytes:
     """Return the canonical bytes of an event: secret, and unsealed."""
+    return _wire.encode(_fields_of_message(event) if type(event) is MessageReceived else _fields_of(event))
+
+
+def _fields_of(event: Kept) -> list[Any]:
     tag = _TAGS[type(event)]
-    fields: list[Any] = [tag]
-    for name, out in _FORMS[tag].outs:
-        value = getattr(event, name)
-        fields.append(value if out is None else out(value))
-    return _wire.encode(fields)
+    return [tag, *[_field(getattr(event, name), out) for name, out in _FORMS[tag].outs]]
+
+
+def _field(value: Any, out: Callable[[Any], Any] | None) -> Any:
+    return value if out is None else out(value)
+
+
+def _fields_of_message(event: MessageReceived) -> list[Any]:
+    """Return what its form says of it; written out, because every message passes here."""
+    disclosure = event.disclosure
+    named = [[one.encode() for one in event.attachments]] if event.attachments else []
+    return [
+        _NAMING if named else _MESSAGE,
+        event.peer.raw,
+        event.session_id,
+        event.plaintext,
+        event.action,
+        event.number,
+        event.time_ms,
+        event.receipt,
+        None if disclosure is None else disclosure.reveal(),
+        [[one.start, one.stop - 1] for one in event.lost_at],
+        *named,
+    ]
 
 
 def _knock_of(state: AgentState, session_id: SessionId, open_sessions: int) -> KnockReceived:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
+from agentmesh.attachments.reference import Attachment
 from agentmesh.engine.core import Core
 from agentmesh.engine.hooks import Clock
 from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
-from agentmesh.limits import Limits
+from agentmesh.identity import did_argument
+from agentmesh.limits import REFERENCES_MAX, Limits
 from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bytes_argument
@@ -104,6 +107,40 @@ def label_argument(label: object, core: Core) -> bytes:
     if attached and not core.reliable:
         raise ArgumentInvalid("label", "given, and the agent is not reliable: nothing keeps it")
     return attached
+
+
+def attachments_argument(attachments: Iterable[object]) -> tuple[Attachment, ...]:
+    """Return what a message names, at most 16.
+
+    Raises:
+        ArgumentInvalid: not attachments, or more.
+    """
+    if isinstance(attachments, str | bytes | bytearray | memoryview) or not isinstance(attachments, Iterable):
+        raise ArgumentInvalid("attachments", "not several attachments")
+    named = tuple(islice(attachments, REFERENCES_MAX + 1))
+    if len(named) > REFERENCES_MAX:
+        raise ArgumentInvalid("attachments", "over the limit", allowed=REFERENCES_MAX)
+    found = tuple(one for one in named if isinstance(one, Attachment))
+    if len(found) != len(named):
+        raise ArgumentInvalid("attachments", "one of them is no Attachment")
+    return found
+
+
+def dids_argument(dids: Iterable[object]) -> tuple[str, ...]:
+    """Return names of peers, each once.
+
+    Raises:
+        ArgumentInvalid: one is none, or stands twice.
+    """
+    if isinstance(dids, str | bytes) or not isinstance(dids, Iterable):
+        raise ArgumentInvalid("dids", "not several DIDs")
+    named = tuple(
+        did_argument("dids", did)  # type: ignore[arg-type]
+        for did in dids
+    )
+    if len(set(named)) != len(named):
+        raise ArgumentInvalid("dids", "one of them stands twice: its messages would share a key")
+    return named
 
 
 def refs_argument(refs: Iterable[object]) -> tuple[BundleRef, ...]:

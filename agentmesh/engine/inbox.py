@@ -25,8 +25,9 @@ def is_from_peer(event: Event) -> TypeGuard[FromPeer]:
 
 def size_of(event: FromPeer) -> int:
     """Return how many bytes of an event its peer chose the size of: data, intent, reason."""
-    if isinstance(event, MessageReceived):
-        return len(event.plaintext)
+    if type(event) is MessageReceived:
+        named = event.attachments
+        return len(event.plaintext) + (sum(len(one.encode()) for one in named) if named else 0)
     if isinstance(event, PeerClosed):
         return len(event.reason)
     size = 0 if event.intent is None else _intent_size(event.intent)
@@ -120,8 +121,9 @@ class Inbox:
             self.held.setdefault(event.session_id, {})[sequence] = handed
         if sequence not in self._entries:
             if is_from_peer(event):
-                self._tally.come(sequence, _ALL, size_of(event))
-                self._tally_by_peer.come(sequence, event.peer.did, size_of(event))
+                size = size_of(event)
+                self._tally.come(sequence, _ALL, size)
+                self._tally_by_peer.come(sequence, event.peer.did, size)
             self._entries[sequence] = handed
 
     def remove(self, sequence: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final, final
 
-from attrs import field, frozen
+from attrs import define, field
 
 from agentmesh.at_rest import require
 from agentmesh.engine.tally import Sum, Tally
@@ -36,9 +36,9 @@ def _hidden(value: bytes) -> str:
 
 
 @final
-@frozen(kw_only=True, eq=False)
+@define(eq=False)
 class Waiting:
-    """An envelope that waits in the outbox.
+    """An envelope that waits in the outbox. Slotted and not frozen, because one is made for every message.
 
     Attributes:
         sequence: The order in which envelopes were made.
@@ -48,7 +48,6 @@ class Waiting:
         number: The index of a data message; otherwise 0.
         label: What the application attached to a data message, 0 to 64 bytes; it never leaves. Not printed.
         envelope: The bytes, always the same.
-        receipt: Of the envelope, 32 bytes: what `sent` is told.
     """
 
     sequence: int
@@ -58,14 +57,22 @@ class Waiting:
     number: int
     label: bytes = field(repr=_hidden)
     envelope: bytes = field(repr=_size)
-    receipt: Receipt = field(repr=lambda value: value.hex())
+    _receipt: Receipt | None = field(default=None, init=False, repr=False)
+
+    @property
+    def receipt(self) -> Receipt:
+        """The envelope's receipt, 32 bytes: what `sent` is told. Computed when asked for."""
+        receipt = self._receipt
+        if receipt is None:
+            receipt = self._receipt = receipt_of(self.envelope)
+        return receipt
 
 
 NO_SESSION: Final = SessionId(bytes(16))
 # By their own names, because looking up a member costs as much as a call, and every message passes here.
 DATA: Final = Purpose.DATA
+CLOSE: Final = Purpose.CLOSE
 CAUSED: Final = frozenset({Purpose.ANSWER, Purpose.SIGNAL})  # by peers
-OWN: Final = frozenset({Purpose.KNOCK, Purpose.DATA})  # the application's: these may be refused
 
 
 @final
@@ -78,12 +85,13 @@ class Outbox:
     """
 
     __slots__ = (
-        "_by_number", "_by_receipt", "_entries", "_others", "_tally", "caused", "passing",
+        "_by_number", "_by_receipt", "_entries", "_others", "_tally", "_unread", "caused", "passing",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._entries: dict[int, Waiting] = {}
         self._by_receipt: dict[Receipt, int] = {}
+        self._unread: dict[int, None] = {}  # those that are not in there yet: most are never asked for by their receipt
         self._by_number: dict[SessionId, dict[int, int]] = {}  # data, by index
         self._others: dict[SessionId, dict[int, None]] = {}
         self._tally = Tally()  # by whether peers caused them
@@ -112,6 +120,9 @@ class Outbox:
 
     def find(self, receipt: Receipt) -> Waiting | None:
         """Return the envelope of this receipt, or `None`."""
+        for unread in [*self._unread]:
+            self._by_receipt[self._entries[unread].receipt] = unread
+            del self._unread[unread]
         sequence = self._by_receipt.get(receipt)
         return None if sequence is None else self._entries[sequence]
 
@@ -135,7 +146,6 @@ class Outbox:
     def put(self, waiting: Waiting) -> None:
         """Let an envelope wait. For changes alone; again changes nothing."""
         sequence = waiting.sequence
-        self._by_receipt[waiting.receipt] = sequence
         if waiting.purpose is DATA:
             self._by_number.setdefault(waiting.session_id, {})[waiting.number] = sequence
         else:
@@ -143,6 +153,7 @@ class Outbox:
             (self.caused if waiting.purpose in CAUSED else self.passing)[sequence] = None
         if sequence not in self._entries:
             self._tally.come(sequence, waiting.purpose in CAUSED, len(waiting.envelope))
+            self._unread[sequence] = None
             self._entries[sequence] = waiting
 
     def remove(self, sequence: int) -> None:
@@ -150,7 +161,10 @@ class Outbox:
         waiting = self._entries.get(sequence)
         if waiting is None:
             return
-        self._by_receipt.pop(waiting.receipt, None)
+        if sequence in self._unread:
+            del self._unread[sequence]
+        else:
+            self._by_receipt.pop(waiting.receipt, None)
         if waiting.purpose is DATA:
             _take_out(self._by_number, waiting.session_id, waiting.number)
         else:
@@ -211,5 +225,4 @@ def restore_waiting(fields: list[Any]) -> Waiting:
         number=number,
         label=label,
         envelope=envelope,
-        receipt=receipt_of(envelope),
     )

@@ -6,8 +6,10 @@ Each returns the records, or nothing where no journal reads them. What was refus
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from agentmesh.attachments.reference import Attachment, UnknownReference
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.engine.core import Core
 from agentmesh.envelope import OuterEnvelope
@@ -123,6 +125,39 @@ def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Inc
             size_bytes=outer.size_bytes,
             bundle_class=facts.bundle_class,
         ),
+    )
+
+
+def attachments_named(
+    core: Core,
+    facts: Facts,
+    references: Iterable[Attachment | UnknownReference],
+    now_ms: int,
+    *,
+    number: int,
+    time_ms: int,
+    sent: bool,
+) -> Records:
+    """Record what a data message names: one record an attachment, with its receipt and the size of its blob."""
+    if not core.recording:
+        return _NOTHING
+    own, peer = facts.own_did, facts.peer.did
+    return tuple(
+        Record(
+            AuditEvent.ATTACHMENT_NAMED,
+            at_ms=now_ms,
+            mesh=facts.mesh,
+            sender=own if sent else peer,
+            recipient=peer if sent else own,
+            envelope_time_ms=time_ms,
+            receipt=reference.receipt,
+            session_id=facts.session_id,
+            number=number,
+            size_bytes=reference.blob_bytes,
+            bundle_class=facts.bundle_class,
+        )
+        for reference in references
+        if isinstance(reference, Attachment)
     )
 
 

@@ -21,7 +21,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[Hashable, Sum] = {}
-        self._before: tuple[object, Sum] | None = None
+        self._before: tuple[int, Sum] = 0, NOTHING
 
     def of(self, name: Hashable) -> Sum:
         """Return (how many, how many bytes)."""
@@ -36,11 +36,10 @@ class Tally:
         self._count(-sequence, name, -1, -size_bytes)
 
     def _count(self, change: int, name: Hashable, number: int, size_bytes: int) -> None:
-        before = self._before
-        if before is None or before[0] != change:
-            before = self._before = (change, self.of(name))
-        after = before[1][0] + number, before[1][1] + size_bytes
-        if after[0]:
-            self._sums[name] = after
+        if self._before[0] != change:
+            self._before = change, self._sums.get(name, NOTHING)
+        count, total_bytes = self._before[1]
+        if count + number:
+            self._sums[name] = count + number, total_bytes + size_bytes
         else:
             self._sums.pop(name, None)

@@ -66,6 +66,18 @@ def kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
     return hashlib.blake2b(data, digest_size=size, key=key, person=label).digest()
 
 
+def keyed_kdf(key: bytes, label: KdfLabel, size: int) -> Callable[[bytes], bytes]:
+    """Return `kdf` with this key, label and size, as a function of `data`: it takes the key in once, for many."""
+    begun = hashlib.blake2b(digest_size=size, key=key, person=label)
+
+    def derive(data: bytes) -> bytes:
+        state = begun.copy()
+        state.update(data)
+        return state.digest()
+
+    return derive
+
+
 def sha256(data: bytes) -> bytes:
     """Return the SHA-256 of `data`, 32 bytes. FIPS 180-4."""
     return hashlib.sha256(data).digest()

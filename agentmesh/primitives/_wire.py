@@ -250,7 +250,8 @@ def first_at(pair: bytes) -> int:
 
 def encode_pair(first: bytes, *second: bytes) -> bytes:
     """Return `encode([first, the joined parts of second])`, with one copy: the second may be a megabyte."""
-    return b"".join((_PAIR, _bin_head(len(first)), first, _bin_head(sum(map(len, second))), *second))
+    size = len(second[0]) if len(second) == 1 else sum(map(len, second))
+    return b"".join((_PAIR, _bin_head(len(first)), first, _bin_head(size), *second))
 
 
 def encode_second(before: bytes, *second: bytes) -> bytes:

@@ -7,11 +7,12 @@ commitment, so the context is authenticated; the commitment makes a box that ope
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from agentmesh.errors import ArgumentInvalid, DecryptionFailed
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import KdfLabel
+from agentmesh.primitives.keys import Redacted
 
 COMMITMENT_BYTES: Final = 32
 OVERHEAD_BYTES: Final = _crypto.NONCE_BYTES + COMMITMENT_BYTES + _crypto.TAG_BYTES
@@ -38,8 +39,7 @@ def seal(key: bytes, label: KdfLabel, context: bytes, plaintext: bytes, nonce: b
         if nonce_bytes != _crypto.NONCE_BYTES:
             raise ArgumentInvalid("nonce", "of another length", nonce_bytes, _crypto.NONCE_BYTES)
         raise ArgumentInvalid("key", "neither 32 nor 64 bytes long", key_bytes)
-    derived = _crypto.kdf(key, label, nonce + context, 64)
-    return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
+    return _sealed(_crypto.kdf(key, label, nonce + context, 64), plaintext, nonce)
 
 
 def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> bytes:
@@ -48,12 +48,45 @@ def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> b
     Raises:
         DecryptionFailed: anything differs. The commitment is compared first, in constant time.
     """
+    plaintext = _opened(_crypto.kdf(key, label, sealed[: _crypto.NONCE_BYTES] + context, 64), sealed)
+    if plaintext is None:
+        del key  # a traceback keeps this frame
+        raise DecryptionFailed
+    return plaintext
+
+
+@final
+class Sealing(Redacted):
+    """`seal` and `open_sealed` with one key and label, which it takes in once: for whoever seals a great many."""
+
+    __slots__ = ("_derive",)
+
+    def __init__(self, key: bytes, label: KdfLabel) -> None:
+        self._derive = _crypto.keyed_kdf(key, label, 64)
+
+    def seal(self, context: bytes, plaintext: bytes, nonce: bytes) -> bytes:
+        """Return what `seal` returns; the nonce must be of the right length."""
+        return _sealed(self._derive(nonce + context), plaintext, nonce)
+
+    def open(self, context: bytes, sealed: bytes) -> bytes:
+        """Return what `open_sealed` returns.
+
+        Raises:
+            DecryptionFailed: anything differs.
+        """
+        plaintext = _opened(self._derive(sealed[: _crypto.NONCE_BYTES] + context), sealed)
+        if plaintext is None:
+            raise DecryptionFailed
+        return plaintext
+
+
+def _sealed(derived: bytes, plaintext: bytes, nonce: bytes) -> bytes:
+    return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
+
+
+def _opened(derived: bytes, sealed: bytes) -> bytes | None:
+    """Return the plaintext, or `None`. The commitment is compared first, in constant time."""
     nonce, commitment, box = sealed[: _crypto.NONCE_BYTES], sealed[_crypto.NONCE_BYTES : _BOX_AT], sealed[_BOX_AT:]
-    derived = _crypto.kdf(key, label, nonce + context, 64)
-    if _crypto.constant_time_equal(derived[32:], commitment):
-        try:
-            return _crypto.secretbox_open(box, nonce, derived[:32])
-        except DecryptionFailed:
-            pass
-    del key, derived  # a traceback keeps this frame
-    raise DecryptionFailed
+    if not _crypto.constant_time_equal(derived[32:], commitment) or len(box) < _crypto.TAG_BYTES:
+        return None
+    return _crypto.secretbox_try_open(box, nonce, derived[:32])

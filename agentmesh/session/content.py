@@ -1,6 +1,6 @@
 """What a message's plaintext is: `type || content`, padded (docs/protocol.md, section 6).
 
-0 data    parts (1) || index (4) || [item] || [ack] || action length (1; 0 for the KNOCK's action) || action || data
+0 data    parts (1) || index (4) || [item] || [ack] || [refs] || action length (1; 0: the KNOCK's) || action || data
 1 accept  msgpack [conditions, signature], in `agentmesh.handshake.verdict`
 2 close   msgpack [reason, index of the last data message sent, data messages opened]
 3 signal  parts (1) || [item] || [ack]
@@ -10,12 +10,14 @@ Each has one encoding: a part that says nothing is absent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final
 
+from agentmesh.attachments.reference import Attachment, UnknownReference, parse_reference
 from agentmesh.errors import Malformed, MessageRefused, TooLarge
-from agentmesh.limits import ACK_RANGES_MAX, ACTION_MAX_BYTES, COUNTER_MAX
+from agentmesh.limits import ACK_RANGES_MAX, ACTION_MAX_BYTES, COUNTER_MAX, REFERENCES_MAX
 from agentmesh.primitives import _wire
 from agentmesh.primitives.padding import pad, unpadded_length
 from agentmesh.session.epochs import ANSWER_BYTES, OFFER_BYTES
@@ -42,7 +44,7 @@ class Part(IntEnum):
     OFFER = 1  # from the initiator alone
     ANSWER = 2  # from the responder alone
     ACK = 4
-    REFERENCES = 8  # of data alone; kept for attachments, and refused until there are some
+    REFERENCES = 8  # of data alone
 
 
 # What a message may carry, by whether it is to the initiator; of either side's, where that is not known.
@@ -64,10 +66,14 @@ _DATA_TYPE: Final = int(ContentType.DATA)
 _SIGNAL_TYPE: Final = int(ContentType.SIGNAL)
 _SIGNAL_HEAD_BYTES: Final = 2
 
-# What stands before a message's content: (index or 0, item or nothing, ranges of the ack, where the content begins).
-# Not a class, because one is made for every message.
-Parts = tuple[int, bytes, tuple[IndexRange, ...], int]
+_REFERENCE_HEAD: Final = Struct(">H")
+
+References = tuple[Attachment | UnknownReference, ...]
+# What stands before a message's content: (index or 0, item or nothing, ranges of the ack, references, where the content
+# begins). Not a class, because one is made for every message.
+Parts = tuple[int, bytes, tuple[IndexRange, ...], References, int]
 _NO_RANGES: Final[tuple[IndexRange, ...]] = ()
+_NO_REFERENCES: Final[References] = ()
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
@@ -79,6 +85,7 @@ def pad_data(
     data: bytes,
     item: bytes = b"",
     ack: tuple[IndexRange, ...] = _NO_RANGES,
+    references: Sequence[bytes] = (),
 ) -> bytes:
     """Return a data message's padded plaintext.
 
@@ -88,11 +95,13 @@ def pad_data(
         data: The data.
         item: An offer or an answer, or nothing.
         ack: Up to 16 ranges of indices of the other direction, or none.
+        references: Up to 16 of them, each of 1 to 4,096 bytes, or none.
     """
-    if not item and not ack:
+    if not item and not ack and not references:
         return pad(_DATA.pack(_DATA_TYPE, 0, index, len(action)), action, data)
-    head = _DATA_PARTS.pack(_DATA_TYPE, _parts_of(item, ack), index)
-    return pad(head, item, _encode_ack(ack), bytes([len(action)]), action, data)
+    parts = _parts_of(item, ack) | (Part.REFERENCES if references else 0)
+    head = _DATA_PARTS.pack(_DATA_TYPE, parts, index)
+    return pad(head, item, _encode_ack(ack), _encode_references(references), bytes([len(action)]), action, data)
 
 
 def pad_signal(item: bytes = b"", ack: tuple[IndexRange, ...] = _NO_RANGES) -> bytes:
@@ -117,6 +126,12 @@ def _parts_of(item: bytes, ack: tuple[IndexRange, ...]) -> int:
 
 def _encode_ack(ranges: tuple[IndexRange, ...]) -> bytes:
     return bytes([len(ranges)]) + b"".join(_RANGE.pack(*one) for one in ranges) if ranges else b""
+
+
+def _encode_references(references: Sequence[bytes]) -> bytes:
+    if not references:
+        return b""
+    return bytes([len(references)]) + b"".join(_REFERENCE_HEAD.pack(len(one)) + one for one in references)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -146,14 +161,15 @@ def parse_parts(padded: bytes, length: int, to_initiator: bool | None) -> Parts:
             raise MessageRefused
         _, parts, index = _DATA_PARTS.unpack_from(padded)
         if not parts:
-            return index, b"", _NO_RANGES, _DATA_HEAD_BYTES
+            return index, b"", _NO_RANGES, _NO_REFERENCES, _DATA_HEAD_BYTES
         at = _DATA_HEAD_BYTES
     if length < at:
         raise MessageRefused
     parts = padded[1]
-    if parts & ~_ALLOWED[to_initiator] or parts == 0 or (parts & Part.OFFER and parts & Part.ANSWER):
+    allowed = _ALLOWED[to_initiator] | (0 if is_signal else Part.REFERENCES)
+    if parts & ~allowed or parts == 0 or (parts & Part.OFFER and parts & Part.ANSWER):
         raise MessageRefused
-    item, ack = b"", _NO_RANGES
+    item, ack, references = b"", _NO_RANGES, _NO_REFERENCES
     if parts & (Part.OFFER | Part.ANSWER):
         end = at + (OFFER_BYTES if parts & Part.OFFER else ANSWER_BYTES)
         if length < end:
@@ -161,9 +177,11 @@ def parse_parts(padded: bytes, length: int, to_initiator: bool | None) -> Parts:
         item, at = padded[at:end], end
     if parts & Part.ACK:
         ack, at = _parse_ack(padded, at, length)
+    if parts & Part.REFERENCES:
+        references, at = _parse_references(padded, at, length)
     if is_signal and at != length:
         raise MessageRefused
-    return index, item, ack, at
+    return index, item, ack, references, at
 
 
 def _parse_ack(padded: bytes, at: int, length: int) -> tuple[tuple[IndexRange, ...], int]:
@@ -178,6 +196,31 @@ def _parse_ack(padded: bytes, at: int, length: int) -> tuple[tuple[IndexRange, .
             raise MessageRefused
         least = last + 2  # what touches is one range
     return ranges, end
+
+
+def _parse_references(padded: bytes, at: int, length: int) -> tuple[References, int]:
+    count, at = (padded[at] if at < length else 0), at + 1
+    if not 1 <= count <= REFERENCES_MAX:
+        raise MessageRefused
+    found: list[Attachment | UnknownReference] = []
+    for _ in range(count):
+        begin = at + _REFERENCE_HEAD.size
+        if begin > length:
+            raise MessageRefused
+        [size] = _REFERENCE_HEAD.unpack_from(padded, at)
+        at = begin + size
+        if at > length:
+            raise MessageRefused
+        found.append(_parse_reference(padded[begin:at]))
+    return tuple(found), at
+
+
+def _parse_reference(encoded: bytes) -> Attachment | UnknownReference:
+    try:
+        return parse_reference(encoded)
+    except (Malformed, TooLarge):
+        pass
+    raise MessageRefused
 
 
 def parse_action(padded: bytes, at: int, length: int) -> tuple[str | None, bytes]:
@@ -228,7 +271,7 @@ def parse_content(padded: bytes) -> tuple[ContentType, str | None, bytes]:
         raise MessageRefused
     if content_type in (ContentType.ACCEPT, ContentType.CLOSE):
         return content_type, None, padded[1:length]
-    index, _, _, at = parse_parts(padded, length, None)
+    index, _, _, _, at = parse_parts(padded, length, None)
     if content_type is ContentType.SIGNAL:
         return content_type, None, b""
     if index == 0:

@@ -24,6 +24,7 @@ from agentmesh.primitives.keys import DisclosureKey, Redacted
 from agentmesh.primitives.padding import unpadded_length
 from agentmesh.session.content import (
     ContentType,
+    References,
     content_type_of,
     parse_action,
     parse_close,
@@ -51,6 +52,7 @@ class Incoming(Redacted):
         peer_close: What a close announces.
         disclosure_key: Opens this one message; only where it was asked for.
         ack: What it acknowledges, if anything that is new.
+        references: What it refers to.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Incoming(Redacted):
         "disclosure_key",
         "number",
         "peer_close",
+        "references",
         "time_ms",
     )
 
@@ -80,6 +83,7 @@ class Incoming(Redacted):
         disclosure_key: DisclosureKey | None,
         item: Item | None,
         ack: AckTaken | None,
+        references: References = (),
     ) -> None:
         self._session = session
         self._opened = opened
@@ -92,6 +96,7 @@ class Incoming(Redacted):
         self.disclosure_key: DisclosureKey | None = disclosure_key
         self._item = item
         self.ack: AckTaken | None = ack
+        self.references: References = references
 
     def taken(self, entropy: Entropy, now_ms: int, limits: Limits, acknowledge: bool = False) -> MessageTaken:
         """Return what accepting this message changes; with `acknowledge` it notes that data is to be acknowledged."""
@@ -164,7 +169,7 @@ def open_message(
     key = DisclosureKey(opened.message_key) if disclosable else None
     if content_type is not _DATA:
         return _open_other(session, opened, content_type, padded[:length], position, time_ms, now_ms, limits, key)
-    index, carried, ack, at = parse_parts(padded, length, facts.initiator)
+    index, carried, ack, references, at = parse_parts(padded, length, facts.initiator)
     item = parse_item(carried, not facts.initiator) if carried else None
     if index > position or not session.received.is_new(index):
         raise ContradictoryHeader
@@ -175,7 +180,7 @@ def open_message(
     if session.conditions is not UNLIMITED:
         _check_conditions(session, time_ms, index, action)
     taken = _acknowledged(session, ack, limits) if ack else None
-    return Incoming(session, opened, _DATA, action, data, index, time_ms, None, key, item, taken)
+    return Incoming(session, opened, _DATA, action, data, index, time_ms, None, key, item, taken, references)
 
 
 def _open_other(
@@ -198,7 +203,7 @@ def _open_other(
         number = announced.data_sent + 1
         return Incoming(session, opened, _CLOSE, "", reason, number, time_ms, announced, key, None, None)
     to_initiator = session.facts.initiator
-    _, carried, ack, _ = parse_parts(plaintext, len(plaintext), to_initiator)
+    _, carried, ack, _, _ = parse_parts(plaintext, len(plaintext), to_initiator)
     item = parse_item(carried, not to_initiator) if carried else None
     _check_conditions(session, time_ms)
     taken = _acknowledged(session, ack, limits) if ack else None

@@ -87,17 +87,18 @@ def _half_fields(half: Half) -> list[Any]:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite = SUITE) -> Ratchet:
+def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite | None = None) -> Ratchet:
     """Return the ratchet of an initiator or a responder.
 
     Args:
         fields: What `ratchet_fields` gave.
         initiator: It was made by `Ratchet.initiator`.
-        suite: The one that it was made with.
+        suite: The one that it was made with; `None` for that of version 1.
 
     Raises:
         Malformed: fields that contradict one another.
     """
+    suite = SUITE if suite is None else suite
     root, secret, public, sent, received, next_sending, next_receiving, past_fields, skipped_fields, *rest = fields
     half = _restore_half(rest, initiator)
     sending = receiving = None

@@ -5,6 +5,7 @@ Nothing changes by sealing: each call gives the change to apply before the messa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from agentmesh.envelope import build_behind
@@ -36,6 +37,7 @@ def seal_data(
     entropy: Entropy,
     disclosable: bool = False,
     acknowledge: bool = False,
+    references: Sequence[bytes] = (),
 ) -> SealedStep:
     """Return (a data message, sealed; the change that it makes). Apply the change before the message leaves.
 
@@ -48,6 +50,7 @@ def seal_data(
         entropy: For the nonce.
         disclosable: Return the message's key too (section 8.1); keeping it undoes its forward secrecy.
         acknowledge: Say which data messages of the peer were opened.
+        references: To attachments, each encoded; at most 16.
 
     Raises:
         ArgumentInvalid: a wrong type, or data over the limit.
@@ -75,7 +78,7 @@ def seal_data(
     item, half = _NO_ITEM
     if session.ratchet.begins_chain:
         item, half = session.ratchet.item_out(now_ms, entropy, limits)
-    padded = pad_data(index, named, data, item, ack)
+    padded = pad_data(index, named, data, item, ack, references)
     return _seal(session, padded, index, now_ms, entropy, index, disclosable, bool(ack), half)
 
 

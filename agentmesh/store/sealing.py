@@ -16,6 +16,7 @@ last, and what they say is chained by the log itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from struct import Struct
 from typing import Any, Final, Self, final
 
 from attrs import frozen
@@ -24,7 +25,7 @@ from agentmesh.errors import ArgumentInvalid, DecryptionFailed, RemoteError, Sto
 from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import STATE, STORE_KEY, STORE_NAME, STORE_SET
-from agentmesh.primitives.aead import OVERHEAD_BYTES, open_sealed, seal
+from agentmesh.primitives.aead import OVERHEAD_BYTES, Sealing
 from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy
 from agentmesh.primitives.keys import Redacted
@@ -43,6 +44,7 @@ KINDS: Final = frozenset(  # the engine's, those of AGT's protocol, the audit tr
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag
 _HASH_BYTES: Final = 32
+_NONCES: Final = Struct(f"{_crypto.NONCE_BYTES}s")
 _HEAD: Final = _wire.array(
     _wire.Uint(), _wire.Uint(), _wire.Uint(), _wire.Bin(_HASH_BYTES), _wire.Uint(), _wire.Uint()
 )  # fmt: skip
@@ -65,8 +67,8 @@ class Sealer(Redacted):
     """Seals and opens the rows of one agent. It holds the agent's keys; whoever calls it holds the agent's lock."""
 
     __slots__ = (
-        "_durable", "_elements", "_encode", "_entropy", "_hiding", "_key_row", "_log", "_name", "_pending",
-        "_sealing", "_set", "_total",
+        "_durable", "_elements", "_encode", "_entropy", "_hide", "_key_row", "_log", "_name", "_pending", "_rows",
+        "_share", "_total",
     )  # fmt: skip
 
     @frameless
@@ -75,9 +77,12 @@ class Sealer(Redacted):
         self._name = name
         self._encode = _wire.public_encoder()  # of contexts and of rows' keys alone, which are no secrets
         self._entropy = entropy
-        self._sealing, self._hiding, self._set = (
+        row_key, name_key, set_key = (
             _crypto.kdf(data_key, STORE_KEY, purpose, _crypto.KEY_BYTES) for purpose in (b"rows", b"names", b"set")
         )
+        self._rows = Sealing(row_key, STATE)
+        self._hide = _crypto.keyed_kdf(name_key, STORE_NAME, HIDDEN_BYTES)
+        self._share = _crypto.keyed_kdf(set_key, STORE_SET, _HASH_BYTES)
         self._key_row = key_row  # until it is written
         self._elements: dict[Name, int] = {}
         self._total = 0
@@ -194,7 +199,7 @@ class Sealer(Redacted):
                 encode = _wire.encode if kind == LOG else self._encode  # other threads may read the log meanwhile
                 context = encode([VERSION, self._name, kind, hidden, number])
                 try:
-                    data = open_sealed(self._sealing, STATE, context, stored[NUMBER_BYTES:])
+                    data = self._rows.open(context, stored[NUMBER_BYTES:])
                     return _wire.decode_pair(data, len(data))
                 except (DecryptionFailed, RemoteError):
                     pass
@@ -220,41 +225,43 @@ class Sealer(Redacted):
             RandomnessFailed: the source of randomness broke its contract.
         """
         self._adopt()
-        nonces = self._entropy.token(_crypto.NONCE_BYTES * (len(rows) + 1))
+        nonces = _NONCES.iter_unpack(self._entropy.token(_crypto.NONCE_BYTES * (len(rows) + 1)))
         put: Sealed = {}
         removed: list[Name] = []
+        log_put: list[Name] = []
+        log_removed: list[Name] = []
         elements: dict[Name, int | None] = {}
-        count, total = len(self._elements), self._total
-        for at, (name, data) in enumerate(rows.items(), 1):
-            kind, hidden = self._hidden(name)
-            old = self._elements.get(name)
-            if old is not None:
+        old, count, total = self._elements, len(self._elements), self._total
+        for (name, data), (nonce,) in zip(rows.items(), nonces, strict=False):
+            hidden = self._hidden(name)
+            if name in old:
                 count -= 1
-                total ^= old
+                total ^= old[name]
             if data is None:
-                removed.append((kind, hidden))
-                if kind != LOG:
-                    elements[name] = None
-                continue
-            nonce = nonces[at * _crypto.NONCE_BYTES : (at + 1) * _crypto.NONCE_BYTES]
-            put[kind, hidden] = stored = self._seal_row(kind, hidden, name[1], data, commit_number, nonce)
-            if kind == LOG:
-                continue
-            elements[name] = element = self._element(stored)
-            count += 1
-            total ^= element
-        log = self._log_after(put, removed)
+                removed.append(hidden)
+            else:
+                put[hidden] = stored = self._seal_row(hidden, name[1], data, commit_number, nonce)
+            if hidden[0] == LOG:
+                (log_removed if data is None else log_put).append(hidden)
+            elif data is None:
+                elements[name] = None
+            else:
+                elements[name] = element = self._element(stored)
+                count += 1
+                total ^= element
+        log = self._log_after(log_put, log_removed)
         head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log.start, log.stop])
-        put[HEAD_NAME] = self._seal_row(HEAD, b"", b"", head, commit_number, nonces[: _crypto.NONCE_BYTES])
+        [(nonce,)] = nonces  # that is left
+        put[HEAD_NAME] = self._seal_row(HEAD_NAME, b"", head, commit_number, nonce)
         if self._key_row is not None:
             put[KEY, b""] = self._key_row
         self._pending = _Pending(elements, total, log)
         return put, removed
 
-    def _log_after(self, put: Sealed, removed: list[Name]) -> range:
+    def _log_after(self, put: list[Name], removed: list[Name]) -> range:
         """Return the numbers of the rows of the log after a write: it grows at its end, and is cut at its beginning."""
-        added = sorted(log_number(name) for name in put if name[0] == LOG)
-        taken = sorted(log_number(name) for name in removed if name[0] == LOG)
+        added = sorted(map(log_number, put))
+        taken = sorted(map(log_number, removed))
         first, end = self._log.start, self._log.stop
         if added:
             first, end = (first, end) if self._log else (max(end, added[0]),) * 2
@@ -315,21 +322,21 @@ class Sealer(Redacted):
         if kind not in KINDS or type(key) is not bytes:
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
-            return kind, _crypto.kdf(self._hiding, STORE_NAME, self._encode([kind, key]), HIDDEN_BYTES)
+            return kind, self._hide(self._encode([kind, key]))
         if log_number(name) == UINT_MAX:
             raise ArgumentInvalid("rows", "not the number of a row of the log")
         return kind, key
 
-    def _seal_row(self, kind: str, hidden: bytes, key: bytes, data: bytes, number: int, nonce: bytes) -> bytes:
+    def _seal_row(self, hidden: Name, key: bytes, data: bytes, number: int, nonce: bytes) -> bytes:
         if type(data) is not bytes:
             raise ArgumentInvalid("rows", "not bytes")
-        context = self._encode([VERSION, self._name, kind, hidden, number])
-        sealed = seal(self._sealing, STATE, context, _wire.encode_pair(key, data), nonce)
+        context = self._encode([VERSION, self._name, *hidden, number])
+        sealed = self._rows.seal(context, _wire.encode_pair(key, data), nonce)
         return number.to_bytes(NUMBER_BYTES, "big") + sealed
 
     def _element(self, stored: bytes) -> int:
         """Return a row's share of the hash of the set: keyed, over what commits to all that the row is."""
-        return int.from_bytes(_crypto.kdf(self._set, STORE_SET, stored[_COMMITTED], _HASH_BYTES), "big")
+        return int.from_bytes(self._share(stored[_COMMITTED]), "big")
 
 
 def _sum_bytes(total: int) -> bytes:

@@ -213,13 +213,14 @@ class _Write:
                 self.deleted.append((index[name],))
                 self.places[name] = None
         for name, sealed in put.items():
-            if name[0] == LOG:
-                self.log_put.append((log_number(name), sealed))
-            elif name in index:
+            kind, key = name
+            if name in index:
                 self.updated.append((sealed, index[name]))
+            elif kind == LOG:
+                self.log_put.append((log_number(name), sealed))
             elif name != HEAD_NAME:
                 self.places[name] = following
-                self.inserted.append((following, *name, sealed))
+                self.inserted.append((following, kind, key, sealed))
                 following += 1
         self.following = following
 

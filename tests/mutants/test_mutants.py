@@ -69,8 +69,8 @@ FAULTS = (
     Fault(
         "the commitment is not compared",
         "primitives/aead.py",
-        "if _crypto.constant_time_equal(derived[32:], commitment):",
-        "if True:",
+        "not _crypto.constant_time_equal(derived[32:], commitment) or ",
+        "",
         ("tests/unit/test_aead.py",),
     ),
     Fault(
@@ -661,7 +661,8 @@ def shown() -> list[Fault]:
 @pytest.mark.parametrize("fault", shown(), ids=lambda fault: fault.name.replace(" ", "-"))
 def test_a_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "agentmesh", tmp_path / "agentmesh", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "mutants"))
+    left_out = shutil.ignore_patterns("__pycache__", "mutants", ".venv")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=left_out)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     module = tmp_path / "agentmesh" / fault.module
     module.write_text(module.read_text(encoding="utf-8").replace(fault.was, fault.becomes), encoding="utf-8")

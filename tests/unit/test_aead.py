@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import struct
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +91,7 @@ def test_seal_is_the_construction_of_the_protocol(
 ) -> None:
     ek, kc = derived(key, label, nonce, context)
     assert aead.seal(key, label, context, plaintext, nonce) == nonce + kc + secretbox(ek, nonce, plaintext)
+    assert aead.Sealing(key, label).seal(context, plaintext, nonce) == nonce + kc + secretbox(ek, nonce, plaintext)
 
 
 # --- seal and open ----------------------------------------------------------------------------------------------------
@@ -100,6 +102,8 @@ def test_what_is_sealed_opens(key: bytes, label: KdfLabel, context: bytes, plain
     sealed = aead.seal(key, label, context, plaintext, nonce)
     assert len(sealed) == len(plaintext) + aead.OVERHEAD_BYTES == len(plaintext) + 72
     assert aead.open_sealed(key, label, context, sealed) == plaintext
+    sealing = aead.Sealing(key, label)
+    assert sealing.open(context, sealed) == sealing.open(context, sealing.seal(context, plaintext, nonce)) == plaintext
 
 
 KEY, NONCE, CONTEXT, TEXT = bytes(range(32)), bytes(range(100, 124)), b"a header", b"attack at dawn, or a little later"
@@ -107,12 +111,13 @@ SEALED = aead.seal(KEY, MESSAGE, CONTEXT, TEXT, NONCE)
 
 
 def refused(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> None:
-    with pytest.raises(DecryptionFailed) as caught:
-        aead.open_sealed(key, label, context, sealed)
-    assert type(caught.value) is DecryptionFailed
-    assert str(caught.value) == str(DecryptionFailed())  # one class, one text, whatever differs
-    assert vars(caught.value) == {}
-    assert caught.value.__context__ is None
+    for opening in (partial(aead.open_sealed, key, label), aead.Sealing(key, label).open):
+        with pytest.raises(DecryptionFailed) as caught:
+            opening(context, sealed)
+        assert type(caught.value) is DecryptionFailed
+        assert str(caught.value) == str(DecryptionFailed())  # one class, one text, whatever differs
+        assert vars(caught.value) == {}
+        assert caught.value.__context__ is None
 
 
 def test_every_flipped_bit_is_refused() -> None:
@@ -185,23 +190,24 @@ def test_one_key_used_twice_does_not_repeat_a_keystream() -> None:
 
 def test_the_commitment_is_compared_first_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    compare, unbox = _crypto.constant_time_equal, _crypto.secretbox_open
+    compare, unbox = _crypto.constant_time_equal, _crypto.secretbox_try_open
 
     def compared(first: bytes, second: bytes) -> bool:
         events.append("compare")
         return compare(first, second)
 
-    def opened(*arguments: bytes) -> bytes:
+    def opened(*arguments: bytes) -> bytes | None:
         events.append("open")
         return unbox(*arguments)
 
     monkeypatch.setattr(_crypto, "constant_time_equal", compared)
-    monkeypatch.setattr(_crypto, "secretbox_open", opened)
+    monkeypatch.setattr(_crypto, "secretbox_try_open", opened)
     assert aead.open_sealed(KEY, MESSAGE, CONTEXT, SEALED) == TEXT
-    assert events == ["compare", "open"]
+    assert aead.Sealing(KEY, MESSAGE).open(CONTEXT, SEALED) == TEXT
+    assert events == ["compare", "open"] * 2
     events.clear()
     refused(KEY, INTENT, CONTEXT, SEALED)
-    assert events == ["compare"]
+    assert events == ["compare"] * 2
 
 
 # --- a box that opens under two keys ----------------------------------------------------------------------------------

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentmesh.attachments.reference import Attachment
 from agentmesh.errors import DecryptionFailed, MessageRefused
 from agentmesh.limits import COUNTER_MAX
+from agentmesh.primitives import _wire
+from agentmesh.primitives.keys import AttachmentKey, Receipt
 from agentmesh.primitives.padding import pad, unpadded_length
 from agentmesh.session.content import (
     ContentType,
@@ -49,20 +52,41 @@ def acks(draw: st.DrawFn) -> Ranges:
 ITEMS = {True: st.sampled_from((b"", bytes(ANSWER_BYTES))), False: st.sampled_from((b"", bytes(OFFER_BYTES)))}
 
 
-def read_data(padded: bytes, to_initiator: bool) -> tuple[int, bytes, Ranges, str | None, bytes]:
+REFERENCES = st.lists(
+    st.builds(
+        Attachment,
+        key=st.binary(min_size=32, max_size=32).map(AttachmentKey),
+        size=st.integers(0, 2**34),
+        chunk_exponent=st.integers(16, 24),
+        receipt=st.binary(min_size=32, max_size=32).map(Receipt),
+        name=st.text(st.characters(codec="utf-8"), max_size=40),
+        where=st.text(st.characters(codec="utf-8"), max_size=400),
+    ).map(Attachment.encode)
+    | st.builds(lambda kind, rest: _wire.encode([kind, rest]), st.integers(2, 127), st.binary(max_size=4000)),
+    max_size=16,
+)
+
+
+def read_data(padded: bytes, to_initiator: bool) -> tuple[int, bytes, Ranges, list[bytes], str | None, bytes]:
     length = unpadded_length(padded)
     assert content_type_of(padded, length) is ContentType.DATA
-    index, item, ack, at = parse_parts(padded, length, to_initiator)
-    return index, item, ack, *parse_action(padded, at, length)
+    index, item, ack, references, at = parse_parts(padded, length, to_initiator)
+    return index, item, ack, [one.encode() for one in references], *parse_action(padded, at, length)
 
 
-@given(INDICES, ACTIONS, st.binary(max_size=200), acks(), st.booleans(), st.data())
+@given(INDICES, ACTIONS, st.binary(max_size=200), acks(), REFERENCES, st.booleans(), st.data())
 def test_data_parses_back(
-    index: int, action: str, data: bytes, ack: Ranges, to_initiator: bool, drawn: st.DataObject
+    index: int,
+    action: str,
+    data: bytes,
+    ack: Ranges,
+    references: list[bytes],
+    to_initiator: bool,
+    drawn: st.DataObject,
 ) -> None:
     item = drawn.draw(ITEMS[to_initiator])
-    padded = pad_data(index, action.encode(), data, item, ack)
-    assert read_data(padded, to_initiator) == (index, item, ack, action or None, data)
+    padded = pad_data(index, action.encode(), data, item, ack, references)
+    assert read_data(padded, to_initiator) == (index, item, ack, references, action or None, data)
     assert parse_content(padded) == (ContentType.DATA, action or None, data)
     if item:
         with pytest.raises(MessageRefused):  # the other side's kind of item
@@ -79,7 +103,7 @@ def test_a_signal_parses_back(ack: Ranges, to_initiator: bool, drawn: st.DataObj
         with pytest.raises(MessageRefused):
             parse_parts(padded, length, to_initiator)
         return
-    assert parse_parts(padded, length, to_initiator) == (0, item, ack, length)
+    assert parse_parts(padded, length, to_initiator) == (0, item, ack, (), length)
     assert parse_content(padded) == (ContentType.SIGNAL, None, b"")
 
 
@@ -105,10 +129,10 @@ def encoded_again(plaintext: bytes, to_initiator: bool) -> bytes:
     length = unpadded_length(padded)
     kind = content_type_of(padded, length)
     if kind is ContentType.DATA:
-        index, item, ack, action, data = read_data(padded, to_initiator)
-        return pad_data(index, (action or "").encode(), data, item, ack)
+        index, item, ack, references, action, data = read_data(padded, to_initiator)
+        return pad_data(index, (action or "").encode(), data, item, ack, references)
     if kind is ContentType.SIGNAL:
-        _, item, ack, _ = parse_parts(padded, length, to_initiator)
+        _, item, ack, _, _ = parse_parts(padded, length, to_initiator)
         return pad_signal(item, ack)
     if kind is ContentType.CLOSE:
         return pad_close(*parse_close(padded[1:length]))
@@ -145,6 +169,13 @@ def ack_bytes(*numbers: int) -> bytes:
     return bytes([len(numbers) // 2]) + b"".join(struct.pack(">I", number) for number in numbers)
 
 
+def references_bytes(*references: bytes) -> bytes:
+    return bytes([len(references)]) + b"".join(struct.pack(">H", len(one)) + one for one in references)
+
+
+NAMING = b"\x00\x08\x00\x00\x00\x01"
+SOME = Attachment(key=AttachmentKey(bytes(32)), size=1, chunk_exponent=18, receipt=Receipt(bytes(32))).encode()
+
 REFUSED: dict[str, bytes] = {
     "nothing": b"",
     "an unknown type": b"\x04\x04" + ack_bytes(1, 1),
@@ -154,7 +185,18 @@ REFUSED: dict[str, bytes] = {
     "a signal of its type alone": b"\x03",
     "a signal with data behind it": b"\x03\x04" + ack_bytes(1, 1) + b"x",
     "a signal with references": b"\x03\x08",
-    "references": b"\x00\x08\x00\x00\x00\x01" + b"\x00\x00\x00\x01\x90" + b"\x00x",
+    "a signal with a whole reference": b"\x03\x08" + references_bytes(SOME),
+    "no reference": NAMING + references_bytes() + b"\x00x",
+    "seventeen references": NAMING + references_bytes(*[SOME] * 17) + b"\x00x",
+    "an empty reference": NAMING + references_bytes(b"") + b"\x00x",
+    "a reference over the limit": NAMING + references_bytes(_wire.encode([2, bytes(4096)])) + b"\x00x",
+    "a reference that is none": NAMING + references_bytes(b"\x90") + b"\x00x",
+    "a reference with a field too many": NAMING + references_bytes(b"\x99" + SOME[1:] + b"\x00") + b"\x00x",
+    "a reference that is cut": NAMING + references_bytes(SOME)[:-1],
+    "a reference's length that is cut": NAMING + b"\x01\x00",
+    "a count of references alone": NAMING + b"\x01",
+    "nothing where references are": NAMING,
+    "references without an action": NAMING + references_bytes(SOME),
     "an unknown part": b"\x00\x10\x00\x00\x00\x01\x00x",
     "both items": b"\x00\x03\x00\x00\x00\x01" + bytes(OFFER_BYTES + ANSWER_BYTES) + b"\x00x",
     "an item that is short": b"\x00\x01\x00\x00\x00\x01" + bytes(OFFER_BYTES - 1),

@@ -29,6 +29,7 @@ from agentmesh.engine.export import export_agent, restore_agent
 from agentmesh.engine.offers import Offers
 from agentmesh.engine.outbox import Outbox, Purpose, Waiting
 from agentmesh.engine.tally import Tally
+from agentmesh.envelope import receipt_of
 from agentmesh.errors import (
     ArgumentInvalid,
     BatchOpen,
@@ -192,7 +193,6 @@ def test_a_clock_that_is_set_stalls_nothing(leaps: list[int]) -> None:
         number=1,
         label=b"",
         envelope=b"x",
-        receipt=Receipt(bytes(32)),
     )
     outbox.put(waiting)
     now_ms = 1_000_000_000
@@ -560,6 +560,15 @@ def test_what_came_early_is_handed_up_behind_what_comes_before_it() -> None:
     assert told(restarted(pair.bob, pair.clock, in_order=True).inbox()) == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_was_held_is_handed_up_with_the_next_message_where_order_is_asked_for_no_more() -> None:
+    pair = reliable_pair(in_order=True)
+    made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(4)]
+    assert told(pair.bob.receive(made[2])) == []
+    bob = restarted(pair.bob, pair.clock)
+    assert told(bob.receive(made[3])) == [4, 3]
+    assert told(bob.inbox()) == [4, 3]
+
+
 def test_the_wait_for_a_message_is_bounded() -> None:
     pair = reliable_pair(in_order=True)
     made = [pair.alice.send(pair.bob.did, b"%d" % number) for number in range(6)]
@@ -842,6 +851,21 @@ def test_a_tally_that_is_broken_off_counts_once(moves: list[tuple[int, bool, int
         else:
             del there[sequence]
         assert tally.of("a") == (len(there), sum(there.values()))
+
+
+@given(st.lists(st.tuples(st.sampled_from(("put", "remove", "find")), st.integers(1, 5)), max_size=40))
+def test_what_waits_is_found_by_its_receipt(moves: list[tuple[str, int]]) -> None:
+    outbox, there = Outbox(), dict[int, Waiting]()
+    envelopes = [b"%d" % number for number in range(6)]
+    for move, number in moves:
+        if move == "put" and number not in there:
+            there[number] = Waiting(number, Purpose.DATA, "did", SessionId(bytes(16)), number, b"", envelopes[number])
+            outbox.put(there[number])
+        elif move == "remove":
+            outbox.remove(number)
+            there.pop(number, None)
+        elif move == "find":
+            assert outbox.find(receipt_of(envelopes[number])) is there.get(number)
 
 
 # --- exports ---------------------------------------------------------------------------------------------------------

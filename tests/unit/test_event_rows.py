@@ -48,7 +48,15 @@ from agentmesh import (
     Tracked,
     Undelivered,
 )
-from agentmesh.engine.event_rows import _FORMS, Kept, export_event, is_kept, restore_event
+from agentmesh.engine.event_rows import (
+    _FORMS,
+    Kept,
+    _fields_of,
+    _fields_of_message,
+    export_event,
+    is_kept,
+    restore_event,
+)
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import Malformed
@@ -197,6 +205,11 @@ def attributes(event: Kept) -> dict[str, Any]:
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
+
+
+@given(EVENTS[MessageReceived])
+def test_a_message_is_written_as_its_form_says(event: MessageReceived) -> None:
+    assert _fields_of_message(event) == _fields_of(event)
 
 
 def assert_comes_back(event: Kept, state: AgentState) -> None:

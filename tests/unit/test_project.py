@@ -648,7 +648,7 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"]]
+    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"], *extras["examples"]]
     assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",

@@ -33,7 +33,10 @@ from agentmesh.errors import (
     StoreLocked,
     StoreMoved,
 )
+from agentmesh.primitives import _crypto
+from agentmesh.primitives._labels import STORE_KEY
 from agentmesh.store import SQLiteBackend, files
+from agentmesh.store.data_key import unwrap
 from agentmesh.store.rows import HEAD_NAME, Name
 from agentmesh.store.sealing import Sealer
 from agentmesh.store.sqlite_rows import SQLiteRows
@@ -882,7 +885,12 @@ def test_no_secret_stands_in_any_file(path: Path) -> None:
                 rows.write(number, put, removed)
                 sealer.written()
                 look()
-            secrets |= {f"{name} {slot}": getattr(sealer, slot) for slot in ("_sealing", "_hiding", "_set")}
+            [wrapped] = [sealed for kind, _, sealed in rows.read() if kind == "key"]
+            data_key = unwrap(name, store_key, wrapped)
+            secrets[f"{name} data key"] = data_key
+            secrets |= {
+                f"{name} {use}": _crypto.kdf(data_key, STORE_KEY, use, 32) for use in (b"rows", b"names", b"set")
+            }
     look()
     everything = b"\x00".join(seen.values())
     for name, secret in secrets.items():
