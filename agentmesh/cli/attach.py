@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 
 from agentmesh.attachments import Attachment, parse_reference
 from agentmesh.cli.streams import overwrite
-from agentmesh.cli.text import Exit, amount, escaped, exit_table, fail, reason
+from agentmesh.cli.text import Exit, amount, escaped, fail, reason
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -41,17 +41,20 @@ _STATUSES: Final[dict[type[AgentMeshError], Exit]] = {
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `attach` and its commands to the command line."""
-    parser = _add(
-        commands, "attach", "seal a file for any store, and open it again",
-        "Seal a file of any size into a blob that any store may have, and a reference that opens it.",
-    )  # fmt: skip
+    parser = commands.add_parser(
+        "attach",
+        help="seal a file for any store, and open it again",
+        description="Seal a file of any size into a blob that any store may have, and a reference that opens it.",
+    )
     attaches = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    seal = _add(
-        attaches, "seal", "seal a file into a blob and a reference",
-        "Seal FILE into BLOB, and write the reference to REFERENCE. Whoever has both has the file: give the blob to a "
-        "store, the reference to nobody but in a message. Nothing is replaced.",
-    )  # fmt: skip
+    seal = attaches.add_parser(
+        "seal",
+        help="seal a file into a blob and a reference",
+        description="Seal FILE into BLOB, and write the reference to REFERENCE. Whoever has both has the file: give "
+        "the blob to a store, the reference to nobody but in a message. Nothing is replaced. Broken off, run it again "
+        "with --resume; to give up, delete what stands beside BLOB: the key is in it.",
+    )
     seal.add_argument("file", metavar="FILE", help="a regular file that nobody writes to meanwhile")
     seal.add_argument("blob", metavar="BLOB", help="where the blob is to stand")
     seal.add_argument("reference", metavar="REFERENCE", help="where the reference is to stand, mode 0600; `-` for "
@@ -67,22 +70,24 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     seal.add_argument("--resume", action="store_true", help="go on with what a run before left")
     seal.set_defaults(run=_seal)
 
-    opened = _add(
-        attaches, "open", "open a blob with its reference",
-        "Verify BLOB against the reference, and let TO stand, mode 0600, once all of it has passed. Broken off, run it "
-        "again. Nothing is replaced, and no name that a peer chose is used.",
-    )  # fmt: skip
+    opened = attaches.add_parser(
+        "open",
+        help="open a blob with its reference",
+        description="Verify BLOB against the reference, and let TO stand, mode 0600, once all of it has passed. Broken "
+        "off, run it again. Nothing is replaced, and no name that a peer chose is used.",
+    )
     opened.add_argument("reference", metavar="REFERENCE", help="the reference's file, `-` for standard input")
     opened.add_argument("blob", metavar="BLOB", help="the blob's file, `-` for standard input")
     opened.add_argument("to", metavar="TO", help="where the file is to stand")
     opened.add_argument("--anew", action="store_true", help="do not go on with what a run before left")
     opened.set_defaults(run=_open)
 
-    info = _add(
-        attaches, "info", "show what a reference says that is not secret",
-        "Show the sizes and the receipt of an attachment: nothing that is secret. Its name, type and address are "
-        "content, and shown only where asked for.",
-    )  # fmt: skip
+    info = attaches.add_parser(
+        "info",
+        help="show what a reference says that is not secret",
+        description="Show the sizes and the receipt of an attachment: nothing that is secret. Its name, type and "
+        "address are content, and shown only where asked for.",
+    )
     info.add_argument("reference", metavar="REFERENCE", help="the reference's file, `-` for standard input")
     info.add_argument("--texts", action="store_true", help="show name, type and address too: texts that a peer chose")
     info.set_defaults(run=_info)
@@ -90,15 +95,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     for one in (seal, opened):
         one.add_argument("--threads", type=int, default=1, choices=range(1, THREADS_MAX + 1), metavar="N",
                          help=f"how many work at once, 1 to {THREADS_MAX}")  # fmt: skip
-
-
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, description: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name, help=what, description=description, epilog=exit_table(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
 
 
 # --- how it ends, and what is seen meanwhile -------------------------------------------------------------------------
@@ -124,9 +120,9 @@ def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
         nonlocal told
         percent = done * 100 // max(1, size)
         if watched and size >= _WATCHED_FROM_BYTES and percent != told:
-            told = percent
             bar = "#" * (percent * _BAR_COLUMNS // 100)
             overwrite(f"{doing} {percent:3d} %  [{bar:<{_BAR_COLUMNS}}]  {done:,} of {amount(size, 'bytes')}")
+            told = percent
 
     try:
         yield show

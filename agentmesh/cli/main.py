@@ -12,28 +12,33 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from agentmesh import __version__
-from agentmesh.cli import attach, inspection
+from agentmesh.cli import inspection
 from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
 
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `audit` and `store`; where the system has no file locks, on which both stand, ones that say so."""
+    """Add what reads and writes stores; where the system lacks what all of them stand on, ones that say so."""
     try:
-        from agentmesh.cli import audit, store
+        from agentmesh.cli import attach, audit, store
     except ModuleNotFoundError as missing:
-        for name, what in (("audit", "verify, show or compare audit logs"), ("store", "look after a store")):
+        for name, what in (
+            ("attach", "seal a file for any store, and open it again"),
+            ("audit", "verify, show or compare audit logs"),
+            ("store", "look after a store"),
+        ):
             text = f"{name} does not run on this system: Python has no module {missing.name} here"
             parser = commands.add_parser(name, help=f"{what}; not on this system")
             parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
             parser.set_defaults(run=lambda _arguments, text=text: fail(text))
     else:
+        attach.add_command(commands)
         audit.add_command(commands)
         store.add_command(commands)
 
 
-_COMMANDS: Final = (parent.add_command, inspection.add_command, attach.add_command, _add_reading)
+_COMMANDS: Final = (parent.add_command, inspection.add_command, _add_reading)
 
 
 class _Parser(argparse.ArgumentParser):

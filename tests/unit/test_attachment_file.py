@@ -181,6 +181,22 @@ def test_threads_that_share_it_get_whole_answers() -> None:
     assert {one.data.find(piece) % 10_007 for piece in pieces} == {0}
 
 
+def test_a_thread_waits_until_another_has_read() -> None:
+    one = made(CHUNK + 1)
+    waited: list[bool] = []
+
+    def fetch(offset: int, length: int) -> bytes:
+        if offset == 0:
+            other = threading.Thread(target=lambda: waited.append(not file._lock.acquire(blocking=False)))
+            other.start()
+            other.join()
+        return one.fetch(offset, length)
+
+    with open_file(one.attachment, fetch) as file:
+        file.read()
+        assert waited == [True]
+
+
 # --- what it asks a store for ----------------------------------------------------------------------------------------
 
 
@@ -444,14 +460,14 @@ def test_of_what_comes_in_order_no_byte_too_many_is_taken() -> None:
     one = made(CHUNK + 1)
     given = 0
 
-    def endless() -> Iterator[bytes]:
+    def far_too_many() -> Iterator[bytes]:
         nonlocal given
-        while True:
+        for _ in range(10_000):
             given += 1000
             yield bytes(1000)
 
     with pytest.raises(IndexBroken):
-        open_file(one.attachment, endless())
+        open_file(one.attachment, far_too_many())
     assert given <= one.attachment.blob_bytes + 1000
     for blob in (one.blob + b"\0", one.blob[:-1], b""):
         with pytest.raises(IndexBroken):
