@@ -7,8 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,6 +31,7 @@ from agentmesh.errors import (
     StoreLocked,
 )
 from agentmesh.store import open_file, save_file, seal_file
+from agentmesh.store.in_order import in_order
 from agentmesh.testing import SeededEntropy
 
 EXPONENT = 16
@@ -91,6 +93,46 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "made"
     path.mkdir()
     return path
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5), st.integers(0, 20))
+def test_work_comes_in_order_and_no_more_is_begun_than_threads_and_one(threads: int, count: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(count):
+            taken += 1
+            yield item
+
+    came = 0
+    for result in in_order(threads, lambda item: item * item, items()):
+        assert result == came * came
+        assert taken <= came + 1 + threads
+        came += 1
+    assert came == count
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_work_that_fails_ends_it_and_nobody_works_on(threads: int) -> None:
+    working = threading.active_count()
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 2:
+            raise StoppedError
+        return item
+
+    results = in_order(threads, work, range(1000))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(StoppedError):
+        next(results)
+    assert threading.active_count() == working
+    assert max(begun) <= 2 + threads
 
 
 # --- sealing ---------------------------------------------------------------------------------------------------------
@@ -180,6 +222,7 @@ def test_nothing_is_replaced(source: Path, folder: Path) -> None:
 def test_a_link_that_stands_there_is_not_followed(source: Path, folder: Path) -> None:
     attachment = seal(source, folder / "blob")
     (folder / "victim").write_bytes(b"precious")
+    (folder / "victim").chmod(0o600)
     for name in ("copy", "copy.agentmesh-part"):
         (folder / name).symlink_to(folder / "victim")
         with pytest.raises(StoreFailed):
