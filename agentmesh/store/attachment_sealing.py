@@ -79,7 +79,7 @@ def seal_file(
         sealer = AttachmentSealer(**texts, size=before[0], chunk_exponent=chunk_exponent, entropy=entropy)
         with GrowingFile(blob_path) as blob:
             state = _State(blob_path + KEY_SUFFIX)
-            sealer = _begun(blob, state, sealer, state.read(entropy) if resume else None)
+            sealer = _begun(state, sealer, state.read(entropy) if resume else None)
             _fill(blob, descriptor, sealer, threads, progress)
             if _version(descriptor) != before:
                 raise FileChanged
@@ -106,11 +106,10 @@ def _version(descriptor: int) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _begun(blob: GrowingFile, state: _State, new: AttachmentSealer, found: AttachmentSealer | None) -> AttachmentSealer:
+def _begun(state: _State, new: AttachmentSealer, found: AttachmentSealer | None) -> AttachmentSealer:
     """Return the sealer that was found, if it is of such a file; else the new one, once it can be found."""
     if found is not None and found.layout == new.layout:
         return found
-    blob.cut(0)  # first, because nothing of it is under the new key
     state.write(new.export())
     return new
 

@@ -444,6 +444,15 @@ def test_a_key_that_is_not_this_calls_is_not_used(what: str, source: Path, folde
     assert [name for name in names(folder) if name.endswith("key")] == []
 
 
+def test_what_is_left_of_a_longer_blob_is_let_go_of(source: Path, folder: Path) -> None:
+    with pytest.raises(StoppedError):
+        seal(source, folder / "blob", progress=stop_at(5))
+    source.write_bytes(b"short")
+    attachment = seal(source, folder / "blob", resume=True)
+    assert (folder / "blob").stat().st_size == attachment.blob_bytes
+    assert opened(attachment, folder / "blob") == b"short"
+
+
 KILLED = """
 import os, sys
 from agentmesh.attachments import parse_reference
