@@ -193,7 +193,7 @@ def test_a_thread_waits_until_another_has_read() -> None:
         return one.fetch(offset, length)
 
     with open_file(one.attachment, fetch) as file:
-        file.read()
+        file.readinto(bytearray(10))
         assert waited == [True]
 
 
