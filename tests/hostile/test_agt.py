@@ -711,6 +711,31 @@ def test_an_agent_that_lost_its_state_knocks_anew(scene: Any, agt_mesh: ModuleTy
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "y")))) == [b"y"]
 
 
+def test_however_their_messages_cross_both_agree_on_a_session_again(scene: Any, agt_mesh: ModuleType) -> None:
+    """Or neither direction would ever turn: a theft of keys would not heal."""
+    alice, bob = scene.alice, scene.bob
+    pairs = ((alice, bob), (bob, alice))
+    crossing: list[Any] = []
+    for one, other in pairs:
+        crossing += [
+            (other, one.knock(other.did, scene.registry.answer(other.did))),
+            (other, one.send(other.did, b"0")),
+        ]
+    for _ in range(3):
+        for to, frame in crossing:
+            to.receive(frame)
+        crossing = [(other, one.send(other.did, b"crossing")) for one, other in pairs]
+    for to, frame in crossing:
+        to.receive(frame)
+    keys = []
+    for _ in range(6):
+        for one, other in pairs:
+            sealed = one.send(other.did, b"in turn")
+            other.receive(sealed)
+            keys.append(agt_mesh.json.loads(sealed.text)["header"]["dh"])
+    assert len(set(keys)) >= 10
+
+
 # --- what is over -----------------------------------------------------------------------------------------------------
 
 
