@@ -6,7 +6,7 @@ Nothing is written before all that is there has been opened and found whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, final
+from typing import Any, Final, final
 
 from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
@@ -33,19 +33,15 @@ from agentmesh.store.sealing import HEAD, Sealer
 from agentmesh.store.trail import Trail
 
 _GENERATION: Final = (RowKind.GENERATION, b"")
-_STATE_KINDS: Final = {str(kind): kind for kind in RowKind}
+_STATE_KINDS: Final = frozenset(map(str, RowKind))
 
 
 def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
     """Return (the rows of an agent's state, the others) of what was opened."""
-    rows: dict[RowKey, bytes] = {}
+    rows: dict[Any, bytes] = {}  # by the kinds' texts, which are equal to the members
     others: dict[Name, bytes] = {}
-    for (kind, row_key), data in opened.items():
-        state_kind = _STATE_KINDS.get(kind)
-        if state_kind is not None:
-            rows[state_kind, row_key] = data
-        else:
-            others[kind, row_key] = data
+    for name, data in opened.items():
+        (rows if name[0] in _STATE_KINDS else others)[name] = data
     if rows:
         rows[_GENERATION] = generation.to_bytes(8, "big")
     return rows, others
