@@ -9,11 +9,12 @@ import sys
 
 try:
     from agentmesh.agent import Agent
+    from agentmesh.assurance import Assurance, Guarantee
     from agentmesh.engine.batch import Batch
-    from agentmesh.engine.core import Clock
+    from agentmesh.engine.hooks import Clock
     from agentmesh.engine.outbox import Waiting
     from agentmesh.engine.state import Change, Journal
-    from agentmesh.engine.status import Assurance, SessionStatus, SessionView
+    from agentmesh.engine.status import SessionStatus, SessionView
     from agentmesh.engine.upkeep import Shelf
     from agentmesh.envelope import Header, Kind, OuterEnvelope
     from agentmesh.errors import AgentMeshError, LocalError, RemoteError, StoreError, TryAgain
@@ -75,6 +76,7 @@ __all__ = [
     "Entropy",
     "Event",
     "Grant",
+    "Guarantee",
     "Header",
     "Identity",
     "IdentityKey",

@@ -14,7 +14,7 @@ from typing import final
 from agentmesh.agent_views import AgentViews
 from agentmesh.engine import conversing, delivery, knocking, receiving, upkeep, verdicts
 from agentmesh.engine.batch import Batch
-from agentmesh.engine.core import Clock, Core, read_clock, system_clock_ms
+from agentmesh.engine.core import Core
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import (
     changing,
@@ -29,6 +29,7 @@ from agentmesh.engine.guard import (
     session_of_knock,
     working_entropy,
 )
+from agentmesh.engine.hooks import Clock, read_clock, system_clock_ms
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.upkeep import Shelf

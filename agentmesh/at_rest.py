@@ -3,9 +3,9 @@
     exported = msgpack [body, SHA-256(body)]
     body     = msgpack [kind, version, mesh, generation, fields]
 
-Agents, ledgers, graphs, revocations, successions and lists share it. The checksum finds damage, never malice: whoever
-can alter the bytes can compute it. A store seals them, with its own key or with `seal_state`. The generation finds an
-older state that was put back, where the last one is known from elsewhere.
+Agents, ledgers, graphs, projections, revocations, successions and lists share it. The checksum finds damage, never
+malice: whoever can alter the bytes can compute it. A store seals them, with its own key or with `seal_state`. The
+generation finds an older state that was put back, where the last one is known from elsewhere.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class StateKind(StrEnum):
     """What a state is of, so that none passes for another."""
 
     AGENT = "agent"
+    AGT = "agt"
     LEDGER = "ledger"
     GRAPH = "graph"
+    PROJECTION = "projection"
     REVOCATIONS = "revocations"
     SUCCESSIONS = "successions"
     LISTS = "lists"

@@ -9,6 +9,7 @@ from typing import Protocol, final
 
 from attrs import field, frozen
 
+from agentmesh.assurance import Guarantees, guarantees_of
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import Conditions, Reason
@@ -90,6 +91,11 @@ class SessionEstablished:
     intent: Intent | None = None
     early_payload: bytes | None = field(default=None, repr=_hidden)
     reply: Outgoing | None = None
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What the session gives: less where the peer speaks AGT's protocol, or where it began as a last resort."""
+        return guarantees_of(self.peer, self.bundle_class)
 
 
 @frozen(kw_only=True)

@@ -84,7 +84,6 @@ def _is_canonical(did: str) -> bool:
         return False
 
 
-@final
 class IdentityKey:
     """The public half of an identity: an Ed25519 key that passed strict validation, with its DID and X25519 image.
 
@@ -124,7 +123,7 @@ class IdentityKey:
 
     def __repr__(self) -> str:
         # A refused one stands in the frames of the refusal, for whoever shows locals.
-        return f"IdentityKey({self.did})" if hasattr(self, "did") else "IdentityKey(<refused>)"
+        return f"{type(self).__name__}({self.did if hasattr(self, 'did') else '<refused>'})"
 
 
 @final

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from attrs import Attribute, field, frozen
 
+from agentmesh.assurance import Guarantees, guarantees_of
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import BundleClass
@@ -61,6 +62,11 @@ class KnockRequest:
     has_early_payload: bool
     fresh: bool
     open_sessions: int
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What a session on this KNOCK would give: less where the peer speaks AGT's protocol."""
+        return guarantees_of(self.peer, self.bundle_class)
 
 
 def _is(kind: type) -> Callable[[object, Attribute[Any], Any], None]:
@@ -134,6 +140,15 @@ class BundlePolicy(Protocol):
 
     def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int, /) -> bool:
         """Say whether a KNOCK of this sender, who is verified, may be made on a bundle of this class. Only looks."""
+        ...
+
+
+@runtime_checkable
+class GuaranteePolicy(Protocol):
+    """What a policy may answer besides: what a session must give, whoever began it (`agentmesh.assurance`)."""
+
+    def may_converse(self, peer: IdentityKey, guarantees: Guarantees, /) -> bool:
+        """Say whether a session that gives this may be begun, sent on and heard with this peer. Only looks."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: the Hypothesis profiles, `interrupts`, which breaks calls off, and a PostgreSQL server.
+"""What all tests share: the Hypothesis profiles, `interrupts`, which breaks calls off, a PostgreSQL server, AGT's mesh.
 
 AGENTMESH_DEPTH, a positive integer, multiplies how many examples each property tries (100 by default).
 """
@@ -47,6 +47,25 @@ def _beside(name: str) -> ModuleType:
 def interrupts() -> ModuleType:
     """Give the module that breaks calls off."""
     return _beside("interrupts")
+
+
+@pytest.fixture(scope="session")
+def agt_mesh() -> ModuleType:
+    """Give the module that has a mesh of AGT's, and a peer in it that is not ours."""
+    return _beside("agt_mesh")
+
+
+@pytest.fixture(scope="session")
+def agt_servers() -> ModuleType:
+    """Give the module that has a registry and a relay as AGT's."""
+    return _beside("agt_servers")
+
+
+@pytest.fixture(scope="session")
+def agt_example() -> ModuleType:
+    """Give the module that runs examples/agt_agent.py; what asks for it is skipped where that cannot run."""
+    pytest.importorskip("websockets", reason="needs websockets: pip install '.[examples]'")
+    return _beside("agt_example")
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,12 @@ and events are given out by the batch, at its end. So nothing leaves, and nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, final
 
 from agentmesh.audit.record import Record
-from agentmesh.engine.draft import Noted
-from agentmesh.engine.rows import ChangesNoted
-from agentmesh.engine.state import AgentState, Change, Step
+from agentmesh.engine.state import Change, Changes, Step
 from agentmesh.errors import BatchOpen
 from agentmesh.events import Event, Events
 from agentmesh.outgoing import Withholding
@@ -28,12 +27,13 @@ class Batch(Redacted):
         is_told: The journal was told, and has not said no. The seam's.
     """
 
-    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_steps", "is_told", "whole")
+    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_steps", "_tell", "is_told", "whole")
 
-    def __init__(self, state: AgentState) -> None:
+    def __init__(self, noted: Any, told: Callable[[tuple[Change, ...]], Changes]) -> None:
         self.whole: Step[None] = Step((), (), None)
         self.is_told: bool = False
-        self._noted = Noted(state)
+        self._noted = noted
+        self._tell = told
         self._steps: list[Step[Any]] = []
         self._outputs: dict[int, Events] = {}
         self._held: list[tuple[object, str, Any]] = []
@@ -52,7 +52,7 @@ class Batch(Redacted):
 
     # --- for the seam ------------------------------------------------------------------------------------------------
 
-    def take(self, step: Step[Any]) -> Noted:
+    def take(self, step: Step[Any]) -> Any:
         """Add a step that is to take effect, once; return the state to apply it to."""
         if not self._steps or self._steps[-1] is not step:
             self._steps.append(step)
@@ -68,9 +68,9 @@ class Batch(Redacted):
         """All that its steps recorded."""
         return tuple(chain.from_iterable(step.records for step in self._steps))
 
-    def told(self) -> ChangesNoted:
+    def told(self) -> Changes:
         """Return what a journal is told."""
-        return ChangesNoted(self.changes, self._noted)
+        return self._tell(self.changes)
 
     def hold(self, output: Any) -> Any:
         """Return what a call may return now: events wait for the end, and what is to leave cannot be read before."""

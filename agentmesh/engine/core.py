@@ -2,92 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
 from typing import final
 
-from agentmesh.audit.counts import Counts
-from agentmesh.engine.budgets import Budgets
+from agentmesh.engine.hooks import Clock, Hooks
 from agentmesh.engine.offers import Offers
 from agentmesh.engine.replay import UnopenedKnocks
 from agentmesh.engine.state import AgentState, Peer
 from agentmesh.envelope import Kind, OuterEnvelope
-from agentmesh.errors import ArgumentInvalid, EnvelopeReflected, PeerNotAllowed, WrongMesh, WrongRecipient
-from agentmesh.handshake.prekeys import BundleClass
+from agentmesh.errors import EnvelopeReflected, WrongMesh, WrongRecipient
 from agentmesh.identity import IdentityKey
-from agentmesh.limits import OPEN_SESSIONS_PER_PEER, UINT_MAX, Limits
+from agentmesh.limits import OPEN_SESSIONS_PER_PEER, Limits
 from agentmesh.policy import Policy
-from agentmesh.primitives.entropy import CheckedEntropy, Entropy
-from agentmesh.primitives.keys import Receipt, Redacted, SessionId, TranscriptHash
+from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
 
-Clock = Callable[[], int]
-
-
-def system_clock_ms() -> int:
-    """Return the system's clock, milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-def read_clock(clock: Clock) -> int:
-    """Return what a clock shows.
-
-    Raises:
-        ArgumentInvalid: it does not return milliseconds since the epoch as an int.
-    """
-    try:
-        now_ms: object = clock()
-    except Exception:
-        now_ms = None
-    if type(now_ms) is not int or not 0 <= now_ms <= UINT_MAX:
-        raise ArgumentInvalid("clock")
-    return now_ms
-
 
 @final
-class Core(Redacted):
+class Core(Hooks):
     """The state and the arguments of one agent.
 
     Attributes:
         state: What must not be lost.
-        limits: What the agent allows.
-        now_ms: Returns what the clock shows; see `read_clock`.
-        policy: Who decides.
-        entropy: Where randomness comes from.
-        budgets: Token buckets.
-        recording: Records are wanted.
         acknowledge: What is opened is to be acknowledged.
         unopened: Genuine KNOCKs that did not open; in memory only.
         unheard: Sessions whose peer sends again what was opened: it did not hear of it; in memory only.
         signals: The signal that was opened last in a session: one that comes again asks for nothing; in memory only.
-        counted: What is counted for the audit trail; in memory only.
-        reliable: Outbox and inbox are kept.
         in_order: Messages are handed up by their indices, where they are kept.
         offers: When what is in the outbox is due again; in memory only.
         passed: Up to which index messages of a session are awaited no more; in memory only.
     """
 
-    __slots__ = (
-        "acknowledge",
-        "budgets",
-        "counted",
-        "entropy",
-        "in_order",
-        "limits",
-        "now_ms",
-        "offers",
-        "passed",
-        "policy",
-        "recording",
-        "reliable",
-        "signals",
-        "state",
-        "unheard",
-        "unopened",
-    )
+    __slots__ = ("acknowledge", "in_order", "offers", "passed", "signals", "state", "unheard", "unopened")
 
     def __init__(
         self,
@@ -102,22 +50,24 @@ class Core(Redacted):
         reliable: bool = False,
         in_order: bool = False,
     ) -> None:
+        super().__init__(
+            state.mesh,
+            state.identity.did,
+            clock=clock,
+            entropy=entropy,
+            policy=policy,
+            limits=limits,
+            recording=recording,
+            reliable=reliable,
+        )
         self.state: AgentState = state
-        self.now_ms: Clock = partial(read_clock, clock)
-        self.entropy: CheckedEntropy = CheckedEntropy(entropy)
-        self.policy: Policy = policy
-        self.limits: Limits = limits
-        self.budgets: Budgets = Budgets(limits)
         self.unopened: UnopenedKnocks = UnopenedKnocks(limits.unopened_knocks)
-        self.recording: bool = recording
         self.acknowledge: bool = acknowledge
-        self.reliable: bool = reliable
         self.in_order: bool = in_order
         self.offers: Offers = Offers(limits)
         self.passed: dict[SessionId, int] = {}
         self.unheard: dict[SessionId, None] = {}
         self.signals: dict[SessionId, Receipt] = {}
-        self.counted: Counts = Counts(state.mesh, state.identity.did, max_peers=limits.refusal_records_per_minute)
 
     def route(self, outer: OuterEnvelope) -> Kind:
         """Return what an envelope carries, once its header says that it is for this agent.
@@ -134,67 +84,6 @@ class Core(Redacted):
         if header.mesh != state.mesh:
             raise WrongMesh
         return header.kind
-
-    def check_allowed(self, peer: IdentityKey) -> None:
-        """Ask the policy whether this peer may be sent to and heard now; whatever goes wrong denies.
-
-        Raises:
-            PeerNotAllowed: it may not.
-        """
-        try:
-            if self.policy.still_allowed(peer) is True:
-                return
-        except Exception:  # noqa: S110 - a policy that fails, however, denies
-            pass
-        raise PeerNotAllowed(peer.did)
-
-    # --- strangers and the known -------------------------------------------------------------------------------------
-
-    def is_known(self, key: bytes) -> bool:
-        """Ask the policy whether it knows this identity; whatever goes wrong makes a stranger."""
-        try:
-            is_known = _optional(self.policy, "is_known")
-            return is_known is not None and is_known(key) is True
-        except Exception:
-            return False
-
-    def must_leave(self, limit: int, *, known: bool) -> int:
-        """Return how much of a limit a sender must leave for others: nothing where nobody is told apart."""
-        if known:
-            return 0
-        try:
-            apart = _optional(self.policy, "is_known") is not None
-        except Exception:
-            apart = True
-        return limit // self.limits.reserved_one_in if apart else 0
-
-    def take_check(self, key: bytes, now_ms: int, *, known: bool) -> bool:
-        """Take a signature check for a KNOCK that claims this key.
-
-        A known key has a share that strangers must leave, and has it at its own rate only: whoever forges KNOCKs in
-        its name, or replays them, is a stranger from there on, and uses up nothing of the others.
-        """
-        checks, most = self.budgets.signature_checks, self.limits.signature_checks_per_second
-        if known and checks.has(None, now_ms) and self.budgets.known_checks.take(key, now_ms):
-            return checks.take(None, now_ms)
-        return checks.take(None, now_ms, leave=self.must_leave(most, known=False))
-
-    def may_use(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> bool:
-        """Ask the policy, if it has an opinion, whether such a bundle may serve; whatever goes wrong denies."""
-        try:
-            may_use = _optional(self.policy, "may_use")
-            return may_use is None or may_use(peer, bundle_class, now_ms) is True
-        except Exception:
-            return False
-
-    def bundle_used(self, peer: IdentityKey, bundle_class: BundleClass, now_ms: int) -> None:
-        """Tell the policy, if it counts, that a KNOCK opened on such a bundle."""
-        try:
-            used = _optional(self.policy, "used")
-            if used is not None:
-                used(peer, bundle_class, now_ms)
-        except Exception:  # noqa: S110 - it has happened; a policy that cannot count is asked again before the next
-            pass
 
     # --- which of a peer's sessions ----------------------------------------------------------------------------------
 
@@ -247,15 +136,6 @@ class Core(Redacted):
             if isinstance(held, Session) and held.may_send(now_ms) and (best is None or _precedes(held, best)):
                 best = held
         return best
-
-
-def _optional(policy: Policy, name: str) -> Callable[..., object] | None:
-    """Return a method that a policy may have besides, or `None`: `BundlePolicy`, `BundleCounter`, `KnownSenders`.
-
-    By name, because `isinstance` with such a protocol costs as much as a signature check.
-    """
-    method: Callable[..., object] | None = getattr(policy, name, None)
-    return method
 
 
 def _entered_ms(session: Session) -> int:

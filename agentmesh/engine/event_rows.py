@@ -267,37 +267,12 @@ def _fields_of_message(event: MessageReceived) -> list[Any]:
     ]
 
 
-def restore_event(data: bytes, state: AgentState) -> Kept:
-    """Return the event that `export_event` wrote, without a reply.
-
-    Args:
-        data: The bytes.
-        state: The agent's. A KNOCK that was told of waits there for its verdict: its row goes when it no longer does.
+def _knock_of(state: AgentState, session_id: SessionId, open_sessions: int) -> KnockReceived:
+    """Return the event of a KNOCK that waits for the application.
 
     Raises:
-        Malformed: damaged, or fields that contradict one another or the state.
+        Malformed: none of this session waits.
     """
-    try:
-        return _restore(data, state)
-    except AgentMeshError:
-        pass
-    raise Malformed
-
-
-def _restore(data: bytes, state: AgentState) -> Kept:
-    form = _FORMS.get(_wire.peek_version(data) or 0) if isinstance(data, bytes) else None
-    if form is None:
-        raise Malformed
-    _, *fields = _wire.decode(data, form.layout, STATE_MAX_BYTES)
-    attributes = {name: part.back(value) for (name, part), value in zip(form.parts.items(), fields, strict=True)}
-    if form.kind is KnockReceived:
-        return _knock_received(state, **attributes)
-    event = form.build(**attributes)
-    _check(event, state)
-    return event
-
-
-def _knock_received(state: AgentState, session_id: SessionId, open_sessions: int) -> KnockReceived:
     held = state.undecided.get(session_id)
     if held is None:
         raise Malformed
@@ -316,10 +291,42 @@ def _knock_received(state: AgentState, session_id: SessionId, open_sessions: int
     )
 
 
-def _check(event: Kept, state: AgentState) -> None:
+def restore_event(data: bytes, state: Any, knock_of: Callable[..., KnockReceived] = _knock_of) -> Kept:
+    """Return the event that `export_event` wrote, without a reply.
+
+    Args:
+        data: The bytes.
+        state: The agent's, whose `identity` has no events of itself.
+        knock_of: Makes the event of a KNOCK that waits for its verdict, of the state, the session and how many were
+            open then; raises `Malformed` where none waits: its row goes when it no longer does.
+
+    Raises:
+        Malformed: damaged, or fields that contradict one another or the state.
+    """
+    try:
+        return _restore(data, state, knock_of)
+    except AgentMeshError:
+        pass
+    raise Malformed
+
+
+def _restore(data: bytes, state: Any, knock_of: Callable[..., KnockReceived]) -> Kept:
+    form = _FORMS.get(_wire.peek_version(data) or 0) if isinstance(data, bytes) else None
+    if form is None:
+        raise Malformed
+    _, *fields = _wire.decode(data, form.layout, STATE_MAX_BYTES)
+    attributes = {name: part.back(value) for (name, part), value in zip(form.parts.items(), fields, strict=True)}
+    if form.kind is KnockReceived:
+        return knock_of(state, **attributes)
+    event = form.build(**attributes)
+    _check(event, state.identity.key)
+    return event
+
+
+def _check(event: Kept, own: IdentityKey) -> None:
     """Refuse what no agent says, however well each field is formed."""
     peers = event.peers if isinstance(event, RolledBack) else (event.peer,)
-    require(len({state.identity.key, *peers}) == 1 + len(peers))
+    require(len({own, *peers}) == 1 + len(peers))
     if isinstance(event, SessionEstablished):
         require(event.early_payload is None or event.intent is not None)
     elif isinstance(event, MessageReceived):

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from agentmesh.engine.core import Clock, Core
+from agentmesh.engine.core import Core
+from agentmesh.engine.hooks import Clock
 from agentmesh.engine.seam import INSIDE, Seam
 from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
@@ -21,6 +22,12 @@ from agentmesh.primitives.keys import BundleRef, SessionId
 
 class _Seamed(Protocol):
     _seam: Seam
+
+
+class HasPolicy(Protocol):
+    """The state of an agent, as far as it tells whether the agent had a policy of its own."""
+
+    has_policy: bool
 
 
 _Self = TypeVar("_Self", bound=_Seamed)
@@ -137,7 +144,17 @@ def check_given(*, clock: object, limits: object, **hooks: object) -> None:
             raise ArgumentInvalid(name, "without a method of its kind")
 
 
-def check_policy_kept(policy: Policy | None, state: AgentState) -> None:
+def check_milliseconds(now_ms: int) -> None:
+    """Refuse a clock that counts seconds.
+
+    Raises:
+        ArgumentInvalid: it shows what would be a day early in 1970.
+    """
+    if now_ms in _SECONDS:
+        raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+
+
+def check_policy_kept(policy: Policy | None, state: HasPolicy) -> None:
     """Refuse that an agent which had a policy of its own comes back without one: it would admit whom that refused.
 
     Raises:
@@ -188,9 +205,7 @@ def core_of(
         reliable=reliable,
         in_order=in_order,
     )
-    now_ms = core.now_ms()
-    if now_ms in _SECONDS:
-        raise ArgumentInvalid("clock", "seconds, not milliseconds since the epoch", now_ms)
+    check_milliseconds(core.now_ms())
     state.reliable = reliable
     state.has_policy = type(policy) is not AskApplication  # a subclass is the application's own
     return core

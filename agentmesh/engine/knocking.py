@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentmesh.assurance import guarantees_of
 from agentmesh.engine import records
 from agentmesh.engine.changes import OwnKnockTime, SessionEnded, SessionPut
 from agentmesh.engine.core import Core
@@ -11,6 +12,7 @@ from agentmesh.errors import (
     BundleExpired,
     IdentityConflict,
     OneTimeRequired,
+    PeerNotAllowed,
     TooManySessions,
     VerdictUnmatched,
 )
@@ -83,6 +85,8 @@ def _usable_bundle(core: Core, did: str, data: bytes, now_ms: int, *, require_on
     if require_one_time and bundle.bundle_class is not BundleClass.ONE_TIME:
         raise OneTimeRequired
     core.check_allowed(bundle.identity)
+    if not core.may_converse(bundle.identity, guarantees_of(bundle.identity, bundle.bundle_class)):
+        raise PeerNotAllowed(bundle.identity.did)
     return bundle
 
 

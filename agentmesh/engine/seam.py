@@ -17,14 +17,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar
 
 from agentmesh.audit.record import Record
 from agentmesh.engine import delivery
 from agentmesh.engine.batch import Batch
-from agentmesh.engine.core import Core
-from agentmesh.engine.rows import ChangesOf
-from agentmesh.engine.state import Journal, Step
+from agentmesh.engine.draft import Noted
+from agentmesh.engine.hooks import Hooks
+from agentmesh.engine.rows import ChangesNoted, ChangesOf
+from agentmesh.engine.state import Changes, Journal, Step
 from agentmesh.envelope import Header, OuterEnvelope, receipt_of
 from agentmesh.errors import AgentMeshError, BatchOpen, CommitFailed, ForkedChild, PeerNotAllowed, ReentrantCall
 from agentmesh.events import Event
@@ -53,9 +54,8 @@ def is_inside() -> bool:
 in_each_child(lambda: INSIDE.setdefault(threading.RLock()))
 
 
-@final
 class Seam(Redacted):
-    """The lock, the journal and the commit of one agent.
+    """The lock, the journal and the commit of one agent; the four methods of its first part are a native agent's.
 
     Attributes:
         lock: Held during every call; reading calls take it too.
@@ -71,10 +71,10 @@ class Seam(Redacted):
         "birthplace", "left", "lock", "step",
     )  # fmt: skip
 
-    def __init__(self, core: Core, journal: Journal | None) -> None:
+    def __init__(self, core: Hooks, journal: Journal | None) -> None:
         self.birthplace: Birthplace = Birthplace()
         self.lock: threading.RLock = threading.RLock()
-        self._core = core
+        self._core: Any = core
         self._journal = journal
         # Without it, what a journal says of the last step would be taken for the next one.
         self._begin: Callable[[], None] | None = getattr(journal, "begin", None)
@@ -87,6 +87,29 @@ class Seam(Redacted):
         self._counted = core.counted
         self.batch: Batch | None = None
         self._running = threading.RLock()  # while a batch has not been left
+
+    # --- what differs between agents of two protocols ----------------------------------------------------------------
+
+    def _kept(self, step: Step[_Output], now_ms: int) -> Step[_Output]:
+        """Return a step of a reliable agent with what it keeps."""
+        return delivery.kept(self._core, step, now_ms)
+
+    def _changes_of(self, step: Step[Any]) -> Changes:
+        """Return what a journal is told of a step that has not taken effect."""
+        return ChangesOf(step.changes, self._core.state, step.generation)
+
+    def _new_batch(self) -> Batch:
+        """Return a batch over the state as it is."""
+        noted = Noted(self._core.state)
+        return Batch(noted, lambda changes: ChangesNoted(changes, noted))
+
+    def _claimed_sender(self, envelope: bytes) -> str:
+        """Return who an envelope says it is from, or nothing where it says nothing readable."""
+        try:
+            header: Header = OuterEnvelope(envelope, self._core.limits).header
+            return header.sender
+        except AgentMeshError:
+            return ""
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -144,7 +167,7 @@ class Seam(Redacted):
         try:
             step = compute(now_ms)
             if self._core.reliable:
-                step = delivery.kept(self._core, step, now_ms)
+                step = self._kept(step, now_ms)
         except AgentMeshError as error:
             if self._journal is not None and envelope is not None:
                 self._count(error.code, envelope, now_ms)
@@ -186,9 +209,7 @@ class Seam(Redacted):
     def _tell(self, journal: Journal, step: Step[Any]) -> None:
         try:
             told = self._unread
-            if told is None:
-                told = ChangesOf(step.changes, self._core.state, step.generation)
-            journal.commit(told, step.records)
+            journal.commit(self._changes_of(step) if told is None else told, step.records)
         except AgentMeshError:
             self._forget(step)
             raise
@@ -238,7 +259,7 @@ class Seam(Redacted):
                 self._take_up()
             if self.batch is not None:
                 raise BatchOpen
-            batch = self.batch = Batch(self._core.state)
+            batch = self.batch = self._new_batch()
             try:
                 with self._running:
                     yield batch
@@ -339,7 +360,7 @@ class Seam(Redacted):
     # --- refusals ----------------------------------------------------------------------------------------------------
 
     def _count(self, reason: str, envelope: bytes, now_ms: int) -> None:
-        peer = _claimed_sender(envelope, self._core)
+        peer = self._claimed_sender(envelope)
         known = self._counted.is_known(reason, peer)
         self._counted.count_refused(
             reason,
@@ -383,12 +404,3 @@ def _named(call: Any) -> object:
 
 def _are_events(output: object) -> bool:
     return type(output) is tuple and all(isinstance(one, Event) for one in output)
-
-
-def _claimed_sender(envelope: bytes, core: Core) -> str:
-    """Return who an envelope says it is from, or nothing where it says nothing readable."""
-    try:
-        header: Header = OuterEnvelope(envelope, core.limits).header
-        return header.sender
-    except AgentMeshError:
-        return ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 from agentmesh.audit.record import Record
 from agentmesh.engine.inbox import Inbox
@@ -177,7 +177,7 @@ class Change(Protocol):
     What one message changes in a session are `MessageSent` and `MessageTaken`, in `agentmesh.session.established`.
     """
 
-    def apply(self, state: AgentState, /) -> None:
+    def apply(self, state: Any, /) -> None:
         """Alter the state, or a draft of it."""
         ...
 
@@ -241,7 +241,7 @@ class Changes(Protocol):
         """Return how many there are."""
         ...
 
-    def rows(self) -> Mapping[tuple[RowKind, bytes], bytes | None]:
+    def rows(self) -> Mapping[tuple[Any, bytes], bytes | None]:
         """Return the rows that the step writes, as canonical bytes of the state after it, and removes (`None`).
 
         By (kind, key). The bytes are *secret and unsealed*. Nothing is altered. See `agentmesh.engine.rows`.

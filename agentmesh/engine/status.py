@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from attrs import field, frozen
 
+from agentmesh.assurance import Assurance, Guarantees, guarantees_of
 from agentmesh.engine.core import Core
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import number_of_actions
@@ -16,14 +15,6 @@ from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.held import Held, Open
 from agentmesh.session.phases import TRANSITIONS, Phase
-
-
-class Assurance(StrEnum):
-    """What is known of the other side."""
-
-    NONE = "none"  # this side has knocked and heard nothing
-    SIGNED = "signed"  # the peer signed a KNOCK; that it holds the session's keys has not shown yet
-    CONFIRMED = "confirmed"  # the peer has shown that it holds the session's keys
 
 
 @frozen(kw_only=True)
@@ -92,6 +83,11 @@ class SessionView:
     peer: IdentityKey
     session_id: SessionId = field(repr=lambda value: value.hex())
     status: SessionStatus
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What the session gives: less where the peer speaks AGT's protocol, or where it began as a last resort."""
+        return guarantees_of(self.peer, self.status.bundle_class)
 
 
 def view_of(held: Held, now_ms: int, *, sends: bool) -> SessionView:

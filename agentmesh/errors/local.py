@@ -227,3 +227,24 @@ class OwnerMismatch(LocalError):
     code = "audit.owner"
     text = "the audit log is another identity's"
     hint = "give each identity a log of its own"
+
+
+class RegistryRefused(LocalError):
+    """A registry of AGT's mesh answered a request with a status that is none of success.
+
+    Attributes:
+        status: The HTTP status.
+        why: What that says, one of the library's own fixed phrases; empty where nothing is known.
+    """
+
+    code = "registry.refused"
+    text = "the registry refused the request"
+    hint = "see .status; make the request anew, with a new time, once its cause is mended"
+
+    def __init__(self, status: int, why: str = "") -> None:
+        super().__init__()
+        self.status: int = status
+        self.why: str = why
+
+    def _detail(self) -> str:
+        return f"status {self.status}" + (f": {self.why}" if self.why else "")

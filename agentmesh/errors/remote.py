@@ -29,6 +29,38 @@ class NotYet(TryAgain):
     hint = "keep the envelope and offer it again after the ACCEPT"
 
 
+class MessageEarly(TryAgain):
+    """A message of an agent of AGT's mesh that no session opens: its KNOCK may still be under way."""
+
+    code = "agt.early"
+    text = "this message precedes the KNOCK of its session"
+    hint = "nothing is to be done: it is held, and opened with its KNOCK; do not acknowledge it to the relay"
+
+
+class LegacyPeer(RemoteError):
+    """A message that opens under the key agreement of the npm package up to 4.0.0, and under no other."""
+
+    code = "agt.legacy"
+    text = "the peer agrees on keys as the npm package up to 4.0.0 does, which today's agents do not"
+    hint = "the peer must be built from AGT's sources of 5.0.0 or newer; nothing on this side can be set"
+
+
+class RelayComplaint(RemoteError):
+    """AGT's relay has something against a frame of this side; its words are in `detail`, and are not printed.
+
+    Attributes:
+        detail: What it says, at most 200 characters; for a person to read, escaped.
+    """
+
+    code = "agt.relay"
+    text = "the relay did not take a frame"
+    hint = "read `detail`; if the connection closes next, its code says whether to connect again"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__()
+        self.detail: str = detail
+
+
 class Malformed(RemoteError):
     """Not the canonical encoding of any structure that may stand here."""
 
@@ -73,7 +105,7 @@ class BadDid(RemoteError):
     """
 
     code = "identity.did"
-    text = "not a canonical did:agentmesh DID"
+    text = "not a DID of this mesh in its one canonical form"
     hint = "compare it with the did attribute of the identity"
 
 

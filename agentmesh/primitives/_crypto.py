@@ -1,5 +1,8 @@
 """The one importer of nacl, cryptography and hashlib: every primitive of section 1, and their errors mapped to ours.
 
+Four more are what AGT's protocol is made of: HMAC and HKDF with SHA-256, ChaCha20-Poly1305, and the way back from an
+X25519 key to the Ed25519 keys that it can come from.
+
 Nothing here is home-made: each function is a call into libsodium, OpenSSL or hashlib with the checks that its contract
 asks for. Byte strings come in with the right length (the key types and the wire layouts see to it); what a peer can
 choose freely is checked here.
@@ -17,7 +20,11 @@ import nacl.exceptions
 import nacl.pwhash.argon2id
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import (
+    crypto_aead_chacha20poly1305_ietf_decrypt,
+    crypto_aead_chacha20poly1305_ietf_encrypt,
     crypto_scalarmult,
     crypto_scalarmult_base,
     crypto_secretbox_easy,
@@ -30,11 +37,12 @@ from nacl.bindings import (
 )
 
 from agentmesh.errors import BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
-from agentmesh.primitives._labels import KdfLabel
+from agentmesh.primitives._labels import HkdfInfo, KdfLabel
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 TAG_BYTES: Final = 16
+CHACHA_NONCE_BYTES: Final = 12
 SIGNATURE_BYTES: Final = 64
 ML_KEM: Final = "ML-KEM-768"
 KEM_SEED_BYTES: Final = 64
@@ -97,6 +105,16 @@ class Sha256Stream:
     def digest(self) -> bytes:
         """Return the SHA-256 of all pieces so far, 32 bytes. More may follow."""
         return self._state.digest()
+
+
+def hmac_sha256(key: bytes, data: bytes) -> bytes:
+    """Return the HMAC-SHA-256 of `data`, 32 bytes. RFC 2104."""
+    return hmac.digest(key, data, "sha256")
+
+
+def hkdf_sha256(ikm: bytes, salt: bytes, info: HkdfInfo, size: int) -> bytes:
+    """Return `size` bytes, 1 to 8160, of HKDF with SHA-256. An empty salt is one of zeros. RFC 5869."""
+    return HKDF(SHA256(), size, salt, info).derive(ikm)
 
 
 # --- Argon2id (RFC 9106) ---------------------------------------------------------------------------------------------
@@ -169,6 +187,20 @@ def ed25519_to_x25519(public_key: bytes) -> bytes:
     except nacl.exceptions.RuntimeError:
         pass
     raise BadIdentityKey
+
+
+def ed25519_of_x25519(public: bytes) -> tuple[bytes, ...]:
+    """Return the encodings of Ed25519 keys that `ed25519_to_x25519` may give this X25519 key for: two, or none.
+
+    It only proposes. Neither need be an acceptable key, or even a point: the caller validates what it takes, and has
+    what it takes converted again by libsodium. RFC 7748, section 4.1: y = (u - 1) / (u + 1); u says nothing of the sign
+    of x. Only for public keys, because Python's arithmetic takes time that depends on its numbers.
+    """
+    u = int.from_bytes(public, "little")
+    if len(public) != KEY_BYTES or u >= _FIELD_PRIME - 1:  # not canonical; and -1 has no image
+        return ()
+    y = (u - 1) * pow(u + 1, -1, _FIELD_PRIME) % _FIELD_PRIME
+    return y.to_bytes(KEY_BYTES, "little"), (y | 1 << 255).to_bytes(KEY_BYTES, "little")
 
 
 def ed25519_secret_to_x25519(signing_key: bytes) -> bytes:
@@ -329,3 +361,27 @@ def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
     if plaintext is None:
         raise DecryptionFailed
     return plaintext
+
+
+# --- ChaCha20-Poly1305 (RFC 8439) ------------------------------------------------------------------------------------
+
+
+def chacha20poly1305_seal(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    """Return ciphertext || tag (16 bytes), by a 32-byte key and a 12-byte nonce. RFC 8439, section 2.8."""
+    sealed: bytes = crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, aad, nonce, key)
+    return sealed
+
+
+def chacha20poly1305_open(key: bytes, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """Return the plaintext of ciphertext || tag.
+
+    Raises:
+        DecryptionFailed: the tag does not verify, or there is none.
+    """
+    if len(sealed) >= TAG_BYTES:
+        try:
+            plaintext: bytes = crypto_aead_chacha20poly1305_ietf_decrypt(sealed, aad, nonce, key)
+            return plaintext
+        except nacl.exceptions.CryptoError:
+            pass
+    raise DecryptionFailed

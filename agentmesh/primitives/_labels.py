@@ -2,6 +2,7 @@
 
 A KDF label is a BLAKE2b personalisation of at most 16 bytes. A signature label is a prefix of what is signed. No label
 is a prefix of another, so that nothing made for one purpose passes for another; a test holds the table to that.
+What AGT's protocol and kars call their labels stands apart: those are no strings of ours, and used for theirs alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Final, NewType
 
 KdfLabel = NewType("KdfLabel", bytes)
 SignatureLabel = NewType("SignatureLabel", bytes)
+HkdfInfo = NewType("HkdfInfo", bytes)
 
 TRANSCRIPT: Final = KdfLabel(b"am1-transcript")
 EXTRACT: Final = KdfLabel(b"am1-extract")
@@ -58,3 +60,14 @@ SIGNATURE_LABELS: Final = (
     SIGN_BUNDLE, SIGN_KNOCK, SIGN_ACCEPT, SIGN_REJECT, SIGN_TRUST, SIGN_EDGE, SIGN_CHECKPOINT, SIGN_CONTINUITY,
     SIGN_REVOCATION, RECEIPT,
 )  # fmt: skip
+
+# AGT's (agentmesh/agt): HKDF takes them as its info.
+AGT_X3DH: Final = HkdfInfo(b"AgentMesh_X3DH_v1")
+AGT_RATCHET: Final = HkdfInfo(b"AgentMesh_Ratchet_v1")
+
+AGT_INFOS: Final = (AGT_X3DH, AGT_RATCHET)
+
+# kars' (agentmesh/agt/projection.py): what the text of an edge begins with, which an identity signs as it is.
+KARS_EDGE: Final = SignatureLabel(b"trustgraph.v1\n")
+
+KARS_LABELS: Final = (KARS_EDGE,)

@@ -1,4 +1,4 @@
-"""The self-test: whether the libraries of this machine are what section 1 of docs/protocol.md asks for.
+"""The self-test: whether the libraries of this machine are what section 1 of docs/protocol.md asks for, and AGT's wire.
 
 An old OpenSSL has no ML-KEM, an interpreter may be built without BLAKE2b, and a libsodium of before 2026 takes identity
 keys of mixed order (CVE-2025-69277). Found out in the midst of a handshake, each of them looks like a fault of the
@@ -13,7 +13,7 @@ from typing import Final
 
 from agentmesh.errors import BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
 from agentmesh.primitives import _crypto
-from agentmesh.primitives._labels import EXTRACT
+from agentmesh.primitives._labels import AGT_RATCHET, EXTRACT
 
 _COUNTED: Final = bytes(range(64))
 _GROUP_ORDER: Final = 2**252 + 27742317777372353535851937790883648493  # RFC 8032, section 5.1
@@ -106,6 +106,27 @@ def _secretbox() -> bool:
     )
 
 
+def _hmac_and_hkdf() -> bool:
+    # RFC 4231's second test case; HKDF over a salt that is a key, as AGT's ratchet has it.
+    tag = _crypto.hmac_sha256(b"Jefe", b"what do ya want for nothing?")
+    return tag.hex() == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" and _crypto.hkdf_sha256(
+        _COUNTED[32:], _COUNTED[:32], AGT_RATCHET, 64
+    ).hex() == (
+        "e17e1e7a6dd981b18d8698a381ff04c9559a34167bcdb2851b72f66c5fc7c3bb"
+        "2b25bc7ace81bfa6681e789d45b2c6e1f7186c9bd3bf6a353ae85d5f122817f8"
+    )
+
+
+def _chacha20_poly1305() -> bool:
+    nonce, key = _COUNTED[:12], _COUNTED[:32]
+    sealed = _crypto.chacha20poly1305_seal(key, nonce, b"abc", b"def")
+    return (
+        sealed.hex() == "e8996be8c532e140d2c570aaa28cd706b167ca"
+        and _crypto.chacha20poly1305_open(key, nonce, sealed, b"def") == b"abc"
+        and _refuses(DecryptionFailed, _crypto.chacha20poly1305_open, key, nonce, sealed, b"deg")
+    )
+
+
 def _refuses(error: type[Exception], call: Callable[..., object], *args: bytes) -> bool:
     try:
         call(*args)
@@ -123,6 +144,8 @@ _TESTS: Final[dict[str, Callable[[], bool]]] = {
     "X25519": _x25519,
     _crypto.ML_KEM: _ml_kem_768,
     "XSalsa20-Poly1305": _secretbox,
+    "HMAC and HKDF with SHA-256": _hmac_and_hkdf,
+    "ChaCha20-Poly1305": _chacha20_poly1305,
 }
 
 

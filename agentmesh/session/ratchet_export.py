@@ -10,6 +10,7 @@ from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.session.epochs import ANSWER_BYTES, Answering, Half, Offering, Standing
+from agentmesh.session.needs import Suite
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 
@@ -86,12 +87,18 @@ def _half_fields(half: Half) -> list[Any]:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
+def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite | None = None) -> Ratchet:
     """Return the ratchet of an initiator or a responder.
+
+    Args:
+        fields: What `ratchet_fields` gave.
+        initiator: It was made by `Ratchet.initiator`.
+        suite: The one that it was made with; `None` for that of version 1.
 
     Raises:
         Malformed: fields that contradict one another.
     """
+    suite = SUITE if suite is None else suite
     root, secret, public, sent, received, next_sending, next_receiving, past_fields, skipped_fields, *rest = fields
     half = _restore_half(rest, initiator)
     sending = receiving = None
@@ -101,6 +108,8 @@ def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
     if received is not None:
         key, header_key, peer_key, epoch, n, previous_length, start, serial = received
         require(n > 0)  # a chain exists since its first message was opened
+        name = suite.chain_name(HeaderKey(header_key), X25519PublicKey(peer_key))
+        require(_crypto.constant_time_equal(name, header_key))
         # A may have mixed behind the chain of B that it has; B has followed by the chain of A that it has.
         require(epoch == half.epoch or (initiator and epoch == half.epoch - 1))
         receiving = ReceivingChain(
@@ -123,7 +132,7 @@ def restore_ratchet(fields: list[Any], initiator: bool) -> Ratchet:
         skipped[at] = (MessageKey(message_key), at_ms)
         previous = at
     return Ratchet(
-        SUITE,
+        suite,
         RootKey(root),
         X25519Secret(secret),
         X25519PublicKey(public),

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from attrs import frozen
 
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.rows import state_of
 from agentmesh.errors import ArgumentInvalid, StoreKeyWrong
 from agentmesh.primitives.arguments import text_argument
 from agentmesh.primitives.entropy import SystemEntropy
 from agentmesh.store.data_key import StoreKey, passphrase_costs
 from agentmesh.store.log_rows import StoreLog
-from agentmesh.store.opened import entries_from, is_new, state_rows
+from agentmesh.store.opened import entries_from, form_of, is_new, state_rows
 from agentmesh.store.rows import LOG, NAME_MAX_BYTES, NUMBER_BYTES, Backend, Name, Rows
 from agentmesh.store.sealing import KEY, Sealer
 
@@ -53,7 +52,7 @@ def check(backend: Backend, name: str, key: StoreKey) -> AgentInfo:
         sealer, opened, generation = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=SystemEntropy())
         state, others = state_rows(opened, generation)
         if state:
-            state_of(state)
+            form_of(state).state_of(state)
         AuditLog(StoreLog(entries_from(sealer, rows), others)).verify()
         return _info(name, rows)
 

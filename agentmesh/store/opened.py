@@ -1,22 +1,29 @@
 """One agent of a store, opened: its rows, what seals them, and the state that they make (section 7.2).
 
-Nothing is written before all that is there has been opened and found whole.
+Nothing is written before all that is there has been opened and found whole. Which protocol an agent speaks is its form:
+the rows that its state makes, and what makes an agent of a state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
-from agentmesh.agent import Agent
+from attrs import frozen
+
+from agentmesh.agt import rows as agt_rows
+from agentmesh.agt.rows import AgtRowKind
+from agentmesh.agt.state import AgtState
+from agentmesh.agt.upkeep import roll_back as agt_roll_back
+from agentmesh.agt_identity import AgtIdentity
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.core import Clock, Core, read_clock
 from agentmesh.engine.export import restore_agent
 from agentmesh.engine.guard import changing, check_policy_kept
+from agentmesh.engine.hooks import Clock, Hooks, read_clock
 from agentmesh.engine.rollback import roll_back
-from agentmesh.engine.rows import RowKey, rows_of, state_of
-from agentmesh.engine.state import AgentState, Journal, RowKind
+from agentmesh.engine.rows import rows_of, state_of
+from agentmesh.engine.state import AgentState, Journal, RowKind, Step
 from agentmesh.errors import ArgumentInvalid, StoreBroken
 from agentmesh.events import Events
 from agentmesh.identity import Identity
@@ -32,13 +39,67 @@ from agentmesh.store.rows import NAME_MAX_BYTES, Backend, Name, Rows
 from agentmesh.store.sealing import HEAD, Sealer
 from agentmesh.store.trail import Trail
 
+_Agent = TypeVar("_Agent")
 _GENERATION: Final = (RowKind.GENERATION, b"")
-_STATE_KINDS: Final = frozenset(map(str, RowKind))
 
 
-def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[RowKey, bytes], dict[Name, bytes]]:
+@frozen
+class Form:
+    """How agents of one protocol stand in a store.
+
+    Attributes:
+        kinds: The kinds of rows that their state makes.
+        own: The name of the row that each has, once.
+        identity: What their identities are.
+        new: Makes the state of a new one, of its identity and mesh.
+        restore: Makes the state of an export, at a time.
+        state_of: Makes the state of its rows.
+        rows_of: Makes the rows of a state.
+        roll_back: The step that begins anew, of a core at a time.
+    """
+
+    kinds: frozenset[str]
+    own: Name
+    identity: type[Any]
+    new: Callable[[Any, str], Any]
+    restore: Callable[[bytes, int], Any]
+    state_of: Callable[[Any], Any]
+    rows_of: Callable[[Any], Any]
+    roll_back: Callable[[Any, int], Step[Events]]
+
+
+NATIVE: Final = Form(
+    frozenset(map(str, RowKind)),
+    (RowKind.AGENT, b""),
+    Identity,
+    AgentState,
+    restore_agent,
+    state_of,
+    rows_of,
+    roll_back,
+)
+AGT: Final = Form(
+    frozenset(map(str, (*AgtRowKind, RowKind.INBOX, RowKind.GENERATION))),
+    (AgtRowKind.AGENT, b""),
+    AgtIdentity,
+    AgtState,
+    lambda exported, _now_ms: agt_rows.restore_agent(exported, 0),
+    agt_rows.state_of,
+    agt_rows.rows_of,
+    agt_roll_back,
+)
+_FORMS: Final = (NATIVE, AGT)
+_STATE_KINDS: Final = NATIVE.kinds | AGT.kinds
+
+
+def form_of(rows: Mapping[Name, bytes]) -> Form:
+    """Return the form of an agent's state by its rows; where none has its own row, a native agent's is missing."""
+    return next((form for form in _FORMS if form.own in rows), NATIVE)
+
+
+def state_rows(opened: Mapping[Name, bytes], generation: int) -> tuple[dict[Name, bytes], dict[Name, bytes]]:
     """Return (the rows of an agent's state, the others) of what was opened."""
-    rows: dict[Any, bytes] = {}  # by the kinds' texts, which are equal to the members
+    rows: dict[Name, bytes] = {}
     others: dict[Name, bytes] = {}
     for name, data in opened.items():
         (rows if name[0] in _STATE_KINDS else others)[name] = data
@@ -74,25 +135,26 @@ def is_new(rows: Rows) -> bool:
 class Beginning(Redacted):
     """What an agent is where the store holds none, and what the one that it holds must be."""
 
-    __slots__ = ("identity", "mesh", "state")
+    __slots__ = ("form", "identity", "mesh", "state")
 
-    def __init__(self, mesh: str, identity: Identity | None, exported: BytesLike | None, clock: Clock) -> None:
+    def __init__(self, form: Form, mesh: str, identity: Any, exported: BytesLike | None, clock: Clock) -> None:
         """Take up what a caller gave.
 
         Raises:
             ArgumentInvalid: not an identity, not an export, or both that contradict one another or the mesh.
             StateMalformed, StateVersionUnknown: as for `Agent.restore`.
         """
-        if identity is not None and not isinstance(identity, Identity):
-            raise ArgumentInvalid("identity", "not an Identity")
+        if identity is not None and not isinstance(identity, form.identity):
+            raise ArgumentInvalid("identity", "not one of this protocol's identities")
+        self.form: Form = form
         self.mesh: str = mesh
-        self.identity: Identity | None = identity
-        self.state: AgentState | None = None
+        self.identity: Any = identity
+        self.state: Any = None
         if exported is not None:
-            self.state = restore_agent(bytes_argument("exported", exported), read_clock(clock))
+            self.state = form.restore(bytes_argument("exported", exported), read_clock(clock))
             self.check(self.state)
 
-    def check(self, state: AgentState) -> None:
+    def check(self, state: Any) -> None:
         """Refuse an agent that is not the one which the caller means.
 
         Raises:
@@ -103,11 +165,12 @@ class Beginning(Redacted):
         if self.identity is not None and self.identity.key != state.identity.key:
             raise ArgumentInvalid("identity", "another than that of the agent")
 
-    def new(self, entropy: CheckedEntropy) -> AgentState:
+    def new(self, entropy: CheckedEntropy) -> Any:
         """Return the state that a new agent begins with."""
         if self.state is not None:
             return self.state
-        return AgentState(Identity.generate(entropy) if self.identity is None else self.identity, self.mesh)
+        form = self.form
+        return form.new(form.identity.generate(entropy) if self.identity is None else self.identity, self.mesh)
 
 
 @final
@@ -121,7 +184,7 @@ class Opened(Redacted):
         log: The audit log, where it is kept in the store.
     """
 
-    __slots__ = ("_had_policy", "_is_new", "_others", "log", "rows", "sealer", "state")
+    __slots__ = ("_form", "_had_policy", "_is_new", "_others", "log", "rows", "sealer", "state")
 
     def __init__(
         self,
@@ -142,6 +205,7 @@ class Opened(Redacted):
         rows = backend.open_rows(text_argument("name", name, 1, NAME_MAX_BYTES), create=True)
         assert rows is not None  # it was to be made
         self.rows: Rows = rows
+        self._form = beginning.form
         self._others: dict[Name, bytes] = {}
         self.log: AuditLog | None = None
         try:
@@ -149,13 +213,15 @@ class Opened(Redacted):
             self._is_new = is_new(rows)
             if self._is_new:
                 self.sealer: Sealer = Sealer.new(name, key, entropy=entropy)
-                self.state: AgentState = beginning.new(entropy)
+                self.state: Any = beginning.new(entropy)
             else:
                 self.sealer, opened, generation = Sealer.open(name, key, rows.read(), number, entropy=entropy)
                 stated, self._others = state_rows(opened, generation)
                 if not stated:
                     raise ArgumentInvalid("name", "that of states, which are no agent")
-                self.state = state_of(stated)
+                if form_of(stated) is not self._form:
+                    raise ArgumentInvalid("name", "that of an agent of another protocol")
+                self.state = self._form.state_of(stated)
                 beginning.check(self.state)
                 if beginning.state is not None:
                     raise ArgumentInvalid("exported", "given, and the store has an agent of this name")
@@ -169,18 +235,26 @@ class Opened(Redacted):
         """Write a new agent whole; or the agent's own row, where it has a policy now and had none, or the reverse."""
         if not self._is_new and self.state.has_policy is self._had_policy:
             return
-        rows = rows_of(self.state)
+        rows = self._form.rows_of(self.state)
         generation = int.from_bytes(rows.pop(_GENERATION), "big")
         written: dict[Name, bytes | None] = dict(rows.items())
         if not self._is_new:
-            written = {(RowKind.AGENT, b""): rows[RowKind.AGENT, b""]}
+            written = {self._form.own: rows[self._form.own]}
         number = self.rows.commit_number + 1
         put, removed = self.sealer.seal_rows(written, number, generation)
         self.rows.write(number, put, removed)
         self.sealer.written()
 
-    def agent(self, core: Core, journal: Journal | None, counter: Counter | None, *, keep_log: bool) -> Agent:
-        """Return the agent, kept in these rows; it begins anew where the counter knows of a later state.
+    def agent(
+        self,
+        make: Callable[[Journal], _Agent],
+        core: Hooks,
+        journal: Journal | None,
+        counter: Counter | None,
+        *,
+        keep_log: bool,
+    ) -> _Agent:
+        """Return the agent that `make` makes, kept in these rows; it begins anew where the counter knows a later state.
 
         Raises:
             StoreError: the rows, the log or the counter do not answer, or are not what was written.
@@ -199,9 +273,9 @@ class Opened(Redacted):
         if counter is not None:
             counter.advance(state.generation)
         keeping = Keeping(self.rows, self.sealer, trail, counter, generation=state.generation)
-        agent = Agent(core, keeping)
+        agent = make(keeping)
         if is_older:
-            _begin_anew(agent)
+            _begin_anew(agent, core, self._form)
         return agent
 
     def close(self) -> None:
@@ -210,5 +284,6 @@ class Opened(Redacted):
 
 
 @changing
-def _begin_anew(agent: Agent) -> Events:
-    return agent._seam.run(lambda now_ms: roll_back(agent._core, now_ms))
+def _begin_anew(agent: Any, core: Hooks, form: Form) -> Events:
+    events: Events = agent._seam.run(lambda now_ms: form.roll_back(core, now_ms))
+    return events

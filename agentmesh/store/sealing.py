@@ -34,8 +34,12 @@ from agentmesh.store.rows import HEAD_NAME, LOG, NUMBER_BYTES, Name, log_number
 
 KEY: Final = "key"
 HEAD: Final = HEAD_NAME[0]
-KINDS: Final = frozenset(  # the engine's, then the audit trail's, then that of trust
-    ("agent bundle inbox kept knock outbox peer session " + LOG + " milestone records tail trust").split()
+KINDS: Final = frozenset(  # the engine's, those of AGT's protocol, the audit trail's, then that of trust
+    (
+        "agent bundle inbox kept knock outbox peer session agt agt-knock agt-prekey agt-session "
+        + LOG
+        + " milestone records tail trust"
+    ).split()
 )
 _PLAIN: Final = {kind: kind for kind in KINDS}  # found by the members of an enum too
 HIDDEN_BYTES: Final = 16

@@ -77,9 +77,9 @@ class States(Redacted):
 
         Args:
             name: What it is called here, 1 to 128 bytes.
-            state: A new `TrustLedger`, `TrustGraph`, `RevocationList`, `Successions` or `AdmissionLists`, made as the
-                one that is there was; or one that was restored from elsewhere, if there is none of this name. Nothing
-                else uses it yet.
+            state: A new `TrustLedger`, `TrustGraph`, `TrustProjection`, `RevocationList`, `Successions` or
+                `AdmissionLists`, made as the one that is there was; or one that was restored from elsewhere, if there
+                is none of this name. Nothing else uses it yet.
 
         Raises:
             ArgumentInvalid: not such a state, one that is kept already, or one that differs from what is there: its

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from agentmesh.agent import Agent
+from agentmesh.agt.agent import AgtAgent
+from agentmesh.agt.agent import core_of as agt_core_of
+from agentmesh.agt_identity import AgtIdentity
 from agentmesh.audit.log import AuditLog
-from agentmesh.engine.core import Clock, system_clock_ms
 from agentmesh.engine.guard import check_flags, check_given, core_of, working_entropy
+from agentmesh.engine.hooks import Clock, system_clock_ms
 from agentmesh.engine.state import Journal
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
@@ -22,9 +26,11 @@ from agentmesh.store import care
 from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter
 from agentmesh.store.data_key import StoreKey, key_argument
-from agentmesh.store.opened import Beginning, Opened
+from agentmesh.store.opened import AGT, NATIVE, Beginning, Opened
 from agentmesh.store.rows import NAME_MAX_BYTES, Backend
 from agentmesh.store.states import States
+
+_Agent = TypeVar("_Agent")
 
 
 class Store(Redacted):
@@ -103,13 +109,74 @@ class Store(Redacted):
         if keep_log and journal is not None:
             raise ArgumentInvalid("journal", "given, and the log is to be kept in the store")
         source = CheckedEntropy(working_entropy(entropy))
-        beginning = Beginning(mesh_argument("mesh", mesh), identity, exported, clock)
-        opened = Opened(self.backend, name, self._key, source, beginning, policy)
-        try:
-            recording = keep_log or journal is not None
-            flags = {"recording": recording, "acknowledge": acknowledge, "reliable": True, "in_order": in_order}
+        beginning = Beginning(NATIVE, mesh_argument("mesh", mesh), identity, exported, clock)
+        recording = keep_log or journal is not None
+        flags = {"recording": recording, "acknowledge": acknowledge, "reliable": True, "in_order": in_order}
+
+        def made(opened: Opened) -> Agent:
             core = core_of(opened.state, clock, source, policy, limits, **flags)
-            agent = opened.agent(core, journal, counter, keep_log=keep_log)
+            return opened.agent(lambda kept: Agent(core, kept), core, journal, counter, keep_log=keep_log)
+
+        return self._opened(name, Opened(self.backend, name, self._key, source, beginning, policy), made)
+
+    @frameless
+    def open_agt_agent(
+        self,
+        mesh: str,
+        *,
+        name: str = "agt",
+        identity: AgtIdentity | None = None,
+        exported: BytesLike | None = None,
+        clock: Clock = system_clock_ms,
+        entropy: Entropy | None = None,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        journal: Journal | None = None,
+        keep_log: bool = False,
+        counter: Counter | None = None,
+    ) -> AgtAgent:
+        """Return the agent of AGT's mesh that is there under this name, or a new one. Section 7.2; docs/agt.md.
+
+        Its prekeys and conversations are there after a restart, and what it hands up stays in its inbox until it is
+        done. What it makes is durable before it leaves, and is not kept: sent twice, a frame breaks its receiver.
+
+        Args:
+            mesh: What policy and audit records call the mesh; that of the agent which is there.
+            name: What the agent is called in this store, 1 to 128 bytes.
+            identity: Who a new agent is; a fresh identity if `None`. The one that is there must be the same.
+            exported: What a new agent begins with, as `AgtAgent.export_state` returned it.
+            clock: As for `AgtAgent.create`, and so are `entropy` and `limits`.
+            entropy: See there.
+            policy: As for `AgtAgent.restore`.
+            limits: See there.
+            journal: As for `open_agent`.
+            keep_log: As for `open_agent`.
+            counter: As for `open_agent`.
+
+        Raises:
+            ArgumentInvalid: a bad argument, or one that contradicts the agent which is there.
+            StoreLocked, StoreKeyWrong: the agent is open already, and by whom; the key does not open it.
+            StoreBroken, StateMalformed: what is there is not what was written; nothing was altered.
+            StoreFailed, StateVersionUnknown: the store did not answer; written by a newer release.
+            BackendUnfit, RandomnessFailed: as for `AgtAgent.create`.
+        """
+        check_flags(keep_log=keep_log)
+        check_given(clock=clock, limits=limits, entropy=entropy, policy=policy, journal=journal, counter=counter)
+        if keep_log and journal is not None:
+            raise ArgumentInvalid("journal", "given, and the log is to be kept in the store")
+        source = CheckedEntropy(working_entropy(entropy))
+        beginning = Beginning(AGT, mesh_argument("mesh", mesh), identity, exported, clock)
+        recording = keep_log or journal is not None
+
+        def made(opened: Opened) -> AgtAgent:
+            core = agt_core_of(opened.state, clock, source, policy, limits, recording=recording, reliable=True)
+            return opened.agent(lambda kept: AgtAgent(core, kept, clock), core, journal, counter, keep_log=keep_log)
+
+        return self._opened(name, Opened(self.backend, name, self._key, source, beginning, policy), made)
+
+    def _opened(self, name: str, opened: Opened, agent_of: Callable[[Opened], _Agent]) -> _Agent:
+        try:
+            agent = agent_of(opened)
         except BaseException:
             opened.close()
             raise

@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 
 from agentmesh.agent import Agent
-from agentmesh.engine.core import Clock
+from agentmesh.engine.hooks import Clock
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.events import (
     Delivered,

@@ -10,8 +10,8 @@ from agentmesh.agent import Agent
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
 from agentmesh.audit.sink import Sink
-from agentmesh.engine.core import Clock
 from agentmesh.engine.export import export_agent, restore_agent
+from agentmesh.engine.hooks import Clock
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.identity import Identity

@@ -1,9 +1,10 @@
 """Who gets in: policy on KNOCKs, trust, revocation and rate limits (docs/protocol.md, sections 5.1 and 9)."""
 
 from agentmesh.trust.admission import AdmissionPolicy, Tier, Why
-from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
+from agentmesh.trust.graph import TrustGraph
 from agentmesh.trust.ledger import TrustLedger
 from agentmesh.trust.lists import AdmissionLists
+from agentmesh.trust.paths import DIRECT_THRESHOLD, TrustPaths
 from agentmesh.trust.records import refusal_record, statement_record
 from agentmesh.trust.revocation import RevocationList
 from agentmesh.trust.sealing import StateKey, open_state, seal_state
@@ -38,6 +39,7 @@ __all__ = [
     "TrustEdge",
     "TrustGraph",
     "TrustLedger",
+    "TrustPaths",
     "TrustUpdate",
     "Why",
     "issue_continuity",

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, final
 
 from attrs import Attribute, evolve, field, frozen
 
+from agentmesh.assurance import Guarantee, Guarantees
 from agentmesh.errors import ArgumentInvalid
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
@@ -24,9 +25,9 @@ from agentmesh.primitives.arguments import text_argument, uint_argument
 from agentmesh.primitives.buckets import Buckets, Rate
 from agentmesh.primitives.forked import Birthplace
 from agentmesh.trust.arguments import key_argument, raw_key
-from agentmesh.trust.graph import DIRECT_THRESHOLD, TrustGraph
 from agentmesh.trust.ledger import TrustLedger
 from agentmesh.trust.lists import AdmissionLists
+from agentmesh.trust.paths import DIRECT_THRESHOLD, TrustPaths
 from agentmesh.trust.revocation import RevocationList
 from agentmesh.trust.roster import Listed
 from agentmesh.trust.succession import Successions
@@ -44,6 +45,7 @@ class Why(StrEnum):
     RETIRED = "retired"
     BLOCKED = "blocked"
     BELOW_THRESHOLD = "below-threshold"
+    GUARANTEE = "guarantee"
     LAST_RESORT = "last-resort"
     ACTION = "action"
     SESSIONS = "open-sessions"
@@ -128,7 +130,8 @@ class AdmissionPolicy:
         scores: The score of an identity, 32 bytes, instead of ledger and graph. It is called under the agent's
             lock, for whoever knocks; it answers an int from 0 to 1000, or the identity is denied.
         ledger: Scores by signed updates.
-        graph: Scores by signed edges. The larger of ledger and graph counts.
+        graph: Scores by signed edges: a `TrustGraph`, or a `TrustProjection` of a kars cluster. The larger of ledger
+            and graph counts.
         revocations: Whoever is revoked is denied everything, at once.
         successions: Whoever was retired is denied everything, at once.
         lists: The allow and block list, in the place of its own: those that a store keeps.
@@ -141,6 +144,8 @@ class AdmissionPolicy:
         known_from: From this score on, and on the allow list, an identity may use what is kept from strangers; from
             the knock floor or one above the ledger's default, whichever is more, if `None`.
         tiers: What which score gives access to. Of several that fit a KNOCK the one with the highest score counts.
+        require: What each session must give, whoever begins it. Whoever speaks a protocol that does not give it is
+            denied, in the middle of a session too.
         require_one_time: Reject KNOCKs on last-resort bundles.
         one_time_per_hour: How many one-time bundles all senders below the threshold together may use, a quarter of
             them only the known among these; `None` for any number.
@@ -154,7 +159,7 @@ class AdmissionPolicy:
         *,
         scores: Callable[[bytes], int] | None = None,
         ledger: TrustLedger | None = None,
-        graph: TrustGraph | None = None,
+        graph: TrustPaths[Any] | None = None,
         revocations: RevocationList | None = None,
         successions: Successions | None = None,
         lists: AdmissionLists | None = None,
@@ -166,6 +171,7 @@ class AdmissionPolicy:
         transitive_cap: int | None = None,
         known_from: int | None = None,
         tiers: Iterable[Tier] = (),
+        require: Iterable[Guarantee] = (),
         require_one_time: bool = False,
         one_time_per_hour: int | None = 20,
         retry_after_seconds: int = 0,
@@ -182,7 +188,7 @@ class AdmissionPolicy:
             raise ArgumentInvalid("scores")
         self._mesh = _mesh_of(
             ("ledger", ledger, TrustLedger),
-            ("graph", graph, TrustGraph),
+            ("graph", graph, TrustPaths),
             ("revocations", revocations, RevocationList),
             ("successions", successions, Successions),
             ("lists", lists, AdmissionLists),
@@ -202,9 +208,7 @@ class AdmissionPolicy:
         known = max(knock_floor, default + 1) if known_from is None else known_from
         self._known_from = uint_argument("known_from", known, SCORE_MAX + 1)
         self._tiers = _sorted(tiers, threshold)
-        if type(require_one_time) is not bool:
-            raise ArgumentInvalid("require_one_time")
-        self._require_one_time = require_one_time
+        self._demand(require, require_one_time)
         self._limit_one_time(one_time_per_hour)
         self._retry_after_seconds = uint_argument("retry_after_seconds", retry_after_seconds)
         self._time_scores(timer, timeout_ms)
@@ -215,6 +219,15 @@ class AdmissionPolicy:
                 if not is_new:  # at each start it would undo what was taken off them since
                     raise ArgumentInvalid(name, "given beside `lists`: call it instead")
                 add(identity)
+
+    def _demand(self, require: Iterable[Guarantee], require_one_time: bool) -> None:
+        found = tuple(_iterable("require", require))
+        if not all(isinstance(guarantee, Guarantee) for guarantee in found):
+            raise ArgumentInvalid("require", "not a Guarantee; Guarantee takes its word")
+        if type(require_one_time) is not bool:
+            raise ArgumentInvalid("require_one_time")
+        self._require: Guarantees = frozenset(found)
+        self._require_one_time = require_one_time or Guarantee.ONE_TIME_PREKEY in self._require
 
     def _limit_one_time(self, per_hour: int | None) -> None:
         self._one_time_per_hour = per_hour
@@ -359,6 +372,14 @@ class AdmissionPolicy:
         except Exception:
             return False
 
+    def may_converse(self, _peer: IdentityKey, guarantees: Guarantees, /) -> bool:
+        """Say whether a session that gives this may be begun, sent on and heard: it gives all that is required."""
+        self._birthplace.check()
+        try:
+            return self._require <= guarantees
+        except Exception:
+            return False
+
     # --- how it decides ----------------------------------------------------------------------------------------------
 
     def _decide(self, knock: KnockRequest) -> Decision:
@@ -367,6 +388,8 @@ class AdmissionPolicy:
         if refusal is not None:
             return self._deny(refusal)
         standing = self._standing(raw)
+        if self._require - {Guarantee.ONE_TIME_PREKEY} - knock.guarantees:
+            return self._deny(Why.GUARANTEE)
         if self._require_one_time and knock.bundle_class is not BundleClass.ONE_TIME:
             return self._deny(Why.LAST_RESORT, Reason.BUNDLE)
         if standing < self._threshold:

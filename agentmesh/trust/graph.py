@@ -4,10 +4,7 @@ An edge says how far its issuer trusts its subject. Of two edges of the same two
 sequence stands (of equal sequences the one with the smaller digest), so that the order of arrival does not matter; a
 withdrawn edge leaves its sequence behind, so that an older one does not come back.
 
-The root's own edges are taken as they are. Beyond them a path has two hops: root -> voucher -> target. It is worth its
-weaker edge, attenuated and capped below the threshold for direct trust, and of several paths the best counts. It is a
-maximum and no sum: any number of fresh identities, cycles and self loops add nothing, since each path needs an edge
-that the root itself signed.
+What follows from the edges is in `agentmesh.trust.paths`.
 
 Memory is bounded. Whoever the root has an edge to may fill a share of its own; strangers' edges, which count for
 nothing until the root reaches their issuers, share the little that is left to them.
@@ -18,18 +15,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, final
 
 from agentmesh.at_rest import MANY, StateKind, require, restore_fields
-from agentmesh.envelope import mesh_argument
 from agentmesh.errors import StatementStale, StatementUnfit, TrustFull
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import CLOCK_TOLERANCE_MS, SCORE_MAX, Limits
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import limits_argument, uint_argument
-from agentmesh.trust.arguments import key_argument, raw_key
+from agentmesh.trust.paths import DIRECT_THRESHOLD, TrustPaths
 from agentmesh.trust.revocation import RevocationList, revocations_argument
 from agentmesh.trust.statements import TrustEdge, verify_edge
-from agentmesh.trust.steps import Stepwise
 
-DIRECT_THRESHOLD: Final = 500  # from here on a score is direct trust; a transitive one stays below it by default
 _STRANGERS_ONE_IN: Final = 4
 
 # Edge: subject, weight, sequence, digest.
@@ -41,7 +35,7 @@ _Edge = tuple[int, int, bytes]  # weight, sequence, digest
 
 
 @final
-class TrustGraph(Stepwise):
+class TrustGraph(TrustPaths[_Edge]):
     """Who trusts whom how far, in one mesh, as one root sees it.
 
     Safe to use from several threads; a child of a fork gets `ForkedChild`. A call that was broken off did nothing or
@@ -54,18 +48,7 @@ class TrustGraph(Stepwise):
     """
 
     _KIND: ClassVar = StateKind.GRAPH
-    __slots__ = (
-        "_by_subject",
-        "_cap",
-        "_edges",
-        "_limits",
-        "_percent",
-        "_revocations",
-        "_strangers",
-        "_total",
-        "mesh",
-        "root",
-    )
+    __slots__ = ("_limits", "_strangers")
 
     def __init__(
         self,
@@ -90,21 +73,9 @@ class TrustGraph(Stepwise):
         Raises:
             ArgumentInvalid: an argument of another type, range or mesh.
         """
-        super().__init__()
-        self.mesh: str = mesh_argument("mesh", mesh)
-        self.root: IdentityKey = key_argument("root", root)
-        self._percent = uint_argument("attenuation_percent", attenuation_percent, 100)
-        self._cap = uint_argument("cap", cap, SCORE_MAX)
+        super().__init__(mesh, root, attenuation_percent=attenuation_percent, cap=cap, revocations=revocations)
         self._limits = limits_argument(limits)
-        self._revocations = revocations_argument(revocations, self.mesh)
-        self._edges: dict[bytes, dict[bytes, _Edge]] = {root.raw: {}}
-        self._by_subject: dict[bytes, set[bytes]] = {}  # issuers of edges that are not withdrawn
-        self._total = 0
         self._strangers = 0
-
-    def __len__(self) -> int:
-        self._ready()
-        return self._total
 
     # --- edges -------------------------------------------------------------------------------------------------------
 
@@ -130,9 +101,6 @@ class TrustGraph(Stepwise):
                 raise StatementUnfit
             self._take(edge.issuer.raw, edge.subject.raw, (edge.weight, edge.sequence, edge.digest))
         return edge
-
-    def _may_count(self, issuer: bytes, _subject: bytes) -> bool:
-        return self._revocations is None or not self._revocations.is_revoked(issuer)
 
     def _take(self, issuer: bytes, subject: bytes, edge: _Edge) -> None:
         _, sequence, digest = edge
@@ -178,61 +146,7 @@ class TrustGraph(Stepwise):
 
         self._change(write)
 
-    # --- what follows from them --------------------------------------------------------------------------------------
-
-    def direct(self, target: IdentityKey | bytes) -> int:
-        """Return the weight of the root's own edge to this identity, 0 where there is none.
-
-        Raises:
-            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
-        """
-        raw = raw_key(target)
-        self._ready()
-        edge = self._edges[self.root.raw].get(raw)
-        return 0 if edge is None else edge[0]
-
-    def derived(self, target: IdentityKey | bytes) -> int:
-        """Return what the best path of two hops from the root to this identity is worth, 0 where there is none.
-
-        The cost grows with the fewer of the root's edges and the target's, not with the graph.
-
-        Raises:
-            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
-        """
-        raw, own = raw_key(target), self.root.raw
-        self._ready()
-        if raw == own:
-            return 0
-        best = 0
-        with self._lock:
-            self._finish()
-            trusted, vouchers = self._edges[own], self._by_subject.get(raw, set())
-            for voucher in trusted if len(trusted) < len(vouchers) else vouchers:
-                first = trusted.get(voucher)
-                if first is None or first[0] <= best or voucher not in vouchers:
-                    continue
-                weight = min(first[0], self._edges[voucher][raw][0])
-                if weight > best and self._may_count(voucher, raw):
-                    best = weight
-        return min(best * self._percent // 100, self._cap)
-
-    def score(self, target: IdentityKey | bytes) -> int:
-        """Return the larger of `direct` and `derived`.
-
-        Raises:
-            ArgumentInvalid: neither an `IdentityKey` nor 32 bytes.
-        """
-        return max(self.direct(target), self.derived(target))
-
     # --- at rest -----------------------------------------------------------------------------------------------------
-
-    def _fields(self) -> list[Any]:
-        issuers = [
-            [issuer, [[subject, *edge] for subject, edge in sorted(edges.items())]]
-            for issuer, edges in sorted(self._edges.items())
-            if edges
-        ]
-        return [self.root.raw, issuers]
 
     def _restored(self, exported: bytes) -> TrustGraph:
         return self.restore(

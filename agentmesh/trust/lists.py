@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Final, final
 
 from agentmesh.at_rest import MANY, StateKind, require, restore_fields
 from agentmesh.envelope import mesh_argument
-from agentmesh.identity import IdentityKey, did_argument
+from agentmesh.identity import IdentityKey
 from agentmesh.primitives import _wire
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.buckets import Buckets
 from agentmesh.trust.arguments import raw_key
-from agentmesh.trust.roster import Listed, Roster, listed_argument
+from agentmesh.trust.roster import Listed, Roster, listed_argument, listed_did
 from agentmesh.trust.steps import Stepwise
 
 _DID_MAX_BYTES: Final = 128
@@ -163,7 +163,7 @@ class AdmissionLists(Stepwise):
             allowed, blocked, *owed = fields
             for _, dids in (allowed, blocked):
                 for did in dids:
-                    did_argument("identity", did)
+                    listed_did(did)
             lists._generation = generation
             lists._allowed, lists._blocked = Roster(*allowed), Roster(*blocked)
             lists._owed = (owed[0], owed[1])

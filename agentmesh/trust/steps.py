@@ -146,9 +146,11 @@ class Stepwise(ABC):
         other = self._restored(exported)
         if other.mesh != self.mesh:
             raise ArgumentInvalid("state", "of another mesh than the one that is kept by this name")
+        kinds = type(self).__mro__[: type(self).__mro__.index(Stepwise)]
+        names = [name for kind in kinds for name in getattr(kind, "__slots__", ())]
 
         def write() -> None:
-            for name in type(self).__slots__:
+            for name in names:
                 setattr(self, name, getattr(other, name))
 
         self._step = (write, other._generation)

@@ -13,7 +13,21 @@ import attrs
 import pytest
 
 import agentmesh
-from agentmesh import Agent, Conditions, Identity, Intent, Limits, Reason, envelope, errors, limits
+from agentmesh import (
+    Agent,
+    BundleClass,
+    Conditions,
+    Guarantee,
+    Identity,
+    Intent,
+    Limits,
+    Reason,
+    envelope,
+    errors,
+    limits,
+)
+from agentmesh.agt_identity import AgtIdentity
+from agentmesh.assurance import guarantees_of
 from agentmesh.audit.record import AuditEvent, Outcome
 from agentmesh.audit.record import Record as AuditRecord
 from agentmesh.cli.text import EXITS
@@ -178,6 +192,18 @@ def test_the_policy_page_has_the_three_questions() -> None:
         for cell in table(DOCS / "how-to" / "policy.md", "| call | asked | answer | what it is given |")
     }
     assert stated == {name for name in vars(agentmesh.Policy) if not name.startswith("_")}
+
+
+def test_the_table_of_guarantees_is_what_sessions_give() -> None:
+    by_class = {(True, True): "yes", (True, False): "with a one-time prekey", (False, False): "no"}
+    peers = (Identity.generate().key, AgtIdentity.generate().key)
+    expected = {}
+    for guarantee in Guarantee:
+        given = [
+            tuple(guarantee in guarantees_of(peer, bundle_class) for bundle_class in BundleClass) for peer in peers
+        ]
+        expected[str(guarantee)] = [*(by_class[one] for one in given), guarantee.lost]
+    assert table(SECURITY, "| guarantee | a session of ours | a session of AGT's | lost without it |") == expected
 
 
 def test_the_record_tables_are_those_of_the_record() -> None:

@@ -31,7 +31,7 @@ from agentmesh import (
     SessionEstablished,
     SessionRejected,
 )
-from agentmesh.engine.core import read_clock
+from agentmesh.engine.hooks import read_clock
 from agentmesh.errors import (
     ArgumentInvalid,
     BadIdentityKey,

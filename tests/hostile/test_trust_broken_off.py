@@ -6,6 +6,7 @@ exported and restored, every call works, and the same call can be made again wit
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -17,11 +18,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from agentmesh.agt.encoding import url64
+from agentmesh.agt.projection import TrustProjection
+from agentmesh.assurance import NATIVE
 from agentmesh.errors import AgentMeshError, ForkedChild
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import Identity
 from agentmesh.limits import Limits
 from agentmesh.policy import ClaimedSender
+from agentmesh.primitives._labels import KARS_EDGE
 from agentmesh.testing import SeededEntropy
 from agentmesh.trust import (
     AdmissionLists,
@@ -31,6 +36,7 @@ from agentmesh.trust import (
     Tier,
     TrustGraph,
     TrustLedger,
+    TrustPaths,
     issue_continuity,
     issue_edge,
     issue_revocation,
@@ -122,6 +128,39 @@ GRAPHS = {
 }
 
 
+def projected(*edges: tuple[Identity, Identity, int], not_after: int = NOW // 1000) -> bytes:
+    listed = []
+    for issuer, subject, score in edges:
+        text = f"{issuer.did}\n{subject.did}\n{score}\n0\n{not_after}\n".encode()
+        signature = url64(issuer.sign(KARS_EDGE, text))
+        signed = {"from": issuer.did, "to": subject.did, "score": score, "issuedAt": 0, "notAfter": not_after}
+        listed.append({**signed, "signature": signature})
+    vertices = [{"id": who.did, "alg": "EdDSA", "publicKeyB64u": url64(who.key.raw)} for who in (ME, ANN, BEN, CAL)]
+    return json.dumps({"vertices": vertices, "edges": listed}).encode()
+
+
+BEFORE = projected((ME, ANN, 900), (ANN, BEN, 700))
+AFTER = projected((ME, CAL, 800), (CAL, BEN, 300), (BEN, ANN, 10), not_after=NOW)
+
+
+def a_projection() -> TrustProjection:
+    projection = TrustProjection(MESH, ME.key)
+    projection.load(BEFORE, now_ms=NOW)
+    return projection
+
+
+def paths(projection: TrustProjection) -> Any:
+    scores = [projection.score(who.key) for who in (ANN, BEN, CAL)]
+    return scores, len(projection), projection.next_end_ms
+
+
+PROJECTIONS = {
+    "loaded": Case(a_projection, lambda projection: projection.load(AFTER, now_ms=NOW), paths),
+    "refreshed": Case(a_projection, lambda projection: projection.refresh(NOW + 1), paths),
+    "cleared": Case(a_projection, lambda projection: projection.clear(), paths),
+}
+
+
 def revocation(issuer: Identity, subject: Identity) -> bytes:
     return issue_revocation(issuer, subject.key, mesh=MESH, sequence=1, time_ms=NOW)
 
@@ -192,20 +231,24 @@ CASES = {
     for kind, cases in (
         ("ledger", LEDGERS),
         ("graph", GRAPHS),
+        ("projection", PROJECTIONS),
         ("list", LISTS),
         ("successions", SUCCESSIONS),
         ("roster", ROSTERS),
     )
     for name, case in cases.items()
 }
-MODULES = tuple(
-    f"trust/{name}.py"
-    for name in ("graph", "ledger", "lists", "revocation", "roster", "steps", "subject", "succession")
+MODULES = (
+    "agt/projection.py",
+    *(
+        f"trust/{name}.py"
+        for name in ("graph", "ledger", "lists", "paths", "revocation", "roster", "steps", "subject", "succession")
+    ),
 )
 
 
 def restored(state: Any, exported: bytes) -> Any:
-    return type(state).restore(exported, *((ME.key,) if type(state) is TrustGraph else ()))
+    return type(state).restore(exported, *((ME.key,) if isinstance(state, TrustPaths) else ()))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -242,6 +285,12 @@ NEXT: dict[str, tuple[Callable[[Any], object], ...]] = {
         lambda ledger: ledger.inherit(ANN.key, CAL.key),
     ),
     "graph": (applied(edge(ME, CAL, 5)), lambda graph: graph.derived(BEN.key)),
+    "projection": (
+        lambda projection: projection.load(AFTER, now_ms=NOW).changed,
+        lambda projection: projection.refresh(NOW + 1),
+        lambda projection: projection.clear(),
+        lambda projection: projection.derived(BEN.key),
+    ),
     "list": (
         lambda revocations: revocations.apply(revocation(CAL, CAL)),
         lambda revocations: revocations.believe(ME.key),
@@ -392,6 +441,18 @@ GRAPH_CALLS: dict[str, Callable[[TrustGraph], object]] = {
     "score": lambda graph: graph.score(ANN.key),
     "export_state": lambda graph: graph.export_state(),
 }
+PROJECTION_CALLS: dict[str, Callable[[TrustProjection], object]] = {
+    "len": len,
+    "generation": lambda projection: projection.generation,
+    "load": lambda projection: projection.load(AFTER, now_ms=NOW),
+    "refresh": lambda projection: projection.refresh(NOW + 1),
+    "clear": lambda projection: projection.clear(),
+    "next_end_ms": lambda projection: projection.next_end_ms,
+    "direct": lambda projection: projection.direct(ANN.key),
+    "derived": lambda projection: projection.derived(ANN.key),
+    "score": lambda projection: projection.score(ANN.key),
+    "export_state": lambda projection: projection.export_state(),
+}
 LIST_CALLS: dict[str, Callable[[RevocationList], object]] = {
     "len": len,
     "generation": lambda revocations: revocations.generation,
@@ -435,6 +496,7 @@ POLICY_CALLS: dict[str, Callable[[AdmissionPolicy], object]] = {
     "is_known": lambda policy: policy.is_known(ANN.key.raw),
     "used": lambda policy: policy.used(ANN.key, BundleClass.ONE_TIME, 0),
     "may_use": lambda policy: policy.may_use(ANN.key, BundleClass.ONE_TIME, NOW),
+    "may_converse": lambda policy: policy.may_converse(ANN.key, NATIVE),
     "decide": lambda policy: policy.decide(None),  # type: ignore[arg-type]
     "still_allowed": lambda policy: policy.still_allowed(ANN.key),
 }
@@ -442,13 +504,16 @@ FORKED: tuple[tuple[Callable[[], Any], dict[str, Any]], ...] = (
     (a_ledger(FIRST), LEDGER_CALLS),
     (a_graph(), GRAPH_CALLS),
     (a_list, LIST_CALLS),
+    (a_projection, PROJECTION_CALLS),
     (offered, SUCCESSION_CALLS),
     (listed, ROSTER_CALLS),
     (lambda: AdmissionPolicy(allow=[ANN.key]), POLICY_CALLS),
 )
 
 
-@pytest.mark.parametrize(("make", "calls"), FORKED, ids=["ledger", "graph", "list", "successions", "roster", "policy"])
+@pytest.mark.parametrize(
+    ("make", "calls"), FORKED, ids=["ledger", "graph", "list", "projection", "successions", "roster", "policy"]
+)
 def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(
     make: Callable[[], Any], calls: dict[str, Callable[[Any], object]]
 ) -> None:

@@ -39,6 +39,9 @@ BUNDLES = ("tests/hostile/test_bundles.py",)
 SESSIONS = ("tests/hostile/test_sessions.py",)
 SENDING = ("tests/stateful/test_sending_model.py",)
 TRAIL = ("tests/property/test_trail.py",)
+AGT_ENCODING, AGT_FRAMES, AGT_REGISTRY, AGT_LINK = (
+    (f"tests/unit/test_agt_{name}.py",) for name in ("encoding", "frames", "registry", "link")
+)
 
 
 def broken_off(*tests: str) -> tuple[str, ...]:
@@ -564,6 +567,76 @@ FAULTS = (
         "pass",
         TRAIL,
     ),
+    Fault(
+        "a bundle need not be of its DID",
+        "agt_identity.py",
+        "if mesh_did_of(raw) != parse_mesh_did(did):",
+        "if not is_mesh_did(did):",
+        AGT_REGISTRY,
+    ),
+    Fault(
+        "the X25519 key of a bundle is any",
+        "agt/registry.py",
+        ") != key.dh:",
+        ') == b"":',
+        AGT_REGISTRY,
+    ),
+    Fault(
+        "the signature of a prekey is not checked",
+        "agt/registry.py",
+        "key.verify_bare(signed, unbase64",
+        "(signed, unbase64",
+        AGT_REGISTRY,
+    ),
+    Fault(
+        "the first one-time prekey is none",
+        "agt/frames.py",
+        "None if one_time_id is None else",
+        "None if not one_time_id else",
+        AGT_FRAMES,
+    ),
+    Fault(
+        "true is a number of a frame",
+        "agt/frames.py",
+        "if type(value) is not int or not 0 <= value",
+        "if not isinstance(value, int) or not 0 <= value",
+        AGT_FRAMES,
+    ),
+    Fault(
+        "a frame has its key twice",
+        "agt/encoding.py",
+        "if len(value) != len(pairs):",
+        "if len(value) > len(pairs):",
+        AGT_ENCODING,
+    ),
+    Fault(
+        "a frame is as deep as it likes",
+        "agt/encoding.py",
+        "_BRACKETS_MAX: Final = 1000",
+        "_BRACKETS_MAX: Final = 1 << 30",
+        AGT_ENCODING,
+    ),
+    Fault(
+        "base64 has bits behind its end",
+        "agt/encoding.py",
+        "std64(data) != standard + padding",
+        "len(std64(data)) != len(standard + padding)",
+        AGT_ENCODING,
+    ),
+    Fault(
+        "a connection takes its place back",
+        "agt/link.py",
+        "4006: _REPLACED,",
+        "4007: _REPLACED,",
+        AGT_LINK,
+    ),
+    Fault(
+        "heartbeats mend a gap",
+        "agt/link.py",
+        "self._has_lapsed = self.has_lapsed",
+        "self._has_lapsed = False",
+        AGT_LINK,
+    ),
 )
 
 
@@ -588,7 +661,8 @@ def shown() -> list[Fault]:
 @pytest.mark.parametrize("fault", shown(), ids=lambda fault: fault.name.replace(" ", "-"))
 def test_a_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "agentmesh", tmp_path / "agentmesh", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "mutants"))
+    left_out = shutil.ignore_patterns("__pycache__", "mutants", ".venv")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=left_out)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     module = tmp_path / "agentmesh" / fault.module
     module.write_text(module.read_text(encoding="utf-8").replace(fault.was, fault.becomes), encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -211,13 +210,11 @@ def test_the_worked_example_of_agts_form() -> None:
 
 
 def test_captured_entries_reproduce() -> None:
-    folder = os.environ.get("AGENTMESH_INTEROP_FILES")
-    if not folder:
-        pytest.skip("set AGENTMESH_INTEROP_FILES to a folder with audit-example.jsonl and audit-example-canonical.json")
-    lines = (Path(folder) / "audit-example.jsonl").read_text("utf-8").splitlines()
-    canonical = json.loads((Path(folder) / "audit-example-canonical.json").read_text("utf-8"))
+    folder = Path(__file__).resolve().parents[2] / "vectors" / "agt"
+    lines = (folder / "audit-example.jsonl").read_text("utf-8").splitlines()
+    canonical = json.loads((folder / "audit-example-canonical.json").read_text("utf-8"))
     texts, hashes = canonical["canonical_text_of_each_record"], canonical["entry_hashes"]
-    assert len(lines) == len(texts) == len(hashes) > 0
+    assert len(lines) == len(texts) == len(hashes) == 3
     for line, text, entry_hash in zip(lines, texts, hashes, strict=True):
         value = json.loads(line)
         fields = {name: value[name] for name in HASHED}

@@ -99,6 +99,10 @@ FAULTS: dict[str, tuple[str, Any, set[str]]] = {
     "another X25519": ("crypto_scalarmult", lambda *_: bytes(32), {"X25519"}),
     "no X25519": ("crypto_scalarmult_base", gone, {"X25519"}),
     "no secretbox": ("secretbox", gone, {"XSalsa20-Poly1305"}),
+    "no HMAC": ("hmac_sha256", gone, {"HMAC and HKDF with SHA-256"}),
+    "another HKDF": ("hkdf_sha256", lambda *_: bytes(64), {"HMAC and HKDF with SHA-256"}),
+    "no ChaCha20": ("crypto_aead_chacha20poly1305_ietf_encrypt", gone, {"ChaCha20-Poly1305"}),
+    "any AEAD box": ("crypto_aead_chacha20poly1305_ietf_decrypt", lambda *_: b"abc", {"ChaCha20-Poly1305"}),
     "any box": ("crypto_secretbox_open_easy", lambda *_: b"abc", {"XSalsa20-Poly1305"}),
 }
 
@@ -125,7 +129,10 @@ def test_what_is_missing_is_named_and_asked_for_again(fault: str, monkeypatch: p
 
 
 def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("kdf", "sha256", "x25519", "secretbox", "kem_key", "ed25519_sign", "ed25519_to_x25519"):
+    for name in (
+        "kdf", "sha256", "x25519", "secretbox", "kem_key", "ed25519_sign", "ed25519_to_x25519", "hmac_sha256",
+        "chacha20poly1305_seal",
+    ):  # fmt: skip
         monkeypatch.setattr(_crypto, name, gone)
     with pytest.raises(BackendUnfit) as caught:
         backend.check_backend()

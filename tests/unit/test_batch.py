@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from agentmesh import Agent, Intent, MessageReceived, Sealed
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink, Record
-from agentmesh.engine.batch import Batch
 from agentmesh.engine.rows import RowKey, rows_of, state_of
 from agentmesh.engine.state import Changes
 from agentmesh.errors import BatchOpen, ClosedSession, CommitFailed, NoSession, TooManySessions
@@ -212,7 +211,7 @@ def test_a_batch_is_begun_once_and_other_threads_wait() -> None:
 
 
 def test_the_batch_holds_nothing_twice() -> None:
-    batch = Batch(Couple().alice._core.state)
+    batch = Couple().alice._seam._new_batch()
     events = (MessageReceived.__new__(MessageReceived),)
     assert batch.hold(events) == batch.hold(events) == ()
     batch.release()

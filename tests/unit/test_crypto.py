@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_generichash_blake2b_salt_personal
@@ -42,7 +47,7 @@ def u_bytes(u: int) -> bytes:
 
 
 def test_no_label_is_a_prefix_of_another() -> None:
-    everything = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS]
+    everything = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS, *_labels.KARS_LABELS]
     for first, second in itertools.permutations(everything, 2):
         assert not second.startswith(first)
     for label in _labels.KDF_LABELS:
@@ -57,8 +62,11 @@ def test_no_label_is_a_prefix_of_another() -> None:
 
 def test_the_tables_hold_every_label_of_the_module_once() -> None:
     named = [value for name, value in vars(_labels).items() if type(value) is bytes and name.isupper()]
-    assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS])
-    assert len(set(named)) == len(named) == 29
+    foreign = [*_labels.AGT_INFOS, *_labels.KARS_LABELS]
+    assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *foreign])
+    assert len(set(named)) == len(named) == 32
+    assert _labels.KARS_LABELS == (b"trustgraph.v1\n",)
+    assert _labels.AGT_INFOS == (b"AgentMesh_X3DH_v1", b"AgentMesh_Ratchet_v1")  # another protocol's, as it spells them
     assert set(_labels.KDF_LABELS) == {
         b"am1-" + name
         for name in (
@@ -246,6 +254,76 @@ def test_the_encoding_check_is_u_below_p(public: bytes) -> None:
             _crypto.check_x25519_encoding(public)
 
 
+# --- what AGT's protocol takes ----------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+@brisk
+def test_hmac_equals_openssl(key: bytes, data: bytes) -> None:
+    other = HMAC(key, SHA256())
+    other.update(data)
+    assert _crypto.hmac_sha256(key, data) == other.finalize()
+
+
+@given(st.binary(max_size=130), st.binary(max_size=64), st.sampled_from(_labels.AGT_INFOS), st.integers(1, 300))
+@brisk
+def test_hkdf_is_its_definition(ikm: bytes, salt: bytes, info: _labels.HkdfInfo, size: int) -> None:
+    prk = hmac.digest(salt, ikm, "sha256")
+    blocks, block = b"", b""
+    for number in range(1, 12):
+        block = hmac.digest(prk, block + info + bytes([number]), "sha256")
+        blocks += block
+    assert _crypto.hkdf_sha256(ikm, salt, info, size) == blocks[:size]
+
+
+@given(seeds, st.binary(min_size=12, max_size=12), st.binary(max_size=200), st.binary(max_size=100))
+@brisk
+def test_chacha20poly1305_equals_openssl(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> None:
+    sealed = _crypto.chacha20poly1305_seal(key, nonce, plaintext, aad)
+    assert sealed == ChaCha20Poly1305(key).encrypt(nonce, plaintext, aad)
+    assert _crypto.chacha20poly1305_open(key, nonce, sealed, aad) == plaintext
+
+
+def test_what_is_altered_under_chacha20poly1305_is_refused() -> None:
+    key, nonce, aad = bytes(32), bytes(12), b"associated"
+    sealed = _crypto.chacha20poly1305_seal(key, nonce, b"a plaintext", aad)
+    wrong = [(sealed[:cut], aad) for cut in range(len(sealed))] + [(sealed + b"\x00", aad)]
+    wrong += [(sealed, aad[:-1]), (sealed, aad + b"\x00"), (sealed, b"")]
+    for bit in range(8 * len(sealed)):
+        flipped = bytearray(sealed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        wrong.append((bytes(flipped), aad))
+    for box, other in wrong:
+        with pytest.raises(DecryptionFailed):
+            _crypto.chacha20poly1305_open(key, nonce, box, other)
+
+
+@given(seeds)
+@brisk
+def test_the_way_back_from_an_x25519_key_leads_to_the_key_and_its_negative(seed: bytes) -> None:
+    public, _ = _crypto.ed25519_keypair(seed)
+    candidates = _crypto.ed25519_of_x25519(_crypto.ed25519_to_x25519(public))
+    assert public in candidates
+    # The other has its sign: both convert to the same, so only what a DID is the hash of tells them apart.
+    [other] = set(candidates) - {public}
+    assert bytes(a ^ b for a, b in zip(public, other, strict=True)) == bytes(31) + b"\x80"
+    assert {_crypto.ed25519_to_x25519(each) for each in candidates} == {_crypto.ed25519_to_x25519(public)}
+
+
+@given(st.binary(min_size=32, max_size=32) | st.sampled_from([u_bytes(u) for u in LOW_ORDER_U]))
+def test_whatever_the_way_back_proposes_is_that_key_or_is_refused_by_libsodium(public: bytes) -> None:
+    candidates = _crypto.ed25519_of_x25519(public)
+    assert len(candidates) == (2 if int.from_bytes(public, "little") < P - 1 else 0)
+    for candidate in candidates:
+        with contextlib.suppress(BadIdentityKey):  # on the twist, or of small or mixed order
+            assert _crypto.ed25519_to_x25519(candidate) == public
+
+
+@pytest.mark.parametrize("public", [b"", bytes(31), bytes(33), *map(u_bytes, (P - 1, P, P + 1, 2**255, 2**256 - 1))])
+def test_what_can_be_no_image_has_no_way_back(public: bytes) -> None:
+    assert _crypto.ed25519_of_x25519(public) == ()
+
+
 # --- ML-KEM-768 -------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +423,8 @@ REFUSALS: dict[str, tuple[type[AgentMeshError], Callable[[], Any]]] = {
     "KEM key in use": (BadPoint, lambda: _crypto.kem_encapsulate(b"\xff" * 1184)),
     "KEM ciphertext": (BadPoint, lambda: _crypto.kem_decapsulate(_crypto.kem_key(bytes(64)), b"")),
     "box": (DecryptionFailed, lambda: _crypto.secretbox_open(bytes(40), bytes(24), bytes(32))),
+    "AEAD box": (DecryptionFailed, lambda: _crypto.chacha20poly1305_open(bytes(32), bytes(12), bytes(40), b"")),
+    "short AEAD box": (DecryptionFailed, lambda: _crypto.chacha20poly1305_open(bytes(32), bytes(12), bytes(15), b"")),
     "short box": (DecryptionFailed, lambda: _crypto.secretbox_open(bytes(15), bytes(24), bytes(32))),
 }
 

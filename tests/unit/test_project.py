@@ -76,14 +76,14 @@ THIRD_PARTY = {
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
-    "datetime": ("audit.exports", *TOUCHES_THE_WORLD),
+    "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
     "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
-    "time": ("engine.core", "relay.limiter", *TOUCHES_THE_WORLD),
+    "time": ("engine.hooks", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
 }
@@ -318,7 +318,7 @@ def writes_no_label(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in docstrings:
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
-            if text.startswith(("am1-", "agentmesh/v1/")):
+            if text.startswith(("am1-", "agentmesh/v1/", "AgentMesh_", "trustgraph.")):
                 yield f"{node.lineno}: {text!r}"
 
 
@@ -479,7 +479,12 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("agent", "class A:\n    if True:\n        Size = len(b'')"),
         ("agent", "HONEST = Faults()"),
     ],
-    writes_no_label: [("session.ratchet", 'x = b"am1-other"'), ("identity", 'x = f"agentmesh/v1/{name}"')],
+    writes_no_label: [
+        ("session.ratchet", 'x = b"am1-other"'),
+        ("identity", 'x = f"agentmesh/v1/{name}"'),
+        ("agt.agreement", 'x = b"AgentMesh_X3DH_v1"'),
+        ("agt.projection", 'x = b"trustgraph.v1"'),
+    ],
     compares_secrets_in_constant_time: [
         ("session.ratchet", "mk == other"),
         ("session.ratchet", "if expected != sealed.commitment: pass"),
@@ -643,7 +648,7 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     # `.ci/run` makes an environment of exactly these: "24.1" alone may name no release.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"]]
+    floored = [*project["dependencies"], *extras["testing"], *extras["postgres"], *extras["examples"]]
     assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",
@@ -716,7 +721,7 @@ LABELS = [value for name, value in vars(_labels).items() if isinstance(value, by
 
 
 def test_the_label_tables_hold_every_label_once() -> None:
-    tables = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS]
+    tables = [*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *_labels.AGT_INFOS, *_labels.KARS_LABELS]
     assert sorted(tables) == sorted(LABELS)
     assert len(set(tables)) == len(tables)
 
@@ -729,6 +734,11 @@ def test_no_label_is_a_prefix_of_another() -> None:
 def test_a_kdf_label_is_a_personalisation(label: bytes) -> None:
     assert len(label) <= 16  # BLAKE2b's person
     assert re.fullmatch(rb"am1-[a-z-]+", label)  # no zero byte, because hashlib pads with zeros
+
+
+@pytest.mark.parametrize("info", _labels.AGT_INFOS)
+def test_an_info_of_agts_looks_like_no_label_of_ours(info: bytes) -> None:
+    assert re.fullmatch(rb"AgentMesh_[A-Za-z0-9]+_v1", info)
 
 
 @pytest.mark.parametrize("label", _labels.SIGNATURE_LABELS)

@@ -1,7 +1,8 @@
-"""The Double Ratchet (section 6), over the suite of version 1 and over a toy one that keeps the seam honest.
+"""The Double Ratchet (section 6), over the suite of version 1, AGT's, and a toy one that keeps the seam honest.
 
 The toy suite shares nothing with ours: headers in clear, chains named by the peer's ratchet key, hashing for a KDF, a
-small group for Diffie-Hellman. What a ratchet promises must hold over both.
+small group for Diffie-Hellman. AGT's is real, and has its headers in clear too. What a ratchet promises must hold over
+all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base, crypto_secretbox_easy, crypto_secretbox_open_easy
 from nacl.exceptions import CryptoError
 
+from agentmesh.agt.suite import AGT_SUITE, ANY_CHAIN, NONCE_BYTES
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -34,7 +36,7 @@ from agentmesh.errors import (
     RemoteError,
 )
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS, Limits
-from agentmesh.primitives.entropy import Entropy
+from agentmesh.primitives.entropy import Entropy, SystemEntropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import OpenDelta, ReceivingChain, SendingChain
 from agentmesh.session.needs import RatchetHeader, Suite
@@ -134,7 +136,12 @@ TOY = Suite(
     chain_name=lambda _name, peer_key: HeaderKey(peer_key),
     past_first=True,
 )
-BOTH = pytest.mark.parametrize("suite", [SUITE, TOY], ids=["v1", "toy"])
+EACH = pytest.mark.parametrize("suite", [SUITE, AGT_SUITE, TOY], ids=["v1", "agt", "toy"])
+IN_CLEAR = {AGT_SUITE: ANY_CHAIN, TOY: TOY_ANY}  # suites with headers in clear, each with its name of any chain
+
+
+def nonce_of(suite: Suite, entropy: Entropy) -> bytes:
+    return entropy.token(NONCE_BYTES if suite.seal is AGT_SUITE.seal else 24)
 
 
 # --- two sides -------------------------------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ class Side:
         self.now_ms = NOW_MS
 
     def seal(self, plaintext: bytes, context: bytes = CONTEXT) -> bytes:
-        parts, _, after = self.ratchet.seal(plaintext, context, self.entropy.token(24))
+        parts, _, after = self.ratchet.seal(plaintext, context, nonce_of(self.ratchet.suite, self.entropy))
         self.ratchet.apply_sealed(after)
         return b"".join(parts)
 
@@ -192,7 +199,8 @@ class Secrets(NamedTuple):
 def secrets_of(suite: Suite, seed: str) -> Secrets:
     entropy = SeededEntropy(seed)
     secret, public = suite.key_pair(entropy)
-    names = (TOY_ANY, TOY_ANY) if suite is TOY else (HeaderKey(entropy.token(32)), HeaderKey(entropy.token(32)))
+    fresh = (HeaderKey(entropy.token(32)), HeaderKey(entropy.token(32)))
+    names = (IN_CLEAR[suite], IN_CLEAR[suite]) if suite in IN_CLEAR else fresh
     return Secrets(RootKey(entropy.token(32)), *names, secret, public)
 
 
@@ -258,7 +266,8 @@ def forged(
         chain.previous_length if pn is None else pn,
         n,
     )
-    return b"".join(suite.seal(chain.header_key, message_key, header, CONTEXT, plaintext, os.urandom(24)))
+    nonce = nonce_of(suite, SystemEntropy())
+    return b"".join(suite.seal(chain.header_key, message_key, header, CONTEXT, plaintext, nonce))
 
 
 # --- an independent re-implementation --------------------------------------------------------------------------------
@@ -432,7 +441,7 @@ class Model:
             self.gone |= set(range(self.current - KEPT_CHAINS)) - missing
 
 
-@BOTH
+@EACH
 @given(
     seed=st.integers(0, 2**16),
     steps=st.integers(0, 120).flatmap(
@@ -462,7 +471,7 @@ def test_every_message_opens_once_in_any_order_and_nothing_else_does(
         if error is None:
             assert side.open(sent.message) == sent.plaintext
             model.took(sent, wires[receiver])
-        elif suite is TOY and error is DecryptionFailed:
+        elif suite in IN_CLEAR and error is DecryptionFailed:
             # Headers in clear: a chain that was let go looks like a new one, until its body fails.
             before = snapshot(side.ratchet)
             with pytest.raises(RemoteError):
@@ -484,7 +493,7 @@ def test_every_message_opens_once_in_any_order_and_nothing_else_does(
             deliver(receiver, sent)
 
 
-@BOTH
+@EACH
 def test_ping_pong_and_late_messages_across_turns(suite: Suite) -> None:
     a, b = conversing(suite)
     late = []
@@ -500,7 +509,7 @@ def test_ping_pong_and_late_messages_across_turns(suite: Suite) -> None:
     assert not b.ratchet.skipped
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("turns", [KEPT_CHAINS, KEPT_CHAINS + 1, 40])
 def test_a_message_opens_however_many_turns_it_is_late(suite: Suite, turns: int) -> None:
     a, b = conversing(suite)
@@ -522,7 +531,7 @@ def test_a_message_opens_however_many_turns_it_is_late(suite: Suite, turns: int)
             b.look(held)
 
 
-@BOTH
+@EACH
 def test_of_the_chains_that_late_messages_are_awaited_of_the_newest_stay(suite: Suite) -> None:
     a, b = conversing(suite)
     held, lost = [], []
@@ -543,7 +552,7 @@ def test_of_the_chains_that_late_messages_are_awaited_of_the_newest_stay(suite: 
                 assert b.open(message) == b"%d.%d" % (turn, number)
 
 
-@BOTH
+@EACH
 def test_a_whole_chain_can_be_lost(suite: Suite) -> None:
     a, b = conversing(suite)
     lost = [a.seal(b"lost") for _ in range(7)]
@@ -553,7 +562,7 @@ def test_a_whole_chain_can_be_lost(suite: Suite) -> None:
     assert [b.open(message) for message in reversed(lost)] == [b"lost"] * 7
 
 
-@BOTH
+@EACH
 def test_opening_and_its_delta_change_nothing_until_applied(suite: Suite) -> None:
     a, b = conversing(suite)
     skipped, current = a.seal(b"skipped"), a.seal(b"current")
@@ -567,18 +576,18 @@ def test_opening_and_its_delta_change_nothing_until_applied(suite: Suite) -> Non
     assert snapshot(b.ratchet) == before
     before = snapshot(a.ratchet)
     a.look(b.seal(b"turn")).delta(a.entropy)
-    a.ratchet.seal(b"unsent", CONTEXT, bytes(24))
+    a.ratchet.seal(b"unsent", CONTEXT, nonce_of(suite, a.entropy))
     assert snapshot(a.ratchet) == before
 
 
-@BOTH
+@EACH
 def test_sealing_over_a_turn_that_is_not_applied_yet(suite: Suite) -> None:
     a, b = conversing(suite)
     delta = b.look(a.seal(b"question")).delta(b.entropy)
     first = a.look(b.seal(b"still the old chain")).delta(a.entropy)
     assert first.turn is not None
     before = snapshot(a.ratchet)
-    answer, _, after = a.ratchet.seal(b"answer", CONTEXT, a.entropy.token(24), first.turn)
+    answer, _, after = a.ratchet.seal(b"answer", CONTEXT, nonce_of(suite, a.entropy), first.turn)
     assert snapshot(a.ratchet) == before
     a.ratchet.apply(first)
     a.ratchet.apply_sealed(after)
@@ -587,7 +596,7 @@ def test_sealing_over_a_turn_that_is_not_applied_yet(suite: Suite) -> None:
     assert b.open(a.seal(b"and on")) == b"and on"
 
 
-@BOTH
+@EACH
 def test_the_running_number_counts_through_chains(suite: Suite) -> None:
     a, b = conversing(suite, turns=0)
     numbers = []
@@ -601,12 +610,12 @@ def test_the_running_number_counts_through_chains(suite: Suite) -> None:
     assert numbers == list(range(8))
 
 
-@BOTH
+@EACH
 def test_the_initiator_cannot_seal_before_it_has_opened(suite: Suite) -> None:
     a, b = two_sides(suite)
     before = snapshot(a.ratchet)
     with pytest.raises(ChainExhausted):
-        a.ratchet.seal(b"too early", CONTEXT, bytes(24))
+        a.ratchet.seal(b"too early", CONTEXT, nonce_of(suite, a.entropy))
     assert snapshot(a.ratchet) == before
     a.open(b.seal(b"accept"))
     assert b.open(a.seal(b"now")) == b"now"
@@ -626,7 +635,7 @@ def test_awaits_says_whether_a_header_is_of_the_next_chain() -> None:
 # --- forgeries -------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_three_hundred_messages_arrive_through_twenty_forgeries_each(suite: Suite) -> None:
     a, b = conversing(suite)
     rng = random.Random(7)
@@ -646,7 +655,7 @@ def test_three_hundred_messages_arrive_through_twenty_forgeries_each(suite: Suit
         assert receiver.open(message) == plaintext
 
 
-@BOTH
+@EACH
 def test_forged_headers_eat_no_skipped_key(suite: Suite) -> None:
     a, b = conversing(suite)
     late = [a.seal(b"late %d" % number) for number in range(20)]
@@ -657,7 +666,7 @@ def test_forged_headers_eat_no_skipped_key(suite: Suite) -> None:
     assert [b.open(message) for message in late] == [b"late %d" % number for number in range(20)]
 
 
-@BOTH
+@EACH
 def test_far_ahead_forgeries_store_nothing(suite: Suite) -> None:
     small = Limits(skipped_keys_per_step=40, skipped_keys_per_session=80)
     a, b = conversing(suite, limits=small)
@@ -720,7 +729,7 @@ def test_a_random_header_costs_an_opening_more_for_each_chain_that_late_messages
         }  # fmt: skip
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("new_chain", [False, True], ids=["current chain", "new chain"])
 @pytest.mark.parametrize("gap", [0, 1, 30])
 def test_a_copied_header_over_another_body_costs_one_dh_and_the_step_limit_at_most(
@@ -742,7 +751,7 @@ def test_a_copied_header_over_another_body_costs_one_dh_and_the_step_limit_at_mo
     assert b.open(message) == b"genuine"
 
 
-@BOTH
+@EACH
 def test_another_context_is_another_message(suite: Suite) -> None:
     a, b = conversing(suite)
     message = a.seal(b"here", b"session one")
@@ -750,7 +759,7 @@ def test_another_context_is_another_message(suite: Suite) -> None:
     assert b.open(message, b"session one") == b"here"
 
 
-@BOTH
+@EACH
 def test_what_is_too_short_is_malformed(suite: Suite) -> None:
     a, b = conversing(suite)
     message = a.seal(b"")
@@ -764,7 +773,7 @@ def test_what_is_too_short_is_malformed(suite: Suite) -> None:
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("step", [1, 5, 1000])
 def test_the_step_limit_within_a_chain(suite: Suite, step: int) -> None:
     a, b = conversing(suite, limits=Limits(skipped_keys_per_step=step))
@@ -776,7 +785,7 @@ def test_the_step_limit_within_a_chain(suite: Suite, step: int) -> None:
     assert [b.open(message) for message in lost] == [b"lost %d" % number for number in range(step)]
 
 
-@BOTH
+@EACH
 @given(rest=st.integers(0, 6), ahead=st.integers(0, 6))
 @scaled(0.3)
 def test_the_step_limit_counts_the_old_chain_and_the_new_together(suite: Suite, rest: int, ahead: int) -> None:
@@ -794,7 +803,7 @@ def test_the_step_limit_counts_the_old_chain_and_the_new_together(suite: Suite, 
     assert not b.ratchet.skipped
 
 
-@BOTH
+@EACH
 def test_numbers_far_beyond_the_limit_are_refused_before_a_key_is_derived(suite: Suite) -> None:
     a, b, counted = counted_pair(suite, 3)
     for n in (1002 + 1, 2**31, COUNTER_MAX - 1):
@@ -814,7 +823,7 @@ def test_numbers_far_beyond_the_limit_are_refused_before_a_key_is_derived(suite:
     assert len(b.ratchet.skipped) == 1000
 
 
-@BOTH
+@EACH
 def test_the_total_limit_evicts_the_oldest_and_says_which(suite: Suite) -> None:
     limits = Limits(skipped_keys_per_step=4, skipped_keys_per_session=6)
     a, b = conversing(suite, limits=limits)
@@ -830,7 +839,7 @@ def test_the_total_limit_evicts_the_oldest_and_says_which(suite: Suite) -> None:
         assert b.open(message) == b"lost"
 
 
-@BOTH
+@EACH
 def test_the_default_limits_are_those_of_the_protocol(suite: Suite) -> None:
     a, b = conversing(suite)
     for _ in range(2):
@@ -846,7 +855,7 @@ def test_the_default_limits_are_those_of_the_protocol(suite: Suite) -> None:
     b.refuses(a.seal(b"too far"), GapTooLarge)
 
 
-@BOTH
+@EACH
 def test_the_age_limit(suite: Suite) -> None:
     limits = Limits(skipped_key_lifetime_seconds=60)
     a, b = conversing(suite, limits=limits)
@@ -868,7 +877,7 @@ def test_the_age_limit(suite: Suite) -> None:
     b.refuses(late, DuplicateMessage)
 
 
-@BOTH
+@EACH
 def test_an_aged_key_is_evicted_by_the_next_message_that_adds_none(suite: Suite) -> None:
     a, b = conversing(suite, limits=Limits(skipped_key_lifetime_seconds=60))
     a.seal(b"lost")
@@ -901,7 +910,7 @@ def test_an_authentic_header_that_contradicts_the_current_chain() -> None:
     assert b.open(a.seal(b"the session lives")) == b"the session lives"
 
 
-@BOTH
+@EACH
 def test_a_turn_whose_pn_is_below_what_was_received(suite: Suite) -> None:
     a, b = conversing(suite)
     for _ in range(4):
@@ -913,7 +922,7 @@ def test_a_turn_whose_pn_is_below_what_was_received(suite: Suite) -> None:
     assert b.open(forged(a, n=0, pn=5)) == b"!"
 
 
-@BOTH
+@EACH
 def test_a_first_chain_has_nothing_before_it(suite: Suite) -> None:
     a, b = two_sides(suite)
     for pn in (1, 5, 1001, COUNTER_MAX):
@@ -924,7 +933,7 @@ def test_a_first_chain_has_nothing_before_it(suite: Suite) -> None:
     assert b.open(a.seal(b"genuine")) == b"genuine"
 
 
-@BOTH
+@EACH
 def test_a_past_chain_does_not_grow(suite: Suite) -> None:
     a, b = conversing(suite)
     held = a.seal(b"held back")
@@ -954,14 +963,15 @@ SMALL_ORDER = [
 NOT_CANONICAL = [PRIME + extra for extra in range(2, 19)]
 
 
+@pytest.mark.parametrize("suite", [SUITE, AGT_SUITE], ids=["v1", "agt"])
 @pytest.mark.parametrize("u", SMALL_ORDER + NOT_CANONICAL)
-def test_a_bad_point_in_an_authentic_header_changes_nothing(u: int) -> None:
+def test_a_bad_point_in_an_authentic_header_changes_nothing(u: int, suite: Suite) -> None:
     point = u.to_bytes(32, "little")
-    a, b = conversing(SUITE)
+    a, b = conversing(suite)
     a.open(b.seal(b"turn"))
     b.refuses(forged(a, n=0, key=point), BadPoint)
     assert b.open(a.seal(b"genuine")) == b"genuine"
-    fresh_a, fresh_b = two_sides(SUITE)
+    fresh_a, fresh_b = two_sides(suite)
     fresh_a.refuses(forged(fresh_b, n=0, key=point), BadPoint)
     assert fresh_a.open(fresh_b.seal(b"genuine")) == b"genuine"
 
@@ -980,7 +990,7 @@ def test_the_toy_suite_refuses_its_own_bad_points() -> None:
         b.refuses(forged(a, n=0, key=value.to_bytes(32, "little")), BadPoint)
 
 
-@BOTH
+@EACH
 def test_a_small_point_of_the_initiator_leaves_no_ratchet(suite: Suite) -> None:
     shared = secrets_of(suite, "x")
     with pytest.raises(BadPoint):
@@ -1012,7 +1022,7 @@ def expecting(side: Side, n: int) -> None:
     )
 
 
-@BOTH
+@EACH
 def test_a_chain_ends_before_its_counter_wraps(suite: Suite) -> None:
     a, b = conversing(suite)
     moved(a, COUNTER_MAX - 2)
@@ -1034,7 +1044,7 @@ def test_a_chain_ends_before_its_counter_wraps(suite: Suite) -> None:
     assert opened.number == COUNTER_MAX
 
 
-@BOTH
+@EACH
 def test_the_last_length_of_a_chain_can_have_a_gap_before_it(suite: Suite) -> None:
     a, b = conversing(suite)
     moved(a, COUNTER_MAX - 10)
@@ -1048,7 +1058,7 @@ def test_the_last_length_of_a_chain_can_have_a_gap_before_it(suite: Suite) -> No
 # --- healing, forward secrecy, snapshots -----------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("stolen_from_a", [True, False], ids=["A's state", "B's state"])
 @given(turns=st.integers(1, 7), extra=st.integers(0, 3), reads=st.booleans())
 @scaled(0.3)
@@ -1143,15 +1153,15 @@ def test_a_key_kept_for_a_late_message_opens_that_one_alone() -> None:
             SUITE.open_body(key, SUITE.parse(message, 0), CONTEXT)
 
 
-@BOTH
+@EACH
 @given(first=st.binary(min_size=16, max_size=64), second=st.binary(min_size=16, max_size=64))
 @scaled(0.3)
 def test_a_restored_snapshot_repeats_a_key_and_no_keystream(suite: Suite, first: bytes, second: bytes) -> None:
     a, b = conversing(suite)
     size = min(len(first), len(second))
     restored = a.copy("the same state, restored")
-    one, key_one, _ = a.ratchet.seal(first[:size], CONTEXT, a.entropy.token(24))
-    two, key_two, _ = restored.ratchet.seal(second[:size], CONTEXT, restored.entropy.token(24))
+    one, key_one, _ = a.ratchet.seal(first[:size], CONTEXT, nonce_of(suite, a.entropy))
+    two, key_two, _ = restored.ratchet.seal(second[:size], CONTEXT, nonce_of(suite, restored.entropy))
     assert key_one == key_two
     plain = bytes(x ^ y for x, y in zip(first, second, strict=False))
     cipher = bytes(x ^ y for x, y in zip(one[-1][-size:], two[-1][-size:], strict=True))
@@ -1163,7 +1173,7 @@ def test_a_restored_snapshot_repeats_a_key_and_no_keystream(suite: Suite, first:
 # --- what shows ------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_nothing_of_a_ratchet_prints(suite: Suite) -> None:
     a, b = conversing(suite)
     a.seal(b"lost")

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentmesh import Agent, Assurance, BundleClass, Conditions, Intent, KnockReceived, Phase, Reason, SessionStatus
+from agentmesh import (
+    Agent,
+    Assurance,
+    BundleClass,
+    Conditions,
+    Guarantee,
+    Intent,
+    KnockReceived,
+    Phase,
+    Reason,
+    SessionEstablished,
+    SessionStatus,
+)
 from agentmesh.limits import PENDING_GRACE_MS
 from agentmesh.testing import Pair, agent_pair, establish, established_pair
 
@@ -213,3 +225,14 @@ def test_one_session_sends_at_a_time() -> None:
         establish(pair.alice, pair.bob)
     for agent, peer in ((pair.alice, pair.bob), (pair.bob, pair.alice)):
         assert [view.status.sends for view in agent.sessions(peer.did)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("last_resort", [False, True])
+def test_both_sides_see_what_a_session_gives(last_resort: bool) -> None:
+    pair, event = knocked(last_resort=last_resort)
+    expected = set(Guarantee) - ({Guarantee.ONE_TIME_PREKEY} if last_resort else set())
+    assert event.guarantees == expected
+    [established] = pair.alice.receive(pair.bob.accept(event).envelope)
+    assert isinstance(established, SessionEstablished)
+    assert established.guarantees == expected
+    assert pair.alice.session(pair.bob.did).guarantees == pair.bob.session(pair.alice.did).guarantees == expected

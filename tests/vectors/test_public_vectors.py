@@ -30,13 +30,14 @@ from agentmesh.errors import (
 from agentmesh.handshake.prekeys import verify_bundle
 from agentmesh.identity import Identity, IdentityKey, sign_statement
 from agentmesh.primitives import _crypto
-from agentmesh.primitives._labels import SIGN_BUNDLE, KdfLabel, SignatureLabel
+from agentmesh.primitives._labels import SIGN_BUNDLE, HkdfInfo, KdfLabel, SignatureLabel
 from agentmesh.primitives.keys import KemSeed
 
 SOURCES = (
     "set AGENTMESH_PUBLIC_VECTORS to a folder with "
-    "wycheproof/: ed25519_test.json, x25519_test.json, mlkem_768_test.json, mlkem_768_encaps_test.json and "
-    "mlkem_768_keygen_seed_test.json from testvectors_v1 of github.com/C2SP/wycheproof at commit dac1dd47; "
+    "wycheproof/: ed25519_test.json, x25519_test.json, mlkem_768_test.json, mlkem_768_encaps_test.json, "
+    "mlkem_768_keygen_seed_test.json, hmac_sha256_test.json, hkdf_sha256_test.json and chacha20_poly1305_test.json "
+    "from testvectors_v1 of github.com/C2SP/wycheproof at commit dac1dd47; "
     "cctv/: ed25519vectors.json and ML-KEM-768.modulus.txt.gz of github.com/C2SP/CCTV at commit 1e3d2860; "
     "blake2/: blake2b-kat.json from testvectors of github.com/BLAKE2/BLAKE2 at commit ed1974ea"
 )
@@ -444,3 +445,128 @@ def test_nacl_secretbox() -> None:
     assert _crypto.secretbox_open(box, nonce, key) == message
     with pytest.raises(DecryptionFailed):
         _crypto.secretbox_open(box[:-1] + bytes([box[-1] ^ 1]), nonce, key)
+
+
+# --- what AGT's protocol takes: HMAC and HKDF with SHA-256, ChaCha20-Poly1305 -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "tag"),
+    [
+        ("0b" * 20, b"Hi There".hex(), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+        (
+            b"Jefe".hex(),
+            b"what do ya want for nothing?".hex(),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+        ),
+        ("aa" * 20, "dd" * 50, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+        (
+            "aa" * 131,
+            b"Test Using Larger Than Block-Size Key - Hash Key First".hex(),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+        ),
+    ],
+)
+def test_rfc_4231(key: str, data: str, tag: str) -> None:
+    assert _crypto.hmac_sha256(h(key), h(data)) == h(tag)
+
+
+@pytest.mark.parametrize(
+    ("ikm", "salt", "info", "okm"),
+    [
+        (
+            "0b" * 22,
+            "000102030405060708090a0b0c",
+            "f0f1f2f3f4f5f6f7f8f9",
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+        ),
+        (
+            bytes(range(0x50)).hex(),
+            bytes(range(0x60, 0xB0)).hex(),
+            bytes(range(0xB0, 0x100)).hex(),
+            "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09da3275600c2f09"
+            "b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87",
+        ),
+        (
+            "0b" * 22,
+            "",
+            "",
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+        ),
+    ],
+    ids=["A.1", "A.2", "A.3"],
+)
+def test_rfc_5869(ikm: str, salt: str, info: str, okm: str) -> None:
+    assert _crypto.hkdf_sha256(h(ikm), h(salt), HkdfInfo(h(info)), len(okm) // 2) == h(okm)
+
+
+def test_rfc_8439() -> None:
+    """Section 2.8.2, and the appendix A.5."""
+    key, nonce, aad = (
+        h("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"),
+        h("070000004041424344454647"),
+        h("50515253c0c1c2c3c4c5c6c7"),
+    )
+    plaintext = (
+        b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, "
+        b"sunscreen would be it."
+    )
+    sealed = h(
+        "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b1a71de0a9e060b29"
+        "05d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc3ff4def08e4b7a9de576d26586cec64b"
+        "61161ae10b594f09e26a7e902ecbd0600691"
+    )
+    assert _crypto.chacha20poly1305_seal(key, nonce, plaintext, aad) == sealed
+    assert _crypto.chacha20poly1305_open(key, nonce, sealed, aad) == plaintext
+    opened = _crypto.chacha20poly1305_open(
+        h("1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0"),
+        h("000000000102030405060708"),
+        h(
+            "64a0861575861af460f062c79be643bd5e805cfd345cf389f108670ac76c8cb24c6cfc18755d43eea09ee94e382d26b0bdb7b73c321b01"
+            "00d4f03b7f355894cf332f830e710b97ce98c8a84abd0b948114ad176e008d33bd60f982b1ff37c8559797a06ef4f0ef61c186324e2b35"
+            "06383606907b6a7c02b0f9f6157b53c867e4b9166c767b804d46a59b5216cde7a4e99040c5a40433225ee282a1b0a06c523eaf4534d7f8"
+            "3fa1155b0047718cbc546a0d072b04b3564eea1b422273f548271a0bb2316053fa76991955ebd63159434ecebb4e466dae5a1073a67276"
+            "27097a1049e617d91d361094fa68f0ff77987130305beaba2eda04df997b714d6c6f2c29a6ad5cb4022b02709b"
+            "eead9d67890cbb22392336fea1851f38"
+        ),
+        h("f33388860000000000004e91"),
+    )
+    assert opened.startswith(b"Internet-Drafts are draft documents valid for a maximum of six months")
+    assert len(opened) == 265
+
+
+def test_hmac_sha256_wycheproof(folder: Path) -> None:
+    outcomes = {"valid": 0, "invalid": 0}
+    for case in cases(folder / "wycheproof/hmac_sha256_test.json"):
+        tag = _crypto.hmac_sha256(h(case["key"]), h(case["msg"]))[: case["group"]["tagSize"] // 8]
+        assert (tag == h(case["tag"])) is (case["result"] == "valid"), case["tcId"]
+        outcomes[case["result"]] += 1
+    assert outcomes == {"valid": 66, "invalid": 108}
+
+
+def test_hkdf_sha256_wycheproof(folder: Path) -> None:
+    outcomes = {"valid": 0, "invalid": 0}
+    for case in cases(folder / "wycheproof/hkdf_sha256_test.json"):
+        arguments = (h(case["ikm"]), h(case["salt"]), HkdfInfo(h(case["info"])), case["size"])
+        outcomes[case["result"]] += 1
+        if case["result"] == "valid":
+            assert _crypto.hkdf_sha256(*arguments) == h(case["okm"]), case["tcId"]
+            continue
+        assert case["size"] == 8161  # the caller's own number: one that is too large is a fault of ours
+        with pytest.raises(ValueError, match="8160"):
+            _crypto.hkdf_sha256(*arguments)
+    assert outcomes == {"valid": 83, "invalid": 3}
+
+
+def test_chacha20_poly1305_wycheproof(folder: Path) -> None:
+    outcomes: dict[Any, int] = {}
+    for case in cases(folder / "wycheproof/chacha20_poly1305_test.json"):
+        key, nonce, aad, plaintext = (h(case[name]) for name in ("key", "iv", "aad", "msg"))
+        sealed = h(case["ct"] + case["tag"])
+        got = outcome(lambda k=key, n=nonce, s=sealed, a=aad: _crypto.chacha20poly1305_open(k, n, s, a))
+        assert got is (None if case["result"] == "valid" else DecryptionFailed), case["tcId"]
+        outcomes[got] = outcomes.get(got, 0) + 1
+        if got is None:
+            assert _crypto.chacha20poly1305_open(key, nonce, sealed, aad) == plaintext
+            assert _crypto.chacha20poly1305_seal(key, nonce, plaintext, aad) == sealed
+    assert outcomes == {None: 256, DecryptionFailed: 69}

@@ -142,7 +142,8 @@ def test_refusals_are_at_least_as_many_as_successes() -> None:
 
 def test_every_code_that_bytes_can_cause_has_a_vector() -> None:
     seen = set().union(*(codes(load(path)) for path in FILES))
-    wanted = {leaf.code for leaf in leaves(errors.RemoteError)}
+    # Of AGT's protocol there are the captured answers of vectors/agt.
+    wanted = {leaf.code for leaf in leaves(errors.RemoteError) if not leaf.code.startswith("agt.")}
     assert wanted - seen <= set(WITHOUT_A_VECTOR)
     assert not seen & set(WITHOUT_A_VECTOR), "these have a vector now, and no reason is needed"
 
