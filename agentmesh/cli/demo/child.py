@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NoReturn
 
 from agentmesh.cli.text import fail, reason
 from agentmesh.errors import AgentMeshError, StoreFailed
@@ -147,15 +147,18 @@ def told() -> dict[str, Any]:
     return values
 
 
-def end_with_parent(leave: Callable[[], None] = lambda: None) -> None:
-    """End this process as soon as its stdin ends, and call `leave` before. Nothing may read stdin afterwards."""
+_last_acts: Final[list[Callable[[], None]]] = []  # what this process does where its parent has gone
+
+
+def end_with_parent(*acts: Callable[[], None]) -> None:
+    """End this process as soon as its stdin ends, and do `acts` before. Nothing may read stdin afterwards."""
+    _last_acts.extend(acts)
 
     def wait() -> None:
         # Not by sys.stdin, whose lock a waiting thread would hold while the interpreter shuts down.
         while os.read(0, 64):
             pass
-        leave()
-        os._exit(1)
+        _end()
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -166,7 +169,14 @@ def say(**values: Any) -> None:
         sys.stdout.buffer.write(_line(values))
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os._exit(1)
+        _end()
+
+
+def _end() -> NoReturn:
+    """End this process, in whichever thread it was found out first that the parent has gone."""
+    for act in _last_acts:
+        act()
+    os._exit(1)
 
 
 def say_error(error: OSError | AgentMeshError) -> None:
