@@ -23,6 +23,7 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
     """Return every vector, by family and name."""
     from generator import (
         accepts,
+        attachments,
         bundles,
         envelopes,
         epochs,
@@ -55,6 +56,7 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
         epochs.ratchet(),
         messages.message(),
         pairs.pair(),
+        attachments.attachment(),
         records.record_family(),
         trees.merkle(),
         checkpoints.checkpoint(),

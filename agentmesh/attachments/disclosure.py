@@ -1,11 +1,11 @@
-"""Disclosure of one attachment, without the message that named it or any other (docs/protocol.md, section 8.2)."""
+"""Disclosure of one attachment, without the message that named it or any other (docs/protocol.md, section 8.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from struct import Struct
-from typing import Final, ParamSpec, TypeVar, final
+from typing import ClassVar, Final, ParamSpec, TypeVar, final
 
 from agentmesh.attachments.opening import AttachmentOpener
 from agentmesh.attachments.reference import RECEIPT_BYTES, Attachment
@@ -22,14 +22,14 @@ _R = TypeVar("_R")
 
 @final
 class AttachmentDisclosure(Secret):
-    """What discloses one attachment, and nothing else: key (32) || size (8) || chunk exponent (1). Section 8.2.
+    """What discloses one attachment, and nothing else: key (32) || size (8) || chunk exponent (1). Section 8.4.
 
     `reveal()` gives the 41 bytes to hand to an auditor, and `AttachmentDisclosure(...)` takes them back. Whoever has
     them and the blob has the file: keep them as you would keep the file.
     """
 
     __slots__ = ()
-    size = _crypto.KEY_BYTES + _SIZES.size
+    size: ClassVar[int] = _crypto.KEY_BYTES + _SIZES.size
 
     @classmethod
     def of(cls, attachment: Attachment) -> AttachmentDisclosure:

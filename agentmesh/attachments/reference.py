@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from agentmesh.attachments.sizes import SIZE_MAX, Layout
 from agentmesh.errors import ArgumentInvalid, Malformed
-from agentmesh.limits import CHUNK_EXPONENTS, REFERENCE_MAX_BYTES
+from agentmesh.limits import CHUNK_EXPONENT_MAX, REFERENCE_MAX_BYTES
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import BLOB
 from agentmesh.primitives.arguments import (
@@ -36,7 +36,7 @@ _LAYOUT: Final = _wire.array(
     _wire.Uint(),
     _wire.Bin(_crypto.KEY_BYTES),
     _wire.Uint(SIZE_MAX),
-    _wire.Uint(CHUNK_EXPONENTS[-1]),
+    _wire.Uint(CHUNK_EXPONENT_MAX),
     _wire.Bin(RECEIPT_BYTES),
     _wire.Text(0, NAME_MAX_BYTES),
     _wire.Text(0, MEDIA_TYPE_MAX_BYTES),

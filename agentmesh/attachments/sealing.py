@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 from agentmesh.attachments.chunks import leaf_of, open_chunk, receipt_of, seal_chunk
 from agentmesh.attachments.reference import TEXTS, Attachment, blob_id_of
-from agentmesh.attachments.sizes import LEAF_BYTES, SIZE_MAX, USUAL_EXPONENT, Layout, exponent_for
+from agentmesh.attachments.sizes import LEAF_BYTES, SIZE_MAX, USUAL_EXPONENT, Layout, exponent_argument, exponent_for
 from agentmesh.errors import (
     ArgumentInvalid,
     AttachmentOutOfTurn,
@@ -19,7 +19,7 @@ from agentmesh.errors import (
     StoreError,
     TooLarge,
 )
-from agentmesh.limits import CHUNK_EXPONENTS, CHUNKS_MAX
+from agentmesh.limits import CHUNK_EXPONENT_MAX, CHUNKS_MAX
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives.aead import OVERHEAD_BYTES
 from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless, text_argument, uint_argument
@@ -32,7 +32,7 @@ _EXPORTED: Final = _wire.array(
     _wire.Uint(),
     _wire.Bin(_crypto.KEY_BYTES),
     _wire.Maybe(_wire.Uint(SIZE_MAX)),
-    _wire.Uint(CHUNK_EXPONENTS[-1]),
+    _wire.Uint(CHUNK_EXPONENT_MAX),
     *(_wire.Text(0, most) for most in TEXTS.values()),
     _wire.Bin(0, CHUNKS_MAX * LEAF_BYTES),
 )
@@ -84,9 +84,7 @@ class AttachmentSealer(Redacted):
             uint_argument("size", size, SIZE_MAX)
         if chunk_exponent is None:
             chunk_exponent = USUAL_EXPONENT if size is None else exponent_for(size)
-        self._chunk_exponent: int = uint_argument(
-            "chunk_exponent", chunk_exponent, CHUNK_EXPONENTS[-1], CHUNK_EXPONENTS[0]
-        )
+        self._chunk_exponent: int = exponent_argument(chunk_exponent)
         self._layout = None if size is None else Layout(size, chunk_exponent)
         self._entropy = _checked(entropy)
         self._key = AttachmentKey(self._entropy.token(_crypto.KEY_BYTES))

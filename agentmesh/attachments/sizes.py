@@ -13,7 +13,7 @@ from typing import Final, final
 from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.limits import CHUNK_EXPONENTS, CHUNKS_MAX
+from agentmesh.limits import CHUNK_EXPONENT_MAX, CHUNK_EXPONENT_MIN, CHUNKS_MAX
 from agentmesh.primitives.aead import OVERHEAD_BYTES
 from agentmesh.primitives.arguments import uint_argument
 from agentmesh.primitives.padding import padded_length
@@ -21,12 +21,23 @@ from agentmesh.primitives.padding import padded_length
 LEAF_BYTES: Final = 32
 USUAL_EXPONENT: Final = 18  # 256 KiB: larger buffers are mapped and unmapped by the C library at every call
 _USUAL_CHUNKS: Final = 1 << 16  # an index of 2 MiB: a larger file has larger chunks
-SIZE_MAX: Final = CHUNKS_MAX << CHUNK_EXPONENTS[-1]
+CHUNK_EXPONENTS: Final = range(CHUNK_EXPONENT_MIN, CHUNK_EXPONENT_MAX + 1)
+SIZE_MAX: Final = CHUNKS_MAX << CHUNK_EXPONENT_MAX
 
 
 def exponent_for(size: int) -> int:
     """Return the exponent of the chunk size for data of a size that is known before: 18, or what 65,536 chunks need."""
-    return next((c for c in CHUNK_EXPONENTS if c >= USUAL_EXPONENT and size <= _USUAL_CHUNKS << c), CHUNK_EXPONENTS[-1])
+    enough = (exponent for exponent in CHUNK_EXPONENTS if size <= _USUAL_CHUNKS << exponent)
+    return max(USUAL_EXPONENT, next(enough, CHUNK_EXPONENT_MAX))
+
+
+def exponent_argument(value: object) -> int:
+    """Return `value`, if it is an exponent of a chunk size.
+
+    Raises:
+        ArgumentInvalid: not an int from 16 to 24.
+    """
+    return uint_argument("chunk_exponent", value, CHUNK_EXPONENT_MAX, CHUNK_EXPONENT_MIN)
 
 
 @final
@@ -50,7 +61,7 @@ class Layout:
     chunks: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        uint_argument("chunk_exponent", self.chunk_exponent, CHUNK_EXPONENTS[-1], CHUNK_EXPONENTS[0])
+        exponent_argument(self.chunk_exponent)
         uint_argument("size", self.size, SIZE_MAX)
         padded = padded_length(max(self.size, 1))
         chunks = -(-padded >> self.chunk_exponent)

@@ -26,7 +26,7 @@ from agentmesh.errors import (
     StoreLocked,
     TooLarge,
 )
-from agentmesh.limits import CHUNK_EXPONENTS, REFERENCE_MAX_BYTES
+from agentmesh.limits import CHUNK_EXPONENT_MAX, CHUNK_EXPONENT_MIN, REFERENCE_MAX_BYTES
 from agentmesh.store import files, save_file, seal_file
 from agentmesh.store.in_order import THREADS_MAX
 
@@ -64,7 +64,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     seal.add_argument("--where", metavar="TEXT", default="", help="where the blob will lie; no secret goes here, "
                       "because others can read arguments")  # fmt: skip
     seal.add_argument(
-        "--chunk-exponent", type=int, choices=CHUNK_EXPONENTS, metavar="C",
+        "--chunk-exponent", type=int, choices=range(CHUNK_EXPONENT_MIN, CHUNK_EXPONENT_MAX + 1), metavar="C",
         help="chunks of 2 to the power of C bytes, 16 to 24; 18 if left out, or what the size needs",
     )  # fmt: skip
     seal.add_argument("--resume", action="store_true", help="go on with what a run before left")

@@ -232,9 +232,12 @@ def _bin_at(data: bytes, at: int) -> tuple[int, int]:
     raise Malformed
 
 
+_SHORT_HEADS: Final = tuple(bytes((0xC4, size)) for size in range(0x100))
+
+
 def _bin_head(size: int) -> bytes:
     if size < 0x100:
-        return b"\xc4" + size.to_bytes(1, "big")
+        return _SHORT_HEADS[size]
     return b"\xc5" + size.to_bytes(2, "big") if size < 0x10000 else b"\xc6" + size.to_bytes(4, "big")
 
 

@@ -41,6 +41,7 @@ KINDS: Final = frozenset(  # the engine's, those of AGT's protocol, the audit tr
         + " milestone records tail trust"
     ).split()
 )
+_PLAIN: Final = {kind: kind for kind in KINDS}  # found by the members of an enum too
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag
 _HASH_BYTES: Final = 32
@@ -260,6 +261,8 @@ class Sealer(Redacted):
 
     def _log_after(self, put: list[Name], removed: list[Name]) -> range:
         """Return the numbers of the rows of the log after a write: it grows at its end, and is cut at its beginning."""
+        if not put and not removed:
+            return self._log
         added = sorted(map(log_number, put))
         taken = sorted(map(log_number, removed))
         first, end = self._log.start, self._log.stop
@@ -318,8 +321,8 @@ class Sealer(Redacted):
 
     def _hidden(self, name: Name) -> Name:
         """Return how the store knows a row: by its kind, and a key that says nothing to whoever has the file."""
-        kind, key = str(name[0]), name[1]
-        if kind not in KINDS or type(key) is not bytes:
+        kind, key = _PLAIN.get(name[0]), name[1]
+        if kind is None or type(key) is not bytes:
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
             return kind, self._hide(self._encode([kind, key]))

@@ -26,6 +26,13 @@ from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 
 from agentmesh import Agent, Conditions, Identity, Intent, Reason, trust
+from agentmesh.attachments import (
+    Attachment,
+    AttachmentDisclosure,
+    AttachmentOpener,
+    AttachmentSealer,
+    parse_reference,
+)
 from agentmesh.audit.journal import AuditJournal
 from agentmesh.audit.log import AuditLog
 from agentmesh.audit.sink import MemorySink
@@ -359,7 +366,12 @@ class Ratchet:
 
 def data_plaintext(index: int, data: bytes, action: bytes = b"", **parts: Any) -> bytes:
     plaintext: bytes = evaluate(
-        "6", "data_plaintext", index=index, action=action, data=data, **({"parts": 0, "item": b"", "ack": b""} | parts)
+        "6",
+        "data_plaintext",
+        index=index,
+        action=action,
+        data=data,
+        **({"parts": 0, "item": b"", "ack": b"", "refs": b""} | parts),
     )
     return plaintext
 
@@ -738,6 +750,46 @@ def test_what_stands_in_a_store_is_what_the_page_says() -> None:
     assert len(put) == len(rows) + 2
 
 
+# --- attachments, section 6.6 -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 65536, 65537, 200_000])
+def test_an_attachment_made_of_the_page_is_opened_and_the_librarys_is_the_pages(size: int) -> None:
+    ak, c, data = os.urandom(32), 16, os.urandom(size)
+    P = padme(max(size, 1))  # noqa: N806 - the page's
+    n = -(-P // 2**c)
+    padded = data.ljust(P, b"\x00")
+    chunks = []
+    for i in range(n):
+        context = evaluate("6.6", "outer" if i == n - 1 else "inner", i=i, c=c, size=size)
+        piece = padded[i * 2**c : (i + 1) * 2**c]
+        seal = sealer(os.urandom(24))
+        chunks.append(evaluate("6.6", "chunk", seal=seal, ak=ak, context=context, piece=piece))
+    index = b"".join(evaluate("6.6", "leaf", chunk=chunk) for chunk in chunks)
+    receipt = evaluate("6.6", "receipt", c=c, P=P, index=index)
+    fields = {"name": "a name", "media_type": "a/type", "where": "there"}
+    reference = parse_reference(evaluate("6.6", "reference", ak=ak, size=size, c=c, receipt=receipt, **fields))
+    assert isinstance(reference, Attachment)
+    assert reference.blob_id == evaluate("6.6", "blob_id", ak=ak)
+    assert (reference.padded_bytes, reference.chunks, reference.name) == (P, n, "a name")
+    opener = AttachmentOpener(reference)
+    opener.take_tail(chunks[-1] + index)
+    assert b"".join(opener.open(i, chunk) for i, chunk in enumerate(chunks)) == data
+    disclosed = evaluate("8.4", "attachment_disclosure", ak=ak, size=size, c=c)
+    assert AttachmentDisclosure.of(reference).reveal() == disclosed
+    sealing = AttachmentSealer(chunk_exponent=c, **fields)  # and the other way round
+    *made, made_index = [*sealing.update(data), *sealing.finish()]
+    ak = sealing.attachment.key.reveal()
+    for i, chunk in enumerate(made):
+        context = evaluate("6.6", "outer" if i == n - 1 else "inner", i=i, c=c, size=size)
+        piece = padded[i * 2**c : (i + 1) * 2**c]
+        assert chunk == evaluate("6.6", "chunk", seal=sealer(chunk[:24]), ak=ak, context=context, piece=piece)
+    assert made_index == b"".join(evaluate("6.6", "leaf", chunk=chunk) for chunk in made)
+    receipt = evaluate("6.6", "receipt", c=c, P=P, index=made_index)
+    encoded = evaluate("6.6", "reference", ak=ak, size=size, c=c, receipt=receipt, **fields)
+    assert sealing.attachment.encode() == encoded
+
+
 _CHANGES = {"label": (r"am1-[a-z-]+", "am1-wrong"), "signature": (r"\[[a-z]+\]", "[trust]")}
 
 
@@ -762,6 +814,7 @@ def test_a_page_with_one_wrong_label_does_not_suffice(
         test_rejects_go_both_ways,
         lambda: test_an_offer_and_its_answer_are_what_section_6_3_says(1),
         test_what_stands_in_a_store_is_what_the_page_says,
+        lambda: test_an_attachment_made_of_the_page_is_opened_and_the_librarys_is_the_pages(65537),
     )
     failed = 0
     for conversation in conversations:

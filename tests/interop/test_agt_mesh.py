@@ -17,33 +17,11 @@ from agentmesh.errors import (
     MessageEarly,
     SenderMismatch,
 )
-from agentmesh.events import SessionRejected
+from agentmesh.events import MessageReceived, SessionRejected
 from agentmesh.handshake.prekeys import BundleClass
 
 Starts = Callable[..., Any]
 MANNERS = pytest.mark.parametrize("manners", ["kars", "ts"])
-
-
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Starts:
-    """Return what starts an agent of theirs: the process, and its DID."""
-
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        options = {"registry": mesh.registry.url, "relay": mesh.relay.url, **options}
-        return worker, worker.ask("start", **options)["did"]
-
-    return start
-
-
-@pytest.fixture
-def ours(make_ours: Starts, mesh: Any) -> Starts:
-    """Return what starts an agent of ours: registered, with prekeys, and connected."""
-
-    def start(*, registry: str = mesh.registry.url, relay: str = mesh.relay.url, **options: Any) -> Any:
-        return make_ours(registry, relay, **options)
-
-    return start
 
 
 def texts(worker: Any, count: int) -> list[str]:
@@ -284,9 +262,12 @@ def test_heartbeats_lost_and_mail_that_a_new_connection_brings(
 
 
 @MANNERS
-def test_ours_is_restored_in_the_midst_of_it(peer: Starts, ours: Starts, manners: str) -> None:
+@pytest.mark.parametrize("from_store", [False, True])
+def test_ours_is_restarted_in_the_midst_of_it(
+    peer: Starts, ours: Starts, manners: str, from_store: bool, tmp_path: Path
+) -> None:
     theirs, did = peer(manners=manners)
-    we = ours()
+    we = ours(file=tmp_path / "ours.mesh" if from_store else None)
     we.knock(did)
     said = 0
     for _ in range(6):
@@ -314,6 +295,26 @@ def test_a_knock_on_prekeys_from_before_a_restart_is_answered(peer: Starts, ours
     we.connect()
     theirs.ask("release")
     assert we.hear(2) == [b"on old keys"]
+
+
+def test_what_was_opened_and_not_done_is_in_the_inbox_after_a_restart(
+    peer: Starts, ours: Starts, tmp_path: Path
+) -> None:
+    theirs, did = peer()
+    we = ours(file=tmp_path / "ours.mesh")
+    theirs.ask("send", to=we.agent.did, payloads=["opened"])
+    knock, message = we.take(2)
+    we.handle(knock)
+    we.agent.receive(json.dumps(message))  # and the process ends, before the application has seen it
+    we.drop()
+    we.restart()
+    waiting = [event for event in we.agent.inbox() if isinstance(event, MessageReceived)]
+    assert [event.plaintext for event in waiting] == [b"opened"]
+    we.connect()
+    we.handle(message)
+    assert we.refused == [DuplicateMessage]
+    we.send(did, "back")
+    assert texts(theirs, 1) == ["back"]
 
 
 def test_theirs_is_restarted_and_knocks_again(peer: Starts, ours: Starts) -> None:

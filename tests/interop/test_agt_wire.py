@@ -81,15 +81,6 @@ def wire(mesh: Any, started: Any, agt_environment: Any) -> Callable[..., Wire]:
     return start
 
 
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Callable[..., tuple[Any, str]]:
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        return worker, worker.ask("start", registry=mesh.registry.url, relay=mesh.relay.url, **options)["did"]
-
-    return start
-
-
 def publish(wire: Wire, one_time: int) -> list[bytes]:
     """Upload prekeys, and return their public halves, the signed one first. Nobody agrees on anything with them."""
     publics = [X25519PublicKey(_crypto.x25519_public(bytes([32] * 31 + [number]))) for number in range(1 + one_time)]
@@ -141,14 +132,14 @@ def test_names_that_need_quoting_are_found(wire: Callable[..., Wire]) -> None:
         assert [result["did"] for result in ours.ask(registry.discover(name))["results"]] == [ours.identity.did]
 
 
-@pytest.mark.parametrize("skew_ms", [-299_000, 299_000])
+@pytest.mark.parametrize("skew_ms", [-280_000, 280_000])
 def test_a_clock_within_five_minutes_is_taken(wire: Callable[..., Wire], skew_ms: int) -> None:
     ours = wire()
     ours.ask(registry.registration(ours.identity, now_ms() + skew_ms))
     ours.ask(registry.heartbeat(ours.identity, now_ms() + skew_ms))
 
 
-@pytest.mark.parametrize("skew_ms", [-310_000, 310_000])
+@pytest.mark.parametrize("skew_ms", [-330_000, 330_000])
 def test_a_clock_beyond_is_refused_with_what_to_do(wire: Callable[..., Wire], skew_ms: int) -> None:
     ours = wire()
     with pytest.raises(RegistryRefused) as refused:

@@ -42,6 +42,7 @@ TRAIL = ("tests/property/test_trail.py",)
 AGT_ENCODING, AGT_FRAMES, AGT_REGISTRY, AGT_LINK = (
     (f"tests/unit/test_agt_{name}.py",) for name in ("encoding", "frames", "registry", "link")
 )
+ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/hostile/test_attachments.py",))
 
 
 def broken_off(*tests: str) -> tuple[str, ...]:
@@ -636,6 +637,154 @@ FAULTS = (
         "self._has_lapsed = self.has_lapsed",
         "self._has_lapsed = False",
         AGT_LINK,
+    ),
+    Fault(
+        "an index need not give the receipt",
+        "attachments/opening.py",
+        "or not _crypto.constant_time_equal(\n"
+        "            receipt_of(layout, index), self._attachment.receipt\n        ):",
+        "or False:",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "the leaf of a chunk is not compared",
+        "attachments/opening.py",
+        " and leaf_of(chunk) == leaf:",
+        ":",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "the last chunk is not opened with the tail",
+        "attachments/opening.py",
+        "data = self._open(layout.last, tail[:chunk_bytes], index)",
+        'data = b""',
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "a refused tail is kept",
+        "attachments/opening.py",
+        "        data = self._open(layout.last, tail[:chunk_bytes], index)\n        self._index = index\n",
+        "        self._index = index\n        data = self._open(layout.last, tail[:chunk_bytes], index)\n",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "a chunk opens before the tail",
+        "attachments/opening.py",
+        "            raise AttachmentOutOfTurn\n        return self._open(number, chunk, self._index)",
+        "            pass\n        return self._open(number, chunk, self._index or leaf_of(chunk) * (number + 1))",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a size over the limit is opened",
+        "attachments/opening.py",
+        "if attachment.size > allowed:",
+        "if False:",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "padding hides bytes",
+        "attachments/chunks.py",
+        'if piece.count(b"\\x00", data_bytes) == len(piece) - data_bytes:',
+        "if True:",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "the last chunk does not say the size",
+        "attachments/chunks.py",
+        "_LAST.pack(number, exponent, 1, last_of)",
+        "_INNER.pack(number, exponent, 1)",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "the last chunk is like any other",
+        "attachments/chunks.py",
+        "if last_of is None else _LAST.pack(number, exponent, 1, last_of)",
+        "",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "a chunk does not say its place",
+        "attachments/chunks.py",
+        "return _INNER.pack(number, exponent, 0)",
+        "return _INNER.pack(0, exponent, 0)",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a chunk does not say its exponent",
+        "attachments/chunks.py",
+        "_LAST.pack(number, exponent, 1, last_of)",
+        "_LAST.pack(number, 0, 1, last_of)",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "nonces are counted",
+        "attachments/chunks.py",
+        "nonce = entropy.token(_crypto.NONCE_BYTES)",
+        'nonce = number.to_bytes(_crypto.NONCE_BYTES, "big")',
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "a receipt does not say the padded size",
+        "attachments/chunks.py",
+        "_RECEIPT_HEAD.pack(layout.chunk_exponent, layout.padded_bytes)",
+        "_RECEIPT_HEAD.pack(layout.chunk_exponent, 0)",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "what may be the last piece is sealed as another",
+        "attachments/sealing.py",
+        "(total - (self._layout is None)) >> self._chunk_exponent if total else 0",
+        "total >> self._chunk_exponent",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a source that became shorter is taken",
+        "attachments/sealing.py",
+        "if self._layout is None and count >= layout.chunks:",
+        "if False:",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "less data than the size that was given",
+        "attachments/sealing.py",
+        "if total != layout.size:",
+        "if False:",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a restored sealer begins anew",
+        "attachments/sealing.py",
+        'sealer._progress = (chunks, b"")',
+        'sealer._progress = (0, b"")',
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a disclosure is of a blob of any size",
+        "attachments/disclosure.py",
+        "if attachment.blob_bytes != size_bytes:",
+        "if False:",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "of a disclosed blob the tail is enough",
+        "attachments/disclosure.py",
+        "for number in range(attachment.layout.last):",
+        "for number in range(0):",
+        ATTACHMENTS,
+    ),
+    Fault(
+        "a size may wrap at 32 bits",
+        "attachments/sizes.py",
+        "padded = padded_length(max(self.size, 1))",
+        "padded = padded_length(max(self.size & 0xFFFFFFFF, 1))",
+        ATTACHMENT_ATTACKS,
+    ),
+    Fault(
+        "an unknown kind may be any bytes",
+        "attachments/reference.py",
+        "    if kind is None:\n        raise Malformed\n",
+        "    if kind is None:\n        return UnknownReference(0, data)\n",
+        ATTACHMENTS,
     ),
 )
 

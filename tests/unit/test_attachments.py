@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentmesh.attachments import (
@@ -25,7 +25,7 @@ from agentmesh.attachments import (
     parse_reference,
     verify_attachment,
 )
-from agentmesh.attachments.sizes import SIZE_MAX, exponent_for
+from agentmesh.attachments.sizes import CHUNK_EXPONENTS, SIZE_MAX, exponent_for
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -37,9 +37,10 @@ from agentmesh.errors import (
     StateVersionUnknown,
     TooLarge,
 )
-from agentmesh.limits import CHUNK_EXPONENTS, CHUNKS_MAX, REFERENCE_MAX_BYTES, Limits
+from agentmesh.limits import CHUNKS_MAX, REFERENCE_MAX_BYTES, Limits
 from agentmesh.primitives import _crypto, _wire
-from agentmesh.primitives._labels import ATTACHMENT, BLOB, LEAF
+from agentmesh.primitives._labels import ATTACHMENT, BLOB, CHUNK, LEAF
+from agentmesh.primitives.aead import open_sealed
 from agentmesh.primitives.keys import AttachmentKey, Receipt
 from agentmesh.primitives.padding import padded_length
 from agentmesh.testing import SeededEntropy
@@ -47,6 +48,7 @@ from agentmesh.testing import SeededEntropy
 C = 1 << 16
 EDGES = [0, 1, 63, 64, 65, C - 1, C, C + 1, 2 * C]
 PADDED = 64 * C + 1  # the least size whose last chunk is padding and nothing else
+exponents = st.sampled_from(CHUNK_EXPONENTS)
 sizes = st.sampled_from(EDGES) | st.integers(0, 300) | st.integers(0, 3 * C)
 any_size = st.integers(0, SIZE_MAX) | st.integers(0, 44).map(lambda bits: 1 << bits) | st.sampled_from(EDGES)
 brisk = settings(max_examples=max(1, settings().max_examples // 3))
@@ -84,7 +86,7 @@ def read(attachment: Attachment, blob: bytes) -> bytes:
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@given(any_size, st.sampled_from(CHUNK_EXPONENTS))
+@given(any_size, exponents)
 def test_chunks_lie_behind_one_another_and_none_is_empty(size: int, exponent: int) -> None:
     if size > CHUNKS_MAX << exponent:
         with pytest.raises(ArgumentInvalid):
@@ -166,6 +168,7 @@ def test_data_in_single_bytes_and_in_other_types() -> None:
 
 
 @given(sizes)
+@example(3 * C)
 @brisk
 def test_the_blob_is_what_the_protocol_says(size: int) -> None:
     attachment, blob = seal(data_of(size), name="n", media_type="m/t", where="w")
@@ -173,8 +176,12 @@ def test_the_blob_is_what_the_protocol_says(size: int) -> None:
     chunks = [blob[i * (C + 72) : min((i + 1) * (C + 72), padded + 72 * n)] for i in range(n)]
     index = b"".join(_crypto.kdf(b"", LEAF, chunk, 32) for chunk in chunks)
     assert b"".join(chunks) + index == blob
+    key, plain = attachment.key.reveal(), b""
+    for i, chunk in enumerate(chunks):
+        ends = b"\x01" + size.to_bytes(8, "big") if i == n - 1 else b"\x00"
+        plain += open_sealed(key, CHUNK, i.to_bytes(8, "big") + b"\x10" + ends, chunk)
+    assert plain == data_of(size) + bytes(padded - size)
     assert attachment.receipt == _crypto.sha256(ATTACHMENT + bytes([16]) + padded.to_bytes(8, "big") + index)
-    key = attachment.key.reveal()
     assert attachment.blob_id == _crypto.kdf(key, BLOB, b"", 16)
     assert attachment.encode() == _wire.encode([1, key, size, 16, attachment.receipt, "n", "m/t", "w"])
 
@@ -468,7 +475,7 @@ references = st.builds(
     Attachment,
     key=st.binary(min_size=32, max_size=32).map(AttachmentKey),
     size=st.integers(0, CHUNKS_MAX << 16),
-    chunk_exponent=st.sampled_from(CHUNK_EXPONENTS),
+    chunk_exponent=exponents,
     receipt=st.binary(min_size=32, max_size=32).map(Receipt),
     name=texts,
     media_type=texts,

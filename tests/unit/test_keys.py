@@ -30,6 +30,7 @@ from agentmesh.primitives._labels import KdfLabel
 from agentmesh.primitives.base58 import base58_encode
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import (
+    AttachmentKey,
     Disclosure,
     DisclosureKey,
     IdentitySeed,
@@ -41,7 +42,7 @@ from agentmesh.primitives.keys import (
 )
 
 LABEL = KdfLabel(b"test")
-SECRET_TYPES = (IdentitySeed, PrekeySecret, KemSeed, DisclosureKey, Disclosure)
+SECRET_TYPES = (IdentitySeed, PrekeySecret, KemSeed, DisclosureKey, Disclosure, AttachmentKey)
 SIZES = {KemSeed: 64, Disclosure: 96}
 
 

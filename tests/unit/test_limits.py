@@ -41,6 +41,11 @@ def test_the_protocol_s_constants() -> None:
         "ACTION_MAX_BYTES": 128,
         "CAPABILITY_MAX_BYTES": 128,
         "PADDED_MIN_BYTES": 64,
+        "CHUNK_EXPONENT_MIN": 16,
+        "CHUNK_EXPONENT_MAX": 24,
+        "CHUNKS_MAX": 1 << 20,
+        "REFERENCE_MAX_BYTES": 4096,
+        "REFERENCES_MAX": 16,
         "COUNTER_MAX": 2**32 - 1,
         "UINT_MAX": 2**53 - 1,
     }
@@ -196,7 +201,7 @@ def classes() -> list[type[AgentMeshError]]:
 
 
 LEAVES = [each for each in classes() if not each.__subclasses__()]
-BRANCHES = {AgentMeshError, LocalError, RemoteError, StoreError, errors.TryAgain}
+BRANCHES = {AgentMeshError, LocalError, RemoteError, StoreError, errors.TryAgain, errors.AttachmentBroken}
 SAMPLES: dict[str, Any] = {"argument": "mesh", "condition": "max_messages", "session_id": bytes(16)}
 
 

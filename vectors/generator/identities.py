@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from runner.values import SIGNATURE_NAMES, signature_label
+from runner.values import HASHED, SIGNATURE_NAMES, signature_label
 
 from agentmesh.identity import DID_PREFIX, did_of
 from agentmesh.primitives import _crypto
@@ -153,7 +153,7 @@ def _conversions(files: Files) -> None:
 def _signatures(files: Files) -> None:
     body = b"what is signed"
     seed, public = ALICE.seed.reveal(), ALICE.key.raw
-    labels = [name for name in SIGNATURE_NAMES if name != "receipt"]
+    labels = [name for name in SIGNATURE_NAMES if name not in HASHED]
     for label in labels[:4]:
         signed = signature_label(label) + body
         given = {"label": label, "body": body.hex()}

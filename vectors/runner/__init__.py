@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from agentmesh.errors import AgentMeshError, LogBroken
+from agentmesh.errors import AgentMeshError, ChunkBroken, LogBroken
 from runner.agents import KnockRunner, PairRunner, SessionRunner
+from runner.attachments import CALLS as ATTACHMENT_CALLS
 from runner.audit import CALLS as AUDIT_CALLS
 from runner.calls import CALLS
 from runner.ratchets import RatchetRunner
@@ -23,13 +24,15 @@ from runner.values import Json
 def run(operation: str, given: Json) -> tuple[str, Json]:
     """Return (`expect`, `output`) of a vector with this operation and input.
 
-    What an operation refuses has no output, but for the fault of a broken log. Scenarios with steps go on after a
-    refusal, and `expect` is the last one's.
+    What an operation refuses has no output, but for the fault of a broken log, and for which chunk is broken. Scenarios
+    with steps go on after a refusal, and `expect` is the last one's.
     """
     try:
         output = OPERATIONS[operation](given)
     except LogBroken as error:
         return error.code, {"fault": error.fault, "number": error.sequence}
+    except ChunkBroken as error:
+        return error.code, {"number": error.number}
     except AgentMeshError as error:
         return error.code, {}
     return expect_of(output), output
@@ -98,6 +101,7 @@ RUNNERS: dict[str, Callable[..., Runner]] = {
 }
 OPERATIONS: dict[str, Callable[[Json], Json]] = {
     **CALLS,
+    **ATTACHMENT_CALLS,
     **AUDIT_CALLS,
     **TRUST_CALLS,
     **{operation: _steps(make) for operation, make in RUNNERS.items()},

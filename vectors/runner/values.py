@@ -13,6 +13,7 @@ from agentmesh.primitives._labels import KDF_LABELS, SIGNATURE_LABELS, KdfLabel,
 Json = dict[str, Any]
 
 SIGNATURE_NAMES = {label[len(b"agentmesh/v1/") : -1].decode(): label for label in SIGNATURE_LABELS}
+HASHED = ("receipt", "attachment")  # what is not signed, but hashed, under such a label
 _KDF_LABELS = {label.decode(): label for label in KDF_LABELS}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from runner.values import SIGNATURE_NAMES
+from runner.values import HASHED, SIGNATURE_NAMES
 
 from agentmesh.identity import Identity
 from agentmesh.primitives._labels import SIGN_CHECKPOINT, SignatureLabel
@@ -135,7 +135,7 @@ def _bad() -> Iterator[tuple[str, str, Json, str]]:
         data = wire.pair(body, bad)
         yield f"signature-{name}", f"the signature: {comment}", against(data), BAD_SIGNATURE
     for name, label in SIGNATURE_NAMES.items():
-        if label not in {SIGN_CHECKPOINT} and name != "receipt":
+        if label not in {SIGN_CHECKPOINT} and name not in HASHED:
             yield f"label-{name}", f"signed under the label {name}", against(signed(body, label=label)), BAD_SIGNATURE
     longer = ALICE.sign(SIGN_CHECKPOINT, body + b"\x00")
     yield ("signed-longer", "a signature over the body with a byte behind it",
