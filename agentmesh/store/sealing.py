@@ -227,7 +227,8 @@ class Sealer(Redacted):
         """
         self._adopt()
         nonces = _NONCES.iter_unpack(self._entropy.token(_crypto.NONCE_BYTES * (len(rows) + 1)))
-        put: Sealed = {}
+        # First, because whoever opens the rows needs it before any other.
+        put: Sealed = {} if self._key_row is None else {(KEY, b""): self._key_row}
         removed: list[Name] = []
         log_put: list[Name] = []
         log_removed: list[Name] = []
@@ -254,8 +255,6 @@ class Sealer(Redacted):
         head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log.start, log.stop])
         [(nonce,)] = nonces  # that is left
         put[HEAD_NAME] = self._seal_row(HEAD_NAME, b"", head, commit_number, nonce)
-        if self._key_row is not None:
-            put[KEY, b""] = self._key_row
         self._pending = _Pending(elements, total, log)
         return put, removed
 

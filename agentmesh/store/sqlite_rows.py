@@ -111,8 +111,10 @@ class SQLiteRows:
         places: dict[Name, int] = {}
         last = 0
         for last, kind, key, sealed in self._pages(self._table, "id, kind, key, sealed"):
-            _put_place(places, kind, key, last)
-            yield kind, key, _bytes(sealed)
+            if type(kind) is not str or type(key) is not bytes or type(sealed) is not bytes or (kind, key) in places:
+                raise StoreBroken("rows")
+            places[kind, key] = last
+            yield kind, key, sealed
         if self._places is None:
             self._next = last + 1
             self._places = places
@@ -133,7 +135,9 @@ class SQLiteRows:
         if places is None:
             places, last = {}, 0
             for place, kind, key in connection.execute(f"SELECT id, kind, key FROM {self._table}"):  # noqa: S608
-                _put_place(places, kind, key, place)
+                if type(kind) is not str or type(key) is not bytes or (kind, key) in places:
+                    raise StoreBroken("rows")
+                places[kind, key] = place
                 last = max(last, place)
             self._next = last + 1
             self._places = places
@@ -235,12 +239,6 @@ class _Write:
 
 def _fetch(sql: str, last: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(sql, (last,)).fetchall()
-
-
-def _put_place(places: dict[Name, int], kind: object, key: object, place: int) -> None:
-    if type(kind) is not str or type(key) is not bytes or (kind, key) in places:
-        raise StoreBroken("rows")
-    places[kind, key] = place
 
 
 def _bytes(value: object) -> bytes:

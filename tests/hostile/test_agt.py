@@ -521,6 +521,14 @@ def test_forgeries_leave_a_session_as_it_was(scene: Any, agt_mesh: ModuleType, t
     refuses(agt_mesh, scene, message, DuplicateMessage)
 
 
+def test_a_message_that_is_no_payload_leaves_its_session_as_it_was(scene: Any, agt_mesh: ModuleType) -> None:
+    scene.meet()
+    for raw in (b'"half', b"\xff", b'{"raw_b64":"A"}'):
+        refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "", raw=raw), Malformed)
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "well")))) == [b"well"]
+    assert scene.pete.take(scene.bob.send(scene.pete.did, b"x")) == "x"
+
+
 def test_messages_of_another_are_not_taken_for_the_peers(scene: Any, agt_mesh: ModuleType) -> None:
     mallory = agt_mesh.Peer(OTHER)
     scene.meet()
