@@ -43,6 +43,7 @@ AGT_ENCODING, AGT_FRAMES, AGT_REGISTRY, AGT_LINK = (
     (f"tests/unit/test_agt_{name}.py",) for name in ("encoding", "frames", "registry", "link")
 )
 ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/hostile/test_attachments.py",))
+ATTACHMENT_FILE, ATTACHMENT_SEALING = ((f"tests/unit/test_attachment_{name}.py",) for name in ("file", "sealing"))
 
 
 def broken_off(*tests: str) -> tuple[str, ...]:
@@ -849,6 +850,132 @@ FAULTS = (
         "    if kind is None:\n        raise Malformed\n",
         "    if kind is None:\n        return UnknownReference(0, data)\n",
         ATTACHMENTS,
+    ),
+    Fault(
+        "the place of a reader moves before it has read",
+        "store/attachment_file.py",
+        "            filled = 0\n",
+        "            filled = 0\n            self._place = place + len(view)\n",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "the end of a file is that of its padding",
+        "store/attachment_file.py",
+        "(0, self._place, self.size)",
+        "(0, self._place, self.attachment.padded_bytes)",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "a chunk that is kept is taken for any other",
+        "store/attachment_file.py",
+        "if self._kept[0] != number:",
+        "if self._kept[0] < 0:",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "threads read in one another's middle",
+        "store/attachment_file.py",
+        "with self._lock, memoryview(buffer)",
+        "with memoryview(buffer)",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "a read as large as it likes sets memory aside",
+        "store/attachment_file.py",
+        "left if wanted < 0 else min(wanted, left)",
+        "left if wanted < 0 else wanted",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "a blob may be longer than it is",
+        "store/blob.py",
+        "st_size != self._layout.blob_bytes",
+        "st_size < 0",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "a store without an end fills the disk",
+        "store/blob.py",
+        "if came + len(piece) > self._layout.blob_bytes:",
+        "if False:",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "what a source raised is forgotten",
+        "store/blob.py",
+        "raise FetchFailed(number) from failed\n        if isinstance(data",
+        "raise FetchFailed(number)\n        if isinstance(data",
+        ATTACHMENT_FILE,
+    ),
+    Fault(
+        "what stands on disk of a copy is trusted",
+        "store/attachment_saving.py",
+        "            self._opener.check(number, self._file.read(begins, size), nonce)\n",
+        "            pass\n",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a copy keeps its nonces",
+        "store/attachment_saving.py",
+        "        file.cut(attachment.size)\n",
+        "",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a file that others may write is gone on with",
+        "store/growing_file.py",
+        "if is_private(os.fstat(descriptor)):",
+        "if True:",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "two calls make one file",
+        "store/growing_file.py",
+        "if not _locked(descriptor):",
+        "if False:",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a file is replaced",
+        "store/growing_file.py",
+        "os.link(self._beside, self._path)  #",
+        "os.replace(self._beside, self._path)  #",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a chunk of an older source is kept",
+        "attachments/sealing.py",
+        "if open_chunk(self._key, layout, number, chunk) == piece:",
+        "if open_chunk(self._key, layout, number, chunk) is not None:",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a file that changes while it is sealed is not noticed",
+        "store/attachment_sealing.py",
+        "if _version(descriptor) != before:",
+        "if False:",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "the key of a sealing stays",
+        "store/attachment_sealing.py",
+        "            state.remove()\n    finally",
+        "            pass\n    finally",
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "a key that others may have written is used",
+        "store/attachment_sealing.py",
+        'if _is_own(descriptor) else b""',
+        'if True else b""',
+        ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "threads run as far ahead as they like",
+        "store/in_order.py",
+        "if len(waiting) > threads:",
+        "if len(waiting) > 1 << 30:",
+        ATTACHMENT_SEALING,
     ),
 )
 
