@@ -246,6 +246,19 @@ def test_a_flood_of_strangers_knocks_leaves_those_of_the_known(agt_mesh: ModuleT
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "in")))) == [b"in"]
 
 
+def test_knocks_in_one_name_are_rationed_and_those_in_another_are_not(agt_mesh: ModuleType) -> None:
+    scene = agt_mesh.Scene(Limits(knocks_per_identity=5))
+    scene.publish(scene.bob, one_time=0)
+    for _ in range(5):
+        scene.bob.receive(agt_mesh.text(scene.knock()))
+    knock = scene.knock()
+    refuses(agt_mesh, scene, knock, Busy)
+    scene.bob.receive(agt_mesh.text(scene.knock(agt_mesh.Peer(OTHER))))
+    scene.clock.advance(seconds=1)
+    scene.bob.receive(agt_mesh.text(knock))
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "in")))) == [b"in"]
+
+
 def test_a_knock_that_is_refused_charges_nobody(scene: Any, agt_mesh: ModuleType) -> None:
     knock = scene.knock()
     small = {**knock, "establishment": {**knock["establishment"], "ek": agt_mesh.std64(bytes(32))}}
