@@ -594,6 +594,26 @@ def test_the_old_key_agreement_is_named_and_not_spoken(scene: Any, agt_mesh: Mod
     assert scene.rules.requests == []
 
 
+def test_the_old_key_agreement_is_tried_once_for_a_knock_whatever_comes_of_it(
+    scene: Any, agt_mesh: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.bob.receive(agt_mesh.text(scene.knock(legacy=True)))
+    frames = [scene.pete.send(scene.bob.did, "x") for _ in range(3)]
+    mallory = agt_mesh.Peer(OTHER)
+    scene.bob.receive(agt_mesh.text(scene.knock(mallory)))
+    message = mallory.send(scene.bob.did, "x")
+    forged = [{**message, "header": {**message["header"], "dh": agt_mesh.std64(mallory.dh)}}] * 3
+    for tried, error in ((frames, LegacyPeer), (forged, MessageEarly)):
+        costs = []
+        for frame in tried:
+            with monkeypatch.context() as counted:
+                count = agt_mesh.counting(counted, "x25519")
+                with pytest.raises(error):
+                    scene.bob.receive(agt_mesh.text(frame))
+                costs.append(count())
+        assert costs[0] > 4 > costs[1] == costs[2]  # it costs as much as the KNOCK itself
+
+
 # --- an application that is slow, a policy that fails -----------------------------------------------------------------
 
 
