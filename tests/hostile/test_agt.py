@@ -246,6 +246,19 @@ def test_a_flood_of_strangers_knocks_leaves_those_of_the_known(agt_mesh: ModuleT
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "in")))) == [b"in"]
 
 
+def test_knocks_in_one_name_are_rationed_and_those_in_another_are_not(agt_mesh: ModuleType) -> None:
+    scene = agt_mesh.Scene(Limits(knocks_per_identity=5))
+    scene.publish(scene.bob, one_time=0)
+    for _ in range(5):
+        scene.bob.receive(agt_mesh.text(scene.knock()))
+    knock = scene.knock()
+    refuses(agt_mesh, scene, knock, Busy)
+    scene.bob.receive(agt_mesh.text(scene.knock(agt_mesh.Peer(OTHER))))
+    scene.clock.advance(seconds=1)
+    scene.bob.receive(agt_mesh.text(knock))
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "in")))) == [b"in"]
+
+
 def test_a_knock_that_is_refused_charges_nobody(scene: Any, agt_mesh: ModuleType) -> None:
     knock = scene.knock()
     small = {**knock, "establishment": {**knock["establishment"], "ek": agt_mesh.std64(bytes(32))}}
@@ -579,6 +592,26 @@ def test_the_old_key_agreement_is_named_and_not_spoken(scene: Any, agt_mesh: Mod
         refuses(agt_mesh, scene, first, LegacyPeer)
     assert scene.bob.sessions(scene.pete.did) == ()
     assert scene.rules.requests == []
+
+
+def test_the_old_key_agreement_is_tried_once_for_a_knock_whatever_comes_of_it(
+    scene: Any, agt_mesh: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.bob.receive(agt_mesh.text(scene.knock(legacy=True)))
+    frames = [scene.pete.send(scene.bob.did, "x") for _ in range(3)]
+    mallory = agt_mesh.Peer(OTHER)
+    scene.bob.receive(agt_mesh.text(scene.knock(mallory)))
+    message = mallory.send(scene.bob.did, "x")
+    forged = [{**message, "header": {**message["header"], "dh": agt_mesh.std64(mallory.dh)}}] * 3
+    for tried, error in ((frames, LegacyPeer), (forged, MessageEarly)):
+        costs = []
+        for frame in tried:
+            with monkeypatch.context() as counted:
+                count = agt_mesh.counting(counted, "x25519")
+                with pytest.raises(error):
+                    scene.bob.receive(agt_mesh.text(frame))
+                costs.append(count())
+        assert costs[0] > 4 > costs[1] == costs[2]  # it costs as much as the KNOCK itself
 
 
 # --- an application that is slow, a policy that fails -----------------------------------------------------------------

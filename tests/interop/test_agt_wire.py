@@ -272,6 +272,20 @@ def test_the_inbox_gives_a_frame_until_it_is_acknowledged(wire: Callable[..., Wi
         other.drop()
 
 
+def test_the_published_relay_takes_the_word_of_anybody_who_is_connected(wire: Callable[..., Wire]) -> None:
+    """For whose frame it is, and that one may be forgotten. So nothing here rests on its `from`."""
+    ours, mallory, other = wire(), wire(), wire()
+    assert mallory.connect() is None
+    texts = [ours.message(other, number) for number in range(2)]
+    mallory.send(*texts)
+    ack = mallory.link.ack(texts[0])
+    assert ack is not None
+    mallory.send(ack.text)
+    mallory.sync()
+    other.connect()
+    assert frames(other.came(1)) == [json.loads(texts[1])]
+
+
 def test_mail_comes_while_heartbeats_do_and_afterwards_to_a_new_connection(
     started: Any, agt_environment: Any, wire: Callable[..., Wire], tmp_path: Path
 ) -> None:

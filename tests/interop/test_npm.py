@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentmesh.errors import LegacyPeer, MessageEarly
+from agentmesh.errors import LegacyPeer
 
 Start = Callable[..., tuple[Any, str]]
 
@@ -80,8 +80,7 @@ def test_ours_names_what_its_first_key_is(npm: Start, make_ours: Callable[..., A
     one, one_did = npm()
     one.ask("send", to=we.agent.did, payloads=["first", "second"])
     assert we.hear(3) == []
-    # Tried once for a KNOCK, because it costs as much as the KNOCK itself.
-    assert we.refused == [LegacyPeer, MessageEarly]
+    assert we.refused == [LegacyPeer, LegacyPeer]
     assert we.agent.sessions(one_did) == ()
     we.knock(one_did)
     we.send(one_did, "first")

@@ -12,9 +12,17 @@ from agentmesh import BundleClass, Guarantee, Identity, KnockRefused, MessageRec
 from agentmesh.agt import AgtAgent, AgtIdentity, HttpRequest
 from agentmesh.agt.projection import TrustProjection
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink, verified_records
-from agentmesh.errors import PeerNotAllowed
+from agentmesh.errors import Busy, PeerNotAllowed
 from agentmesh.primitives._labels import KARS_EDGE
-from agentmesh.trust import AdmissionPolicy, Tier, Why
+from agentmesh.trust import (
+    AdmissionPolicy,
+    RevocationList,
+    Tier,
+    TrustLedger,
+    Why,
+    issue_revocation,
+    issue_trust,
+)
 
 MESH = "agt"
 NOW = 1_785_000_000_000
@@ -82,6 +90,42 @@ def test_a_changed_projection_changes_who_may_knock_and_converse_without_a_resta
     [event] = bob.receive(later.envelope)
     assert isinstance(event, MessageReceived)
     assert event.plaintext == b"later"
+
+
+# --- scores, revocations, rations -------------------------------------------------------------------------------------
+
+
+def test_signed_updates_and_revocations_are_of_an_agent_of_agts_too() -> None:
+    ledger, revocations = TrustLedger(MESH), RevocationList(MESH)
+    ledger.believe(AUDITOR.key)
+    revocations.believe(AUDITOR.key)
+    policy = AdmissionPolicy(ledger=ledger, revocations=revocations, threshold=150, tiers=[Tier(min_score=150)])
+    alice, bob = agent(ALICE), agent(BOB, policy)
+    assert kinds(conversed(bob, alice)) == [KnockRefused]
+    ledger.apply(issue_trust(AUDITOR, ALICE.key, 150, mesh=MESH, sequence=0, time_ms=NOW), now_ms=NOW)
+    alice = agent(ALICE)
+    assert kinds(conversed(bob, alice)) == [SessionEstablished, MessageReceived]
+    later = alice.send(bob.did, b"later")
+    revocations.apply(issue_revocation(AUDITOR, ALICE.key, mesh=MESH, sequence=1, time_ms=NOW))
+    before = bob.export_state()
+    with pytest.raises(PeerNotAllowed):
+        bob.receive(later.envelope)
+    with pytest.raises(PeerNotAllowed):
+        bob.send(alice.did, b"no")
+    assert bob.export_state() == before
+
+
+def test_strangers_share_a_ration_of_one_time_prekeys_that_only_a_proved_knock_uses() -> None:
+    bob = agent(BOB, AdmissionPolicy(one_time_per_hour=4, allow=[ALICE.did], tiers=OPEN))
+    for _ in range(10):  # nothing is opened under these
+        stranger = AgtAgent.create(MESH, clock=lambda: NOW)
+        bob.receive(stranger.knock(bob.did, fetched(bob.publish_prekeys(2))).envelope)
+    for _ in range(3):  # a quarter is for the known
+        assert kinds(conversed(bob, AgtAgent.create(MESH, clock=lambda: NOW))) == [KnockRefused]
+    stranger = AgtAgent.create(MESH, clock=lambda: NOW)
+    with pytest.raises(Busy):
+        bob.receive(stranger.knock(bob.did, fetched(bob.publish_prekeys(2))).envelope)
+    assert kinds(conversed(bob, agent(ALICE))) == [SessionEstablished, MessageReceived]
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
