@@ -91,8 +91,8 @@ class AgtSession(Redacted):
         ratchet: Its ratchet. Whoever changes a session copies it first.
         sent: How many messages this side has sealed.
         opened: How many of the peer's were opened.
-        rank: Of several with a peer the one with the highest sends: whichever was made, or heard on for the first time,
-            last.
+        rank: Of several with a peer the one with the highest sends: whichever was made, or heard on, last. 0 once it
+            was heard on and another began: it comes back only when that one goes.
         made_ms: When it began.
         heard_ms: When a message of the peer was opened last; `None` before the first.
         conditions: What the policy granted.
@@ -120,6 +120,11 @@ class AgtSession(Redacted):
         """Say whether its time to live is over."""
         ends_at_ms = self.ends_at_ms
         return ends_at_ms is not None and now_ms > ends_at_ms
+
+
+def sends_before(session: AgtSession) -> tuple[int, int]:
+    """Return what the sessions with a peer are sorted by: the first one sends."""
+    return -session.rank, -session.made_ms
 
 
 @final

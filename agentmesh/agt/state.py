@@ -11,7 +11,7 @@ from typing import Protocol, final
 
 from attrs import frozen
 
-from agentmesh.agt.conversation import AgtHeld, AgtSession, Candidate
+from agentmesh.agt.conversation import AgtHeld, AgtSession, Candidate, sends_before
 from agentmesh.agt.prekeys import Prekey
 from agentmesh.agt_identity import AgtIdentity
 from agentmesh.engine.inbox import Inbox
@@ -76,7 +76,7 @@ class AgtState(Redacted):
     def sessions_with(self, did: str) -> list[AgtSession]:
         """Return the sessions with a peer; the one that sends first."""
         found = [held for held in self.held_with(did) if isinstance(held, AgtSession)]
-        return sorted(found, key=lambda session: -session.rank)
+        return sorted(found, key=sends_before)
 
     def candidates_of(self, did: str) -> list[Candidate]:
         """Return the KNOCKs of a peer that are no session yet, oldest first."""

@@ -521,6 +521,14 @@ def test_forgeries_leave_a_session_as_it_was(scene: Any, agt_mesh: ModuleType, t
     refuses(agt_mesh, scene, message, DuplicateMessage)
 
 
+def test_a_message_that_is_no_payload_leaves_its_session_as_it_was(scene: Any, agt_mesh: ModuleType) -> None:
+    scene.meet()
+    for raw in (b'"half', b"\xff", b'{"raw_b64":"A"}'):
+        refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "", raw=raw), Malformed)
+    assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "well")))) == [b"well"]
+    assert scene.pete.take(scene.bob.send(scene.pete.did, b"x")) == "x"
+
+
 def test_messages_of_another_are_not_taken_for_the_peers(scene: Any, agt_mesh: ModuleType) -> None:
     mallory = agt_mesh.Peer(OTHER)
     scene.meet()
@@ -709,3 +717,56 @@ def test_an_agent_that_lost_its_state_knocks_anew(scene: Any, agt_mesh: ModuleTy
     scene.pete.take(scene.bob.knock(scene.pete.did, scene.pete.bundle()))
     assert scene.pete.take(scene.bob.send(scene.pete.did, b"x")) == "x"
     assert agt_mesh.said(scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "y")))) == [b"y"]
+
+
+def test_however_their_messages_cross_both_agree_on_a_session_again(scene: Any, agt_mesh: ModuleType) -> None:
+    """Or neither direction would ever turn: a theft of keys would not heal."""
+    alice, bob = scene.alice, scene.bob
+    pairs = ((alice, bob), (bob, alice))
+    crossing: list[Any] = []
+    for one, other in pairs:
+        crossing += [
+            (other, one.knock(other.did, scene.registry.answer(other.did))),
+            (other, one.send(other.did, b"0")),
+        ]
+    for _ in range(3):
+        for to, frame in crossing:
+            to.receive(frame)
+        crossing = [(other, one.send(other.did, b"crossing")) for one, other in pairs]
+    for to, frame in crossing:
+        to.receive(frame)
+    keys = []
+    for _ in range(6):
+        for one, other in pairs:
+            sealed = one.send(other.did, b"in turn")
+            other.receive(sealed)
+            keys.append(agt_mesh.json.loads(sealed.text)["header"]["dh"])
+    assert len(set(keys)) >= 10
+
+
+# --- what is over -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_peer_goes_on_sending_on_what_is_over_is_refused_and_not_held(scene: Any, agt_mesh: ModuleType) -> None:
+    scene.ask()
+    [asked] = scene.meet()
+    scene.bob.reject(asked)
+    refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "still here"), ClosedSession)
+    scene.rules.decides = Grant()
+    scene.meet()
+    [view] = scene.bob.sessions(scene.pete.did)
+    scene.bob.drop(scene.pete.did, view.session_id)
+    refuses(agt_mesh, scene, scene.pete.send(scene.bob.did, "and here"), ClosedSession)
+    assert len(scene.bob._core.early) == 0
+
+
+def test_what_is_denied_fills_half_of_the_memory_of_knocks_at_most(scene: Any, agt_mesh: ModuleType) -> None:
+    most = scene.bob._core.limits.remembered_knocks
+    scene.bob._core.state.known.update({number.to_bytes(16, "big"): 0 for number in range(most // 2)})
+    scene.rules.decides = Deny()
+    scene.publish(scene.bob, one_time=0)
+    for _ in range(3):
+        scene.bob.receive(agt_mesh.text(scene.knock()))
+        [refused] = scene.bob.receive(agt_mesh.text(scene.pete.send(scene.bob.did, "may I?")))
+        assert isinstance(refused, KnockRefused)
+    assert len(scene.bob._core.state.known) == most // 2

@@ -375,6 +375,25 @@ def test_a_refused_knock_ends_its_session(peer: Starts, ours: Starts) -> None:
     assert we.agent.sessions(did) == ()
 
 
+def test_a_knock_on_a_prekey_that_kars_has_lost_is_met_with_silence_and_the_next_one_is_heard(
+    peer: Starts, ours: Starts
+) -> None:
+    theirs, did = peer()
+    we = ours()
+    fetched = we.fetched(did)
+    theirs.ask("restart", one_time=0)  # its old one-time keys are gone
+    we.out(we.agent.knock(did, fetched).text)
+    we.send(did, "on a key that is gone")
+    assert kinds(theirs, 3) == ["closed", "refused", "dropped"]
+    we.sync()
+    assert we.take(0) == []
+    we.knock(did)
+    we.send(did, "after")
+    assert texts(theirs, 1) == ["after"]
+    theirs.ask("send", to=we.agent.did, payloads=["back"])
+    assert we.hear_messages(1) == [b"back"]
+
+
 # --- what may go wrong -----------------------------------------------------------------------------------------------
 
 
@@ -490,6 +509,22 @@ def test_both_knock_at_once_and_kars_first_answer_settles_it(peer: Starts, ours:
     assert we.hear(1) == [b"on ours"]
     we.send(did, *numbered(0, 5))
     assert texts(theirs, 5) == numbered(0, 5)
+
+
+def test_both_knock_at_once_and_typescript_hears_with_the_next_knock(peer: Starts, ours: Starts) -> None:
+    theirs, did = peer(manners="ts")
+    we = ours()
+    theirs.ask("send", to=we.agent.did, payloads=["theirs"], hold=True)
+    we.knock(did)
+    we.send(did, "it keeps its own session, and gives it up")
+    assert kinds(theirs, 1) == ["undecryptable"]
+    theirs.ask("release")
+    assert we.hear_messages(1) == [b"theirs"]
+    we.knock(did)  # as one does who hears nothing more
+    we.send(did, "after")
+    assert texts(theirs, 1) == ["after"]
+    theirs.ask("send", to=we.agent.did, payloads=["back"])
+    assert we.hear_messages(1) == [b"back"]
 
 
 def test_two_of_ours_converse_over_their_mesh(ours: Starts) -> None:

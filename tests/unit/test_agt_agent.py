@@ -48,6 +48,7 @@ from agentmesh.events import (
     RotationDue,
     SessionEstablished,
     SessionOver,
+    SessionRejected,
     SkippedKeysExpired,
     StockLow,
 )
@@ -174,6 +175,23 @@ def test_a_knock_is_refused(scene: Any, by_policy: bool) -> None:
     assert scene.bob.sessions(scene.pete.did) == ()
     rejected = [record for record in scene.log.records if record.event is AuditEvent.KNOCK_REJECTED]
     assert [record.reason for record in rejected] == ["agt.not-today" if by_policy else "agt.busy"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_verdict_names_its_knock(scene: Any, accepted: bool) -> None:
+    alice, bob = scene.alice, scene.bob
+    scene.rules.decides = Grant() if accepted else Deny()
+    knock = alice.knock(bob.did, scene.registry.answer(bob.did))
+    bob.receive(knock)
+    told, *_ = bob.receive(alice.send(bob.did, b"x"))
+    fields = json.loads(told.reply.text)
+    assert fields["knock_id"] == knock.frame_id != fields["id"]
+    more = {} if accepted else {"reason": "policy_denied"}
+    assert {name: fields[name] for name in more} == more
+    assert set(fields) == {"v", "type", "from", "to", "id", "knock_id", "ts", *more}
+    answered = alice.receive(told.reply)
+    assert [type(event) for event in answered] == [SessionRejected] * (not accepted)
+    assert [view.session_id for view in alice.sessions(bob.did)] == [knock.session_id] * accepted
 
 
 def test_late_messages_come_and_gaps_are_seen(scene: Any, agt_mesh: ModuleType) -> None:
