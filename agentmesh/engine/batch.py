@@ -27,14 +27,14 @@ class Batch(Redacted):
         is_told: The journal was told, and has not said no. The seam's.
     """
 
-    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_steps", "_tell", "is_told", "whole")
+    __slots__ = ("_held", "_is_open", "_noted", "_outputs", "_taken", "_tell", "is_told", "whole")
 
     def __init__(self, noted: Any, told: Callable[[tuple[Change, ...]], Changes]) -> None:
         self.whole: Step[None] = Step((), (), None)
         self.is_told: bool = False
         self._noted = noted
         self._tell = told
-        self._steps: list[Step[Any]] = []
+        self._taken: list[tuple[tuple[Change, ...], tuple[Record, ...]]] = []  # of each step, and no more than that
         self._outputs: dict[int, Events] = {}
         self._held: list[tuple[object, str, Any]] = []
         self._is_open = True
@@ -54,19 +54,20 @@ class Batch(Redacted):
 
     def take(self, step: Step[Any]) -> Any:
         """Add a step that is to take effect, once; return the state to apply it to."""
-        if not self._steps or self._steps[-1] is not step:
-            self._steps.append(step)
+        changes, records, taken = step.changes, step.records, self._taken
+        if not taken or taken[-1][0] is not changes or taken[-1][1] is not records:
+            taken.append((changes, records))
         return self._noted
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """All that its steps changed."""
-        return tuple(chain.from_iterable(step.changes for step in self._steps))
+        return tuple(chain.from_iterable(changes for changes, _ in self._taken))
 
     @property
     def records(self) -> tuple[Record, ...]:
         """All that its steps recorded."""
-        return tuple(chain.from_iterable(step.records for step in self._steps))
+        return tuple(chain.from_iterable(records for _, records in self._taken))
 
     def told(self) -> Changes:
         """Return what a journal is told."""
@@ -76,9 +77,12 @@ class Batch(Redacted):
         """Return what a call may return now: events wait for the end, and what is to leave cannot be read before."""
         if isinstance(output, Withholding):
             for name in output.withheld:
-                if output.can_read(name):
-                    self._held.append((output, name, getattr(output, name)))  # first, because a signal may come between
-                    object.__delattr__(output, name)
+                try:
+                    value = getattr(output, name)
+                except BatchOpen:
+                    continue  # it is withheld already
+                self._held.append((output, name, value))  # first, because a signal may come between
+                object.__delattr__(output, name)
         elif type(output) is tuple and output and isinstance(output[0], Event):
             self._outputs[id(output)] = output  # held, so that its id stays its own; once, where a call is made again
             return ()

@@ -94,7 +94,7 @@ class Outbox:
         self._unread: dict[int, None] = {}  # those that are not in there yet: most are never asked for by their receipt
         self._by_number: dict[SessionId, dict[int, int]] = {}  # data, by index
         self._others: dict[SessionId, dict[int, None]] = {}
-        self._tally = Tally()  # by whether peers caused them
+        self._tally = Tally()  # of what no peer caused, by whom it is for
         self.caused: dict[int, None] = {}
         self.passing: dict[int, None] = {}
 
@@ -107,7 +107,7 @@ class Outbox:
     @property
     def made(self) -> Sum:
         """How many the application made, or this side for it, and how many bytes they have."""
-        return self._tally.of(False)
+        return self._tally.total
 
     @property
     def last_sequence(self) -> int:
@@ -153,7 +153,8 @@ class Outbox:
             self._others.setdefault(waiting.session_id, {})[sequence] = None
             (self.caused if is_caused else self.passing)[sequence] = None
         if sequence not in self._entries:
-            self._tally.come(sequence, is_caused, len(waiting.envelope))
+            if not is_caused:
+                self._tally.come(sequence, waiting.did, len(waiting.envelope))
             self._unread[sequence] = None
             self._entries[sequence] = waiting
 
@@ -172,7 +173,8 @@ class Outbox:
             _take_out(self._others, waiting.session_id, sequence)
             self.caused.pop(sequence, None)
             self.passing.pop(sequence, None)
-        self._tally.go(sequence, waiting.purpose in CAUSED, len(waiting.envelope))
+        if waiting.purpose not in CAUSED:
+            self._tally.go(sequence, waiting.did, len(waiting.envelope))
         del self._entries[sequence]
 
 

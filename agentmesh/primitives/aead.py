@@ -39,7 +39,8 @@ def seal(key: bytes, label: KdfLabel, context: bytes, plaintext: bytes, nonce: b
         if nonce_bytes != _crypto.NONCE_BYTES:
             raise ArgumentInvalid("nonce", "of another length", nonce_bytes, _crypto.NONCE_BYTES)
         raise ArgumentInvalid("key", "neither 32 nor 64 bytes long", key_bytes)
-    return _sealed(_crypto.kdf(key, label, nonce + context, 64), plaintext, nonce)
+    derived = _crypto.kdf(key, label, nonce + context, 64)
+    return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 
 
 def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> bytes:
@@ -67,7 +68,8 @@ class Sealing(Redacted):
 
     def seal(self, context: bytes, plaintext: bytes, nonce: bytes) -> bytes:
         """Return what `seal` returns; the nonce must be of the right length."""
-        return _sealed(self._derive(nonce + context), plaintext, nonce)
+        derived = self._derive(nonce + context)
+        return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 
     def open(self, context: bytes, sealed: bytes) -> bytes:
         """Return what `open_sealed` returns.
@@ -80,10 +82,6 @@ class Sealing(Redacted):
         if plaintext is None:
             raise DecryptionFailed
         return plaintext
-
-
-def _sealed(derived: bytes, plaintext: bytes, nonce: bytes) -> bytes:
-    return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 
 
 def _opened(derived: bytes, nonce: bytes, sealed: bytes) -> bytes | None:

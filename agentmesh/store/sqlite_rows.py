@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, final
@@ -23,6 +24,7 @@ _COMMIT_HEAD_SQL: Final = (
     "UPDATE agents SET commit_number = ?, fence = ?, head = ? WHERE id = ? AND commit_number = ? AND fence = ?"
 )
 _HEAD_SQL: Final = "SELECT head FROM agents WHERE id = ?"
+_Places = defaultdict[str, dict[bytes, int]]  # where a row stands, by its kind and key
 _Result = TypeVar("_Result")
 
 
@@ -61,7 +63,7 @@ class SQLiteRows:
         )
         self._fence = fence  # what stands with the last commit, as far as this writer knows
         self._own_fence = int.from_bytes(os.urandom(_FENCE_BYTES), "big") | 1
-        self._places: dict[Name, int] | None = None
+        self._places: _Places | None = None
         self._next = 1
         self._unsettled: _Write | None = None
         self._is_closed = False
@@ -108,12 +110,12 @@ class SQLiteRows:
         found = self._run(lambda connection: connection.execute(_HEAD_SQL, (self._number,)).fetchone())
         if found is not None and found[0] is not None:
             yield *HEAD_NAME, _bytes(found[0])
-        places: dict[Name, int] = {}
+        places: _Places = defaultdict(dict)
         last = 0
         for last, kind, key, sealed in self._pages(self._table, "id, kind, key, sealed"):
-            if type(kind) is not str or type(key) is not bytes or type(sealed) is not bytes or (kind, key) in places:
+            if type(kind) is not str or type(key) is not bytes or type(sealed) is not bytes or key in places[kind]:
                 raise StoreBroken("rows")
-            places[kind, key] = last
+            places[kind][key] = last
             yield kind, key, sealed
         if self._places is None:
             self._next = last + 1
@@ -129,15 +131,15 @@ class SQLiteRows:
             yield from found
             last = found[-1][0]
 
-    def _index(self, connection: sqlite3.Connection) -> dict[Name, int]:
+    def _index(self, connection: sqlite3.Connection) -> _Places:
         """Return where each row stands."""
         places = self._places
         if places is None:
-            places, last = {}, 0
+            places, last = defaultdict(dict), 0
             for place, kind, key in connection.execute(f"SELECT id, kind, key FROM {self._table}"):  # noqa: S608
-                if type(kind) is not str or type(key) is not bytes or (kind, key) in places:
+                if type(kind) is not str or type(key) is not bytes or key in places[kind]:
                     raise StoreBroken("rows")
-                places[kind, key] = place
+                places[kind][key] = place
                 last = max(last, place)
             self._next = last + 1
             self._places = places
@@ -169,12 +171,12 @@ class SQLiteRows:
 
     def _adopt(self, write: _Write) -> None:
         """Let what was written count. It says what holds, so that doing it twice is doing it once."""
-        places = {} if self._places is None else self._places
-        for name, place in write.places.items():
+        places: _Places = defaultdict(dict) if self._places is None else self._places
+        for (kind, key), place in write.places.items():
             if place is None:
-                places.pop(name, None)
+                places[kind].pop(key, None)
             else:
-                places[name] = place
+                places[kind][key] = place
         self._next = write.following
         self._fence = self._own_fence
 
@@ -201,7 +203,7 @@ class _Write:
 
     def __init__(
         self,
-        index: Mapping[Name, int],
+        index: _Places,
         following: int,
         commit_number: int,
         put: Mapping[Name, bytes],
@@ -217,15 +219,16 @@ class _Write:
         log_put: list[tuple[int, bytes]] = []
         places: dict[Name, int | None] = {}
         for name in removed:
-            if name[0] == LOG:
+            kind, key = name
+            if kind == LOG:
                 log_deleted.append((log_number(name),))
-            elif name in index and name not in put:
-                deleted.append((index[name],))
+            elif key in index[kind] and name not in put:
+                deleted.append((index[kind][key],))
                 places[name] = None
         for name, sealed in put.items():
             kind, key = name
-            if name in index:
-                updated.append((sealed, index[name]))
+            if key in index[kind]:
+                updated.append((sealed, index[kind][key]))
             elif kind == LOG:
                 log_put.append((log_number(name), sealed))
             elif name != HEAD_NAME:
