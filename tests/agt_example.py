@@ -5,11 +5,13 @@ Tests reach this module through the fixture `agt_example`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import agentmesh
@@ -26,6 +28,15 @@ sys.path.insert(0, {folder!r})
 import agt_agent
 sys.exit(agt_agent.main())
 """
+
+
+def module(name: str) -> ModuleType:
+    """Give a module of the example, for a test that looks into it."""
+    sys.path.insert(0, str(EXAMPLE.parent))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(EXAMPLE.parent))
 
 
 class Ended(NamedTuple):

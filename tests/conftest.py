@@ -50,9 +50,9 @@ def interrupts() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def agt_peer() -> ModuleType:
+def agt_mesh() -> ModuleType:
     """Give the module that has a mesh of AGT's, and a peer in it that is not ours."""
-    return _beside("agt_peer")
+    return _beside("agt_mesh")
 
 
 @pytest.fixture(scope="session")

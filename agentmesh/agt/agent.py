@@ -35,7 +35,7 @@ from agentmesh.engine.hooks import Clock, system_clock_ms
 from agentmesh.engine.state import Journal, Step
 from agentmesh.envelope import mesh_argument
 from agentmesh.errors import ArgumentInvalid
-from agentmesh.events import Event, Events, RotationDue, StockLow
+from agentmesh.events import Event, Events
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Outgoing
@@ -90,8 +90,6 @@ class AgtAgent(AgtAgentViews):
         self._core = core
         self._seam = AgtSeam(core, journal)
         self._clock = clock
-        self._stock_told = False
-        self._rotation_told = False
 
     # --- making one ------------------------------------------------------------------------------------------------
 
@@ -199,10 +197,7 @@ class AgtAgent(AgtAgentViews):
             StockFull: more than `limits.bundles_max` in all.
         """
         check_flags(rotate=rotate)
-        request = self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, now_ms, rotate=rotate))
-        self._stock_told = False
-        self._rotation_told = False
-        return request
+        return self._seam.run(lambda now_ms: upkeep.publish(self._core, one_time, now_ms, rotate=rotate))
 
     # --- conversations -----------------------------------------------------------------------------------------------
 
@@ -235,12 +230,15 @@ class AgtAgent(AgtAgentViews):
 
         Args:
             knock: The event that asked.
-            conditions: What this side keeps to; AGT has no way to tell the peer.
+            conditions: What this side keeps to; AGT has no way to tell the peer. Of what was held, messages beyond
+                `max_messages` are let go.
 
         Raises:
-            ArgumentInvalid: not an event of a KNOCK, or not conditions.
+            ArgumentInvalid: not an event of a KNOCK, or not conditions; or `allowed_actions` without the KNOCK's own,
+                which is that of every message here.
             KnockNotPending: it was decided, or has expired.
             PeerNotAllowed: the policy does not allow the peer any more.
+            InboxFull: what was held has no room in the inbox. Nothing has changed.
         """
         if not isinstance(conditions, Conditions):
             raise ArgumentInvalid("conditions", "not Conditions")
@@ -272,7 +270,7 @@ class AgtAgent(AgtAgentViews):
             did: The peer.
             data: What to send. UTF-8 goes as a JSON string, other bytes as AGT's clients wrap them.
             json: `data` is JSON text, and goes as it is.
-            session_id: Which session; the one that was heard on, or made, last if `None`.
+            session_id: Which session; that which was made, or heard on for the first time, last if `None`.
 
         Raises:
             ArgumentInvalid: a bad argument, or data whose frame is over 1 MiB: it would reach some peers only.
@@ -300,7 +298,8 @@ class AgtAgent(AgtAgentViews):
 
         Raises:
             ArgumentInvalid: neither text nor bytes.
-            TryAgain: `MessageEarly` (it is held), `Busy` or `InboxFull`: do not acknowledge it.
+            TryAgain: do not acknowledge it. `MessageEarly`: it is held. `Busy`, `InboxFull`: offer it again later,
+                as the relay has stored only what came while nobody was connected.
             RelayComplaint: the relay has something against what this side sent.
             RemoteError: the frame is bad; acknowledge it, and go on. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
@@ -308,7 +307,7 @@ class AgtAgent(AgtAgentViews):
         if isinstance(frame, AgtFrame):
             frame = frame.envelope
         if isinstance(frame, str):
-            frame = frame.encode("utf-8", "surrogatepass")
+            frame = str.encode(frame, "utf-8", "surrogatepass")
         taken = bytes_argument("frame", frame)
         return self._seam.run(lambda now_ms: _receive(self._core, taken, now_ms), envelope=taken)
 
@@ -350,13 +349,7 @@ class AgtAgent(AgtAgentViews):
     @changing
     def poll(self) -> Events:
         """Return what time brought: sessions that ended, kept keys that expired, prekeys low or due for rotation."""
-        tell_stock, tell_rotation = not self._stock_told, not self._rotation_told
-        events = self._seam.run(
-            lambda now_ms: upkeep.poll(self._core, now_ms, tell_stock=tell_stock, tell_rotation=tell_rotation)
-        )
-        self._stock_told |= any(isinstance(event, StockLow) for event in events)
-        self._rotation_told |= any(isinstance(event, RotationDue) for event in events)
-        return events
+        return self._seam.run(lambda now_ms: upkeep.poll(self._core, now_ms))
 
     # --- the audit trail -------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from agentmesh.engine.hooks import Clock
 from agentmesh.engine.seam import Seam
 from agentmesh.engine.status import SessionView
 from agentmesh.errors import BatchOpen
-from agentmesh.events import Events, KnockReceived
+from agentmesh.events import Events, KnockReceived, RotationDue, StockLow
 from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.keys import Redacted
 
@@ -23,12 +23,10 @@ from agentmesh.primitives.keys import Redacted
 class AgtAgentViews(Redacted):
     """An agent, as far as it can be looked at. `agentmesh.agt.AgtAgent` is what can be made, and does something."""
 
-    __slots__ = ("_clock", "_core", "_rotation_told", "_seam", "_stock_told")
+    __slots__ = ("_clock", "_core", "_seam")
     _clock: Clock
     _core: AgtCore
     _seam: Seam
-    _rotation_told: bool
-    _stock_told: bool
 
     # --- who it is ---------------------------------------------------------------------------------------------------
 
@@ -141,9 +139,9 @@ class AgtAgentViews(Redacted):
 
     def _next_deadline_ms(self) -> int | None:
         times = [*upkeep.deadlines_ms(self._core)]
-        if not self._rotation_told and self._core.state.signed_prekeys():
+        if RotationDue not in self._core.told and self._core.state.signed_prekeys():
             times.append(upkeep.rotation_due_ms(self._core))
-        if not self._stock_told and upkeep.is_low(self._core):
+        if StockLow not in self._core.told and upkeep.is_low(self._core, self._core.state.unused):
             times.append(self._core.now_ms())
         if self._seam.refusals_due_ms is not None:
             times.append(self._seam.refusals_due_ms)

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 from attrs import evolve, field, frozen
 
 from agentmesh.agt.agreement import context_of
-from agentmesh.agt.suite import AGT_SUITE
+from agentmesh.agt.suite import AGT_SUITE, ANY_CHAIN
 from agentmesh.agt_identity import AgtIdentityKey
 from agentmesh.at_rest import require
 from agentmesh.events import KnockReceived
@@ -91,7 +91,8 @@ class AgtSession(Redacted):
         ratchet: Its ratchet. Whoever changes a session copies it first.
         sent: How many messages this side has sealed.
         opened: How many of the peer's were opened.
-        rank: Of several with a peer the one with the highest sends: whichever was heard on, or made, last.
+        rank: Of several with a peer the one with the highest sends: whichever was made, or heard on, last. 0 once it
+            was heard on and another began: it comes back only when that one goes.
         made_ms: When it began.
         heard_ms: When a message of the peer was opened last; `None` before the first.
         conditions: What the policy granted.
@@ -119,6 +120,11 @@ class AgtSession(Redacted):
         """Say whether its time to live is over."""
         ends_at_ms = self.ends_at_ms
         return ends_at_ms is not None and now_ms > ends_at_ms
+
+
+def sends_before(session: AgtSession) -> tuple[int, int]:
+    """Return what the sessions with a peer are sorted by: the first one sends."""
+    return -session.rank, -session.made_ms
 
 
 @final
@@ -279,7 +285,7 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
         require(not facts.initiator and (len(ratchets) == 1 or bool(ratchets and not frames)))
         return Candidate(
             facts=facts,
-            ratchets=tuple((number, restore_ratchet(one, True, AGT_SUITE)) for number, one in ratchets),
+            ratchets=tuple((number, _restore_first(one)) for number, one in ratchets),
             made_ms=made_ms,
             is_known=bool(is_known),
             held=tuple(HeldFrame(name, time_ms, Receipt(receipt), sealed) for name, time_ms, receipt, sealed in frames),
@@ -290,7 +296,7 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
     return AgtSession(
         facts=facts,
         # Of the two roles of a ratchet AGT's initiator has that of the side which seals first.
-        ratchet=restore_ratchet(ratchet, not facts.initiator, AGT_SUITE),
+        ratchet=_restore_ratchet(ratchet, initiator=not facts.initiator),
         sent=sent,
         opened=opened,
         rank=rank,
@@ -299,6 +305,19 @@ def restore_held(data: bytes, own: AgtIdentityKey, max_bytes: int) -> AgtHeld:
         conditions=Conditions.decode(conditions),
         first_chain=first_chain,
     )
+
+
+def _restore_ratchet(fields: list[Any], *, initiator: bool) -> Ratchet:
+    ratchet = restore_ratchet(fields, initiator, AGT_SUITE)
+    require(_crypto.constant_time_equal(ratchet.next_sending + ratchet.next_receiving, ANY_CHAIN + ANY_CHAIN))
+    return ratchet
+
+
+def _restore_first(fields: list[Any]) -> Ratchet:
+    """Return a ratchet that nothing was opened on yet."""
+    ratchet = _restore_ratchet(fields, initiator=True)
+    require(ratchet.receiving is None and ratchet.sending is None)
+    return ratchet
 
 
 def _restore_facts(fields: list[Any], own: AgtIdentityKey) -> AgtFacts:

@@ -141,10 +141,13 @@ def receive_message(core: AgtCore, frame: MessageFrame, now_ms: int) -> Step[Eve
 
     Raises:
         RemoteError: as `open_frame`.
+        ClosedSession: its session was ended, or its KNOCK refused.
         MessageEarly: it is held.
         Busy: it would be, and there is no room.
         PeerNotAllowed: the policy does not allow its sender.
     """
+    if core.is_over(frame.message[:32]):
+        raise ClosedSession
     stage = Stage(core, now_ms)
     held = HeldFrame(frame.frame_id, frame.time_ms, frame_receipt(frame), frame.message)
     refusal = open_frame(stage, frame.sender, held)
@@ -308,7 +311,7 @@ def _proved(
     most = decision.conditions.max_messages if isinstance(decision, Grant) else None
     if most is not None and opened.number >= most:
         return PeerConditionBroken("max_messages")
-    stage.prove(candidate, signed)
+    stage.prove(candidate, signed, denied=isinstance(decision, Deny))
     stage.records += records.received(
         core,
         AuditEvent.KNOCK_RECEIVED,
@@ -324,7 +327,7 @@ def _proved(
         stage.take(session, opened, frame)
         return None
     if isinstance(decision, Deny):
-        stage.drop(facts)
+        stage.drop(facts, frame.message[:32])
         why = decision.why if decision.why else str(decision.reason)
         reply = stage.rejection(facts, why)
         stage.events.append(
@@ -368,13 +371,15 @@ def can_carry(conditions: Conditions, facts: AgtFacts) -> bool:
 def _is_legacy(stage: Stage, candidate: Candidate, frame: HeldFrame) -> bool:
     """Say whether the first message opens by the KDF of the npm package. Tried once a KNOCK: it costs as much again."""
     core, facts = stage.core, candidate.facts
-    if facts.session_id in core.tried:
-        return False
-    core.tried[facts.session_id] = None
+    tried = core.tried.get(facts.session_id)
+    if tried is not None:
+        return tried
+    core.tried[facts.session_id] = False
     one_time = None if facts.one_time is None else core.state.prekeys.get(prekey_name(facts.one_time, is_signed=False))
     for prekey in core.state.signed_prekeys():
         ratchet = _legacy_ratchet(core, candidate, prekey, one_time)
         if ratchet is not None and isinstance(_try_open(stage, ratchet, facts.context, frame), Opened):
+            core.tried[facts.session_id] = True
             return True
     return False
 

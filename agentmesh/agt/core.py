@@ -26,6 +26,7 @@ from agentmesh.policy import Policy
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import SessionId
 
+_OVER_MAX: Final = 1024  # 64 bytes each
 _SHARES: Final = 4  # of the inbox: one peer fills one at most
 _Output = TypeVar("_Output")
 
@@ -37,10 +38,12 @@ class AgtCore(Hooks):
     Attributes:
         state: What must not be lost.
         early: Messages that came before their KNOCK; in memory only.
-        tried: KNOCKs that were tried by the old KDF of the npm package, once each; in memory only.
+        told: What `poll` has told, and tells again once prekeys were made; in memory only.
+        tried: KNOCKs that were tried by the old KDF of the npm package, once each, and whether their maker runs it; in
+            memory only.
     """
 
-    __slots__ = ("early", "state", "tried")
+    __slots__ = ("_over", "early", "state", "told", "tried")
 
     def __init__(
         self,
@@ -65,7 +68,22 @@ class AgtCore(Hooks):
         )
         self.state: AgtState = state
         self.early: EarlyMessages = EarlyMessages()
-        self.tried: dict[SessionId, None] = {}
+        self.told: set[type[Event]] = set()
+        self.tried: dict[SessionId, bool] = {}
+        self._over: dict[bytes, None] = {}
+
+    def note_over(self, chain: bytes) -> None:
+        """Note that a first chain belongs to what is over: what its sender goes on sending precedes no KNOCK.
+
+        In memory only, and the oldest make room: what is forgotten is held for a while, as if its KNOCK were to come.
+        """
+        self._over[chain] = None
+        if len(self._over) > _OVER_MAX:
+            del self._over[next(iter(self._over))]
+
+    def is_over(self, chain: bytes) -> bool:
+        """Say whether a first chain is of what is over."""
+        return chain in self._over
 
     def check_peer(self, peer: IdentityKey, bundle_class: BundleClass) -> None:
         """Ask the policy whether this peer may be sent to and heard now, over what such a session gives.

@@ -7,6 +7,8 @@ a session of it once a message has opened under it.
 
 from __future__ import annotations
 
+from typing import Final
+
 from agentmesh.agt import records
 from agentmesh.agt.agreement import initiate, respond
 from agentmesh.agt.conversation import AgtFacts, AgtSession, Candidate, request_of
@@ -52,6 +54,7 @@ from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import Receipt, SessionId, X25519PublicKey, X25519Secret
 from agentmesh.session.ratchet import Ratchet
 
+_COSTS_CHECKS: Final = 15  # as many signature checks as a KNOCK costs: two agreements of four
 _CANDIDATES_PER_PEER = 4  # unproved at a time; the oldest makes room: a genuine one is proved by the next frame
 
 
@@ -115,18 +118,17 @@ def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]
         KnockUnknownBundle: it names a prekey that this agent has not, or not any more.
         Busy: budgets are used up; it may be taken later.
         BadPoint: its key has small order.
-        PeerNotAllowed: the policy does not allow its sender.
         LegacyPeer: what came before it opens by the old key agreement.
     """
     peer = _sender_of(frame)
     facts = _facts_of(core, frame, peer)
     one_time = _check_new(core, frame, facts)
     known = core.is_known(peer.raw)
-    if not core.take_check(peer.raw, now_ms, known=known):
+    if not all(core.take_check(peer.raw, now_ms, known=known) for _ in range(_COSTS_CHECKS)):
         raise Busy
     if not core.may_use(peer, facts.bundle_class, now_ms):
-        raise Busy
-    core.check_allowed(peer)
+        # What is rationed is so for a while. A KNOCK without a one-time prekey never gets one.
+        raise KnockNotAdmitted if facts.one_time is None else Busy
     leave = core.must_leave(core.limits.tracked_identities, known=known)
     if not core.budgets.knocks.take(peer.raw, now_ms, leave_keys=leave):
         raise Busy

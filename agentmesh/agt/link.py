@@ -188,7 +188,8 @@ class RelayLink(Redacted):
             ArgumentInvalid: no close code.
             RandomnessFailed: the source of randomness broke its contract.
         """
-        code = uint_argument("code", code, 4999, minimum=1000)
+        # A library for WebSockets may give an enumeration's member.
+        code = uint_argument("code", int(code) if isinstance(code, int) else code, 4999, minimum=1000)
         draw = int.from_bytes(self._entropy.token(4), "big")
         elapsed_ms = self._elapsed.at(read_clock(self._clock))
         if self._is_connected and elapsed_ms - self._connected_ms >= HEARTBEAT_MS:

@@ -11,7 +11,15 @@ from functools import partial
 from typing import TypeVar, final
 
 from agentmesh.agt import records
-from agentmesh.agt.conversation import AgtFacts, AgtHeld, AgtSession, Candidate, HeldFrame, advanced
+from agentmesh.agt.conversation import (
+    AgtFacts,
+    AgtHeld,
+    AgtSession,
+    Candidate,
+    HeldFrame,
+    advanced,
+    sends_before,
+)
 from agentmesh.agt.core import AgtCore
 from agentmesh.agt.frames import AgtFrame, accept_frame, frame_id, reject_frame
 from agentmesh.agt.payload import unwrap
@@ -84,7 +92,7 @@ class Stage(Redacted):
     def sessions_with(self, did: str) -> list[AgtSession]:
         """Return the sessions with a peer, the one that sends first."""
         found = [held for held in self.held_with(did) if isinstance(held, AgtSession)]
-        return sorted(found, key=lambda session: -session.rank)
+        return sorted(found, key=sends_before)
 
     def candidates_of(self, did: str) -> list[Candidate]:
         """Return the KNOCKs of a peer that are no session yet, oldest first."""
@@ -98,8 +106,20 @@ class Stage(Redacted):
         """Hold this from then on."""
         self._put[held.facts.session_id] = held
 
-    def drop(self, facts: AgtFacts) -> None:
-        """Hold this no more."""
+    def drop(self, facts: AgtFacts, chain: bytes = b"") -> None:
+        """Hold this no more.
+
+        Args:
+            facts: Of the session or candidate.
+            chain: The first chain of its peer, where it is known by a message, and not by what is held.
+        """
+        held = self.get(facts.session_id)
+        if isinstance(held, AgtSession):
+            chain = held.first_chain
+        elif isinstance(held, Candidate) and held.held:
+            chain = held.held[0].message[:32]
+        if chain:
+            self.afterwards.append(partial(self.core.note_over, chain))
         self._put[facts.session_id] = None
 
     # --- what a session goes through ---------------------------------------------------------------------------------
@@ -110,9 +130,12 @@ class Stage(Redacted):
         Of those that nothing was heard on the oldest, before any other.
         """
         others = self.sessions_with(facts.peer.did)
-        for surplus in sorted(others, key=lambda one: one.heard_ms is None)[OPEN_SESSIONS_PER_PEER - 1 :]:
-            self.drop(surplus.facts)
-            self.records += records.session_ended(self.core, surplus.facts, "replaced", self.now_ms)
+        for place, other in enumerate(sorted(others, key=lambda one: one.heard_ms is None)):
+            if place >= OPEN_SESSIONS_PER_PEER - 1:
+                self.drop(other.facts)
+                self.records += records.session_ended(self.core, other.facts, "replaced", self.now_ms)
+            elif other.heard_ms is not None:
+                self.put(advanced(other, rank=0))  # whoever knocks anew may have lost it: what comes late tells nothing
         session = AgtSession(
             facts=facts,
             ratchet=ratchet,
@@ -123,11 +146,16 @@ class Stage(Redacted):
         self.put(session)
         return session
 
-    def prove(self, candidate: Candidate, signed: int) -> None:
-        """Take note that a KNOCK is genuine, now that a message has opened under it: its prekey has served."""
+    def prove(self, candidate: Candidate, signed: int, *, denied: bool) -> None:
+        """Take note that a KNOCK is genuine, now that a message has opened under it: its prekey has served.
+
+        One that is denied is remembered in the first half of the memory alone: a copy of it would be denied again, and
+        who was let in must find room.
+        """
         facts, core = candidate.facts, self.core
         if facts.one_time is None:
-            self.changes.append(KnockKnown(facts.session_id, signed))
+            if not denied or len(core.state.known) < core.limits.remembered_knocks // 2:
+                self.changes.append(KnockKnown(facts.session_id, signed))
         else:
             self.changes.append(PrekeysDropped((prekey_name(facts.one_time, is_signed=False),)))
             for other in core.state.candidates():
@@ -184,8 +212,9 @@ class Stage(Redacted):
         delta = opened.delta(self.core.entropy)
         ratchet = session.ratchet.copy()
         ratchet.apply(delta)
-        ranks = [other.rank for other in self.sessions_with(facts.peer.did)]
-        rank = session.rank if session.rank == max(ranks, default=0) else max(ranks) + 1
+        rank = session.rank
+        if rank:  # of two that were asked for at once both sides take to one, as soon as an answer follows a message
+            rank = max([rank, *(one.rank + 1 for one in self.sessions_with(facts.peer.did) if one is not session)])
         self.put(
             advanced(
                 session,
@@ -226,7 +255,7 @@ def _call_all(calls: Iterable[Callable[[], None]]) -> None:
         call()
 
 
-def _forget(tried: dict[SessionId, None], session_id: SessionId) -> None:
+def _forget(tried: dict[SessionId, bool], session_id: SessionId) -> None:
     tried.pop(session_id, None)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, final
 
 from attrs import frozen
 
-from agentmesh.agt.conversation import AgtHeld, AgtSession, Candidate
+from agentmesh.agt.conversation import AgtHeld, AgtSession, Candidate, sends_before
 from agentmesh.agt.prekeys import Prekey
 from agentmesh.agt_identity import AgtIdentity
 from agentmesh.engine.inbox import Inbox
@@ -50,7 +50,8 @@ class AgtState(Redacted):
     """
 
     __slots__ = (
-        "_by_did", "generation", "has_policy", "held", "identity", "inbox", "known", "mesh", "prekeys", "stock",
+        "_by_did", "_candidates", "generation", "has_policy", "held", "identity", "inbox", "known", "mesh", "prekeys",
+        "stock",
     )  # fmt: skip
 
     def __init__(self, identity: AgtIdentity, mesh: str) -> None:
@@ -64,6 +65,7 @@ class AgtState(Redacted):
         self.known: dict[SessionId, int] = {}
         self.inbox: Inbox = Inbox()
         self._by_did: dict[str, dict[SessionId, None]] = {}
+        self._candidates: dict[SessionId, Candidate] = {}  # few among many sessions, and each KNOCK looks at them
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class AgtState(Redacted):
     def sessions_with(self, did: str) -> list[AgtSession]:
         """Return the sessions with a peer; the one that sends first."""
         found = [held for held in self.held_with(did) if isinstance(held, AgtSession)]
-        return sorted(found, key=lambda session: -session.rank)
+        return sorted(found, key=sends_before)
 
     def candidates_of(self, did: str) -> list[Candidate]:
         """Return the KNOCKs of a peer that are no session yet, oldest first."""
@@ -82,12 +84,16 @@ class AgtState(Redacted):
 
     def candidates(self) -> list[Candidate]:
         """Return the KNOCKs of all peers that are no session yet, oldest first."""
-        return [held for held in self.held.values() if isinstance(held, Candidate)]
+        return [*self._candidates.values()]
 
     def hold(self, held: AgtHeld) -> None:
         """Hold a session or a candidate. For changes alone."""
         facts = held.facts
         self._by_did.setdefault(facts.peer.did, {})[facts.session_id] = None
+        if isinstance(held, Candidate):
+            self._candidates[facts.session_id] = held
+        else:
+            self._candidates.pop(facts.session_id, None)
         self.held[facts.session_id] = held
 
     def drop(self, session_id: SessionId) -> None:
@@ -99,6 +105,7 @@ class AgtState(Redacted):
         of_peer.pop(session_id, None)
         if not of_peer:
             self._by_did.pop(held.facts.peer.did, None)
+        self._candidates.pop(session_id, None)
         del self.held[session_id]  # last, because it tells whether this is done
 
     # --- prekeys -----------------------------------------------------------------------------------------------------

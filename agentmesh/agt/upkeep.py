@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from agentmesh.agt import records
@@ -16,7 +17,7 @@ from agentmesh.agt.state import KnocksForgotten, PrekeysDropped, PrekeysPut, Sto
 from agentmesh.engine.changes import InboxRemoved
 from agentmesh.engine.state import Change, Step
 from agentmesh.errors import StockFull
-from agentmesh.events import Events, RolledBack, RotationDue, SessionOver, SkippedKeysExpired, StockLow
+from agentmesh.events import Event, Events, RolledBack, RotationDue, SessionOver, SkippedKeysExpired, StockLow
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.limits import CLOCK_TOLERANCE_MS
 from agentmesh.primitives.arguments import uint_argument
@@ -60,7 +61,7 @@ def publish(core: AgtCore, one_time: int, now_ms: int, *, rotate: bool) -> Step[
     for prekey in made:
         bundle_class = BundleClass.LAST_RESORT if prekey.is_signed else BundleClass.ONE_TIME
         trail += records.prekey_made(core, len(prekey.public), bundle_class, now_ms)
-    return Step(tuple(changes), trail, request)
+    return Step(tuple(changes), trail, request, afterwards=core.told.clear)
 
 
 def _dropped(core: AgtCore, gone: list[Prekey]) -> Iterator[Change]:
@@ -80,16 +81,16 @@ def rotation_due_ms(core: AgtCore) -> int:
     return signed[0].made_ms + core.limits.last_resort_rotation_seconds * 1000 if signed else 0
 
 
-def is_low(core: AgtCore) -> bool:
-    """Say whether KNOCKs have used most of the last upload."""
+def is_low(core: AgtCore, unused: int) -> bool:
+    """Say whether most of the last upload is used, where so many of it are not."""
     listed = core.state.stock.next_one_time - core.state.stock.first_listed
-    return listed > 0 and core.state.unused < max(1, listed // _LOW_ONE_IN)
+    return listed > 0 and unused < max(1, listed // _LOW_ONE_IN)
 
 
 # --- poll ------------------------------------------------------------------------------------------------------------
 
 
-def poll(core: AgtCore, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -> Step[Events]:
+def poll(core: AgtCore, now_ms: int) -> Step[Events]:
     """Do what time has brought, and tell it."""
     stage = Stage(core, now_ms)
     for held in tuple(core.state.held.values()):
@@ -97,16 +98,26 @@ def poll(core: AgtCore, now_ms: int, *, tell_stock: bool, tell_rotation: bool) -
             _expire_candidate(stage, held)
         else:
             _expire_session(stage, held)
-    stage.changes += _dropped(core, _outdated(core, now_ms))
-    if tell_stock and is_low(core):
-        stage.events.append(StockLow(unused=core.state.unused))
-    signed = core.state.signed_prekeys()
-    if tell_rotation and signed and rotation_due_ms(core) <= now_ms:
-        stage.events.append(RotationDue(published_at_ms=signed[0].made_ms))
+    outdated = _outdated(core, now_ms)
+    stage.changes += _dropped(core, outdated)
+    stage.events += _due(core, outdated, now_ms)
+    # Once it has happened, because a poll that was broken off is made again, and is to tell the same.
+    stage.afterwards.append(partial(core.told.update, [type(event) for event in stage.events]))
     core.early.expire(now_ms)
     for session_id in [name for name in core.tried if name not in core.state.held]:
         del core.tried[session_id]
     return stage.told()
+
+
+def _due(core: AgtCore, outdated: list[Prekey], now_ms: int) -> Iterator[Event]:
+    """Yield what is to be done about prekeys, once each."""
+    first = core.state.stock.first_listed
+    unused = core.state.unused - sum(not one.is_signed and one.number >= first for one in outdated)
+    if StockLow not in core.told and is_low(core, unused):
+        yield StockLow(unused=unused)
+    signed = core.state.signed_prekeys()
+    if RotationDue not in core.told and signed and rotation_due_ms(core) <= now_ms:
+        yield RotationDue(published_at_ms=signed[0].made_ms)
 
 
 def _expire_candidate(stage: Stage, candidate: Candidate) -> None:
@@ -164,6 +175,9 @@ def deadlines_ms(core: AgtCore) -> Iterator[int]:
     one_time = [prekey.made_ms for prekey in core.state.prekeys.values() if not prekey.is_signed]
     if one_time:
         yield min(one_time) + core.limits.one_time_lifetime_seconds * 1000 + 1
+    signed = core.state.signed_prekeys()
+    if len(signed) > 1:
+        yield signed[0].made_ms + core.limits.last_resort_lifetime_seconds * 1000 + 1
 
 
 # --- endings ---------------------------------------------------------------------------------------------------------

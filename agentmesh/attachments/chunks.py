@@ -45,6 +45,16 @@ def open_chunk(key: AttachmentKey, layout: Layout, number: int, chunk: bytes) ->
     raise DecryptionFailed
 
 
+def chunk_again(key: AttachmentKey, layout: Layout, number: int, data: bytes, nonce: bytes) -> bytes:
+    """Return the chunk that this data makes under this nonce, which must not leave: its nonce may have served another.
+
+    It is only compared, through its leaf, with a chunk that was sealed.
+    """
+    context = _context(number, layout.chunk_exponent, layout.size if number == layout.last else None)
+    zeros = bytes(layout.piece_size(number) - len(data))
+    return seal(key.reveal(), CHUNK, context, data + zeros if zeros else data, nonce)
+
+
 def leaf_of(chunk: bytes) -> bytes:
     """Return what stands for a chunk in the index: a hash of its sealed bytes, 32 bytes."""
     return _crypto.kdf(b"", LEAF, chunk, LEAF_BYTES)

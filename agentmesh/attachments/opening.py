@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from agentmesh.attachments.chunks import leaf_of, open_chunk, receipt_of
+from agentmesh.attachments.chunks import chunk_again, leaf_of, open_chunk, receipt_of
 from agentmesh.attachments.reference import Attachment
 from agentmesh.attachments.sizes import LEAF_BYTES, Layout
 from agentmesh.errors import (
@@ -122,6 +122,34 @@ class AttachmentOpener(Redacted):
         if self._index is None:
             raise AttachmentOutOfTurn
         return self._open(number, chunk, self._index)
+
+    @frameless
+    def check(self, number: int, data: BytesLike, nonce: BytesLike) -> bytes:
+        """Return data that a chunk gave before, if it still is what the chunk gave: made again, it has the same leaf.
+
+        So a reader that kept data where others may write verifies it without the chunk, of which it kept the nonce.
+
+        Args:
+            number: Which chunk, from 0.
+            data: What `open` gave for it.
+            nonce: The first 24 bytes of the chunk.
+
+        Raises:
+            AttachmentOutOfTurn: the tail was not taken.
+            ArgumentInvalid: there is no such chunk, not bytes-like, or a nonce of another length.
+            ChunkBroken: it is not what that chunk gives, or not its nonce.
+        """
+        layout = self._attachment.layout
+        uint_argument("number", number, layout.last)
+        data = bytes_argument("data", data)
+        nonce = bytes_argument("nonce", nonce, _crypto.NONCE_BYTES, _crypto.NONCE_BYTES)
+        if self._index is None:
+            raise AttachmentOutOfTurn
+        if len(data) == layout.data_size(number):
+            chunk = chunk_again(self._attachment.key, layout, number, data, nonce)
+            if leaf_of(chunk) == self._index[number * LEAF_BYTES : (number + 1) * LEAF_BYTES]:
+                return data
+        raise ChunkBroken(number)
 
     def _open(self, number: int, chunk: bytes, index: bytes) -> bytes:
         leaf = index[number * LEAF_BYTES : (number + 1) * LEAF_BYTES]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, final
 
-from agentmesh.attachments.chunks import leaf_of, receipt_of, seal_chunk
+from agentmesh.attachments.chunks import leaf_of, open_chunk, receipt_of, seal_chunk
 from agentmesh.attachments.reference import TEXTS, Attachment, blob_id_of
 from agentmesh.attachments.sizes import LEAF_BYTES, SIZE_MAX, USUAL_EXPONENT, Layout, exponent_argument, exponent_for
 from agentmesh.errors import (
     ArgumentInvalid,
     AttachmentOutOfTurn,
+    ChunkBroken,
+    DecryptionFailed,
     Malformed,
     StateMalformed,
     StateVersionUnknown,
@@ -234,6 +236,32 @@ class AttachmentSealer(Redacted):
         data_bytes = layout.data_size(number)
         chunk = self._seal(number, bytes_argument("piece", piece, data_bytes, data_bytes))
         return chunk, leaf_of(chunk)
+
+    @frameless
+    def leaf_of_kept(self, number: int, piece: BytesLike, chunk: BytesLike) -> bytes:
+        """Return the leaf of a chunk that was sealed before a restart, if it is of this very piece; nothing changes.
+
+        Args:
+            number: Which chunk, from 0.
+            piece: All its data, as it is in the source now.
+            chunk: The chunk, from where it was written to.
+
+        Raises:
+            AttachmentOutOfTurn: the size is not known.
+            ArgumentInvalid: no such chunk, or not bytes-like.
+            ChunkBroken: it does not open under this key at this place, or gives something else. Seal the piece again.
+        """
+        layout = self._layout
+        if layout is None:
+            raise AttachmentOutOfTurn
+        uint_argument("number", number, layout.last)
+        piece, chunk = bytes_argument("piece", piece), bytes_argument("chunk", chunk)
+        try:
+            if open_chunk(self._key, layout, number, chunk) == piece:
+                return leaf_of(chunk)
+        except DecryptionFailed:
+            pass
+        raise ChunkBroken(number)
 
     @frameless
     def take_leaf(self, number: int, leaf: BytesLike) -> None:

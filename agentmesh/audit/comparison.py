@@ -162,9 +162,8 @@ def compare(
         else:
             found += [Found(finding, receipt, record) for record in records]
     altered = _altered(sent, seen, opened)
-    found += altered
+    found += altered + _named_by_one(own, theirs, route, sent, opened)
     differing = {one.receipt for one in altered}
-    found += _named_by_one(own, theirs, route, sent, opened)
     return Comparison(
         found=tuple(found),
         copies=tuple(copies),

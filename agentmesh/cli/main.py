@@ -19,16 +19,21 @@ from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_tab
 
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `audit` and `store`; where the system has no file locks, on which both stand, ones that say so."""
+    """Add what reads and writes stores; where the system lacks what all of them stand on, ones that say so."""
     try:
-        from agentmesh.cli import audit, store
+        from agentmesh.cli import attach, audit, store
     except ModuleNotFoundError as missing:
-        for name, what in (("audit", "verify, show or compare audit logs"), ("store", "look after a store")):
+        for name, what in (
+            ("attach", "seal a file for any store, and open it again"),
+            ("audit", "verify, show or compare audit logs"),
+            ("store", "look after a store"),
+        ):
             text = f"{name} does not run on this system: Python has no module {missing.name} here"
             parser = commands.add_parser(name, help=f"{what}; not on this system")
             parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
             parser.set_defaults(run=lambda _arguments, text=text: fail(text))
     else:
+        attach.add_command(commands)
         audit.add_command(commands)
         store.add_command(commands)
 

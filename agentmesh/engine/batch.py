@@ -7,6 +7,7 @@ and events are given out by the batch, at its end. So nothing leaves, and nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, final
 
 from agentmesh.audit.record import Record
@@ -60,12 +61,12 @@ class Batch(Redacted):
     @property
     def changes(self) -> tuple[Change, ...]:
         """All that its steps changed."""
-        return tuple(change for step in self._steps for change in step.changes)
+        return tuple(chain.from_iterable(step.changes for step in self._steps))
 
     @property
     def records(self) -> tuple[Record, ...]:
         """All that its steps recorded."""
-        return tuple(record for step in self._steps for record in step.records)
+        return tuple(chain.from_iterable(step.records for step in self._steps))
 
     def told(self) -> Changes:
         """Return what a journal is told."""

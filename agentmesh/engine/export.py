@@ -21,10 +21,10 @@ from agentmesh.handshake.prekeys import PUBLISHED_LAYOUT, export_published, rest
 from agentmesh.identity import Identity, IdentityKey
 from agentmesh.limits import UINT_MAX
 from agentmesh.primitives import _wire
-from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, TranscriptHash
+from agentmesh.primitives.keys import Ed25519PublicKey, Receipt, SessionId, TranscriptHash
 from agentmesh.session.at_rest import export_session, restore_held
 from agentmesh.session.facts import Ended
-from agentmesh.session.held import session_id_of
+from agentmesh.session.held import Held, session_id_of
 
 MEMO_LAYOUT: Final = _wire.array(
     _wire.Bin(64), _wire.Bin(32), _wire.Bin(32), _wire.Uint(), _wire.Uint(), _wire.Maybe(_wire.Bin(1, UINT_MAX))
@@ -122,19 +122,27 @@ def put_peer(
     latest_knock_ms: int | None,
     own_knock_ms: int | None,
     sessions: Iterable[tuple[bytes | None, Sequence[list[Any]]]],
-) -> None:
-    """Put back a peer with its sessions: each as its own export, and the kept keys that are not in it."""
+) -> list[SessionId]:
+    """Put back a peer with its sessions: each as its own export, and the kept keys that are not in it.
+
+    Return their ids.
+    """
     require(raw not in state.peers and raw != state.identity.key.raw)
     peer = state.ensure_peer(IdentityKey(raw))
     peer.latest_knock_ms = -1 if latest_knock_ms is None else latest_knock_ms
     peer.own_knock_ms = -1 if own_knock_ms is None else own_knock_ms
-    restored = [restore_held(data, state.mesh, state.identity.did, kept) for data, kept in sessions]
-    ids = {session_id_of(held) for held in restored}
-    require(len(ids) == len(restored) and not any(session_id in state.sessions for session_id in ids))
-    for held in restored:
+    own_did = state.identity.did
+    restored: dict[SessionId, Held] = {}
+    for data, kept in sessions:
+        held = restore_held(data, state.mesh, own_did, kept, peer.key)
         # A record under another peer's name is a swapped record, whichever of them was moved.
-        require(peer.key == (held.peer if isinstance(held, Ended) else held.facts.peer))
+        key = held.peer if isinstance(held, Ended) else held.facts.peer
+        require(key is peer.key or key == peer.key)
+        session_id = session_id_of(held)
+        require(session_id not in restored and session_id not in state.sessions)
+        restored[session_id] = held
     state.hold_all(peer, restored)
+    return list(restored)
 
 
 def put_waiting(state: AgentState, fields: list[Any]) -> None:

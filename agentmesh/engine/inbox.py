@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, TypeGuard, final
+from typing import TypeGuard, final
 
 from agentmesh.engine.tally import Sum, Tally
 from agentmesh.events import Event, KnockReceived, MessageReceived, PeerClosed, SessionEstablished
 from agentmesh.handshake.knock import Intent
 from agentmesh.primitives.keys import Redacted, SessionId
-
-_ALL: Final = ""  # of all peers together
 
 FromPeer = KnockReceived | MessageReceived | PeerClosed | SessionEstablished
 
@@ -69,13 +67,12 @@ class Inbox:
         knocks: The KNOCKs that the application was told of, by session.
     """
 
-    __slots__ = ("_by_object", "_entries", "_tally", "_tally_by_peer", "held", "knocks")
+    __slots__ = ("_by_object", "_entries", "_tally", "held", "knocks")
 
     def __init__(self) -> None:
         self._entries: dict[int, HandedUp] = {}
         self._by_object: dict[int, int] = {}
-        self._tally = Tally()
-        self._tally_by_peer = Tally()
+        self._tally = Tally()  # of what peers made, by their DIDs
         self.held: dict[SessionId, dict[int, HandedUp]] = {}
         self.knocks: dict[SessionId, int] = {}
 
@@ -88,11 +85,11 @@ class Inbox:
     @property
     def from_peers(self) -> Sum:
         """How many events peers have made, and how many bytes of them they chose the size of."""
-        return self._tally.of(_ALL)
+        return self._tally.total
 
     def from_peer(self, did: str) -> Sum:
         """Return how many of these are one peer's, and how many bytes."""
-        return self._tally_by_peer.of(did)
+        return self._tally.of(did)
 
     @property
     def last_sequence(self) -> int:
@@ -121,9 +118,7 @@ class Inbox:
             self.held.setdefault(event.session_id, {})[sequence] = handed
         if sequence not in self._entries:
             if is_from_peer(event):
-                size = size_of(event)
-                self._tally.come(sequence, _ALL, size)
-                self._tally_by_peer.come(sequence, event.peer.did, size)
+                self._tally.come(sequence, event.peer.did, size_of(event))
             self._entries[sequence] = handed
 
     def remove(self, sequence: int) -> None:
@@ -141,6 +136,5 @@ class Inbox:
             if not held:
                 self.held.pop(event.session_id, None)
         if is_from_peer(event):
-            self._tally.go(sequence, _ALL, size_of(event))
-            self._tally_by_peer.go(sequence, event.peer.did, size_of(event))
+            self._tally.go(sequence, event.peer.did, size_of(event))
         del self._entries[sequence]

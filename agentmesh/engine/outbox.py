@@ -145,14 +145,15 @@ class Outbox:
 
     def put(self, waiting: Waiting) -> None:
         """Let an envelope wait. For changes alone; again changes nothing."""
-        sequence = waiting.sequence
+        sequence, is_caused = waiting.sequence, False
         if waiting.purpose is DATA:
             self._by_number.setdefault(waiting.session_id, {})[waiting.number] = sequence
         else:
+            is_caused = waiting.purpose in CAUSED
             self._others.setdefault(waiting.session_id, {})[sequence] = None
-            (self.caused if waiting.purpose in CAUSED else self.passing)[sequence] = None
+            (self.caused if is_caused else self.passing)[sequence] = None
         if sequence not in self._entries:
-            self._tally.come(sequence, waiting.purpose in CAUSED, len(waiting.envelope))
+            self._tally.come(sequence, is_caused, len(waiting.envelope))
             self._unread[sequence] = None
             self._entries[sequence] = waiting
 

@@ -176,35 +176,38 @@ def _restore_rows(rows: Mapping[RowKey, bytes]) -> AgentState:
         raise Malformed
     state.generation = int.from_bytes(generation, "big")
     require(state.generation <= UINT_MAX)
-    by_kind: dict[str, list[tuple[bytes, bytes]]] = {kind: [] for kind in RowKind}
+    by_kind: dict[str, dict[bytes, bytes]] = {kind: {} for kind in RowKind}
     for (kind, key), data in rows.items():
-        require(kind in by_kind)
-        by_kind[kind].append((key, data))
+        of_kind = by_kind.get(kind)
+        if of_kind is None:
+            raise Malformed
+        of_kind[key] = data
     for kind, layout, put_back in (
         (RowKind.BUNDLE, PUBLISHED_LAYOUT, put_bundle),
         (RowKind.KNOCK, MEMO_LAYOUT, put_memo),
     ):
-        for key, data in by_kind[kind]:
+        for key, data in by_kind[kind].items():
             fields = _decode(data, layout)
             put_back(state, fields)
             require(fields[0] == key)
     _restore_peers(state, by_kind)
-    _restore_boxes(state, sorted(by_kind[RowKind.OUTBOX]), sorted(by_kind[RowKind.INBOX]))
+    _restore_boxes(state, sorted(by_kind[RowKind.OUTBOX].items()), sorted(by_kind[RowKind.INBOX].items()))
     require(len(by_kind[RowKind.AGENT]) == len(by_kind[RowKind.GENERATION]) == 1)
     return state
 
 
-def _restore_peers(state: AgentState, by_kind: Mapping[str, list[tuple[bytes, bytes]]]) -> None:
-    exported = dict(by_kind[RowKind.SESSION])
+def _restore_peers(state: AgentState, by_kind: Mapping[str, dict[bytes, bytes]]) -> None:
+    exported = by_kind[RowKind.SESSION]
     kept: dict[bytes, list[tuple[bytes, bytes]]] = {}
-    for key, data in by_kind[RowKind.KEPT]:
+    for key, data in by_kind[RowKind.KEPT].items():
         kept.setdefault(key[:_SESSION_ID_BYTES], []).append((key, data))
-    for key, data in by_kind[RowKind.PEER]:
+    for key, data in by_kind[RowKind.PEER].items():
         raw, latest_knock_ms, own_knock_ms, session_ids = _decode(data, _PEER)
         require(raw == key)
-        sessions = [(exported.pop(one, None), _restore_kept(kept.pop(one, ()))) for one in session_ids]
-        put_peer(state, raw, latest_knock_ms, own_knock_ms, sessions)
-        require([session_id_of(held) for held in state.peers[raw].sessions] == session_ids)
+        sessions = [
+            (exported.pop(one, None), _restore_kept(kept.pop(one)) if one in kept else ()) for one in session_ids
+        ]
+        require(put_peer(state, raw, latest_knock_ms, own_knock_ms, sessions) == session_ids)
     require(not exported and not kept)  # none without its peer
 
 

@@ -10,7 +10,7 @@ A change names what it alters in the protocol's own terms, so that a store can w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar, final
 
@@ -148,11 +148,13 @@ class AgentState(Redacted):
         peer.put(held)
         self._index(held)
 
-    def hold_all(self, peer: Peer, sessions: Sequence[Held]) -> None:
-        """Hold a peer's sessions, oldest first, where it has none yet. For restoring alone."""
-        peer.sessions = tuple(sessions)
-        for held in sessions:
-            self._index(held)
+    def hold_all(self, peer: Peer, sessions: Mapping[SessionId, Held]) -> None:
+        """Hold a peer's sessions by their ids, oldest first, where it has none yet. For restoring alone."""
+        peer.sessions = tuple(sessions.values())
+        for session_id, held in sessions.items():
+            self.sessions[session_id] = held
+            if isinstance(held, Undecided):
+                self.undecided[session_id] = held
 
     def _index(self, held: Held) -> None:
         session_id = session_id_of(held)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from agentmesh.errors.at_rest import (
     CommitFailed,
+    FetchFailed,
+    FileChanged,
     LogBroken,
     StateMalformed,
     StateStale,
@@ -127,6 +129,8 @@ __all__ = [
     "EnvelopeReflected",
     "EnvelopeReplayed",
     "ExtraMissing",
+    "FetchFailed",
+    "FileChanged",
     "ForkedChild",
     "GapTooLarge",
     "IdentityConflict",

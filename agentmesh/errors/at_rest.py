@@ -138,3 +138,30 @@ class StateVersionUnknown(StoreError):
     code = "state.version"
     text = "the exported state has a version that this release does not read"
     hint = "use the release that wrote it, or a newer one"
+
+
+class FetchFailed(StoreError):
+    """What was given to fetch bytes of an attachment raised; `__cause__` is what it raised. Nothing is lost by it.
+
+    Attributes:
+        number: The chunk that was asked for, from 0; the last one where it was the end of the blob.
+    """
+
+    code = "attachment.fetch"
+    text = "bytes of an attachment could not be fetched"
+    hint = "see __cause__; make the call again, and it goes on"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number: int = number
+
+    def _detail(self) -> str:
+        return f"chunk {self.number}"
+
+
+class FileChanged(StoreError):
+    """A file was written to while it was sealed, so what was sealed may be of two versions. No reference was made."""
+
+    code = "attachment.changed"
+    text = "the file changed while it was sealed"
+    hint = "seal it again when nobody writes to it, or seal a copy"

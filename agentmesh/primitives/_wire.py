@@ -215,6 +215,7 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
 
 
 _PAIR: Final = b"\x92"
+_SHORT: Final = b"\xc4"  # begins a byte string of less than 256 bytes
 
 
 def _bin_at(data: bytes, at: int) -> tuple[int, int]:
@@ -232,9 +233,12 @@ def _bin_at(data: bytes, at: int) -> tuple[int, int]:
     raise Malformed
 
 
+_SHORT_HEADS: Final = tuple(bytes((0xC4, size)) for size in range(0x100))
+
+
 def _bin_head(size: int) -> bytes:
     if size < 0x100:
-        return b"\xc4" + size.to_bytes(1, "big")
+        return _SHORT_HEADS[size]
     return b"\xc5" + size.to_bytes(2, "big") if size < 0x10000 else b"\xc6" + size.to_bytes(4, "big")
 
 
@@ -273,7 +277,8 @@ def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
         _check_size(data, max_bytes)
     if not data.startswith(_PAIR):
         raise Malformed
-    first_at, first_end = _bin_at(data, 1)
+    # Most begin with a short one, for which no call is made.
+    first_at, first_end = (3, 3 + data[2]) if data[1:2] == _SHORT and len(data) > 2 else _bin_at(data, 1)
     second_at, second_end = _bin_at(data, first_end)
     if second_end != len(data):
         raise Malformed

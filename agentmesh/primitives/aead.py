@@ -48,7 +48,8 @@ def open_sealed(key: bytes, label: KdfLabel, context: bytes, sealed: bytes) -> b
     Raises:
         DecryptionFailed: anything differs. The commitment is compared first, in constant time.
     """
-    plaintext = _opened(_crypto.kdf(key, label, sealed[: _crypto.NONCE_BYTES] + context, 64), sealed)
+    nonce = sealed[: _crypto.NONCE_BYTES]
+    plaintext = _opened(_crypto.kdf(key, label, nonce + context, 64), nonce, sealed)
     if plaintext is None:
         del key  # a traceback keeps this frame
         raise DecryptionFailed
@@ -74,7 +75,8 @@ class Sealing(Redacted):
         Raises:
             DecryptionFailed: anything differs.
         """
-        plaintext = _opened(self._derive(sealed[: _crypto.NONCE_BYTES] + context), sealed)
+        nonce = sealed[: _crypto.NONCE_BYTES]
+        plaintext = _opened(self._derive(nonce + context), nonce, sealed)
         if plaintext is None:
             raise DecryptionFailed
         return plaintext
@@ -84,9 +86,9 @@ def _sealed(derived: bytes, plaintext: bytes, nonce: bytes) -> bytes:
     return nonce + derived[32:] + _crypto.secretbox(plaintext, nonce, derived[:32])
 
 
-def _opened(derived: bytes, sealed: bytes) -> bytes | None:
+def _opened(derived: bytes, nonce: bytes, sealed: bytes) -> bytes | None:
     """Return the plaintext, or `None`. The commitment is compared first, in constant time."""
-    nonce, commitment, box = sealed[: _crypto.NONCE_BYTES], sealed[_crypto.NONCE_BYTES : _BOX_AT], sealed[_BOX_AT:]
+    commitment, box = sealed[_crypto.NONCE_BYTES : _BOX_AT], sealed[_BOX_AT:]
     if not _crypto.constant_time_equal(derived[32:], commitment) or len(box) < _crypto.TAG_BYTES:
         return None
     return _crypto.secretbox_try_open(box, nonce, derived[:32])

@@ -47,7 +47,7 @@ class CheckedEntropy:
     __slots__ = ("_source",)
 
     def __init__(self, source: Entropy) -> None:
-        self._source = source
+        self._source: Entropy = source._source if isinstance(source, CheckedEntropy) else source
 
     def token(self, size: int, /) -> bytes:
         """Return `size` bytes of the source.

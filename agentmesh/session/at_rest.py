@@ -177,7 +177,12 @@ def export_session(held: Held, *, with_kept: bool = True) -> bytes:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _restore_facts(fields: list[Any], mesh: str, own_did: str) -> Facts:
+def _key_of(raw: bytes, known: IdentityKey | None) -> IdentityKey:
+    """Return the identity key of these bytes: the known one, if they are its."""
+    return known if known is not None and known.raw == raw else IdentityKey(raw)
+
+
+def _restore_facts(fields: list[Any], mesh: str, own_did: str, known: IdentityKey | None) -> Facts:
     session_id, th, peer, initiator, bundle_class, knock_time_ms, knock_receipt, action, early_payload = fields
     require(bundle_class in (1, 2))
     return Facts(
@@ -185,7 +190,7 @@ def _restore_facts(fields: list[Any], mesh: str, own_did: str) -> Facts:
         th=TranscriptHash(th),
         mesh=mesh,
         own_did=own_did,
-        peer=IdentityKey(peer),
+        peer=_key_of(peer, known),
         initiator=bool(initiator),
         bundle_class=BundleClass(bundle_class),
         knock_time_ms=knock_time_ms,
@@ -195,17 +200,17 @@ def _restore_facts(fields: list[Any], mesh: str, own_did: str) -> Facts:
     )
 
 
-def _restore_pending(fields: list[Any], mesh: str, own_did: str) -> Pending:
+def _restore_pending(fields: list[Any], mesh: str, own_did: str, known: IdentityKey | None) -> Pending:
     _, facts_fields, ratchet_fields, expires_ms, knock = fields
-    facts = _restore_facts(facts_fields, mesh, own_did)
+    facts = _restore_facts(facts_fields, mesh, own_did, known)
     ratchet = restore_ratchet(ratchet_fields, facts.initiator)
     require(facts.initiator and ratchet.sending is None and ratchet.receiving is None)
     return Pending(facts, ratchet, expires_ms=expires_ms, knock=knock)
 
 
-def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
+def _restore_undecided(fields: list[Any], mesh: str, own_did: str, known: IdentityKey | None) -> Undecided:
     _, facts_fields, root, header_key_ab, header_key_ba, ephemeral, expires_ms, content = fields
-    facts = _restore_facts(facts_fields, mesh, own_did)
+    facts = _restore_facts(facts_fields, mesh, own_did, known)
     restored = decode_content(content, _ANY_LIMITS)
     require(not facts.initiator and facts.early_payload == (restored.early_payload is not None))
     return Undecided(
@@ -219,10 +224,10 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str) -> Undecided:
     )
 
 
-def _restore_established(fields: list[Any], mesh: str, own_did: str) -> Session:
+def _restore_established(fields: list[Any], mesh: str, own_did: str, known: IdentityKey | None) -> Session:
     _, facts_fields, ratchet_fields, conditions, accepted_at_ms, data_sent, received, acknowledged, *rest = fields
     owed, told_ahead, begin_by_ms, own_close_at_ms, close, superseded_at_ms = rest
-    facts = _restore_facts(facts_fields, mesh, own_did)
+    facts = _restore_facts(facts_fields, mesh, own_did, known)
     ratchet = restore_ratchet(ratchet_fields, facts.initiator)
     require(ratchet.sending is not None)
     require(begin_by_ms > 0)  # 0 was written for one that was not heard, without the time until which it can be
@@ -258,12 +263,12 @@ def _restore_indices(fields: list[Any]) -> Indices:
     return Indices(tuple((first, last) for first, last in ranges), count, floor)
 
 
-def _restore_ended(fields: list[Any]) -> Ended:
+def _restore_ended(fields: list[Any], known: IdentityKey | None) -> Ended:
     _, session_id, peer, phase, detail, at_ms, bundle_class, initiated, data_sent, data_opened = fields
     require(phase in _OVER and bundle_class in (1, 2))
     return Ended(
         session_id=SessionId(session_id),
-        peer=IdentityKey(peer),
+        peer=_key_of(peer, known),
         phase=Phase(phase),
         detail=detail,
         at_ms=at_ms,
@@ -274,7 +279,9 @@ def _restore_ended(fields: list[Any]) -> Ended:
     )
 
 
-def restore_held(data: bytes | None, mesh: str, own_did: str, kept: Sequence[list[Any]] = ()) -> Held:
+def restore_held(
+    data: bytes | None, mesh: str, own_did: str, kept: Sequence[list[Any]] = (), peer: IdentityKey | None = None
+) -> Held:
     """Return a session in whatever phase it is. Any error of ours says that it is damaged: see `guarded`.
 
     Args:
@@ -282,6 +289,7 @@ def restore_held(data: bytes | None, mesh: str, own_did: str, kept: Sequence[lis
         mesh: The agent's mesh.
         own_did: The agent's DID.
         kept: The message keys that are kept for late messages, where they are not in the bytes.
+        peer: Whose it should be: its key is shared then, and not made again.
     """
     # The tag stands behind the array's head; which layout the rest must have follows from it.
     layout = _TAGS.get(_wire.peek_version(data) or 0) if isinstance(data, bytes) else None
@@ -292,12 +300,12 @@ def restore_held(data: bytes | None, mesh: str, own_did: str, kept: Sequence[lis
         require(layout is _SESSION)
         fields[_RATCHET_AT][KEPT_AT] += kept
     if layout is _PENDING:
-        return _restore_pending(fields, mesh, own_did)
+        return _restore_pending(fields, mesh, own_did, peer)
     if layout is _UNDECIDED:
-        return _restore_undecided(fields, mesh, own_did)
+        return _restore_undecided(fields, mesh, own_did, peer)
     if layout is _SESSION:
-        return _restore_established(fields, mesh, own_did)
-    return _restore_ended(fields)
+        return _restore_established(fields, mesh, own_did, peer)
+    return _restore_ended(fields, peer)
 
 
 _Restored = TypeVar("_Restored")

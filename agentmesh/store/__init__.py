@@ -1,5 +1,8 @@
-"""All that touches a file or a database: the stores that keep agents, and the audit log's file sink."""
+"""All that touches a file or a database: the stores that keep agents, the audit log's file, files of attachments."""
 
+from agentmesh.store.attachment_file import AttachmentFile, open_file
+from agentmesh.store.attachment_saving import save_file
+from agentmesh.store.attachment_sealing import seal_file
 from agentmesh.store.care import AgentInfo
 from agentmesh.store.counter import Counter, FileCounter
 from agentmesh.store.data_key import StoreKey
@@ -16,6 +19,7 @@ from agentmesh.store.stores import MemoryStore, PostgresStore, SQLiteStore
 
 __all__ = [
     "AgentInfo",
+    "AttachmentFile",
     "Backend",
     "Counter",
     "FileCounter",
@@ -31,6 +35,9 @@ __all__ = [
     "Store",
     "StoreKey",
     "export_log",
+    "open_file",
     "read_log_file",
     "read_log_parts",
+    "save_file",
+    "seal_file",
 ]

@@ -200,6 +200,32 @@ def read_at(descriptor: int, size: int, at: int) -> bytes:
         return os.read(descriptor, size)
 
 
+def read_fully(descriptor: int, size: int, at: int) -> bytes:
+    """Return `size` bytes from a place; fewer only where the file ends."""
+    data = read_at(descriptor, size, at)
+    if len(data) == size or not data:
+        return data
+    pieces = [data]  # one call gives 2 GiB at most, and fewer on some file systems
+    left = size - len(data)
+    while left and (data := read_at(descriptor, left, at + size - left)):
+        pieces.append(data)
+        left -= len(data)
+    return b"".join(pieces)
+
+
+def write_at(descriptor: int, data: bytes, at: int) -> None:
+    """Write all of `data` at a place of a file that was not opened for appending; threads may at different places."""
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            written = _some(os.pwrite(descriptor, view, at))
+        else:
+            with _seeking:
+                os.lseek(descriptor, at, os.SEEK_SET)
+                written = _some(os.write(descriptor, view))
+        view, at = view[written:], at + written
+
+
 def reader(descriptor: int, start: int, end: int) -> Callable[[], bytes]:
     """Return what returns a file's bytes from `start` to `end`, piece by piece, and nothing at the end."""
     at = start

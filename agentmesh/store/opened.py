@@ -259,7 +259,10 @@ class Opened(Redacted):
         Raises:
             StoreError: the rows, the log or the counter do not answer, or are not what was written.
         """
-        known = 0 if counter is None else counter.read()  # before anything is written, because it may not answer
+        state, known = self.state, 0
+        if counter is not None:  # before anything is written, because it may not answer
+            known = counter.read()
+            counter.advance(max(state.generation, known))
         self._write_first()
         if keep_log:
             self.log = AuditLog(StoreLog(entries_from(self.sealer, self.rows), self._others))
@@ -267,11 +270,8 @@ class Opened(Redacted):
         trail = Trail(journal, self._others)
         self._others = {}
         trail.kept()
-        state = self.state
         is_older = state.generation < known
-        state.generation = max(state.generation, known)
-        if counter is not None:
-            counter.advance(state.generation)
+        state.generation = max(state.generation, known)  # behind the first write: until it begins anew it is the older
         keeping = Keeping(self.rows, self.sealer, trail, counter, generation=state.generation)
         agent = make(keeping)
         if is_older:

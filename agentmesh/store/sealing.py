@@ -41,6 +41,7 @@ KINDS: Final = frozenset(  # the engine's, those of AGT's protocol, the audit tr
         + " milestone records tail trust"
     ).split()
 )
+_PLAIN: Final = {kind: kind for kind in KINDS}  # found by the members of an enum too
 HIDDEN_BYTES: Final = 16
 _COMMITTED: Final = slice(NUMBER_BYTES + _crypto.NONCE_BYTES, NUMBER_BYTES + OVERHEAD_BYTES)  # commitment and tag
 _HASH_BYTES: Final = 32
@@ -226,7 +227,8 @@ class Sealer(Redacted):
         """
         self._adopt()
         nonces = _NONCES.iter_unpack(self._entropy.token(_crypto.NONCE_BYTES * (len(rows) + 1)))
-        put: Sealed = {}
+        # First, because whoever opens the rows needs it before any other.
+        put: Sealed = {} if self._key_row is None else {(KEY, b""): self._key_row}
         removed: list[Name] = []
         log_put: list[Name] = []
         log_removed: list[Name] = []
@@ -253,13 +255,13 @@ class Sealer(Redacted):
         head = _wire.encode([commit_number, generation, count, _sum_bytes(total), log.start, log.stop])
         [(nonce,)] = nonces  # that is left
         put[HEAD_NAME] = self._seal_row(HEAD_NAME, b"", head, commit_number, nonce)
-        if self._key_row is not None:
-            put[KEY, b""] = self._key_row
         self._pending = _Pending(elements, total, log)
         return put, removed
 
     def _log_after(self, put: list[Name], removed: list[Name]) -> range:
         """Return the numbers of the rows of the log after a write: it grows at its end, and is cut at its beginning."""
+        if not put and not removed:
+            return self._log
         added = sorted(map(log_number, put))
         taken = sorted(map(log_number, removed))
         first, end = self._log.start, self._log.stop
@@ -318,8 +320,8 @@ class Sealer(Redacted):
 
     def _hidden(self, name: Name) -> Name:
         """Return how the store knows a row: by its kind, and a key that says nothing to whoever has the file."""
-        kind, key = str(name[0]), name[1]
-        if kind not in KINDS or type(key) is not bytes:
+        kind, key = _PLAIN.get(name[0]), name[1]
+        if kind is None or type(key) is not bytes:
             raise ArgumentInvalid("rows", "not the kind and key of a row")
         if kind != LOG:
             return kind, self._hide(self._encode([kind, key]))

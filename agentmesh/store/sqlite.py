@@ -85,6 +85,7 @@ class SQLiteBackend:
             raise ArgumentInvalid("path", "empty")
         if synchronous not in ("FULL", "NORMAL"):
             raise ArgumentInvalid("synchronous", "neither FULL nor NORMAL")
+        self._write_ahead = sqlite_file.write_ahead(self._path)
         self._synchronous = synchronous
         self._busy_ms = uint_argument("busy_ms", busy_ms, _BUSY_MAX_MS)
         self._is_read_only = bool(read_only)
@@ -301,7 +302,7 @@ class SQLiteBackend:
     def _is_log_there(self) -> bool:
         known = self._log
         try:
-            found = os.stat(sqlite_file.write_ahead(self._path), follow_symlinks=False)
+            found = os.stat(self._write_ahead, follow_symlinks=False)
         except FileNotFoundError:
             return known is None  # until the first commit there need be none
         if known is not None and (known[:2] != (found.st_dev, found.st_ino) or found.st_size < known[2]):

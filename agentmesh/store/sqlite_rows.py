@@ -52,6 +52,13 @@ class SQLiteRows:
         self._number = number
         self._table = f"agent_{number}"
         self._log_table = f"log_{number}"
+        self._statements = (  # of `_Write.told`
+            f"DELETE FROM agent_{number} WHERE id = ?",  # noqa: S608 - our own names
+            f"UPDATE agent_{number} SET sealed = ? WHERE id = ?",  # noqa: S608
+            f"INSERT INTO agent_{number} VALUES (?, ?, ?, ?)",  # noqa: S608
+            f"DELETE FROM log_{number} WHERE id = ?",  # noqa: S608
+            f"INSERT OR REPLACE INTO log_{number} VALUES (?, ?)",  # noqa: S608
+        )
         self._fence = fence  # what stands with the last commit, as far as this writer knows
         self._own_fence = int.from_bytes(os.urandom(_FENCE_BYTES), "big") | 1
         self._places: dict[Name, int] | None = None
@@ -104,8 +111,10 @@ class SQLiteRows:
         places: dict[Name, int] = {}
         last = 0
         for last, kind, key, sealed in self._pages(self._table, "id, kind, key, sealed"):
-            _put_place(places, kind, key, last)
-            yield kind, key, _bytes(sealed)
+            if type(kind) is not str or type(key) is not bytes or type(sealed) is not bytes or (kind, key) in places:
+                raise StoreBroken("rows")
+            places[kind, key] = last
+            yield kind, key, sealed
         if self._places is None:
             self._next = last + 1
             self._places = places
@@ -126,7 +135,9 @@ class SQLiteRows:
         if places is None:
             places, last = {}, 0
             for place, kind, key in connection.execute(f"SELECT id, kind, key FROM {self._table}"):  # noqa: S608
-                _put_place(places, kind, key, place)
+                if type(kind) is not str or type(key) is not bytes or (kind, key) in places:
+                    raise StoreBroken("rows")
+                places[kind, key] = place
                 last = max(last, place)
             self._next = last + 1
             self._places = places
@@ -148,18 +159,11 @@ class SQLiteRows:
         self._unsettled = None
 
     def _execute(self, connection: sqlite3.Connection, write: _Write) -> None:
-        table, log = self._table, self._log_table
         sql, head = (_COMMIT_HEAD_SQL, (write.head,)) if write.has_head else (_COMMIT_SQL, ())
         last = self._number, write.commit_number - 1, self._fence
         if connection.execute(sql, (write.commit_number, self._own_fence, *head, *last)).rowcount != 1:
             raise StoreFenced
-        for sql, rows in (
-            (f"DELETE FROM {table} WHERE id = ?", write.deleted),  # noqa: S608
-            (f"UPDATE {table} SET sealed = ? WHERE id = ?", write.updated),  # noqa: S608
-            (f"INSERT INTO {table} VALUES (?, ?, ?, ?)", write.inserted),  # noqa: S608
-            (f"DELETE FROM {log} WHERE id = ?", write.log_deleted),  # noqa: S608
-            (f"INSERT OR REPLACE INTO {log} VALUES (?, ?)", write.log_put),  # noqa: S608
-        ):
+        for sql, rows in zip(self._statements, write.told, strict=True):
             if rows:
                 connection.executemany(sql, rows)
 
@@ -182,12 +186,18 @@ class SQLiteRows:
 
 
 class _Write:
-    """One write, taken apart: what each table is told, and what the index is to say afterwards."""
+    """One write, taken apart.
 
-    __slots__ = (
-        "commit_number", "deleted", "following", "has_head", "head", "inserted", "log_deleted", "log_put", "places",
-        "updated",
-    )  # fmt: skip
+    Attributes:
+        commit_number: Its number.
+        has_head: The head is to be put, or removed.
+        head: The head, or `None`.
+        told: What each statement is told: rows to delete, to update, to insert; rows of the log to delete, to put.
+        places: What the index is to say afterwards; `None` is gone.
+        following: The place of the row that is inserted next.
+    """
+
+    __slots__ = ("commit_number", "following", "has_head", "head", "places", "told")
 
     def __init__(
         self,
@@ -198,41 +208,37 @@ class _Write:
         removed: Collection[Name],
     ) -> None:
         self.commit_number = uint_argument("commit_number", commit_number)
-        self.places: dict[Name, int | None] = {}
-        self.deleted: list[tuple[int]] = []
-        self.updated: list[tuple[bytes, int]] = []
-        self.inserted: list[tuple[int, str, bytes, bytes]] = []
-        self.log_deleted: list[tuple[int]] = []
-        self.log_put: list[tuple[int, bytes]] = []
         self.has_head = HEAD_NAME in put or HEAD_NAME in removed
         self.head = put.get(HEAD_NAME)
+        deleted: list[tuple[int]] = []
+        updated: list[tuple[bytes, int]] = []
+        inserted: list[tuple[int, str, bytes, bytes]] = []
+        log_deleted: list[tuple[int]] = []
+        log_put: list[tuple[int, bytes]] = []
+        places: dict[Name, int | None] = {}
         for name in removed:
             if name[0] == LOG:
-                self.log_deleted.append((log_number(name),))
+                log_deleted.append((log_number(name),))
             elif name in index and name not in put:
-                self.deleted.append((index[name],))
-                self.places[name] = None
+                deleted.append((index[name],))
+                places[name] = None
         for name, sealed in put.items():
             kind, key = name
             if name in index:
-                self.updated.append((sealed, index[name]))
+                updated.append((sealed, index[name]))
             elif kind == LOG:
-                self.log_put.append((log_number(name), sealed))
+                log_put.append((log_number(name), sealed))
             elif name != HEAD_NAME:
-                self.places[name] = following
-                self.inserted.append((following, kind, key, sealed))
+                places[name] = following
+                inserted.append((following, kind, key, sealed))
                 following += 1
+        self.told: tuple[list[Any], ...] = deleted, updated, inserted, log_deleted, log_put
+        self.places = places
         self.following = following
 
 
 def _fetch(sql: str, last: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(sql, (last,)).fetchall()
-
-
-def _put_place(places: dict[Name, int], kind: object, key: object, place: int) -> None:
-    if type(kind) is not str or type(key) is not bytes or (kind, key) in places:
-        raise StoreBroken("rows")
-    places[kind, key] = place
 
 
 def _bytes(value: object) -> bytes:

@@ -129,6 +129,7 @@ class States(Redacted):
                 self._batches[threading.get_ident()] = opened
                 yield
         finally:
+            self._batches.pop(threading.get_ident(), None)
             self._pay()
 
     def _in_batch(self) -> bool:

@@ -292,7 +292,10 @@ class Matrix:
     def __init__(
         self, nursery: Nursery, folder: Path, seed: int, *, place: Place | None = None, fault: str | None = None
     ) -> None:
-        """Make them; `place` is a database for both, where each has not a file of its own in the folder."""
+        """Make them; `place` is a database for both, where each has not a file of its own in the folder.
+
+        Of these the agents of each other seed hand up in order, and have a counter beside the store.
+        """
         self.died, self.failed = DIED, FAILED
         self.random = Random(seed)
         self.fault = fault
@@ -302,8 +305,9 @@ class Matrix:
         self._now_ms = 1_800_000_000_000
         self._serial = 0
         self.nursery = nursery
+        kind = "ordered" if seed % 2 else "sqlite"
         self.alice, self.bob = (
-            Node(name, ("sqlite", str(folder / f"{name}.mesh")) if place is None else place, self)
+            Node(name, (kind, str(folder / f"{name}.mesh")) if place is None else place, self)
             for name in ("alice", "bob")
         )
         self.nodes = (self.alice, self.bob)

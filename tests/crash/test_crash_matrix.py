@@ -196,7 +196,7 @@ def kill_at_points(run: Any, prepare: Callable[[Any], Call]) -> int:
 
 @pytest.mark.parametrize("prepare", CALLS, ids=lambda call: call.__name__)
 def test_killed_at_every_point_of_a_call(prepare: Callable[[Any], Call], matrix: Callable[..., Any]) -> None:
-    run = matrix(1)
+    run = matrix(CALLS.index(prepare))
     killed = kill_at_points(run, prepare)
     assert killed >= 3
     finish(run)

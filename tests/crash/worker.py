@@ -26,6 +26,7 @@ from agentmesh.engine.seam import Seam
 from agentmesh.errors import AgentMeshError, LocalError, StoreError
 from agentmesh.events import Delivered, Event, KnockReceived, MessageReceived, Undelivered
 from agentmesh.session.suite import SUITE
+from agentmesh.store.counter import FileCounter
 from agentmesh.store.keeping import Keeping
 from agentmesh.store.sqlite import SQLiteBackend
 from agentmesh.store.store import Store
@@ -39,7 +40,7 @@ TAIL = 16  # bytes at the end of an envelope that tell which sealing it came of
 
 def backend_of(place: tuple[str, str]) -> Any:
     kind, where = place
-    if kind == "sqlite":
+    if kind in ("sqlite", "ordered"):
         return SQLiteBackend(where)
     from agentmesh.store.postgres import PostgresBackend
 
@@ -64,7 +65,11 @@ class Worker:
         self.points.arm(number, only)
         self.backend = FaultyBackend(backend_of(self._place), self._moment)
         with Store(self.backend, KEY) as store:
-            self.agent = store.open_agent(MESH, name=self._name, clock=lambda: self.now_ms, keep_log=True)
+            kind, where = self._place
+            ordered: dict[str, Any] = (
+                {"in_order": True, "counter": FileCounter(f"{where}.counter")} if kind == "ordered" else {}
+            )
+            self.agent = store.open_agent(MESH, name=self._name, clock=lambda: self.now_ms, keep_log=True, **ordered)
             self.log: AuditLog = store.log(self._name)
             self.points("open >")
             waiting = [_told(one) for one in self.agent.outbox()]

@@ -19,6 +19,7 @@ import pytest
 import agentmesh
 from agentmesh.cli import main
 from agentmesh.cli.demo import child, parent
+from agentmesh.cli.demo.peers import MESSAGE_MAX_BYTES
 from agentmesh.cli.text import WIDTH
 
 PACKAGE = Path(agentmesh.__file__).resolve().parent
@@ -74,7 +75,11 @@ def place(tmp_path: Path) -> Place:
 def assert_all_is_well(run: Run, size_bytes: int) -> None:
     assert (run.status, run.err) == (0, "")
     assert all(len(line) <= WIDTH for line in run.out.splitlines())
-    assert re.findall(r"^ok    (\w+)", run.out, re.MULTILINE) == ["bytes", "blind", "receipts", "peers", "session"]
+    checks = ["bytes", "blind", "receipts", "peers", "session"]
+    if size_bytes > MESSAGE_MAX_BYTES:
+        checks.append("store")
+        assert "\nstore  a folder, trusted with nothing" in run.out
+    assert re.findall(r"^ok    (\w+)", run.out, re.MULTILINE) == checks
     assert f" {size_bytes:,} byte{'s' if size_bytes != 1 else ''} arrived unchanged" in run.out
     assert re.search(r"^session closed +\d+ envelopes.* session closed$", run.out, re.MULTILINE)
     assert re.search(r" MB/s$", run.out, re.MULTILINE)
@@ -170,9 +175,10 @@ from agentmesh.cli.demo import peers
 
 send = peers.Sender._send
 
-def leaky(sender, piece, number):
-    sender._station.publish(piece[100:120])
-    send(sender, piece, number)
+def leaky(sender, path, size_bytes):
+    with open(path, "rb") as file:
+        sender._station.publish(file.read()[100:120])
+    send(sender, path, size_bytes)
 
 peers.Sender._send = leaky
 sys.exit(peers.main(sys.argv[1]))

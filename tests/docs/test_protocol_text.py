@@ -366,7 +366,12 @@ class Ratchet:
 
 def data_plaintext(index: int, data: bytes, action: bytes = b"", **parts: Any) -> bytes:
     plaintext: bytes = evaluate(
-        "6", "data_plaintext", index=index, action=action, data=data, **({"parts": 0, "item": b"", "ack": b""} | parts)
+        "6",
+        "data_plaintext",
+        index=index,
+        action=action,
+        data=data,
+        **({"parts": 0, "item": b"", "ack": b"", "refs": b""} | parts),
     )
     return plaintext
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import json
 import os
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from agentmesh.agt import AgtIdentity
+from agentmesh import Grant
+from agentmesh.agt import AgtAgent, AgtFrame, AgtIdentity, payload, stage
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -21,6 +25,7 @@ DID = "did:mesh:" + "0" * 32
 SEED = "5e" * 32
 SEEDED_DID = AgtIdentity.from_seed(bytes.fromhex(SEED)).did
 IMPATIENT = "import agt_agent; agt_agent.SILENCES_SECONDS = (0.5, 0.5)"
+PATIENT = "import agt_agent; agt_agent.SILENCES_SECONDS = (2, 2)"  # longer than the pause before a new connection
 BUSY = "import agt_participant; agt_participant.TICK_SECONDS = 0.05"
 Start = Callable[..., Any]
 
@@ -108,12 +113,16 @@ def test_a_waiter_with_a_peer_listens_to_no_other(start: Start, servers: Any) ->
 def test_a_connection_that_is_cut_is_made_anew(start: Start, servers: Any, whose: str) -> None:
     waiter = start("wait", count=2000)
     did = waiter.ready()
-    initiator = start("initiate", "--peer-did", did, count=300, changes=IMPATIENT)
+    initiator = start("initiate", "--peer-did", did, count=300, changes=PATIENT)
     own = initiator.ready()
     servers.relay.until(lambda: len(servers.relay.of("message", did)) >= 20)
+    servers.relay.lose.add("message")  # with the connection
+    servers.relay.until(lambda: not servers.relay.lose)
     servers.relay.cut(did if whose == "the waiter's" else own)
     assert initiator.end()[:2] == (0, result(300))
     check_sent_once(servers.relay)
+    if whose == "the initiator's":  # it saw the cut itself: the message is said again, and the session goes on
+        assert len(servers.relay.of("knock")) == 1
     waiter.signal(signal.SIGTERM)
     assert waiter.end().result["received"] >= 300
 
@@ -196,6 +205,86 @@ def test_prekeys_are_topped_up(start: Start, servers: Any) -> None:
     servers.registry.until(lambda: servers.registry.asked.count(("PUT", f"/v1/agents/{did}/prekeys")) >= 3)
 
 
+class Welcome:
+    def may_knock(self, _sender: Any) -> bool:
+        return True
+
+    def decide(self, _knock: Any) -> Grant:
+        return Grant()
+
+    def still_allowed(self, _peer: Any) -> bool:
+        return True
+
+
+def pair() -> tuple[AgtAgent, AgtAgent]:
+    """Return two agents, of which the first has knocked on the second."""
+    alice, bob = AgtAgent.create("agt"), AgtAgent.create("agt", policy=Welcome())
+    upload = json.loads(bob.publish_prekeys(1).body)
+    upload["one_time_pre_key"] = upload["one_time_pre_keys"][0]
+    bob.receive(alice.knock(bob.did, json.dumps(upload).encode()))
+    return alice, bob
+
+
+class Cut:
+    """A socket that is cut as it takes its first frame, so that nobody knows whether that got through."""
+
+    def __init__(self, error: Any) -> None:
+        self.texts: list[str] = []
+        self._error = error
+
+    async def send(self, text: str) -> None:
+        self.texts.append(text)
+        if len(self.texts) == 1:
+            raise self._error(None, None)
+
+
+def test_a_frame_whose_fate_is_unknown_is_made_anew(monkeypatch: pytest.MonkeyPatch, agt_example: Any) -> None:
+    participant = agt_example.module("agt_participant")
+    monkeypatch.setattr(participant, "PAUSE_FIRST_SECONDS", 0)
+    alice, bob = pair()
+    one = participant.Participant(alice, "alice", "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    one._socket = cut = Cut(participant.ConnectionClosed)
+
+    async def make() -> AgtFrame:
+        return alice.send(bob.did, b"hello")
+
+    async def ship() -> None:
+        one._is_connected.set()
+        await one.ship(make)
+
+    asyncio.run(ship())
+    first, second = (bob.receive(text)[-1] for text in cut.texts)
+    assert (first.number, first.plaintext) == (1, b"hello")
+    assert (second.number, second.plaintext) == (2, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_json"),
+    [
+        ("\u00e9\u2603".encode(), False),
+        (b"", False),
+        (b"\xff{", False),
+        (b"5", False),
+        (b"{no JSON", False),
+        (b'{"a": [1, null], "z": 1.0}', True),
+        (b" [1e400] ", True),
+        (b'"text"', False),
+    ],
+)
+def test_an_echo_is_of_the_form_in_which_it_came(
+    monkeypatch: pytest.MonkeyPatch, agt_example: Any, given: bytes, is_json: bool
+) -> None:
+    example = agt_example.module("agt_agent")
+    alice, bob = pair()
+    plaintexts: list[bytes] = []
+    monkeypatch.setattr(stage, "unwrap", lambda plaintext: (plaintexts.append(plaintext), payload.unwrap(plaintext))[1])
+    event = bob.receive(alice.send(bob.did, given, json=is_json))[-1]
+    [echo] = alice.receive(example.echo_of(bob, event))
+    assert echo.plaintext == event.plaintext == given
+    sent, echoed = plaintexts
+    assert sent == echoed
+
+
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,10 +306,11 @@ def test_it_waits_for_nobody_for_ever(start: Start, role: str) -> None:
     assert "out of time" in said
 
 
-def test_servers_that_never_answer_do_not_hold_it_up(start: Start, servers: Any) -> None:
-    for server in servers:
-        server.stop()
-    status, last, _ = start("wait", "--deadline", "0.5").end()
+def test_a_registry_that_never_answers_does_not_hold_it_up(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        patient = "import agt_participant; agt_participant.ANSWER_SECONDS = 1000"
+        status, last, _ = start("wait", "--registry", url, "--deadline", "0.5", changes=patient).end()
     assert (status, last) == (1, result(0, ok=False))
 
 

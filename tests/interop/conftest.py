@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentmesh.agt import AgtAgent
+from agentmesh.engine.hooks import system_clock_ms
 from agentmesh.testing import ManualClock
 
 HERE = Path(__file__).parent
@@ -130,7 +130,7 @@ def beside(name: str) -> ModuleType:
 
 
 processes = beside("processes")
-ours = beside("ours")
+applications = beside("ours")
 
 
 def ready(wanted: Environment) -> Environment:
@@ -184,13 +184,14 @@ class Started:
 
     def worker(self, wanted: Environment, script: str) -> Any:
         """Start a script of this folder, which answers JSON lines."""
-        made = processes.Worker([wanted.program, str(HERE / script)], wanted.variables())
-        self._running.append(made)
-        return made
+        return self.keep(processes.Worker([wanted.program, str(HERE / script)], wanted.variables()))
 
     def server(self, wanted: Environment, kind: str, **options: Any) -> Any:
         """Start AGT's "registry" or "relay" on a port of its own. `processes.Server` has the options."""
-        made = processes.Server(wanted.program, kind, wanted.variables(), **options)
+        return self.keep(processes.Server(wanted.program, kind, wanted.variables(), **options))
+
+    def keep(self, made: Any) -> Any:
+        """Return what is to be stopped with the others."""
         self._running.append(made)
         return made
 
@@ -228,15 +229,44 @@ def mesh(agt_environment: Environment, lasting: Started) -> Mesh:
 
 
 @pytest.fixture
+def peer(mesh: Mesh, started: Started, agt_environment: Environment) -> Callable[..., tuple[Any, str]]:
+    """Return what starts an agent of theirs: the process, and its DID."""
+
+    def start(**options: Any) -> tuple[Any, str]:
+        worker = started.worker(agt_environment, "agt_peer.py")
+        return worker, worker.ask("start", **{"registry": mesh.registry.url, "relay": mesh.relay.url, **options})["did"]
+
+    return start
+
+
+@pytest.fixture
 def make_ours(started: Started, agt_environment: Environment) -> Callable[..., Any]:
     """Return what starts an agent of ours on servers of theirs: registered, with prekeys, and connected."""
 
-    def start(registry: str, relay: str, *, echo: bool = False, one_time: int = 20, **options: Any) -> Any:
-        agent = AgtAgent.create("agt", policy=ours.Welcome(), **options)
-        made = ours.Ours(started.worker(agt_environment, "agt_wire.py"), registry, relay, agent, echo=echo)
+    def start(
+        registry: str,
+        relay: str,
+        *,
+        echo: bool = False,
+        one_time: int = 20,
+        clock: Any = system_clock_ms,
+        file: Path | None = None,
+    ) -> Any:
+        life = started.keep(applications.Life(file, clock))
+        made = applications.Ours(started.worker(agt_environment, "agt_wire.py"), registry, relay, life, echo=echo)
         made.register(one_time)
         made.connect()
         return made
+
+    return start
+
+
+@pytest.fixture
+def ours(make_ours: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Return what starts an agent of ours on the servers of the module."""
+
+    def start(*, registry: str = mesh.registry.url, relay: str = mesh.relay.url, **options: Any) -> Any:
+        return make_ours(registry, relay, **options)
 
     return start
 

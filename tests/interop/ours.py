@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from agentmesh.agt import AgtAgent, HttpRequest, RelayLink, fetch, read_answer
+from agentmesh.engine.hooks import Clock
 from agentmesh.errors import RemoteError, TryAgain
 from agentmesh.events import Event, MessageReceived, SessionEstablished
 from agentmesh.identity import IdentityKey
 from agentmesh.policy import ClaimedSender, Decision, Grant, KnockRequest
+from agentmesh.store import SQLiteStore
 
 MAX_BYTES = 1 << 20
+MESH = "agt"
 
 
 class Welcome:
@@ -27,18 +31,41 @@ class Welcome:
         return True
 
 
+class Life:
+    """Where an agent of ours lives on when its process ends: in a store where there is a file, or else in an export."""
+
+    def __init__(self, file: Path | None, clock: Clock) -> None:
+        self._file, self._clock = file, clock
+        self._store: SQLiteStore | None = None
+
+    def begin(self) -> AgtAgent:
+        if self._file is None:
+            return AgtAgent.create(MESH, policy=Welcome(), clock=self._clock)
+        self._store = SQLiteStore(self._file, key=bytes(32))
+        return self._store.open_agt_agent(MESH, policy=Welcome(), clock=self._clock)
+
+    def again(self, agent: AgtAgent) -> AgtAgent:
+        if self._store is None:
+            return AgtAgent.restore(agent.export_state(), policy=Welcome(), clock=self._clock)
+        self.stop()
+        return self.begin()
+
+    def stop(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+
 class Ours:
     """What an application does: it moves frames, acknowledges them, and keeps what came of them."""
 
-    def __init__(self, worker: Any, registry: str, relay: str, agent: AgtAgent, *, echo: bool = False) -> None:
-        self.agent = agent
+    def __init__(self, worker: Any, registry: str, relay: str, life: Life, *, echo: bool = False) -> None:
+        self.agent: AgtAgent = life.begin()
         self.relay = relay
-        self.link: RelayLink = agent.link()
+        self.link: RelayLink = self.agent.link()
         self.refused: list[type[RemoteError]] = []
         self.events: list[Event] = []
-        self.came: list[dict[str, Any]] = []
         self.sent: list[str] = []
-        self._worker, self._registry, self._echo = worker, registry, echo
+        self._worker, self._registry, self._life, self._echo = worker, registry, life, echo
 
     # --- the registry ---
 
@@ -93,9 +120,7 @@ class Ours:
     def take(self, count: int, *, seconds: float = 20) -> list[dict[str, Any]]:
         """Wait for so many frames, and return what came in all, untouched."""
         events = self._worker.ask("take", count=count, only="frame", seconds=seconds)["events"]
-        frames = [event["frame"] for event in events if event["event"] == "frame"]
-        self.came += frames
-        return frames
+        return [event["frame"] for event in events if event["event"] == "frame"]
 
     def handle(self, frame: dict[str, Any], *, ack: bool = True) -> None:
         """Hand one frame to the agent, as an application does."""
@@ -120,11 +145,14 @@ class Ours:
             self.out(event.reply.text)  # type: ignore[attr-defined]
         if self._echo and isinstance(event, MessageReceived):
             self.send(event.peer.did, event.plaintext)
+        self.agent.done(event)
 
     def hear(self, count: int, *, ack: bool = True) -> list[bytes]:
         """Wait for so many frames, handle them, and return the payloads among them."""
         before = len(self.events)
-        for frame in self.take(count):
+        frames = self.take(count)
+        assert len(frames) >= count, f"{len(frames)} frames came, and not {count}"
+        for frame in frames:
             self.handle(frame, ack=ack)
         return [event.plaintext for event in self.events[before:] if isinstance(event, MessageReceived)]
 
@@ -132,9 +160,7 @@ class Ours:
         """Handle frames until so many payloads have come."""
         heard: list[bytes] = []
         while len(heard) < count:
-            more = self.hear(1)
-            assert more or self.came, "nothing comes"
-            heard += more
+            heard += self.hear(1)
         return heard
 
     @property
@@ -142,6 +168,6 @@ class Ours:
         return [event for event in self.events if isinstance(event, SessionEstablished)]
 
     def restart(self) -> None:
-        """Go on as another process would, from an export: a new link, and no connection yet."""
-        self.agent = AgtAgent.restore(self.agent.export_state(), policy=Welcome())
+        """Go on as another process would: a new link, and no connection yet."""
+        self.agent = self._life.again(self.agent)
         self.link = self.agent.link()

@@ -17,33 +17,11 @@ from agentmesh.errors import (
     MessageEarly,
     SenderMismatch,
 )
-from agentmesh.events import SessionRejected
+from agentmesh.events import MessageReceived, SessionRejected
 from agentmesh.handshake.prekeys import BundleClass
 
 Starts = Callable[..., Any]
 MANNERS = pytest.mark.parametrize("manners", ["kars", "ts"])
-
-
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Starts:
-    """Return what starts an agent of theirs: the process, and its DID."""
-
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        options = {"registry": mesh.registry.url, "relay": mesh.relay.url, **options}
-        return worker, worker.ask("start", **options)["did"]
-
-    return start
-
-
-@pytest.fixture
-def ours(make_ours: Starts, mesh: Any) -> Starts:
-    """Return what starts an agent of ours: registered, with prekeys, and connected."""
-
-    def start(*, registry: str = mesh.registry.url, relay: str = mesh.relay.url, **options: Any) -> Any:
-        return make_ours(registry, relay, **options)
-
-    return start
 
 
 def texts(worker: Any, count: int) -> list[str]:
@@ -284,9 +262,12 @@ def test_heartbeats_lost_and_mail_that_a_new_connection_brings(
 
 
 @MANNERS
-def test_ours_is_restored_in_the_midst_of_it(peer: Starts, ours: Starts, manners: str) -> None:
+@pytest.mark.parametrize("from_store", [False, True])
+def test_ours_is_restarted_in_the_midst_of_it(
+    peer: Starts, ours: Starts, manners: str, from_store: bool, tmp_path: Path
+) -> None:
     theirs, did = peer(manners=manners)
-    we = ours()
+    we = ours(file=tmp_path / "ours.mesh" if from_store else None)
     we.knock(did)
     said = 0
     for _ in range(6):
@@ -314,6 +295,26 @@ def test_a_knock_on_prekeys_from_before_a_restart_is_answered(peer: Starts, ours
     we.connect()
     theirs.ask("release")
     assert we.hear(2) == [b"on old keys"]
+
+
+def test_what_was_opened_and_not_done_is_in_the_inbox_after_a_restart(
+    peer: Starts, ours: Starts, tmp_path: Path
+) -> None:
+    theirs, did = peer()
+    we = ours(file=tmp_path / "ours.mesh")
+    theirs.ask("send", to=we.agent.did, payloads=["opened"])
+    knock, message = we.take(2)
+    we.handle(knock)
+    we.agent.receive(json.dumps(message))  # and the process ends, before the application has seen it
+    we.drop()
+    we.restart()
+    waiting = [event for event in we.agent.inbox() if isinstance(event, MessageReceived)]
+    assert [event.plaintext for event in waiting] == [b"opened"]
+    we.connect()
+    we.handle(message)
+    assert we.refused == [DuplicateMessage]
+    we.send(did, "back")
+    assert texts(theirs, 1) == ["back"]
 
 
 def test_theirs_is_restarted_and_knocks_again(peer: Starts, ours: Starts) -> None:
@@ -372,6 +373,25 @@ def test_a_refused_knock_ends_its_session(peer: Starts, ours: Starts) -> None:
     [event] = we.events
     assert isinstance(event, SessionRejected)
     assert we.agent.sessions(did) == ()
+
+
+def test_a_knock_on_a_prekey_that_kars_has_lost_is_met_with_silence_and_the_next_one_is_heard(
+    peer: Starts, ours: Starts
+) -> None:
+    theirs, did = peer()
+    we = ours()
+    fetched = we.fetched(did)
+    theirs.ask("restart", one_time=0)  # its old one-time keys are gone
+    we.out(we.agent.knock(did, fetched).text)
+    we.send(did, "on a key that is gone")
+    assert kinds(theirs, 3) == ["closed", "refused", "dropped"]
+    we.sync()
+    assert we.take(0) == []
+    we.knock(did)
+    we.send(did, "after")
+    assert texts(theirs, 1) == ["after"]
+    theirs.ask("send", to=we.agent.did, payloads=["back"])
+    assert we.hear_messages(1) == [b"back"]
 
 
 # --- what may go wrong -----------------------------------------------------------------------------------------------
@@ -489,6 +509,22 @@ def test_both_knock_at_once_and_kars_first_answer_settles_it(peer: Starts, ours:
     assert we.hear(1) == [b"on ours"]
     we.send(did, *numbered(0, 5))
     assert texts(theirs, 5) == numbered(0, 5)
+
+
+def test_both_knock_at_once_and_typescript_hears_with_the_next_knock(peer: Starts, ours: Starts) -> None:
+    theirs, did = peer(manners="ts")
+    we = ours()
+    theirs.ask("send", to=we.agent.did, payloads=["theirs"], hold=True)
+    we.knock(did)
+    we.send(did, "it keeps its own session, and gives it up")
+    assert kinds(theirs, 1) == ["undecryptable"]
+    theirs.ask("release")
+    assert we.hear_messages(1) == [b"theirs"]
+    we.knock(did)  # as one does who hears nothing more
+    we.send(did, "after")
+    assert texts(theirs, 1) == ["after"]
+    theirs.ask("send", to=we.agent.did, payloads=["back"])
+    assert we.hear_messages(1) == [b"back"]
 
 
 def test_two_of_ours_converse_over_their_mesh(ours: Starts) -> None:

@@ -12,18 +12,6 @@ import pytest
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-def peer(mesh: Any, started: Any, agt_environment: Any) -> Start:
-    """Return what starts an agent of theirs: the process, and its DID."""
-
-    def start(**options: Any) -> tuple[Any, str]:
-        worker = started.worker(agt_environment, "agt_peer.py")
-        options = {"registry": mesh.registry.url, "relay": mesh.relay.url, **options}
-        return worker, worker.ask("start", **options)["did"]
-
-    return start
-
-
 def texts(worker: Any, count: int) -> list[str]:
     return [event["text"] for event in worker.ask("take", count=count, only="message")["events"] if "text" in event]
 

@@ -32,7 +32,15 @@ from agentmesh.cli.demo import leaks, parent, peers, relay, report, station, tal
 from agentmesh.cli.demo.frames import HEAD_BYTES, PAYLOAD_MAX_BYTES, Channel, FrameType, frame
 from agentmesh.cli.text import EXITS, Exit
 from agentmesh.envelope import build
-from agentmesh.errors import AgentMeshError, BadSignature, DecryptionFailed, Malformed, RemoteError, TooLarge
+from agentmesh.errors import (
+    AgentMeshError,
+    BadSignature,
+    ChunkBroken,
+    DecryptionFailed,
+    Malformed,
+    RemoteError,
+    TooLarge,
+)
 from agentmesh.outgoing import Outgoing
 from agentmesh.testing import Pair, agent_pair, established_pair
 
@@ -255,16 +263,12 @@ def test_what_is_no_frame_is_refused(ends: tuple[Channel, socket.socket], sent: 
 # --- tally -----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers()), st.integers(1, 5))
-def test_a_tally_keeps_the_first_and_the_last(entries: list[int], kept: int) -> None:
-    noted = tally.Tally(kept)
+@given(st.lists(st.integers()))
+def test_a_tally_keeps_what_it_is_told(entries: list[int]) -> None:
+    noted = tally.Tally()
     for entry in entries:
         noted.note(entry)
-    reported = noted.report()
-    middle = entries[kept : max(kept, len(entries) - kept)]
-    assert reported["first"] == entries[:kept]
-    assert reported["last"] == entries[kept:][-kept:]
-    assert reported["left_out"] == len(middle)
+    assert noted.report()["noted"] == entries
 
 
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=4, unique=True))
@@ -378,6 +382,8 @@ class Conversation:
     """Sender, receiver and relay in threads, over socket pairs: all of the demo but its processes."""
 
     def __init__(self, path: Path, *, leak: bytes = b"", tamper: bool = False) -> None:
+        self.store = path.with_name(f"{path.name}.store")
+        self.store.mkdir()
         self.copy = io.BytesIO()
         self.errors: dict[str, BaseException] = {}
         self.reports: dict[str, dict[str, Any]] = {}
@@ -416,18 +422,19 @@ class Conversation:
     def _receive(self) -> dict[str, Any]:
         self.bob.publish(self.bob.agent.publish_bundles(1, last_resort=False).one_time[0])
         self._shelf_is_full.set()
-        return peers.Receiver(self.bob).run()
+        return peers.Receiver(self.bob, str(self.store)).run()
 
     def _send(self) -> dict[str, Any]:
         self._shelf_is_full.wait()
         file = self.file
-        return peers.Sender(self.alice, self.bob.agent.did).run(str(file.path), file.name, file.size_bytes)
+        sender = peers.Sender(self.alice, self.bob.agent.did, str(self.store))
+        return sender.run(str(file.path), file.name, file.size_bytes)
 
     def _leak(self, leak: bytes) -> None:
         post = self.alice.post
 
         def leaky(outgoing: Outgoing, what: str) -> None:
-            if what == "end of file":
+            if what.startswith(("file", "names")):
                 self.alice.publish(leak)
             post(outgoing, what)
 
@@ -436,8 +443,8 @@ class Conversation:
     def _tamper(self) -> None:
         send = self.alice.agent.send
 
-        def altered(did: str, data: bytes, *, action: str | None = None) -> Outgoing:
-            envelope = bytearray(send(did, data, action=action).envelope)
+        def altered(did: str, data: bytes, **more: Any) -> Outgoing:
+            envelope = bytearray(send(did, data, **more).envelope)
             envelope[-1] ^= 1
             return Outgoing(bytes(envelope))
 
@@ -460,6 +467,7 @@ class Conversation:
             leak=leak,
             searched_bytes=carried.total_bytes,
             searched_for="everything",
+            store=parent._stored(str(self.store), self.file) if any(self.store.iterdir()) else None,
         )
 
 
@@ -474,18 +482,38 @@ class Altered:
         return getattr(self._agent, name)
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever seals tells its parent how far it is: here there is none."""
+    monkeypatch.setattr(peers, "say", lambda **_values: None)
+
+
+def text_of(size: int) -> bytes:
+    """Recognisable text."""
+    return b"".join(b"%08d: %b\n" % (number, CANARY) for number in range(size // 50 + 1))[:size]
+
+
 @pytest.fixture(scope="module")
 def letter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of eleven chunks and a bit, of recognisable text."""
+    """A file that fits into a message, just."""
     path = tmp_path_factory.mktemp("files") / "letter.txt"
-    lines = b"".join(b"%08d: %b\n" % (number, CANARY) for number in range(60_000))
-    path.write_bytes(lines[: 11 * peers.CHUNK_BYTES + 1000])
+    path.write_bytes(text_of(peers.MESSAGE_MAX_BYTES))
     return path
 
 
 @pytest.fixture(scope="module")
-def conversation(letter: Path) -> Conversation:
-    return Conversation(letter)
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of eleven chunks and a bit."""
+    path = tmp_path_factory.mktemp("files") / "book.txt"
+    path.write_bytes(text_of(11 * (256 << 10) + 1000))
+    return path
+
+
+@pytest.fixture(scope="module", params=["letter", "book"])
+def conversation(request: pytest.FixtureRequest) -> Conversation:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(peers, "say", lambda **_values: None)
+        return Conversation(request.getfixturevalue(request.param))
 
 
 @pytest.fixture
@@ -499,19 +527,27 @@ def failed(seen: report.Reports) -> list[str]:
 
 def test_an_honest_conversation_passes_every_check(seen: report.Reports) -> None:
     checks = report.checks(seen)
-    assert [check.name for check in checks] == ["bytes", "blind", "receipts", "peers", "session"]
+    names = ["bytes", "blind", "receipts", "peers", "session"]
+    assert [check.name for check in checks] == (names if seen.store is None else [*names, "store"])
     assert failed(seen) == []
-    assert seen.sender["data_sent"] == 13  # twelve chunks and the end
-    assert seen.receiver["data_sent"] == 2  # one SHA-256 after eight chunks, one at the end
+    assert seen.sender["data_sent"] == 1
+    assert seen.receiver["data_sent"] == 1
 
 
-@pytest.mark.parametrize("size", [0, 1, 15, 16, peers.CHUNK_BYTES, peers.CHUNK_BYTES + 1, 16 * peers.CHUNK_BYTES])
+@pytest.mark.parametrize(
+    "size", [0, 1, 15, 16, peers.MESSAGE_MAX_BYTES, peers.MESSAGE_MAX_BYTES + 1, 4 * peers.MESSAGE_MAX_BYTES]
+)
 def test_a_file_of_any_size_arrives(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
-    seen = Conversation(path).seen()
+    conversation = Conversation(path)
+    seen = conversation.seen()
     assert failed(seen) == []
     assert seen.receiver["bytes"] == size
+    # What is larger than a message, and nothing else, lies on the store.
+    assert (seen.store is None) is (size <= peers.MESSAGE_MAX_BYTES)
+    assert len(list(conversation.store.iterdir())) == (seen.store is not None)
+    assert seen.relay["bytes"] < 10_000 + 2 * min(size, peers.MESSAGE_MAX_BYTES) * (seen.store is None)
 
 
 @pytest.mark.parametrize("size", [16, 100, 5000])
@@ -548,22 +584,57 @@ def test_names_that_the_relay_must_know_are_no_leak(tmp_path: Path) -> None:
     assert conversation.seen().leak is None
 
 
-def test_a_message_altered_under_way_is_refused_and_nothing_passes(letter: Path) -> None:
-    conversation = Conversation(letter, tamper=True)
+def test_a_store_that_has_plaintext_fails_the_check(book: Path, tmp_path: Path) -> None:
+    conversation = Conversation(copy_of(book, tmp_path))
+    (conversation.store / "more").write_bytes(b"x" * 1000 + book.read_bytes())
+    seen = conversation.seen()
+    assert failed(seen) == ["store"]
+    assert seen.store is not None
+    assert seen.store.leak is not None
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
+def test_a_blob_altered_on_the_store_is_refused_and_nothing_passes(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = peers.Sender._named
+
+    def altered(sender: peers.Sender, path: str) -> Outgoing:
+        message = named(sender, path)
+        [blob] = Path(sender._store).iterdir()
+        data = bytearray(blob.read_bytes())
+        data[len(data) // 2] ^= 1
+        blob.write_bytes(data)
+        return message
+
+    monkeypatch.setattr(peers.Sender, "_named", altered)
+    errors = Conversation(copy_of(book, tmp_path)).errors
+    assert isinstance(errors["bob"], ChunkBroken)
+    assert isinstance(errors["alice"], ConnectionError)
+
+
+def test_a_message_altered_under_way_is_refused_and_nothing_passes(letter: Path, tmp_path: Path) -> None:
+    conversation = Conversation(copy_of(letter, tmp_path), tamper=True)
     assert isinstance(conversation.errors["bob"], DecryptionFailed)
     assert isinstance(conversation.errors["alice"], ConnectionError)
     assert conversation.reports.keys() <= {"relay"}
 
 
-def test_an_answer_about_other_bytes_is_found_out(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = peers.Receiver.run
+def test_an_answer_about_other_bytes_is_found_out(
+    letter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = peers.Receiver._taken
 
-    def forgetful(receiver: peers.Receiver) -> dict[str, Any]:
-        receiver._count = 1
-        return run(receiver)
+    def forgetful(receiver: peers.Receiver, event: Any, receipt: str) -> bytes:
+        return b"\1" + taken(receiver, event, receipt)[1:]
 
-    monkeypatch.setattr(peers.Receiver, "run", forgetful)
-    errors = Conversation(letter).errors
+    monkeypatch.setattr(peers.Receiver, "_taken", forgetful)
+    errors = Conversation(copy_of(letter, tmp_path)).errors
     assert type(errors["alice"]) is OSError
     assert str(errors["alice"]) == "other bytes arrived than were sent"
 
@@ -582,11 +653,13 @@ def test_a_file_that_changes_under_way_is_found_out(tmp_path: Path, monkeypatch:
     assert str(Conversation(path).errors["alice"]) == "the file changed while it was sent"
 
 
-def test_the_relay_refuses_an_envelope_under_another_name(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_relay_refuses_an_envelope_under_another_name(
+    letter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = established_pair(1)
     foreign = pair.alice.send(pair.bob.did, b"")
     monkeypatch.setattr(Agent, "knock", lambda *_arguments, **_named: foreign)
-    assert str(Conversation(letter).errors["relay"]) == "an envelope names another sender"
+    assert str(Conversation(copy_of(letter, tmp_path)).errors["relay"]) == "an envelope names another sender"
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -621,8 +694,8 @@ def with_value(side: dict[str, Any], **changed: Any) -> dict[str, Any]:
         ("peers", lambda seen: {"receiver": with_value(seen.receiver, peer=seen.bob)}),
         ("session", lambda seen: {"sender": with_value(seen.sender, phase="established")}),
         ("session", lambda seen: {"receiver": with_value(seen.receiver, phase="truncated")}),
-        ("session", lambda seen: {"receiver": with_value(seen.receiver, data_opened=1)}),
-        ("session", lambda seen: {"sender": with_value(seen.sender, data_opened=1)}),
+        ("session", lambda seen: {"receiver": with_value(seen.receiver, data_opened=0)}),
+        ("session", lambda seen: {"sender": with_value(seen.sender, data_opened=0)}),
     ],
 )
 def test_each_check_can_fail_and_alone(
@@ -637,7 +710,31 @@ def test_each_check_can_fail_and_alone(
     shown = capsys.readouterr()
     assert shown.err == f"agentmesh: 1 check failed: {name}\n"
     assert f"\nFAIL  {name}" in shown.out
-    assert shown.out.count("\nok  ") == 4
+    assert shown.out.count("\nok  ") == len(report.checks(seen)) - 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda seen: {"store": attrs.evolve(seen.store, leak=7)},
+        lambda seen: {"store": attrs.evolve(seen.store, size_bytes=seen.store.size_bytes - 1)},
+        lambda seen: {"sender": with_value(seen.sender, blob=[])},
+        lambda seen: {"receiver": with_value(seen.receiver, blob=["00" * 32, seen.store.size_bytes])},
+    ],
+)
+def test_the_check_of_the_store_can_fail_and_alone(
+    on_a_store: report.Reports, change: Callable[[report.Reports], dict[str, Any]]
+) -> None:
+    assert failed(on_a_store) == []
+    assert failed(attrs.evolve(on_a_store, **change(on_a_store))) == ["store"]
+
+
+@pytest.fixture(scope="module")
+def on_a_store(book: Path, tmp_path_factory: pytest.TempPathFactory) -> report.Reports:
+    """What is seen of a file that is larger than a message."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(peers, "say", lambda **_values: None)
+        return Conversation(copy_of(book, tmp_path_factory.mktemp("store"))).seen()
 
 
 PIDS = {"Alice": 1, "relay": 2, "Bob": 3}
@@ -655,10 +752,9 @@ def test_what_is_shown_is_short_and_says_who_saw_what(
     assert all(len(line) <= text.WIDTH and is_printable_ascii(line) for line in lines)
     assert "FAIL" not in shown.out
     assert CANARY.decode() not in shown.out
-    # Both ends of the table, and how much lies between.
-    for row in ("chunk 1: 262,144 B", "chunk 12: 1,000 B", "end of file", "closes: 13 sent", "closes: 2 sent"):
+    rows = ("file: 1,048,576 B",) if seen.store is None else ("names a blob", "opens 12 chunks", "\nstore  a folder")
+    for row in (*rows, "SHA-256 ", "closes: 1 sent"):
         assert row in shown.out
-    assert "... 5 more envelopes ..." in shown.out
     assert sum(line.startswith("session closed") and line.endswith("session closed") for line in lines) == 1
     # Every side knew every envelope that it is shown with.
     assert "?" not in shown.out
@@ -676,8 +772,7 @@ def test_a_narrow_page_says_all_that_a_wide_one_does(seen: report.Reports, width
     missing = words(wide) - words(narrow)
     if missing.pop(seen.sha256, 0):
         assert seen.sha256 in "".join(narrow).replace(" ", "")  # it has 64 characters, and is broken
-    # The wide page has dots for each side.
-    assert set(missing) <= {"..."}
+    assert missing == Counter()
     assert all(line == line.rstrip() for line in narrow)
 
 
@@ -719,7 +814,7 @@ def test_who_has_seen_the_demo_is_told_what_to_do_next(
 
 def test_the_relays_columns_hold_nothing_but_what_a_relay_knows(conversation: Conversation) -> None:
     rows = conversation.reports["relay"]
-    for entry in (*rows["first"], *rows["last"]):
+    for entry in rows["noted"]:
         assert entry.keys() == {"kind", "size", "from", "to", "receipt"}
         assert entry["kind"] in {"bundle", "knock", "accept", "message"}
         assert {entry["from"], entry["to"]} <= {"", conversation.alice.agent.did, conversation.bob.agent.did}
@@ -995,7 +1090,9 @@ def test_every_exit_status_has_a_number_of_its_own_and_a_meaning() -> None:
     assert all(0 <= status <= 255 for status in Exit)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["inspect"], ["audit"], ["audit", "compare"], ["store", "check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["inspect"], ["attach", "seal"], ["audit"], ["audit", "compare"], ["store", "check"]]
+)
 def test_the_help_of_every_command_lists_the_exit_status(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -839,18 +839,22 @@ def test_resend_first_is_not_longer_than_resend_longest() -> None:
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 9)), max_size=30))
 def test_a_tally_that_is_broken_off_counts_once(moves: list[tuple[int, bool, int]]) -> None:
     tally, there = Tally(), dict[int, int]()
+    names = {1: "a", 2: "b", 3: "a", 4: "a"}
     for sequence, again, size in moves:
         comes = sequence not in there
         for _ in range(1 + again):  # the entry did not come to be there, or to be gone
             if comes:
-                tally.come(sequence, "a", size)
+                tally.come(sequence, names[sequence], size)
             else:
-                tally.go(sequence, "a", there[sequence])
+                tally.go(sequence, names[sequence], there[sequence])
         if comes:
             there[sequence] = size
         else:
             del there[sequence]
-        assert tally.of("a") == (len(there), sum(there.values()))
+        assert tally.total == (len(there), sum(there.values()))
+        for name in ("a", "b"):
+            sizes = [size for one, size in there.items() if names[one] == name]
+            assert tally.of(name) == (len(sizes), sum(sizes))
 
 
 @given(st.lists(st.tuples(st.sampled_from(("put", "remove", "find")), st.integers(1, 5)), max_size=40))

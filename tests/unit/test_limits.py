@@ -325,6 +325,7 @@ def test_try_again_is_remote_and_nothing_else_keeps_bytes() -> None:
     assert {leaf.__name__ for leaf in LEAVES if issubclass(leaf, errors.TryAgain)} == {
         "Busy",
         "InboxFull",
+        "MessageEarly",
         "NotYet",
         "TrustFull",
     }

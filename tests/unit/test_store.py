@@ -395,13 +395,15 @@ def test_an_agent_is_not_made_where_its_counter_does_not_answer() -> None:
         def read(self) -> int:
             raise StoreFailed
 
+    deaf = MemoryCounter()
+    deaf.failure = StoreFailed()
     backend, exported = MemoryBackend(), Agent.create(MESH, clock=ManualClock()).export_state()
-    for counter in (Silent(), MemoryCounter()):  # the same call again, once it does
+    for counter in (Silent(), deaf, MemoryCounter()):  # the same call again, once it does
         with Store(MemoryBackend(backend), KEY) as store:
             try:
                 made = store.open_agent(MESH, clock=ManualClock(), exported=exported, counter=counter)
             except StoreFailed:
-                assert isinstance(counter, Silent)
+                assert counter is deaf or isinstance(counter, Silent)
             else:
                 assert made.export_state() != exported  # it keeps an outbox and an inbox now
                 assert made.did == Agent.restore(exported, clock=ManualClock()).did

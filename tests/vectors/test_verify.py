@@ -142,6 +142,10 @@ INPUTS: list[tuple[str, list[str | int]]] = [
     ("pair/send-latest", ["steps", 0, "envelope"]),
     ("pair/knock-fresh", ["peer"]),
     ("pair/send-initiator", ["steps", 0, "kem_shared_secret"]),
+    ("attachment/parse", ["reference"]),
+    ("attachment/seal-65", ["key"]),
+    ("attachment/open-behind-the-blob", ["blob", "nonces", 1]),
+    ("attachment/disclose-small", ["blob_bytes"]),
 ]
 
 

@@ -29,6 +29,7 @@ EVENTS = frozenset(
         "stock.exhausted",
         "trust.updated",
         "envelope.seen",
+        "attachment.named",
     )
 )
 DECISIONS = frozenset(("allow", "deny", "info"))

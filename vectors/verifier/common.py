@@ -19,6 +19,7 @@ UINT_MAX = 2**53 - 1
 COUNTER_MAX = 2**32 - 1
 ACTION_MAX_BYTES = 128
 ACK_RANGES_MAX = 16
+REFERENCES_MAX = 16
 MESSAGE_MIN_BYTES = 148
 BUNDLE_MAX_BYTES = 1500
 HEADER_MAX_BYTES = 338
@@ -32,6 +33,7 @@ LIMITS = {
     "envelope_max_bytes": 2_097_152,
     "intent_detail_max_bytes": 65_536,
     "capabilities_max": 64,
+    "attachment_max_bytes": 2**40,
     "skipped_keys_per_step": 1000,
     "skipped_keys_per_session": 2000,
     "skipped_key_lifetime_seconds": 2_592_000,

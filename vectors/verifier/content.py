@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verifier.acks import Range
-from verifier.common import ACK_RANGES_MAX, ACTION_MAX_BYTES, CLOSE_TYPE, DATA_TYPE, SIGNAL_TYPE, refuse
+from verifier.attachment import read_reference
+from verifier.common import (
+    ACK_RANGES_MAX,
+    ACTION_MAX_BYTES,
+    CLOSE_TYPE,
+    DATA_TYPE,
+    REFERENCES_MAX,
+    SIGNAL_TYPE,
+    Refused,
+    refuse,
+)
 from verifier.encoding import encode, is_counter, text_of, u32, unpack
 from verifier.epochs import ANSWER_BYTES, OFFER_BYTES
 from verifier.primitives import check_kem_key
 
-OFFER, ANSWER, ACK = 1, 2, 4  # bits of `parts`
+OFFER, ANSWER, ACK, REFS = 1, 2, 4, 8  # bits of `parts`
 ITEM_BYTES = {0: 0, OFFER: OFFER_BYTES, ANSWER: ANSWER_BYTES}
 
 
@@ -22,14 +32,16 @@ class Parts:
     ack: tuple[Range, ...]
     rest: bytes
     index: int = 0
+    references: tuple[bytes, ...] = ()
 
 
 def read_data(content: bytes, items: int) -> Parts:
     """Parts and index of data; `items` has the bits of those that may stand in it."""
     if len(content) < 5:
         refuse("message.refused")
-    item, ack, rest = _read_parts(content[0], content[5:], items)
-    return Parts(item, ack, rest, int.from_bytes(content[1:5], "big"))
+    item, ack, rest = _read_parts(content[0] & ~REFS, content[5:], items)
+    references, rest = _read_references(rest) if content[0] & REFS else ((), rest)
+    return Parts(item, ack, rest, int.from_bytes(content[1:5], "big"), references)
 
 
 def read_signal(content: bytes, items: int) -> Parts:
@@ -65,6 +77,26 @@ def _read_parts(parts: int, content: bytes, items: int) -> tuple[bytes, tuple[Ra
     return item, ranges, content[1 + 8 * count :]
 
 
+def _read_references(content: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """The references of data, each held to its form, and what follows."""
+    count = content[0] if content else 0
+    if not 1 <= count <= REFERENCES_MAX:
+        refuse("message.refused")
+    references, at = [], 1
+    for _ in range(count):
+        begin = at + 2
+        at = begin + int.from_bytes(content[at:begin], "big")
+        if begin > len(content) or at > len(content):
+            refuse("message.refused")
+        references.append(content[begin:at])
+    for reference in references:
+        try:
+            read_reference(reference)
+        except Refused:
+            refuse("message.refused")
+    return tuple(references), content[at:]
+
+
 def check_offer(item: bytes) -> None:
     """The modulus check of an offered key; an answer has nothing to check."""
     if len(item) == OFFER_BYTES:
@@ -93,11 +125,13 @@ def _parts_of(item: bytes, ack: bytes) -> int:
     return kind | (ACK if ack else 0)
 
 
-def data_plaintext(index: int, item: bytes, ack: bytes, action: str, data: bytes) -> bytes:
+def data_plaintext(index: int, item: bytes, ack: bytes, references: list[bytes], action: str, data: bytes) -> bytes:
     """The plaintext of data."""
-    named = action.encode()
-    head = bytes([DATA_TYPE, _parts_of(item, ack)]) + u32(index)
-    return head + item + ack + bytes([len(named)]) + named + data
+    named, refs = action.encode(), b""
+    if references:
+        refs = bytes([len(references)]) + b"".join(len(one).to_bytes(2, "big") + one for one in references)
+    head = bytes([DATA_TYPE, _parts_of(item, ack) | (REFS if refs else 0)]) + u32(index)
+    return head + item + ack + refs + bytes([len(named)]) + named + data
 
 
 def signal_plaintext(item: bytes, ack: bytes) -> bytes:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 
-from verifier import audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
+from verifier import attachment, audit_disclosure, audit_log, audit_record, audit_tree, trust_statements
 from verifier.agent import Agent
 from verifier.common import KNOCK, LIMITS, MESSAGE_MIN_BYTES, Json, Refused, Trace, Unusable, limits_of, refuse, unhex
 from verifier.encoding import encode
@@ -367,6 +367,7 @@ ONE_CALL: dict[str, Step] = {
     "receipt.compute": receipt_compute,
     "knock.build": knock_build,
     "reject.build": reject_build,
+    **attachment.OPERATIONS,
     **audit_record.OPERATIONS,
     **audit_tree.OPERATIONS,
     **audit_log.OPERATIONS,
@@ -400,6 +401,7 @@ FAMILIES = {
     "ratchet": ("ratchet.",),
     "message": ("session.",),
     "pair": ("agent.",),
+    "attachment": ("attachment.",),
     "record": ("record.",),
     "merkle": ("merkle.",),
     "checkpoint": ("checkpoint.",),

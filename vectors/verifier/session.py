@@ -332,7 +332,8 @@ class Session:
         self._check_conditions(step["action"] or self.keys["action"], index, "session.condition")
         item = self._item(step, now)
         ack = self._ack() if self.acknowledge and self.owed.is_owed else b""
-        plaintext = data_plaintext(index, item, ack, step["action"] or "", unhex(step["plaintext"]))
+        references = [unhex(reference) for reference in step.get("references", [])]
+        plaintext = data_plaintext(index, item, ack, references, step["action"] or "", unhex(step["plaintext"]))
         self.data_sent = index
         return {"envelope": self._seal(plaintext, now, step, trace), "number": index}
 
@@ -461,7 +462,8 @@ class Session:
         self._check_time(envelope)
         self.opened = self.opened.with_all([(index, index)], self.ranges_max)
         self.owed = self.owed.one_more(now)
-        return parts, {"event": "message", "plaintext": data, "action": action, "number": index}
+        told = {"references": parts.references} if parts.references else {}
+        return parts, {"event": "message", "plaintext": data, "action": action, "number": index} | told
 
     def _take_signal(self, envelope: Envelope, content: bytes) -> tuple[Parts, Json]:
         parts = read_signal(content, self._peer_items)

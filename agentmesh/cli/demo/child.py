@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NoReturn
 
 from agentmesh.cli.text import fail, reason
-from agentmesh.errors import AgentMeshError
+from agentmesh.errors import AgentMeshError, StoreFailed
 
 _PATIENCE_SECONDS: Final = 5  # for a child to end by itself once it has nothing left to do
 _LAST_WORDS_SECONDS: Final = 1  # for a child to say why it failed
@@ -147,14 +147,18 @@ def told() -> dict[str, Any]:
     return values
 
 
-def end_with_parent() -> None:
-    """End this process as soon as its stdin ends. Nothing may read stdin afterwards."""
+_last_acts: Final[list[Callable[[], None]]] = []  # what this process does where its parent has gone
+
+
+def end_with_parent(*acts: Callable[[], None]) -> None:
+    """End this process as soon as its stdin ends, and do `acts` before. Nothing may read stdin afterwards."""
+    _last_acts.extend(acts)
 
     def wait() -> None:
         # Not by sys.stdin, whose lock a waiting thread would hold while the interpreter shuts down.
         while os.read(0, 64):
             pass
-        os._exit(1)
+        _end()
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -165,9 +169,18 @@ def say(**values: Any) -> None:
         sys.stdout.buffer.write(_line(values))
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os._exit(1)
+        _end()
+
+
+def _end() -> NoReturn:
+    """End this process, in whichever thread it was found out first that the parent has gone."""
+    for act in _last_acts:
+        act()
+    os._exit(1)
 
 
 def say_error(error: OSError | AgentMeshError) -> None:
     """Tell the parent why this child fails, and whether that only follows from another's failure."""
+    if isinstance(error, StoreFailed) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     say(error=reason(error), lost=isinstance(error, ConnectionError | TimeoutError))

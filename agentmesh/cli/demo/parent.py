@@ -1,4 +1,7 @@
-"""`python -m agentmesh demo [FILE]`: two agents and a blind relay, three processes; a file there, its SHA-256 back."""
+"""`python -m agentmesh demo [FILE]`: two agents and a blind relay, three processes; a file there, its SHA-256 back.
+
+A file that is larger than a message goes as an attachment, over a folder that stands for a store nobody trusts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import signal
 import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,13 +22,14 @@ from attrs import frozen
 
 from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
-from agentmesh.cli.demo.peers import CHUNK_BYTES, intent_of
-from agentmesh.cli.demo.report import Reports, checks, next_steps, page
+from agentmesh.cli.demo.peers import MESSAGE_MAX_BYTES, intent_of
+from agentmesh.cli.demo.report import Reports, Stored, checks, next_steps, page
 from agentmesh.cli.streams import overwrite, page_width
 from agentmesh.cli.text import WIDTH, Exit, amount, complain, escaped, fail, reason
 from agentmesh.primitives._crypto import Sha256Stream
 
 _NAME_MAX: Final = 40
+_CHUNK_BYTES: Final = 256 << 10  # what is read at once, and what each has a stretch of that is searched for
 _PROGRESS_FROM_BYTES: Final = 16 << 20
 
 
@@ -33,8 +38,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "demo",
         help="send a file between two agents over a blind relay, and check what the relay saw",
-        description="Start two agents and a blind relay as three processes, send FILE from one agent to the other in "
-        "chunks and its SHA-256 back, and show what each of the three saw. Exit status 0 only if all checks pass.",
+        description="Start two agents and a blind relay as three processes, send FILE from one agent to the other and "
+        "its SHA-256 back, and show what each of the three saw. A FILE larger than a message goes as an attachment, "
+        "over a folder for temporary files. Exit status 0 only if all checks pass.",
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="what to send; a sample if left out")
     parser.set_defaults(run=run)
@@ -48,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             path = stack.enter_context(as_file(files("agentmesh.cli.demo") / "sample.txt"))
         else:
             path = Path(arguments.file)
-        reports, pids = _converse(_measure(path))
+        file = _measure(path)
+        store = stack.enter_context(tempfile.TemporaryDirectory()) if file.size_bytes > MESSAGE_MAX_BYTES else ""
+        reports, pids = _converse(file, store)
     return _show(reports, pids)
 
 
@@ -77,7 +85,7 @@ def _measure(path: Path) -> _File:
 
     def chunks(file: IO[bytes]) -> Iterator[bytes]:
         nonlocal size_bytes
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(_CHUNK_BYTES):
             sha256.update(chunk)
             size_bytes += len(chunk)
             yield chunk
@@ -89,7 +97,7 @@ def _measure(path: Path) -> _File:
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             fail(f"cannot send {shown}: {kind}", Exit.UNREADABLE)
         with path.open("rb") as file:
-            plaintext = plaintext_of(chunks(file), status.st_size, CHUNK_BYTES)
+            plaintext = plaintext_of(chunks(file), status.st_size, _CHUNK_BYTES)
     except OSError as error:
         fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
     except ValueError:
@@ -119,8 +127,11 @@ def _ended_by_sigterm() -> Iterator[None]:
 # --- meanwhile -------------------------------------------------------------------------------------------------------
 
 
-def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
-    """Run the three processes to their end; return what they tell, and their process ids."""
+def _converse(file: _File, store: str) -> tuple[Reports, dict[str, int]]:
+    """Run the three processes to their end; return what they tell, and their process ids.
+
+    `store` is the folder of blobs, empty where none is needed.
+    """
     with (
         Child("relay", "agentmesh.cli.demo.relay") as relay,
         Child("Bob", "agentmesh.cli.demo.peers", "receive") as bob,
@@ -135,9 +146,9 @@ def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
             return values.get(key)
 
         port = hear(relay, "port")
-        bob.tell(port=port)
+        bob.tell(port=port, store=store)
         bob_did = hear(bob, "did")
-        alice.tell(port=port, peer=bob_did, path=str(file.path), name=file.name, size=file.size_bytes)
+        alice.tell(port=port, peer=bob_did, store=store, path=str(file.path), name=file.name, size=file.size_bytes)
         alice_did = hear(alice, "did")
         with _progress(file.size_bytes) as show:
             while True:
@@ -150,7 +161,7 @@ def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
         receiver = hear(bob, "report")
         carried = hear(relay, "report")
         names = (alice_did.encode("ascii"), bob_did.encode("ascii"))
-        copy = Counted(relay.bytes_left(CHUNK_BYTES))
+        copy = Counted(relay.bytes_left(_CHUNK_BYTES))
         leak = find_leak(copy, _secrets(file), names)
         reports = Reports(
             name=escaped(file.path.name, _NAME_MAX),
@@ -164,6 +175,7 @@ def _converse(file: _File) -> tuple[Reports, dict[str, int]]:
             leak=leak,
             searched_bytes=copy.total_bytes,
             searched_for=f"{file.plaintext.describe()} of the file; its intent and its SHA-256",
+            store=_stored(store, file) if store else None,
         )
         return reports, {child.name: child.pid for child in children}
 
@@ -175,6 +187,20 @@ def _secrets(file: _File) -> Plaintext:
     return Plaintext((*file.plaintext.stretches, *more), file.plaintext.is_sample)
 
 
+def _stored(store: str, file: _File) -> Stored:
+    """Search all that the store has for plaintext."""
+
+    def pieces() -> Iterator[bytes]:
+        for path in sorted(Path(store).iterdir()):
+            with path.open("rb") as blob:
+                while piece := blob.read(_CHUNK_BYTES):
+                    yield piece
+
+    had = Counted(pieces())
+    leak = find_leak(had, _secrets(file))
+    return Stored(had.total_bytes, leak)
+
+
 @contextmanager
 def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Yield what shows a count of bytes on stderr, where somebody watches and it takes long enough."""
@@ -182,7 +208,7 @@ def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
 
     def show(sent: int) -> None:
         if watched:
-            overwrite(f"sending {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}")
+            overwrite(f"sealing {sent * 100 // size_bytes:3d} %  {sent:,} of {amount(size_bytes, 'bytes')}")
 
     try:
         yield show

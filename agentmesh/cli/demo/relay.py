@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from agentmesh.cli.demo.child import end_with_parent, say, say_error
 from agentmesh.cli.demo.frames import Channel, FrameType, frame, listen
-from agentmesh.cli.demo.tally import SHOWN, Tally
+from agentmesh.cli.demo.tally import Tally
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import AgentMeshError
 
@@ -37,7 +37,7 @@ class Relay:
         self._lock = threading.Condition()
         self._channels: dict[str, Channel] = {}
         self._shelves: dict[str, deque[bytes]] = {}
-        self._tally = Tally(SHOWN)
+        self._tally = Tally()
         self._copied_bytes = 0
         self._ended = 0
         self._error: OSError | AgentMeshError | None = None

@@ -16,6 +16,14 @@ _SIDES: Final = (_WIDTHS[0], WIDTH - _WIDTHS[0] - _WIDTHS[-1] - 4, _WIDTHS[-1])
 _STACKED: Final = (29, 25)
 
 
+@frozen
+class Stored:
+    """What the store of blobs had: how many bytes, and where among them plaintext was found, or `None`."""
+
+    size_bytes: int
+    leak: int | None
+
+
 @frozen(kw_only=True)
 class Reports:
     """What the demo's parent was told, and what it knows itself.
@@ -32,6 +40,7 @@ class Reports:
         leak: Where in the bytes that the relay carried plaintext was found, or `None`.
         searched_bytes: How many of those bytes were searched.
         searched_for: How much plaintext was searched for.
+        store: What the store of blobs had; `None` where the file went in a message.
     """
 
     name: str
@@ -45,6 +54,7 @@ class Reports:
     leak: int | None
     searched_bytes: int
     searched_for: str
+    store: Stored | None = None
 
 
 @frozen
@@ -62,7 +72,8 @@ class Check:
 
 def checks(reports: Reports) -> list[Check]:
     """Return everything that the demo checks, in the order in which it is shown."""
-    return [_bytes(reports), _leak(reports), _receipts(reports), _peers(reports), _closed(reports)]
+    found = [_bytes(reports), _leak(reports), _receipts(reports), _peers(reports), _closed(reports)]
+    return found if reports.store is None else [*found, _store(reports, reports.store)]
 
 
 def _bytes(reports: Reports) -> Check:
@@ -118,6 +129,19 @@ def _closed(reports: Reports) -> Check:
     return Check(False, "session", f"Alice: {sender['phase']}, Bob: {receiver['phase']}; {counts}, not all opened")
 
 
+def _store(reports: Reports, store: Stored) -> Check:
+    had = amount(store.size_bytes, "bytes")
+    if store.leak is not None:
+        return Check(False, "store", f"the store had plaintext, at byte {store.leak:,} of {had}")
+    receipt, size_bytes = reports.sender["blob"] or ("", -1)
+    if reports.receiver["blob"] != [receipt, size_bytes] or size_bytes != store.size_bytes:
+        return Check(False, "store", f"the store had {had}, of which the two sides say different things")
+    text = f"no plaintext in the {had} that the store had"
+    return Check(
+        True, "store", text, f"one blob, of receipt {short_hex(receipt)}: Bob verified each chunk of it by that"
+    )
+
+
 def _carried(reports: Reports) -> tuple[int, int]:
     senders = reports.relay["envelopes"].values()
     return sum(counts[0] for counts in senders), sum(counts[1] for counts in senders)
@@ -140,6 +164,7 @@ def page(reports: Reports, pids: dict[str, int], width: int) -> list[str]:
             width,
         ),
         *folded("Bob    ", f"process {pids['Bob']}: {reports.bob}", width),
+        *_place(reports.store, width),
         "",
         *(_table(reports) if width >= WIDTH else _stacked_table(reports)),
         "",
@@ -161,19 +186,21 @@ def next_steps(width: int) -> list[str]:
     ]
 
 
+def _place(store: Stored | None, width: int) -> list[str]:
+    if store is None:
+        return []
+    lies = amount(store.size_bytes, "bytes")
+    text = f"a folder, trusted with nothing: the file is larger than a message, and lies there in {lies}"
+    return folded("store  ", text, width)
+
+
 def _table(reports: Reports) -> list[str]:
     """Return the table as three sides: what each agent and the relay saw, in the order in which the relay saw it."""
     lines = columns([("Alice", "What the relay saw", "Bob")], _SIDES)
     lines += columns([("", *_HEAD, "")], _WIDTHS, _RIGHT)
     lines += columns([["-" * width for width in _WIDTHS]], _WIDTHS)
 
-    def rows(entries: list[dict[str, Any]]) -> list[str]:
-        return columns([_row(entry, reports) for entry in entries], _WIDTHS, _RIGHT)
-
-    lines += rows(reports.relay["first"])
-    if reports.relay["left_out"]:
-        lines += columns([("...", _left_out(reports), "...")], _SIDES)
-    lines += rows(reports.relay["last"])
+    lines += columns([_row(entry, reports) for entry in reports.relay["noted"]], _WIDTHS, _RIGHT)
     lines.append("-" * WIDTH)
     sides = (f"session {reports.sender['phase']}", _total(reports), f"session {reports.receiver['phase']}")
     return lines + columns([sides], _SIDES)
@@ -186,25 +213,12 @@ def _stacked_table(reports: Reports) -> list[str]:
     lines = ["What the relay saw, and below it what the two sides did", ""]
     lines += columns([_HEAD], widths, frozenset({1}))
     lines.append(rule)
-
-    def rows(entries: list[dict[str, Any]]) -> list[str]:
-        stacked = []
-        for entry in entries:
-            alice, *seen, bob = _row(entry, reports)
-            stacked += columns([seen], widths, frozenset({1}))
-            stacked += columns([(f"  Alice  {alice}" if alice else "", f"Bob  {bob}" if bob else "")], _STACKED)
-        return stacked
-
-    lines += rows(reports.relay["first"])
-    if reports.relay["left_out"]:
-        lines.append(_left_out(reports))
-    lines += rows(reports.relay["last"])
+    for entry in reports.relay["noted"]:
+        alice, *seen, bob = _row(entry, reports)
+        lines += columns([seen], widths, frozenset({1}))
+        lines += columns([(f"  Alice  {alice}" if alice else "", f"Bob  {bob}" if bob else "")], _STACKED)
     sides = (f"  Alice  session {reports.sender['phase']}", f"Bob  session {reports.receiver['phase']}")
     return [*lines, rule, _total(reports), *columns([sides], _STACKED)]
-
-
-def _left_out(reports: Reports) -> str:
-    return f"... {amount(reports.relay['left_out'], 'more envelopes')} ..."
 
 
 def _total(reports: Reports) -> str:
@@ -228,7 +242,7 @@ def _row(entry: dict[str, Any], reports: Reports) -> tuple[str, ...]:
 
 
 def _note(side: dict[str, Any], key: str) -> str:
-    for noted, text in (*side["first"], *side["last"]):
+    for noted, text in side["noted"]:
         if noted == key:
             return escaped(text, _SIDES[0])
     return "?"

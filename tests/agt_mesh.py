@@ -5,7 +5,7 @@ connected are passed on and forgotten; those to others are stored, once an id, a
 are acknowledged. `Peer` is a client's side, with the package `cryptography` alone; its receiver is strict, as ours is.
 `Scene` puts an agent of ours beside it.
 
-Tests reach this module through the fixture `agt_peer`.
+Tests reach this module through the fixture `agt_mesh`.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Relay:
 
     def give(self, frame: Any, sender: str) -> None:
         """Take a frame from a connection."""
-        text = frame if isinstance(frame, str) else bytes(frame).decode()
-        fields = json.loads(text)
+        sent = text(frame)
+        fields = json.loads(sent)
         if fields["type"] == "ack":
             self.stored.get(sender, {}).pop(fields["id"], None)
             return
@@ -109,9 +109,9 @@ class Relay:
         self.seen.append(fields)
         to = fields["to"]
         if to in self.mail:
-            self.mail[to].append(text)
+            self.mail[to].append(sent)
         else:
-            self.stored.setdefault(to, {}).setdefault(fields["id"], text)
+            self.stored.setdefault(to, {}).setdefault(fields["id"], sent)
 
 
 # --- a peer -----------------------------------------------------------------------------------------------------------
@@ -326,22 +326,30 @@ class Rules:
 
 
 class Log:
-    """A journal that keeps rows as a store does, and records."""
+    """A journal that keeps rows as a store does, and records, and can say whether it has what it was told."""
 
     def __init__(self) -> None:
         self.rows: dict[Any, bytes] = {}
         self.records: list[Record] = []
-        self.failing = False
+        self.failing = self.is_taken = False
+
+    def begin(self) -> None:
+        self.is_taken = False
+
+    def settled(self) -> bool:
+        return self.is_taken
 
     def commit(self, changes: Any, records: tuple[Record, ...], /) -> None:
         if self.failing:
             raise OSError
-        for name, data in changes.rows().items():
+        rows = changes.rows()
+        for name, data in rows.items():
             if data is None:
                 self.rows.pop(name, None)
             else:
                 self.rows[name] = data
         self.records += records
+        self.is_taken = True
 
 
 class Scene:
@@ -396,7 +404,9 @@ def always(decision: Decision) -> Rules:
 
 def text(frame: Any) -> str:
     """A frame as the relay writes it."""
-    return frame if isinstance(frame, str) else json.dumps(frame)
+    if isinstance(frame, dict):
+        return json.dumps(frame)
+    return frame if isinstance(frame, str) else bytes(frame).decode()
 
 
 def look(agent: AgtAgent) -> tuple[Any, ...]:
