@@ -31,11 +31,14 @@ class Scale(NamedTuple):
     batches: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     batch_rounds: int = 30
     shared_seconds: float = 10
+    attached: int = 1 << 30
 
 
 FULL: Final = Scale(rounds=15, block_ms=100)
-QUICK: Final = Scale(5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1, (500,), (1, 10, 100), 5, 1)
-TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1, (20,), (1, 10), 1, 0.1)
+QUICK: Final = Scale(
+    5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1, (500,), (1, 10, 100), 5, 1, 1 << 28
+)
+TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1, (20,), (1, 10), 1, 0.1, 1 << 22)
 
 MESSAGES: Final = tuple(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec", "frame", "frameaudit"))
 _HALVES: Final = tuple(
@@ -66,6 +69,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "audit_proof_1k",
     ),
     "trust": ("trust_decision_1000", "trust_allowed_1000", "trust_update_1000"),
+    "attachments": ("attach_seal_262144", "attach_open_262144"),
     "stores": ("store_out_100", "store_in_100", "store_out_1", "store_in_1"),
 }
 STORES: Final = "stores"
@@ -93,6 +97,19 @@ def value_of(workload: str, calls: list[float]) -> float:
 # What keeps objects for ever makes the garbage collector's rare long passes longer: only long blocks show them.
 AMORTISED: Final = ("frameaudit_256", "framefile_256", "bare:frameaudit_256")
 LONGER: Final = 5
+
+
+def _alone(module: str, argument: int) -> Any:
+    """Return what a module prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(argument)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return json.loads(done.stdout)
 
 
 class Run:
@@ -190,6 +207,7 @@ class Run:
             "mem_session_bytes": {"count": scale.sessions},
             "mem_session_alone_bytes": {"count": scale.sessions},
             "audit_memory": {"count": scale.records},
+            "attach_memory": {"size": scale.attached},
         }
         for name, arguments in sizes.items():
             for party in self.commands:
@@ -201,15 +219,10 @@ class Run:
             self._take(party, "audit_growth", {"sizes": scale.peer_growth})
         size = scale.growth[-1]
         self._progress(f"figures: hashes of an append, up to {size} records")
-        counted = subprocess.run(
-            [sys.executable, "-m", "benchmarks.hashing", str(size)],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        self._keep("ours:audit_hashes", json.loads(counted.stdout))
+        self._keep("ours:audit_hashes", _alone("benchmarks.hashing", size))
+        self._progress("figures: attachments by two threads")
+        for name, rounds in _alone("benchmarks.attaching", scale.rounds).items():
+            self.measured[f"ours:attach_threads.{name}"] = rounds
 
     def take_store_figures(self, scale: Scale) -> None:
         """Take what is to be said of stores beside the workloads."""

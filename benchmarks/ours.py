@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import (
+    attaching,
     auditing,
     establishing,
     floor,
@@ -28,9 +29,10 @@ WORKLOADS: dict[str, Workload] = {
     **auditing.WORKLOADS,
     **trusting.WORKLOADS,
     **storing.WORKLOADS,
+    **attaching.WORKLOADS,
 }
 BARE: dict[str, Workload] = {
-    f"bare:{name}": workload for name, workload in {**floor.workloads(), **storing.BARE}.items()
+    f"bare:{name}": workload for name, workload in {**floor.workloads(), **storing.BARE, **attaching.BARE}.items()
 }
 FIGURES: dict[str, Callable[..., Any]] = {
     **messaging.FIGURES,
@@ -39,6 +41,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     **storing.FIGURES,
     **opening.FIGURES,
     **sharing.FIGURES,
+    **attaching.FIGURES,
 }
 
 
