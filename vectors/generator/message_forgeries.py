@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agentmesh.attachments.reference import Attachment
+from agentmesh.primitives.keys import AttachmentKey, Receipt
 from generator import curve, wire
 from generator.codes import CONTRADICTION, DUPLICATE, MALFORMED, POINT, REFUSED, UNOPENED, VERSION
 from generator.tables import Step, cut_off, joined, step
@@ -43,6 +45,20 @@ def ranges(*numbers: int) -> bytes:
     """Return an ack of these first and last indices, in turn."""
     return bytes([len(numbers) // 2]) + b"".join(number.to_bytes(4, "big") for number in numbers)
 
+
+def naming(*references: bytes) -> bytes:
+    """Return the part of these references."""
+    return bytes([len(references)]) + b"".join(len(one).to_bytes(2, "big") + one for one in references)
+
+
+def attachment(number: int = 0, **given: Any) -> bytes:
+    """Return a reference to an attachment that is not there."""
+    key, receipt = token(f"message/attachment/{number}/key"), token(f"message/attachment/{number}/receipt")
+    fields = {"size": 1000 + number, "chunk_exponent": 18, "name": f"part {number}", **given}
+    return Attachment(key=AttachmentKey(key), receipt=Receipt(receipt), **fields).encode()
+
+
+NAMED: Final = attachment()
 
 _behind = step(lambda _, *values: values[-1])
 _spliced = step(lambda _, first, second: with_body(second, lambda body: split(first)[1][:132] + body[132:]))
@@ -171,7 +187,22 @@ def ill_formed() -> Iterator[Case]:
         ("data-action-255", "an action of 255 bytes", HEAD + b"\xff" + b"a" * 255),
         ("data-action-not-utf8", "an action that is not UTF-8", HEAD + b"\x02\xff\xfehello"),
         ("parts-unknown", "a part that nobody knows", with_parts(16, b"")),
-        ("parts-references", "references, which nobody takes yet", with_parts(8, b"\x00\x00\x00\x01\x90")),
+        ("references-none", "the part of references without any", with_parts(8, naming())),
+        ("references-seventeen", "seventeen references", with_parts(8, naming(*[NAMED] * 17))),
+        ("references-count-cut", "data that ends before its count of references", with_parts(8, b"", b"")),
+        ("references-length-cut", "data that ends within the length of a reference",
+         with_parts(8, naming(NAMED)[:2], b"")),
+        ("references-cut", "data that ends within a reference", with_parts(8, naming(NAMED)[:-1], b"")),
+        ("reference-empty", "a reference of no bytes", with_parts(8, naming(b""))),
+        ("reference-4097", "a reference of 4097 bytes, of a kind that nobody knows",
+         with_parts(8, naming(wire.array(wire.uint(2), wire.binary(bytes(4092)))))),
+        ("reference-kind-0", "a reference of kind 0", with_parts(8, naming(b"\x98\x00" + NAMED[2:]))),
+        ("reference-ill-formed", "a reference to an attachment with a byte behind it",
+         with_parts(8, naming(NAMED + b"\x00"))),
+        ("reference-second-ill-formed", "the second of two references is none", with_parts(8, naming(NAMED, b"\x90"))),
+        ("reference-ill-formed-index", "a reference that is none, and an index beyond its position",
+         b"\x00\x08\x00\x00\x00\x09" + naming(b"\x90") + b"\x00hello"),
+        ("references-no-action", "data that ends behind its references", with_parts(8, naming(NAMED), b"")),
         ("parts-offer-of-b", "an offer from B", with_parts(1, bytes(1188))),
         ("parts-both-items", "an offer and an answer", with_parts(3, bytes(1188 + 1124))),
         ("parts-answer-short", "an answer that is a byte short", with_parts(2, bytes(1123), b"")),
@@ -189,7 +220,9 @@ def ill_formed() -> Iterator[Case]:
         ("ack-descending", "ranges that descend", with_parts(4, ranges(5, 5, 1, 1))),
         ("signal-nothing", "type 3 and nothing else", b"\x03"),
         ("signal-no-parts", "a signal without parts", b"\x03\x00"),
-        ("signal-references", "a signal with references", b"\x03\x08\x00\x00\x00\x01\x90"),
+        ("signal-references", "a signal with a good reference", b"\x03\x08" + naming(NAMED)),
+        ("signal-ack-references", "a signal with an ack and a good reference",
+         b"\x03\x0c" + ranges(1, 1) + naming(NAMED)),
         ("signal-data", "a signal with data behind its parts", b"\x03\x04" + ranges(1, 1) + b"hello"),
         ("signal-offer-of-b", "a signal with an offer from B", b"\x03\x01" + bytes(1188)),
         ("close-nothing", "type 2 and nothing else", b"\x02"),

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from generator import wire
 from generator.codes import CLOSED, DUPLICATE, REFUSED, TOO_LARGE, UNOPENED
-from generator.message_forgeries import CLOSE, HEAD, foreign, ill_formed, indices, lies
+from generator.message_forgeries import CLOSE, HEAD, attachment, foreign, ill_formed, indices, lies
 from generator.signals import (
     ACKNOWLEDGEMENTS,
     BEGIN_BY_MS,
@@ -85,6 +85,29 @@ CONVERSATIONS: Final = (
         [say(b"second")], spec="5.2", early_payload=True),
     row("early-payload-responder", "an early payload was position 1: position 2 comes first",
         [receive(hear(b"second"))], role="responder", spec="5.2", early_payload=True),
+    *(row(f"references-{name}", comment, steps, spec="6.5")
+      for name, comment, steps in (
+          ("one", "one reference in each direction, and data without any behind it",
+           [say(b"here it is", references=[attachment(1)]),
+            receive(sealed_by_peer(data(b"and mine", references=[attachment(2)]))), receive(hear(b"no more"))]),
+          ("sixteen", "sixteen references, and no data",
+           [say(b"", references=[attachment(number) for number in range(16)]),
+            receive(sealed_by_peer(data(b"", references=[attachment(number) for number in range(16)])))]),
+          ("twice", "one reference twice", [receive(sealed_by_peer(data(references=[attachment(3)] * 2)))]),
+          ("unknown-kind", "a reference of a kind that nobody knows, handed up as it is",
+           [receive(sealed_by_peer(data(references=[wire.array(wire.uint(2), wire.binary(b"later"))])))]),
+          ("unknown-largest", "a reference of 4096 bytes, between two others",
+           [receive(sealed_by_peer(data(references=[
+               attachment(4), wire.array(wire.uint(127), wire.binary(bytes(4091))), attachment(5)])))]),
+          ("action", "a reference and an action",
+           [say(b"for you", action="translate", references=[attachment(6)]),
+            receive(sealed_by_peer(data(action="translate", references=[attachment(7)])))]),
+          ("ack", "an ack stands before the references",
+           [say(b"1"), receive(sealed_by_peer(data(b"x", ack=((1, 1),), references=[attachment(8)])))]),
+      )),
+    row("references-largest-data", "data at the limit: references are not counted in it",
+        [receive(sealed_by_peer(data(bytes(100), references=[attachment(9)])))], spec="6.5",
+        limits={"plaintext_max_bytes": 100}),
     row("out-of-order", "positions tell the order, also across a turn",
         [[keep(number, hear(b"%d" % number)) for number in (1, 2, 3)], receive(kept(3)), say(b"turn"),
          receive(hear(b"4")), receive(kept(1)), receive(kept(2))], spec="6"),

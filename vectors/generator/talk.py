@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -33,13 +33,19 @@ LATER_MS: Final = NOW_MS + 2000
 
 
 def data(
-    content: bytes = b"hello", action: str = "", *, index: int = 0, item: bytes = b"", ack: tuple[Range, ...] = ()
+    content: bytes = b"hello",
+    action: str = "",
+    *,
+    index: int = 0,
+    item: bytes = b"",
+    ack: tuple[Range, ...] = (),
+    references: Sequence[bytes] = (),
 ) -> bytes:
     """Return a data message's plaintext, as the library writes it.
 
     The action is the KNOCK's where it is empty; index 0 is filled in by `sealed_by_peer`, with the one that is due.
     """
-    return unpad(pad_data(index, action.encode(), content, item, ack))
+    return unpad(pad_data(index, action.encode(), content, item, ack, references))
 
 
 def signal(*ack: Range, item: bytes = b"") -> bytes:
@@ -171,9 +177,18 @@ class Talk:
         """Receive an envelope."""
         return self.step("receive", expect, now_ms=now_ms, envelope=envelope)
 
-    def send(self, plaintext: bytes, expect: str = "ok", *, action: str | None = None, now_ms: int = LATER_MS) -> Json:
+    def send(
+        self,
+        plaintext: bytes,
+        expect: str = "ok",
+        *,
+        action: str | None = None,
+        now_ms: int = LATER_MS,
+        references: Sequence[bytes] = (),
+    ) -> Json:
         """Send data; a good envelope goes to the peer by `deliver`."""
-        return self.step("send", expect, now_ms=now_ms, plaintext=plaintext, action=action)
+        named = {"references": [one.hex() for one in references]} if references else {}
+        return self.step("send", expect, now_ms=now_ms, plaintext=plaintext, action=action, **named)
 
     def say(self, plaintext: bytes, **fields: Any) -> bytes:
         """Send data, have the peer receive it, and return the envelope."""

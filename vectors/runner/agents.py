@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentmesh.agent import Agent
+from agentmesh.attachments.reference import Attachment, parse_reference
 from agentmesh.engine.export import export_agent
 from agentmesh.engine.state import AgentState
 from agentmesh.envelope import OuterEnvelope
@@ -166,6 +167,7 @@ def _session_event(event: Event) -> Json:
             "plaintext": event.plaintext.hex(),
             "action": event.action,
             "number": event.number,
+            **({"references": [one.encode().hex() for one in event.attachments]} if event.attachments else {}),
         }
     if isinstance(event, PeerClosed):
         return {
@@ -373,8 +375,13 @@ class SessionRunner:
         return _reject(self.agent, waiting, step)
 
     def _send(self, step: Json) -> Json:
+        named = [parse_reference(unhex(one)) for one in step.get("references", ())]
         sealed = self.agent.send(
-            self._did, unhex(step["plaintext"]), action=step["action"], session_id=self._session_id
+            self._did,
+            unhex(step["plaintext"]),
+            action=step["action"],
+            session_id=self._session_id,
+            attachments=[one for one in named if isinstance(one, Attachment)],
         )
         return {"envelope": sealed.envelope.hex(), "number": sealed.number}
 

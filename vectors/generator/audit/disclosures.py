@@ -207,7 +207,7 @@ def _other_contents() -> Iterator[Case]:
         ("type-4-as-data", "type 4 before what would be data", b"\x04" + HEAD[1:] + b"\x00hello"),
         ("signal", "a signal, which nobody records", b"\x03\x04" + ACK),
         ("parts-unknown", "a part that nobody knows", b"\x00\x10" + HEAD[2:] + b"\x00hello"),
-        ("parts-references", "references, which nobody takes yet", b"\x00\x08" + HEAD[2:] + b"\x00hello"),
+        ("references-none", "the part of references without any", b"\x00\x08" + HEAD[2:] + b"\x00\x00hello"),
         ("parts-both-items", "both items", b"\x00\x03" + HEAD[2:] + bytes(1188 + 1124) + b"\x00hello"),
         ("item-short", "an answer that is a byte short", b"\x00\x02" + HEAD[2:] + bytes(1123)),
         ("ack-touching", "an ack of ranges that touch",

@@ -66,6 +66,8 @@ EVENTS: Final[tuple[tuple[str, str, Json], ...]] = (
       "mesh": "m" * 32, "reason": "r" * 31}),
     ("message-signal", "three signals of Alice's in one minute: no envelope, and a count",
      {**NO_ENVELOPE, "event": "message.signal", "recipient": BOB.did, "decision": "info", "count": 3}),
+    ("attachment-named", "an attachment that a message names: its receipt, and the size of its blob",
+     {"event": "attachment.named", "number": 7, "size": (1 << 30) + 104 * 4096, "reason": "", "decision": "info"}),
 )  # fmt: skip
 
 
