@@ -383,7 +383,7 @@ class Agent(AgentBoxes):
         group: nobody learns who else was sent to, and nothing keeps the peers' views the same.
 
         Args:
-            dids: The peers, each once.
+            dids: The peers, each once; no more than `limits.sessions_max`.
             data: As for `send`, and so are the others.
             action: See there.
             disclosable: See there.
@@ -394,7 +394,7 @@ class Agent(AgentBoxes):
             ArgumentInvalid: a bad argument, a DID that is none, or one that stands twice.
         """
         check_flags(disclosable=disclosable)
-        to = dids_argument(dids)
+        to = dids_argument(dids, self._core.limits.sessions_max)
         taken = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
         kept = label_argument(label, self._core)
         files = attachments_argument(attachments)

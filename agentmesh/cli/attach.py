@@ -160,7 +160,7 @@ def _reference(path: str) -> Attachment:
 def _reference_file(path: str, blob: str, *, resume: bool) -> Iterator[Callable[[Attachment], None]]:
     """Yield what writes the reference to a new file, which is there before anything is sealed; gone if nothing was.
 
-    What is sealed is lost without its reference. A run that was killed leaves the file empty: one that goes on takes it.
+    What is sealed is lost without its reference. A run that was killed leaves it empty: one that goes on takes it.
     """
     written = False
     try:

@@ -13,6 +13,7 @@ from agentmesh.engine.knocking import receive_accept
 from agentmesh.engine.state import Change, Step
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.errors import (
+    ArgumentInvalid,
     ChainExhausted,
     ClosedSession,
     DuplicateMessage,
@@ -91,6 +92,10 @@ def send(
     )
     trail = records.message_sealed(core, facts, sealed, now_ms)
     if attachments:
+        if len(sealed.envelope) > core.limits.envelope_max_bytes:  # which counts on data and no references
+            raise ArgumentInvalid(
+                "attachments", "no room beside the data", len(sealed.envelope), core.limits.envelope_max_bytes
+            )
         trail += records.attachments_named(
             core, facts, attachments, now_ms, number=sealed.number, time_ms=now_ms, sent=True
         )

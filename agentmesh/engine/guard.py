@@ -126,18 +126,20 @@ def attachments_argument(attachments: Iterable[object]) -> tuple[Attachment, ...
     return found
 
 
-def dids_argument(dids: Iterable[object]) -> tuple[str, ...]:
+def dids_argument(dids: Iterable[object], most: int) -> tuple[str, ...]:
     """Return names of peers, each once.
 
     Raises:
-        ArgumentInvalid: one is none, or stands twice.
+        ArgumentInvalid: one is none, or stands twice, or there are more than so many.
     """
     if isinstance(dids, str | bytes) or not isinstance(dids, Iterable):
         raise ArgumentInvalid("dids", "not several DIDs")
     named = tuple(
         did_argument("dids", did)  # type: ignore[arg-type]
-        for did in dids
+        for did in islice(dids, most + 1)
     )
+    if len(named) > most:  # one more than may be, and no further: an iterator need not end
+        raise ArgumentInvalid("dids", "too many", allowed=most)
     if len(set(named)) != len(named):
         raise ArgumentInvalid("dids", "one of them stands twice: its messages would share a key")
     return named

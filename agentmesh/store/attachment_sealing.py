@@ -58,8 +58,7 @@ def seal_file(
         progress: Called with the bytes that are done and the bytes in all, after each chunk, in order, in the caller's
             thread. What it raises ends the call.
         entropy: A source of randomness; the operating system's if `None`. Threads share it.
-        resume: Go on with what a call before left, as far as it is of what stands in the file now, under its key;
-            begin where there is none. `False` begins anew.
+        resume: Go on under the key that a call before left, with what is of the file as it is now; `False` begins anew.
 
     Raises:
         ArgumentInvalid: an argument of another type, length or range; a file that needs more than 2^20 chunks.
