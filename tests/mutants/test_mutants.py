@@ -417,7 +417,7 @@ FAULTS = (
     Fault(
         "a message is sent whose envelope has no room",
         "engine/delivery.py",
-        "        _check_outbox(core, len(sealed.envelope))\n",
+        "        check_outbox(core, len(sealed.envelope))\n",
         "        pass\n",
         ("tests/unit/test_delivery.py",),
     ),
