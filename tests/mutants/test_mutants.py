@@ -424,7 +424,7 @@ FAULTS = (
     Fault(
         "a message is opened that has no room",
         "engine/delivery.py",
-        "    _check_inbox(core, event.peer.did, len(event.plaintext))\n",
+        "    _check_inbox(core, event.peer.did, size_of(event))\n",
         "",
         ("tests/unit/test_delivery.py",),
     ),
