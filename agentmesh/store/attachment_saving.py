@@ -21,7 +21,7 @@ from agentmesh.limits import Limits
 from agentmesh.primitives.arguments import frameless
 from agentmesh.store import files
 from agentmesh.store.blob import Blob, Source
-from agentmesh.store.growing_file import GrowingFile
+from agentmesh.store.growing_file import GrowingFile, refuse_own
 from agentmesh.store.in_order import in_order, threads_argument
 
 _NONCE_BYTES: Final = 24
@@ -65,11 +65,13 @@ def save_file(
         FetchFailed: the source raised: call again.
         StoreFailed: something stands at `path`, or the operating system refuses.
         StoreLocked: another call saves there at this moment.
-        StoreMoved: somebody removes the growing file all the time.
+        StoreMoved: somebody removes the growing file, or puts another in its place.
     """
     threads_argument(threads)
     path = files.path_argument("path", path)
     opener = AttachmentOpener(attachment, limits=limits)
+    if isinstance(source, str | os.PathLike):
+        refuse_own("source", files.path_argument("source", source), path)
     with GrowingFile(path) as file:
         if not resume:
             file.cut(0)

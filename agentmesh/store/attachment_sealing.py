@@ -21,10 +21,9 @@ from agentmesh.primitives.arguments import frameless
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.store import files
 from agentmesh.store.attachment_saving import Progress
-from agentmesh.store.growing_file import GrowingFile, is_private
+from agentmesh.store.growing_file import KEY_SUFFIX, GrowingFile, is_private, refuse_own
 from agentmesh.store.in_order import in_order, threads_argument
 
-KEY_SUFFIX: Final = ".agentmesh-key"
 _STATE_MAX_BYTES: Final = 4096
 
 
@@ -68,11 +67,12 @@ def seal_file(
         RandomnessFailed: the source of randomness is stuck or broken.
         StoreFailed: something stands at `blob_path`, or the operating system refuses.
         StoreLocked: another call seals to it at this moment.
-        StoreMoved: somebody removes the growing file all the time.
+        StoreMoved: somebody removes the growing file, or puts another in its place.
     """
     threads_argument(threads)
     path, blob_path = files.path_argument("path", path), files.path_argument("blob_path", blob_path)
     texts = {"name": _last_part(path) if name is None else name, "media_type": media_type, "where": where}
+    refuse_own("path", path, blob_path)
     descriptor = files.open_file(path, os.O_RDONLY)
     try:
         before = _version(descriptor)

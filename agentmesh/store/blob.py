@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any, Protocol, final
+from typing import IO, Any, Final, Protocol, final
 
 from agentmesh.attachments import Attachment
-from agentmesh.errors import ArgumentInvalid, FetchFailed, IndexBroken, StoreFailed
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, FetchFailed, IndexBroken, StoreFailed, TooLarge
 from agentmesh.primitives.aead import OVERHEAD_BYTES
-from agentmesh.primitives.arguments import BytesLike
+from agentmesh.primitives.arguments import BytesLike, received_argument
 from agentmesh.store import files
 
 
@@ -26,6 +26,7 @@ class Readable(Protocol):
         ...
 
 
+_END: Final = object()
 Fetch = Callable[[int, int], bytes]
 Source = Fetch | files.Path | Readable | Iterable[bytes]
 
@@ -59,7 +60,7 @@ class Blob:
         elif callable(source):
             self._fetch = source
         else:
-            self._put_on_disk(_pieces(source), folder)
+            self._put_on_disk(self._pieces(source), folder)
 
     def chunk(self, number: int) -> bytes:
         """Return what the source gives for a chunk, of whatever length.
@@ -97,11 +98,13 @@ class Blob:
             failed = error
         if failed is not None:
             raise FetchFailed(number) from failed
-        if isinstance(data, bytearray | memoryview):
-            data = bytes(data[: length + 1])  # one more tells that it is too long
-        if not isinstance(data, bytes):
-            raise ArgumentInvalid("source", "gives something else than bytes")
-        return data
+        try:
+            return received_argument("source", data, length)
+        except TooLarge:
+            return b""  # as wrong as any other length, and nothing of it was copied
+        except ArgumentInvalid:
+            pass
+        raise ArgumentInvalid("source", "gives something else than bytes")
 
     def _read(self, offset: int, length: int) -> bytes:
         return files.read_fully(self._descriptor, length, offset)
@@ -122,34 +125,44 @@ class Blob:
     def _fill(self, pieces: Iterator[Any]) -> None:
         came = 0
         while (piece := self._next(pieces, came)) is not None:
-            if came + len(piece) > self._layout.blob_bytes:
-                raise IndexBroken
             try:
                 files.write_at(self._descriptor, piece, came)
             except OSError as error:
                 raise StoreFailed from error
             came += len(piece)  # where it is too little, the end that is missing says so
 
-    def _next(self, pieces: Iterator[Any], came: int) -> Any:
-        failed = piece = None
+    def _next(self, pieces: Iterator[Any], came: int) -> bytes | None:
+        failed = None
+        piece: Any = None
         try:
-            piece = next(pieces, None)
+            piece = next(pieces, _END)
         except Exception as error:
             failed = error
         if failed is not None:
             number = min(came // (self._layout.piece_bytes + OVERHEAD_BYTES), self._layout.last)
             raise FetchFailed(number) from failed
-        if piece is not None and not isinstance(piece, BytesLike):
-            raise ArgumentInvalid("source", "gives something else than bytes")
-        return piece if piece is None else memoryview(piece).cast("B")
+        if piece is _END:
+            return None
+        wrong: AgentMeshError = IndexBroken()
+        try:
+            return received_argument("source", piece, self._layout.blob_bytes - came)
+        except TooLarge:
+            pass
+        except ArgumentInvalid:
+            wrong = ArgumentInvalid("source", "gives something else than bytes")
+        raise wrong
 
-
-def _pieces(source: Any) -> Iterator[Any]:
-    """Yield what comes in order. What can be read is: its lines, which it would give otherwise, may have any length."""
-    if isinstance(source, BytesLike):
-        raise ArgumentInvalid("source", "bytes, not what gives them: pass a path, a call or an iterator")
-    if hasattr(source, "read"):
-        return iter(lambda: source.read(files.READ_BYTES), b"")
-    if isinstance(source, Iterable):
-        return iter(source)
-    raise ArgumentInvalid("source")
+    def _pieces(self, source: Any) -> Iterator[Any]:
+        """Return what comes in order. What can be read is: its lines would have any length."""
+        if isinstance(source, BytesLike):
+            raise ArgumentInvalid("source", "bytes, not what gives them: pass a path, a call or an iterator")
+        try:
+            if hasattr(source, "read"):
+                return iter(lambda: source.read(files.READ_BYTES), b"")
+            if isinstance(source, Iterable):
+                return iter(source)
+        except Exception as error:
+            failed = error
+        else:
+            raise ArgumentInvalid("source")
+        raise FetchFailed(0) from failed

@@ -9,10 +9,11 @@ import stat
 from types import TracebackType
 from typing import Final, final
 
-from agentmesh.errors import StoreFailed, StoreLocked, StoreMoved
+from agentmesh.errors import ArgumentInvalid, StoreFailed, StoreLocked, StoreMoved
 from agentmesh.store import files
 
 SUFFIX: Final = ".agentmesh-part"
+KEY_SUFFIX: Final = ".agentmesh-key"  # of a sealing
 _TRIES: Final = 8
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -37,6 +38,8 @@ class GrowingFile:
         self._beside = path + SUFFIX
         self._descriptor = -1
         try:
+            if not path:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             for _ in range(_TRIES):
@@ -119,9 +122,11 @@ class GrowingFile:
 
         Raises:
             StoreFailed: something stands there by now, or the operating system refuses.
+            StoreMoved: somebody removed it, or put another file in its place.
         """
         try:
             os.fsync(self._descriptor)
+            self._check_at(self._beside)
             try:
                 os.link(self._beside, self._path)  # which replaces nothing
             except OSError as error:
@@ -130,6 +135,7 @@ class GrowingFile:
                 self.close()
                 os.rename(self._beside, self._path)
             else:
+                self._check_at(self._path)
                 self.close()  # first, because an open file cannot be removed everywhere
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._beside)
@@ -137,11 +143,29 @@ class GrowingFile:
         except OSError as error:
             raise StoreFailed from error
 
+    def _check_at(self, path: str) -> None:
+        """Refuse what another put where this file stands: it has a name that others can guess."""
+        if not files.is_at(path, self._descriptor):
+            raise StoreMoved
+
     def close(self) -> None:
         """Close it. Closing twice is no error."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def refuse_own(name: str, source: str, path: str) -> None:
+    """Refuse a source that is one of the files beside `path`: they are written over, or removed.
+
+    Raises:
+        ArgumentInvalid: it is one, under whatever name.
+    """
+    for suffix in (SUFFIX, KEY_SUFFIX):
+        # Whatever keeps one of the two from being looked at keeps it from being opened, too.
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samestat(os.stat(source), os.lstat(path + suffix)):
+                raise ArgumentInvalid(name, "a file that this call makes itself")
 
 
 def is_private(found: os.stat_result) -> bool:
