@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -28,6 +28,7 @@ from agentmesh.errors import (
 )
 from agentmesh.limits import CHUNK_EXPONENT_MAX, CHUNK_EXPONENT_MIN, REFERENCE_MAX_BYTES
 from agentmesh.store import files, save_file, seal_file
+from agentmesh.store.growing_file import is_private, refuse_own
 from agentmesh.store.in_order import THREADS_MAX
 
 _BAR_COLUMNS: Final = 30
@@ -155,22 +156,43 @@ def _reference(path: str) -> Attachment:
     return found
 
 
-def _write_reference(path: str, attachment: Attachment) -> None:
-    if path == "-":
-        sys.stdout.buffer.write(attachment.encode())
-        sys.stdout.buffer.flush()
-        return
+@contextmanager
+def _reference_file(path: str, blob: str, *, resume: bool) -> Iterator[Callable[[Attachment], None]]:
+    """Yield what writes the reference to a new file, which is there before anything is sealed; gone if nothing was.
+
+    What is sealed is lost without its reference. A run that was killed leaves the file empty: one that goes on takes it.
+    """
+    written = False
     try:
-        descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT | (0 if resume else os.O_EXCL))
+    except StoreFailed as error:
+        _refused(escaped(path), error)
+
+    def write(attachment: Attachment) -> None:
+        nonlocal written
         try:
             files.write_at(descriptor, attachment.encode(), 0)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        fail(f"cannot write {escaped(path)}: {reason(error)}", Exit.UNREADABLE)
-    except StoreFailed as error:
-        _refused(escaped(path), error)
+            written = True
+        except OSError as error:
+            fail(f"cannot write {escaped(path)}: {reason(error)}", Exit.UNREADABLE)
+
+    try:
+        found = os.fstat(descriptor)
+        if found.st_size or not is_private(found):
+            written = True
+            fail(f"{escaped(path)} is there already; nothing is replaced", Exit.USAGE)
+        refuse_own("reference", path, blob)
+        yield write
+    finally:
+        if not written and files.is_at(path, descriptor):
+            os.unlink(path)
+        os.close(descriptor)
+
+
+def _write_to_output(attachment: Attachment) -> None:
+    sys.stdout.buffer.write(attachment.encode())
+    sys.stdout.buffer.flush()
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -180,19 +202,20 @@ def _seal(arguments: argparse.Namespace) -> int:
     to = arguments.reference
     if to == "-" and sys.stdout.isatty():
         fail("a reference is binary, and secret: give a file, or standard output that is no terminal", Exit.USAGE)
-    # Before anything is sealed, because what is sealed is lost without its reference.
-    if to != "-" and os.path.lexists(to):
-        fail(f"{escaped(to)} is there already; nothing is replaced", Exit.USAGE)
+    writing = (
+        nullcontext(_write_to_output) if to == "-" else _reference_file(to, arguments.blob, resume=arguments.resume)
+    )
     try:
-        with _progress("sealing") as show:
-            attachment = seal_file(
-                arguments.file, arguments.blob, name=arguments.name, media_type=arguments.media_type,
-                where=arguments.where, chunk_exponent=arguments.chunk_exponent, threads=arguments.threads,
-                progress=show, resume=arguments.resume,
-            )  # fmt: skip
+        with writing as write:
+            with _progress("sealing") as show:
+                attachment = seal_file(
+                    arguments.file, arguments.blob, name=arguments.name, media_type=arguments.media_type,
+                    where=arguments.where, chunk_exponent=arguments.chunk_exponent, threads=arguments.threads,
+                    progress=show, resume=arguments.resume,
+                )  # fmt: skip
+            write(attachment)
     except AgentMeshError as error:
         _refused(f"{escaped(arguments.file)}, {escaped(arguments.blob)}", error)
-    _write_reference(to, attachment)
     if to != "-":
         _print_sizes(attachment)
     return Exit.OK

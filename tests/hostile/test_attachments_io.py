@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agentmesh.attachments import Attachment
+from agentmesh.cli.main import main
+from agentmesh.cli.text import Exit
 from agentmesh.errors import ArgumentInvalid, FetchFailed, StoreFailed, StoreMoved
 from agentmesh.store import open_file, save_file, seal_file
 from agentmesh.store.growing_file import KEY_SUFFIX, SUFFIX
@@ -292,3 +294,44 @@ def test_a_source_that_cannot_be_looked_at_has_failed(folder: Path) -> None:
     with pytest.raises(FetchFailed) as failed:
         open_file(attachment, Broken())
     assert isinstance(failed.value.__cause__, ConnectionError)
+
+
+# --- a blob without its reference is lost ----------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> int:
+    try:
+        return main(["attach", *arguments])
+    except SystemExit as ended:
+        assert isinstance(ended.code, int)
+        return ended.code
+
+
+@pytest.mark.parametrize("to", ["no/folder", ".", "blob", f"blob{SUFFIX}", f"blob{KEY_SUFFIX}", "source"])
+def test_nothing_is_sealed_whose_reference_cannot_be_written(
+    to: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ((), ("--resume",)):
+        assert run("seal", "source", "blob", to, *more) != 0
+        assert names(folder) == ["source"]
+        assert (folder / "source").read_bytes() == DATA
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_goes_on_takes_the_empty_reference_of_the_one_that_was_killed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "reference").touch(0o600)
+    assert run("seal", "source", "blob", "reference") == Exit.USAGE
+    assert (folder / "reference").exists()
+    assert run("seal", "source", "blob", "reference", "--resume") == 0
+    assert run("open", "reference", "blob", "copy") == 0
+    assert (folder / "copy").read_bytes() == DATA
+
+
+@needs_posix
+def test_no_reference_goes_where_others_may_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "reference").touch()
+    (folder / "reference").chmod(0o644)
+    assert run("seal", "source", "blob", "reference", "--resume") == Exit.USAGE
+    assert names(folder) == ["reference", "source"]
