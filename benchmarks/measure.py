@@ -70,6 +70,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "trust": ("trust_decision_1000", "trust_allowed_1000", "trust_update_1000"),
     "attachments": ("attach_seal_262144", "attach_open_262144"),
+    "many": ("many_100", "each_100"),
     "stores": ("store_out_100", "store_in_100", "store_out_1", "store_in_1"),
 }
 STORES: Final = "stores"

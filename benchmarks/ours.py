@@ -10,6 +10,7 @@ from benchmarks import (
     auditing,
     establishing,
     floor,
+    many,
     messaging,
     opening,
     refusing,
@@ -30,6 +31,7 @@ WORKLOADS: dict[str, Workload] = {
     **trusting.WORKLOADS,
     **storing.WORKLOADS,
     **attaching.WORKLOADS,
+    **many.WORKLOADS,
 }
 BARE: dict[str, Workload] = {
     f"bare:{name}": workload for name, workload in {**floor.workloads(), **storing.BARE, **attaching.BARE}.items()

@@ -100,6 +100,7 @@ TARGETS: Final = (
            "the bare primitives gained nothing by a second thread either: others used the machine's two cores"),
     Target("ours:attach_memory.of_allowed", 1, 1.0,
            "the memory that 1 GiB, sealed and opened, takes above the start, of 16 MiB"),
+    Target("ours:many_100", "ours:each_100", 0.95, "a message to 100 peers by `send_many`, beside 100 calls of `send`"),
 )  # fmt: skip
 STORES: Final = (
     Target("ours:store_out_100", "bare:store_out_100", 1.5,

@@ -18,7 +18,7 @@ from agentmesh.errors import AgentMeshError, ArgumentInvalid, DisclosureInvalid
 from agentmesh.limits import Limits
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import Disclosure, MessageKey
-from agentmesh.session.content import ContentType, parse_close, parse_content
+from agentmesh.session.content import ContentType, References, parse_close, parse_content
 from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.session.suite import SUITE
 
@@ -33,12 +33,14 @@ class Disclosed:
         content_type: Data or close.
         action: The action that the message names, or `None` where it is the KNOCK's, which is not disclosed.
         data: The data.
+        attachments: What the message names: whoever is shown it can open each of them.
     """
 
     header: Header
     content_type: ContentType
     action: str | None = field(repr=False)
     data: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
+    attachments: References = ()
 
 
 def verify_disclosure(
@@ -85,9 +87,9 @@ def _disclosed(outer: OuterEnvelope, disclosure: Disclosure, record: Record) -> 
     frame = SUITE.parse(outer.body, SESSION_ID_BYTES)
     message_key = MessageKey(disclosure.key.reveal())
     padded = SUITE.open_body(message_key, frame, session_id + disclosure.th + outer.header_bytes)
-    content_type, action, data = parse_content(padded)
+    content_type, action, data, references = parse_content(padded)
     if content_type in (ContentType.ACCEPT, ContentType.SIGNAL):
         raise DisclosureInvalid  # no receiver takes the one in a kind 4, and nobody records the other
     if content_type is ContentType.CLOSE:
         parse_close(data)
-    return Disclosed(header=header, content_type=content_type, action=action, data=data)
+    return Disclosed(header=header, content_type=content_type, action=action, data=data, attachments=references)

@@ -256,8 +256,8 @@ def parse_close(content: bytes) -> tuple[str, int, int]:
     raise MessageRefused
 
 
-def parse_content(padded: bytes) -> tuple[ContentType, str | None, bytes]:
-    """Return (type, action, content) of a plaintext of either side, parts and index cut off.
+def parse_content(padded: bytes) -> tuple[ContentType, str | None, bytes, References]:
+    """Return (type, action, content, references) of a plaintext of either side, index and other parts cut off.
 
     For data the action is the one that it names (`None` for the KNOCK's) and the content its data; a signal has none.
 
@@ -270,10 +270,10 @@ def parse_content(padded: bytes) -> tuple[ContentType, str | None, bytes]:
     if content_type is None:
         raise MessageRefused
     if content_type in (ContentType.ACCEPT, ContentType.CLOSE):
-        return content_type, None, padded[1:length]
-    index, _, _, _, at = parse_parts(padded, length, None)
+        return content_type, None, padded[1:length], _NO_REFERENCES
+    index, _, _, references, at = parse_parts(padded, length, None)
     if content_type is ContentType.SIGNAL:
-        return content_type, None, b""
+        return content_type, None, b"", _NO_REFERENCES
     if index == 0:
         raise MessageRefused
-    return content_type, *parse_action(padded, at, length)
+    return content_type, *parse_action(padded, at, length), references

@@ -70,7 +70,7 @@ class Pending(Redacted):
             is_early = self.ratchet.awaits(outer.envelope, start=outer.body_at + SESSION_ID_BYTES)
             raise NotYet if is_early else DecryptionFailed
         opened = open_in_session(self.facts, self.ratchet, outer, now_ms, limits)
-        content_type, _, content = parse_content(opened.plaintext)
+        content_type, _, content, _ = parse_content(opened.plaintext)
         if content_type is not ContentType.ACCEPT or opened.number != 0:
             raise MessageRefused
         conditions = _accept_conditions(content, self.facts, outer, opened)

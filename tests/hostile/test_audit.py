@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -24,6 +25,7 @@ from attrs import evolve
 from agentmesh import (
     Agent,
     AnswerRepeated,
+    Attachment,
     Conditions,
     Deny,
     Identity,
@@ -54,7 +56,7 @@ from agentmesh.identity import IdentityKey
 from agentmesh.policy import ASK, AskApplication, ClaimedSender, Decision, KnockRequest
 from agentmesh.primitives import _crypto
 from agentmesh.primitives._labels import SESSION_ID, TRANSCRIPT
-from agentmesh.primitives.keys import Receipt
+from agentmesh.primitives.keys import AttachmentKey, Receipt
 from agentmesh.relay import relay_record
 from agentmesh.session.established import Session
 from agentmesh.store import LogFile
@@ -182,9 +184,24 @@ class Scenario:
         self.codes: set[str] = set()
         self.said: list[str] = []  # what errors and values print
         self.search = search
-        self.canaries = {name: canary(name) for name in ("plain", "action", "cap", "detail", "early", "reason")}
+        self.canaries = {
+            name: canary(name) for name in ("plain", "action", "cap", "detail", "early", "reason", "file", "place")
+        }
         for name, value in self.canaries.items():
             search.add(name, value)
+
+    def attachment(self) -> Attachment:
+        """Return what names a file: its name, its place and its key are nobody's business."""
+        key = os.urandom(32)
+        self.search.add("attachment key", key)
+        return Attachment(
+            key=AttachmentKey(key),
+            size=1000,
+            chunk_exponent=18,
+            receipt=Receipt(os.urandom(32)),
+            name=self.text("file"),
+            where=self.text("place"),
+        )
 
     def text(self, name: str) -> str:
         return self.canaries[name].decode()
@@ -332,7 +349,10 @@ class Scenario:
     def messages(self) -> None:
         alice, bob = self.alice.agent, self.bob.agent
         for sender, receiver in ((alice, bob), (bob, alice)) * 2:
-            envelope = self.see(sender.send(receiver.did, self.canaries["plain"], action=self.text("action")).envelope)
+            sealed = sender.send(
+                receiver.did, self.canaries["plain"], action=self.text("action"), attachments=[self.attachment()]
+            )
+            envelope = self.see(sealed.envelope)
             self.refuse_all(receiver, self.tampered(envelope))
             [event] = receiver.receive(envelope)
             assert isinstance(event, MessageReceived)

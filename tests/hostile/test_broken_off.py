@@ -841,6 +841,7 @@ def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(tmp_path: Pa
         "pending_knocks": bob.pending_knocks,
         "pending_envelopes": lambda: bob.pending_envelopes(did),
         "send": lambda: bob.send(did, b""),
+        "send_many": lambda: bob.send_many([did], b""),
         "close": lambda: bob.close(did),
         "drop": lambda: bob.drop(did, session_id),
         "receive": lambda: bob.receive(b""),

@@ -417,14 +417,14 @@ FAULTS = (
     Fault(
         "a message is sent whose envelope has no room",
         "engine/delivery.py",
-        "        _check_outbox(core, len(sealed.envelope))\n",
+        "        check_outbox(core, len(sealed.envelope))\n",
         "        pass\n",
         ("tests/unit/test_delivery.py",),
     ),
     Fault(
         "a message is opened that has no room",
         "engine/delivery.py",
-        "    _check_inbox(core, event.peer.did, len(event.plaintext))\n",
+        "    _check_inbox(core, event.peer.did, size_of(event))\n",
         "",
         ("tests/unit/test_delivery.py",),
     ),

@@ -428,7 +428,7 @@ def test_a_box_that_opens_under_two_keys_is_disclosed_under_one_at_most() -> Non
     box = two_key_box(ek1, ek2, NONCE)
     # The attack on the bare box is real: it opens under both keys, to two well-formed messages.
     texts = [parse_content(_crypto.secretbox_open(box, NONCE, ek)) for ek in (ek1, ek2)]
-    assert [content_type for content_type, _, _ in texts] == [ContentType.DATA] * 2
+    assert [content_type for content_type, *_ in texts] == [ContentType.DATA] * 2
     assert texts[0] != texts[1]
     # The envelope names one key, whichever its maker chose, and there it stays.
     for kc, mine, other in ((kc1, 0, 1), (kc2, 1, 0)):

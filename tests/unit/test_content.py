@@ -87,7 +87,8 @@ def test_data_parses_back(
     item = drawn.draw(ITEMS[to_initiator])
     padded = pad_data(index, action.encode(), data, item, ack, references)
     assert read_data(padded, to_initiator) == (index, item, ack, references, action or None, data)
-    assert parse_content(padded) == (ContentType.DATA, action or None, data)
+    *content, named = parse_content(padded)
+    assert (tuple(content), [one.encode() for one in named]) == ((ContentType.DATA, action or None, data), references)
     if item:
         with pytest.raises(MessageRefused):  # the other side's kind of item
             read_data(padded, not to_initiator)
@@ -104,12 +105,12 @@ def test_a_signal_parses_back(ack: Ranges, to_initiator: bool, drawn: st.DataObj
             parse_parts(padded, length, to_initiator)
         return
     assert parse_parts(padded, length, to_initiator) == (0, item, ack, (), length)
-    assert parse_content(padded) == (ContentType.SIGNAL, None, b"")
+    assert parse_content(padded) == (ContentType.SIGNAL, None, b"", ())
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=32), INDICES, INDICES)
 def test_a_close_parses_back(reason: str, data_sent: int, data_opened: int) -> None:
-    kind, _, content = parse_content(pad_close(reason, data_sent, data_opened))
+    kind, _, content, _ = parse_content(pad_close(reason, data_sent, data_opened))
     assert (kind, parse_close(content)) == (ContentType.CLOSE, (reason, data_sent, data_opened))
 
 
@@ -120,7 +121,7 @@ def test_the_counts_of_a_close_are_indices(counts: tuple[int, int]) -> None:
 
 
 def test_an_accept_is_its_content() -> None:
-    assert parse_content(pad_accept(b"content")) == (ContentType.ACCEPT, None, b"content")
+    assert parse_content(pad_accept(b"content")) == (ContentType.ACCEPT, None, b"content", ())
 
 
 def encoded_again(plaintext: bytes, to_initiator: bool) -> bytes:

@@ -64,7 +64,7 @@ def test_the_tables_hold_every_label_of_the_module_once() -> None:
     named = [value for name, value in vars(_labels).items() if type(value) is bytes and name.isupper()]
     foreign = [*_labels.AGT_INFOS, *_labels.KARS_LABELS]
     assert sorted(named) == sorted([*_labels.KDF_LABELS, *_labels.SIGNATURE_LABELS, *foreign])
-    assert len(set(named)) == len(named) == 32
+    assert len(set(named)) == len(named) == 36
     assert _labels.KARS_LABELS == (b"trustgraph.v1\n",)
     assert _labels.AGT_INFOS == (b"AgentMesh_X3DH_v1", b"AgentMesh_Ratchet_v1")  # another protocol's, as it spells them
     assert set(_labels.KDF_LABELS) == {
@@ -72,14 +72,14 @@ def test_the_tables_hold_every_label_of_the_module_once() -> None:
         for name in (
             b"transcript", b"extract", b"first-root", b"knock-key", b"session-id", b"header-ba", b"header-ab",
             b"intent", b"ratchet-root", b"ratchet-ck", b"ratchet-hk", b"epoch", b"chain", b"message", b"state",
-            b"store-wrap", b"store-key", b"store-name", b"store-set",
+            b"store-wrap", b"store-key", b"store-name", b"store-set", b"chunk", b"leaf", b"blob",
         )
     }  # fmt: skip
     assert set(_labels.SIGNATURE_LABELS) == {
         b"agentmesh/v1/" + name + b"\x00"
         for name in (
             b"bundle", b"knock", b"accept", b"reject", b"trust", b"edge", b"checkpoint", b"continuity", b"revocation",
-            b"receipt",
+            b"receipt", b"attachment",
         )
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from agentmesh import (
     MessageReceived,
     UnknownReference,
 )
-from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, Finding, MemorySink, compare
+from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, Finding, MemorySink, compare, verify_disclosure
 from agentmesh.audit.record import Record, decode_entry
 from agentmesh.errors import (
     ArgumentInvalid,
@@ -228,6 +228,18 @@ def test_each_attachment_is_recorded_on_both_sides_by_its_receipt() -> None:
     for other in (theirs[:-1], [*theirs[:-1], replaced(theirs[-1], size_bytes=1)]):
         kinds = {one.finding for one in compare(alice.did, ours, bob.did, other).found}
         assert kinds == {Finding.NAMED_BY_ONE}
+
+
+def test_whoever_is_shown_a_message_is_shown_what_it_names() -> None:
+    log = AuditLog(MemorySink())
+    alice, bob = Agent.create(MESH, journal=AuditJournal(log)), Agent.create(MESH)
+    talking(alice, bob)
+    sealed = alice.send(bob.did, b"data", attachments=[named(1), named(2)], disclosable=True)
+    assert sealed.disclosure is not None
+    [record] = [one for one in records_of(log) if one.event is AuditEvent.MESSAGE_SEALED]
+    disclosed = verify_disclosure(sealed.envelope, sealed.disclosure, record)
+    assert (disclosed.data, disclosed.attachments) == (b"data", (named(1), named(2)))
+    assert named(1).key.reveal().hex() not in repr(disclosed)
 
 
 # --- to many ---------------------------------------------------------------------------------------------------------
