@@ -228,24 +228,57 @@ def _missing(there: _Grouped, here: _Grouped, finding: Finding) -> list[Found]:
 def _named_by_one(
     own: list[Record], theirs: list[Record], route: tuple[str, str], sent: _Grouped, opened: _Grouped
 ) -> list[Found]:
-    """Return the attachments that one log names and the other does not, of messages that both logs have."""
-    in_both = {_place(records[0]) for receipt, records in sent.items() if receipt in opened}
-    named = [
-        {
-            (record.receipt, record.size_bytes, *_place(record)): record
-            for record in records
-            if record.event is AuditEvent.ATTACHMENT_NAMED
-            and (record.sender, record.recipient) == route
-            and _place(record) in in_both
-        }
-        for records in (own, theirs)
-    ]
-    return [
-        Found(Finding.NAMED_BY_ONE, record.receipt, record)
-        for ours, others in (named, reversed(named))
-        for key, record in ours.items()
-        if key not in others
-    ]
+    """Return what one log says was named and the other does not, of messages that both logs have."""
+    ours, others = _named(own, route, _SENT.keys()), _named(theirs, route, _OPENED.keys())
+    found: list[Found] = []
+    for receipt in sent:
+        if receipt in opened:
+            there, here = ours.get(receipt, []), others.get(receipt, [])
+            found += _unlike(there, here) or _unlike(here, there) or _in_another_order(there, here)
+    return found
+
+
+def _named(records: list[Record], route: tuple[str, str], events: Iterable[AuditEvent]) -> _Grouped:
+    """Return what each message names, by the message's receipt: of one that stands twice, what the first of it names.
+
+    An attachment is of the last message before it at its place: one that was made anew after a crash has the same.
+    """
+    named: _Grouped = {}
+    last: dict[tuple[bytes, int], list[Record]] = {}
+    messages = frozenset(events)
+    for record in records:
+        if (record.sender, record.recipient) != route:
+            continue
+        if record.event is AuditEvent.ATTACHMENT_NAMED:
+            last.get(_place(record), []).append(record)
+        elif record.event in messages and record.receipt:
+            group: list[Record] = []
+            last[_place(record)] = group
+            named.setdefault(record.receipt, group)
+    return named
+
+
+def _unlike(some: list[Record], others: list[Record]) -> list[Found]:
+    """Return those records of one log that the other has not, or not so often."""
+    left = Counter(map(_said, others))
+    found: list[Found] = []
+    for record in some:
+        said = _said(record)
+        left[said] -= 1
+        if left[said] < 0:
+            found.append(Found(Finding.NAMED_BY_ONE, record.receipt, record))
+    return found
+
+
+def _in_another_order(some: list[Record], others: list[Record]) -> list[Found]:
+    pairs = zip(some, others, strict=True)  # both have the same
+    moved = (one for one, other in pairs if _said(one) != _said(other))
+    return [Found(Finding.NAMED_BY_ONE, one.receipt, one) for one in moved]
+
+
+def _said(record: Record) -> tuple[object, ...]:
+    """Return all of a record that both sides' agree in."""
+    return tuple(getattr(record, name) for name in Record.__slots__ if name != "at_ms")
 
 
 def _place(record: Record) -> tuple[bytes, int]:

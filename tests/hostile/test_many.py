@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from agentmesh import Agent, Attachment, Identity, Intent, Limits, MessageReceived
-from agentmesh.audit import AuditJournal, AuditLog, MemorySink
-from agentmesh.audit.record import AuditEvent, decode_entry
+from agentmesh.audit import AuditJournal, AuditLog, Finding, MemorySink, compare
+from agentmesh.audit.record import AuditEvent, Record, decode_entry
 from agentmesh.engine import many as engine_many
 from agentmesh.errors import ArgumentInvalid, NoSession
 from agentmesh.primitives.keys import AttachmentKey, Receipt
@@ -163,3 +164,76 @@ def test_what_is_raised_behind_a_sealing_leaves_nothing_of_it(monkeypatch: pytes
     for peer, one in zip(peers, alice.send_many([peer.did for peer in peers], b"all").results, strict=True):
         assert one.sealed is not None
         assert told(peer, one.sealed.envelope).number == 1
+
+
+# --- what two logs say of attachments --------------------------------------------------------------------------------
+
+
+class Logged:
+    """Two agents that talk, and what each of them recorded."""
+
+    def __init__(self) -> None:
+        self.clock, self.sinks = ManualClock(), (MemorySink(), MemorySink())
+        self.alice, self.bob = (
+            Agent.create(MESH, clock=self.clock, journal=AuditJournal(AuditLog(sink))) for sink in self.sinks
+        )
+        talking(self.alice, self.bob)
+
+    def found(self, changed: Callable[[list[Record]], list[Record]] = list) -> list[tuple[Finding, bytes]]:
+        """What a comparison finds, where Bob's log is changed."""
+        ours, theirs = ([decode_entry(entry)[2] for entry in sink.entries()] for sink in self.sinks)
+        found = compare(self.alice.did, ours, self.bob.did, changed(theirs)).found
+        return [(one.finding, one.receipt) for one in found]
+
+
+def changed(record: Record, **fields: Any) -> Record:
+    return Record(**{**{name: getattr(record, name) for name in Record.__slots__}, **fields})
+
+
+def test_a_message_made_anew_after_a_crash_accuses_nobody_of_what_the_lost_one_named() -> None:
+    logged = Logged()
+    exported = logged.alice.export_state()
+    logged.alice.send(logged.bob.did, b"lost with the state", attachments=[named(1), named(2)])
+    logged.clock.advance(ms=5)
+    again = Agent.restore(exported, clock=logged.clock, journal=AuditJournal(AuditLog(logged.sinks[0])))
+    told(logged.bob, again.send(logged.bob.did, b"made anew", attachments=[named(2)]).envelope)
+    assert logged.found() == []
+
+
+def test_a_message_opened_twice_after_a_crash_names_nothing_more() -> None:
+    logged = Logged()
+    sealed = logged.alice.send(logged.bob.did, b"data", attachments=[named(1)])
+    exported = logged.bob.export_state()
+    told(logged.bob, sealed.envelope)
+    again = Agent.restore(exported, clock=logged.clock, journal=AuditJournal(AuditLog(logged.sinks[1])))
+    told(again, sealed.envelope)
+    assert logged.found() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda named: named[1:],
+        lambda named: [*named, named[-1]],
+        lambda named: [named[0], named[2], *named[2:]],
+        lambda named: named[::-1],
+        lambda named: [changed(named[0], envelope_time_ms=named[0].envelope_time_ms + 1), *named[1:]],
+        lambda named: [changed(named[0], mesh="example/other"), *named[1:]],
+        lambda named: [changed(named[0], size_bytes=1), *named[1:]],
+        lambda named: [changed(named[0], receipt=Receipt(bytes(32))), *named[1:]],
+    ],
+    ids=["fewer", "more", "another number", "another order", "time", "mesh", "size", "receipt"],
+)
+def test_what_two_logs_say_of_one_message_agrees_in_all_but_the_time_of_saying(change: Any) -> None:
+    logged = Logged()
+    sealed = logged.alice.send(logged.bob.did, b"data", attachments=[named(1), named(1), named(2), named(3)])
+    logged.clock.advance(ms=777)
+    told(logged.bob, sealed.envelope)
+    assert logged.found() == []
+
+    def lying(records: list[Record]) -> list[Record]:
+        naming = [one for one in records if one.event is AuditEvent.ATTACHMENT_NAMED]
+        return [one for one in records if one.event is not AuditEvent.ATTACHMENT_NAMED] + change(naming)
+
+    kinds = {finding for finding, _ in logged.found(lying)}
+    assert kinds == {Finding.NAMED_BY_ONE}
