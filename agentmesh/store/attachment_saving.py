@@ -22,7 +22,7 @@ from agentmesh.primitives.arguments import frameless
 from agentmesh.store import files
 from agentmesh.store.blob import Blob, Source
 from agentmesh.store.growing_file import GrowingFile, refuse_own
-from agentmesh.store.in_order import in_order, threads_argument
+from agentmesh.store.in_order import check_working, in_order
 
 _NONCE_BYTES: Final = 24
 Progress = Callable[[int, int], object]
@@ -67,7 +67,7 @@ def save_file(
         StoreLocked: another call saves there at this moment.
         StoreMoved: somebody removes the growing file, or puts another in its place.
     """
-    threads_argument(threads)
+    check_working(threads, progress, resume)
     path = files.path_argument("path", path)
     opener = AttachmentOpener(attachment, limits=limits)
     if isinstance(source, str | os.PathLike):

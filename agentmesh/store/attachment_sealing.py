@@ -22,7 +22,7 @@ from agentmesh.primitives.entropy import Entropy
 from agentmesh.store import files
 from agentmesh.store.attachment_saving import Progress
 from agentmesh.store.growing_file import KEY_SUFFIX, GrowingFile, is_private, refuse_own
-from agentmesh.store.in_order import in_order, threads_argument
+from agentmesh.store.in_order import check_working, in_order
 
 _STATE_MAX_BYTES: Final = 4096
 
@@ -68,7 +68,7 @@ def seal_file(
         StoreLocked: another call seals to it at this moment.
         StoreMoved: somebody removes the growing file, or puts another in its place.
     """
-    threads_argument(threads)
+    check_working(threads, progress, resume)
     path, blob_path = files.path_argument("path", path), files.path_argument("blob_path", blob_path)
     texts = {"name": _last_part(path) if name is None else name, "media_type": media_type, "where": where}
     refuse_own("path", path, blob_path)

@@ -114,7 +114,7 @@ class Blob:
         try:
             self._spool = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - closed with this
             self._descriptor = self._spool.fileno()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise StoreFailed from error
         try:
             self._fill(pieces)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.primitives.arguments import uint_argument
 
 THREADS_MAX: Final = 64  # each holds a chunk or two
@@ -14,13 +15,17 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def threads_argument(threads: int) -> int:
-    """Return a number of threads.
+def check_working(threads: object, progress: object, resume: object) -> None:
+    """Refuse what does not say how work is to go on.
 
     Raises:
-        ArgumentInvalid: not an int from 1 to 64.
+        ArgumentInvalid: not an int from 1 to 64, neither a call nor `None`, not a bool.
     """
-    return uint_argument("threads", threads, THREADS_MAX, 1)
+    uint_argument("threads", threads, THREADS_MAX, 1)
+    if progress is not None and not callable(progress):
+        raise ArgumentInvalid("progress", "not callable")
+    if type(resume) is not bool:
+        raise ArgumentInvalid("resume", "not a bool")
 
 
 def in_order(threads: int, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -334,3 +335,26 @@ def test_no_reference_goes_where_others_may_read(folder: Path, capsys: pytest.Ca
     (folder / "reference").chmod(0o644)
     assert run("seal", "source", "blob", "reference", "--resume") == Exit.USAGE
     assert names(folder) == ["reference", "source"]
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("progress", 1), ("progress", "print"), ("resume", "no"), ("resume", None), ("resume", 0), ("threads", True)],
+)
+def test_an_argument_that_is_none_is_refused_before_anything_is_made(name: str, value: Any, folder: Path) -> None:
+    attachment = seal("source", "blob")
+    for call in (seal, partial(save_file, attachment)):
+        with pytest.raises(ArgumentInvalid) as refused:
+            call("blob", "other", **{name: value})
+        assert refused.value.argument == name
+    assert names(folder) == ["blob", "source"]
+
+
+@pytest.mark.parametrize("place", ["\ud800", "no\0name", "not/there"])
+def test_a_folder_that_is_none_is_told(place: str, folder: Path) -> None:
+    attachment = seal("source", "blob")
+    with pytest.raises(StoreFailed):
+        open_file(attachment, iter([b""]), folder=place)
