@@ -44,6 +44,7 @@ AGT_ENCODING, AGT_FRAMES, AGT_REGISTRY, AGT_LINK = (
 )
 ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/hostile/test_attachments.py",))
 ATTACHMENT_FILE, ATTACHMENT_SEALING = ((f"tests/unit/test_attachment_{name}.py",) for name in ("file", "sealing"))
+ATTACHMENTS_IO, MANY = (("tests/hostile/test_attachments_io.py",), ("tests/hostile/test_many.py",))
 
 
 def broken_off(*tests: str) -> tuple[str, ...]:
@@ -896,15 +897,15 @@ FAULTS = (
     Fault(
         "a store without an end fills the disk",
         "store/blob.py",
-        "if came + len(piece) > self._layout.blob_bytes:",
-        "if False:",
+        'received_argument("source", piece, self._layout.blob_bytes - came)',
+        'received_argument("source", piece, 1 << 60)',
         ATTACHMENT_FILE,
     ),
     Fault(
         "what a source raised is forgotten",
         "store/blob.py",
-        "raise FetchFailed(number) from failed\n        if isinstance(data",
-        "raise FetchFailed(number)\n        if isinstance(data",
+        "raise FetchFailed(number) from failed\n        try",
+        "raise FetchFailed(number)\n        try",
         ATTACHMENT_FILE,
     ),
     Fault(
@@ -969,6 +970,55 @@ FAULTS = (
         'if _is_own(descriptor) else b""',
         'if True else b""',
         ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "what was put where a file grew gets its name",
+        "store/growing_file.py",
+        "            self._check_at(self._beside)\n",
+        "",
+        ATTACHMENTS_IO,
+    ),
+    Fault(
+        "a source is written over",
+        "store/growing_file.py",
+        "if os.path.samestat(",
+        "if False and os.path.samestat(",
+        ATTACHMENTS_IO,
+    ),
+    Fault(
+        "a blob is sealed whose reference cannot be written",
+        "cli/attach.py",
+        '        refuse_own("reference", path, blob)\n',
+        "",
+        ATTACHMENTS_IO,
+    ),
+    Fault(
+        "names without an end are taken",
+        "engine/guard.py",
+        "for did in islice(dids, most + 1)",
+        "for did in islice(dids, 1000)",
+        MANY,
+    ),
+    Fault(
+        "a message is lost because its references have no room",
+        "engine/conversing.py",
+        "if len(sealed.envelope) > core.limits.envelope_max_bytes:",
+        "if False:",
+        MANY,
+    ),
+    Fault(
+        "a message made anew accuses its sender",
+        "audit/comparison.py",
+        "            last[_place(record)] = group\n",
+        "            last.setdefault(_place(record), group)\n",
+        MANY,
+    ),
+    Fault(
+        "the order in which attachments are named is not compared",
+        "audit/comparison.py",
+        " or _in_another_order(there, here)",
+        "",
+        MANY,
     ),
     Fault(
         "threads run as far ahead as they like",
