@@ -79,7 +79,7 @@ def genuine() -> Genuine:
         limits=LIMITS,
         start=16,
     )
-    _, _, accept_content = parse_content(opened.plaintext)
+    _, _, accept_content, _ = parse_content(opened.plaintext)
     alice.receive(accept)
     late = alice.send(bob.did, b"late").envelope
     bob.receive(alice.send(bob.did, b"data", action="other"))
