@@ -351,7 +351,7 @@ class Agent(AgentBoxes):
             data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
         if label != b"":
             label = label_argument(label, self._core)
-        files = () if attachments == () else attachments_argument(attachments)
+        files = () if type(attachments) is tuple and not attachments else attachments_argument(attachments)
         return self._seam.run(
             lambda now_ms: conversing.send(
                 self._core,

@@ -11,11 +11,10 @@ from functools import lru_cache
 from typing import Final, final
 
 from agentmesh.errors import ArgumentInvalid, BadDid, BundleIdentityMismatch
-from agentmesh.identity import IdentityKey
+from agentmesh.identity import IdentityKey, OwnIdentity
 from agentmesh.primitives import _crypto
-from agentmesh.primitives.arguments import BytesLike, frameless, plain_text
-from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy
-from agentmesh.primitives.keys import IdentitySeed, Redacted, Signature, X25519Secret
+from agentmesh.primitives.arguments import BytesLike, plain_text
+from agentmesh.primitives.keys import Signature
 
 MESH_DID_PREFIX: Final = "did:mesh:"
 _DID_HASH_BYTES: Final = 16
@@ -140,63 +139,22 @@ def identity_of_dh(did: str, dh: bytes) -> AgtIdentityKey:
 
 
 @final
-class AgtIdentity(Redacted):
+class AgtIdentity(OwnIdentity[AgtIdentityKey]):
     """An agent's own identity on AGT's mesh: it signs bare bytes, and agrees on keys. It prints its DID alone.
+
+    Let its seed be no seed of a native identity.
 
     Attributes:
         key: The public half.
         dh_secret: The X25519 secret derived from the signing key.
     """
 
-    __slots__ = ("_seed", "_signing_key", "dh_secret", "key")
+    __slots__ = ()
 
-    @frameless
-    def __init__(self, seed: IdentitySeed) -> None:
-        """Derive the key pair of a seed. Let it be no seed of a native identity.
-
-        Raises:
-            ArgumentInvalid: not an `IdentitySeed`.
-        """
-        if type(seed) is not IdentitySeed:
-            raise ArgumentInvalid("seed", "not an IdentitySeed; from_seed takes bytes")
-        public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
-        self._seed = seed
-        self.key: AgtIdentityKey = AgtIdentityKey(public)
-        self.dh_secret: X25519Secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
-
-    @classmethod
-    def generate(cls, entropy: Entropy | None = None) -> AgtIdentity:
-        """Return a fresh identity, from the operating system's randomness unless another source is given.
-
-        Raises:
-            RandomnessFailed: the source broke its contract.
-        """
-        source = CheckedEntropy(SystemEntropy() if entropy is None else entropy)
-        return cls(IdentitySeed(source.token(32)))
-
-    @classmethod
-    @frameless
-    def from_seed(cls, seed: BytesLike) -> AgtIdentity:
-        """Return the identity of a 32-byte seed.
-
-        Raises:
-            ArgumentInvalid: not bytes-like, or of another length. Neither the error nor its traceback holds it.
-        """
-        return cls(IdentitySeed(seed))
-
-    @property
-    def seed(self) -> IdentitySeed:
-        """The seed, wrapped; whoever has it is this agent."""
-        return self._seed
-
-    @property
-    def did(self) -> str:
-        """The identity's name, `did:mesh:...`."""
-        return self.key.did
+    @staticmethod
+    def _key_of(public: bytes) -> AgtIdentityKey:
+        return AgtIdentityKey(public)
 
     def sign(self, message: bytes) -> Signature:
         """Return the 64-byte signature over `message` alone."""
         return Signature(_crypto.ed25519_sign(self._signing_key, message))
-
-    def __repr__(self) -> str:
-        return f"AgtIdentity({self.did}, <redacted>)"

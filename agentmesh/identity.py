@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, final
+from typing import Final, Generic, Self, TypeVar, final
 
 from agentmesh.errors import ArgumentInvalid, BadDid, Malformed
 from agentmesh.limits import DID_MAX_BYTES
@@ -126,20 +126,17 @@ class IdentityKey:
         return f"{type(self).__name__}({self.did if hasattr(self, 'did') else '<refused>'})"
 
 
-@final
-class Identity(Redacted):
-    """An agent's own identity: it signs, and agrees on keys. It prints its DID and nothing else.
+_Key = TypeVar("_Key", bound=IdentityKey)
 
-    Attributes:
-        key: The public half.
-        dh_secret: The X25519 secret derived from the signing key (section 2).
-    """
+
+class OwnIdentity(Redacted, Generic[_Key]):
+    """An identity of one's own, whatever its names and signatures look like. It prints its DID and nothing else."""
 
     __slots__ = ("_seed", "_signing_key", "dh_secret", "key")
 
     @frameless
     def __init__(self, seed: IdentitySeed) -> None:
-        """Derive the key pair of a seed.
+        """Derive the key pair of a seed: no two kinds of identity may have the same.
 
         Raises:
             ArgumentInvalid: not an `IdentitySeed`.
@@ -148,11 +145,15 @@ class Identity(Redacted):
             raise ArgumentInvalid("seed", "not an IdentitySeed; from_seed takes bytes")
         public, self._signing_key = _crypto.ed25519_keypair(seed.reveal())
         self._seed = seed
-        self.key: IdentityKey = IdentityKey(public)
+        self.key: _Key = self._key_of(public)
         self.dh_secret: X25519Secret = X25519Secret(_crypto.ed25519_secret_to_x25519(self._signing_key))
 
+    @staticmethod
+    def _key_of(public: bytes) -> _Key:
+        raise NotImplementedError
+
     @classmethod
-    def generate(cls, entropy: Entropy | None = None) -> Identity:
+    def generate(cls, entropy: Entropy | None = None) -> Self:
         """Return a fresh identity, from the operating system's randomness unless another source is given.
 
         Raises:
@@ -163,7 +164,7 @@ class Identity(Redacted):
 
     @classmethod
     @frameless
-    def from_seed(cls, seed: BytesLike) -> Identity:
+    def from_seed(cls, seed: BytesLike) -> Self:
         """Return the identity of a 32-byte seed.
 
         Raises:
@@ -178,15 +179,31 @@ class Identity(Redacted):
 
     @property
     def did(self) -> str:
-        """The identity's name, `did:agentmesh:...`."""
+        """The identity's name."""
         return self.key.did
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.did}, <redacted>)"
+
+
+@final
+class Identity(OwnIdentity[IdentityKey]):
+    """An agent's own identity: it signs, and agrees on keys. It prints its DID and nothing else.
+
+    Attributes:
+        key: The public half.
+        dh_secret: The X25519 secret derived from the signing key (section 2).
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def _key_of(public: bytes) -> IdentityKey:
+        return IdentityKey(public)
 
     def sign(self, label: SignatureLabel, body: bytes) -> Signature:
         """Return the 64-byte signature over `label || body`."""
         return Signature(_crypto.ed25519_sign(self._signing_key, label + body))
-
-    def __repr__(self) -> str:
-        return f"Identity({self.did}, <redacted>)"
 
 
 # --- what an identity signs ------------------------------------------------------------------------------------------

@@ -148,7 +148,10 @@ class GuaranteePolicy(Protocol):
     """What a policy may answer besides: what a session must give, whoever began it (`agentmesh.assurance`)."""
 
     def may_converse(self, peer: IdentityKey, guarantees: Guarantees, /) -> bool:
-        """Say whether a session that gives this may be begun, sent on and heard with this peer. Only looks."""
+        """Say whether a session that gives this may be begun with this peer. Only looks.
+
+        Sessions over AGT's protocol are asked about with each message, those of this library's own when they begin.
+        """
         ...
 
 

@@ -94,6 +94,7 @@ class AgtAgentViews(Redacted):
         """
         return registry.reputation(self.identity, self._core.now_ms(), did, score, reason)
 
+    @frameless
     def link(self, token: str | None = None) -> RelayLink:
         """Return what keeps one connection to the relay going: its first frame, heartbeats, acknowledgements, closes.
 

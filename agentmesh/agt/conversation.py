@@ -14,6 +14,7 @@ from typing import Any, Final, final
 from attrs import evolve, field, frozen
 
 from agentmesh.agt.agreement import context_of
+from agentmesh.agt.frames import FRAME_ID_MAX_BYTES
 from agentmesh.agt.suite import AGT_SUITE, ANY_CHAIN
 from agentmesh.agt_identity import AgtIdentityKey
 from agentmesh.at_rest import require
@@ -28,7 +29,6 @@ from agentmesh.session.facts import SESSION_ID_BYTES
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.ratchet_export import RATCHET, ratchet_fields, restore_ratchet
 
-FRAME_ID_MAX_BYTES: Final = 128
 _HELD_MAX: Final = 1 << 16
 
 

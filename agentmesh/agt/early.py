@@ -58,12 +58,21 @@ class EarlyMessages(Redacted):
         waiting = tuple(one for one in self._by_did.get(did, ()) if one[1].message != frame.message)
         while len(waiting) >= PER_PEER or size + _size(waiting) > BYTES_PER_PEER:
             waiting = waiting[1:]
-        self._put(did, waiting)
-        while len(self) >= IN_ALL or self.size_bytes + size > BYTES_IN_ALL:
-            gone = next((one for one in self._by_did if one not in self._known and one != did), None)
-            if gone is None:
+        # What makes room is known before any of it goes: a message that cannot be held takes no other's place.
+        before = self._by_did.get(did, ())
+        count = len(self) - len(before) + len(waiting)
+        held_bytes = self.size_bytes - _size(before) + _size(waiting)
+        strangers = iter([one for one in self._by_did if one not in self._known and one != did])
+        gone: list[str] = []
+        while count >= IN_ALL or held_bytes + size > BYTES_IN_ALL:
+            stranger = next(strangers, None)
+            if stranger is None:
                 return False
-            self._put(gone, ())
+            gone.append(stranger)
+            count -= len(self._by_did[stranger])
+            held_bytes -= _size(self._by_did[stranger])
+        for stranger in gone:
+            self._put(stranger, ())
         self._put(did, (*waiting, (now_ms, frame)))
         if known:
             self._known.add(did)

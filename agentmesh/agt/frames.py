@@ -34,7 +34,7 @@ _VERSION: Final = 1
 _KEY_BYTES: Final = 32
 _HEADER_BYTES: Final = _KEY_BYTES + 4 + 4
 _SEALED_MIN_BYTES: Final = 12 + 16  # nonce and tag
-_ID_MAX_BYTES: Final = 128  # all clients send 36
+FRAME_ID_MAX_BYTES: Final = 128  # all clients send 36
 _DETAIL_MAX_CHARS: Final = 200
 # More than all of a message's frame but its ciphertext, with the blanks of a relay that writes the JSON anew.
 _FRAMING_BYTES: Final = 512
@@ -369,7 +369,7 @@ def _read_reject(frame: dict[str, Any]) -> VerdictFrame:
         **_routing(frame),
         knock_id=_frame_id(frame.get("knock_id")),
         accepted=False,
-        reason="" if reason is None else _text(reason, 0, _ID_MAX_BYTES),
+        reason="" if reason is None else _text(reason, 0, FRAME_ID_MAX_BYTES),
     )
 
 
@@ -395,7 +395,7 @@ def _routing(frame: dict[str, Any]) -> dict[str, Any]:
 
 
 def _frame_id(value: object) -> str:
-    return _text(value, 1, _ID_MAX_BYTES)
+    return _text(value, 1, FRAME_ID_MAX_BYTES)
 
 
 def _text(value: object, minimum: int, maximum: int) -> str:

@@ -35,6 +35,7 @@ from agentmesh.engine.state import Step
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
+    BadPoint,
     Busy,
     KnockNotAdmitted,
     KnockNotPending,
@@ -117,7 +118,7 @@ def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]
         KnockNotAdmitted: the policy does not want to hear of its sender.
         KnockUnknownBundle: it names a prekey that this agent has not, or not any more.
         Busy: budgets are used up; it may be taken later.
-        BadPoint: its key has small order.
+        BadPoint: its ephemeral key is none that an X25519 secret has.
         LegacyPeer: what came before it opens by the old key agreement.
     """
     peer = _sender_of(frame)
@@ -126,6 +127,8 @@ def receive_knock(core: AgtCore, frame: KnockFrame, now_ms: int) -> Step[Events]
     known = core.is_known(peer.raw)
     if not all(core.take_check(peer.raw, now_ms, known=known) for _ in range(_COSTS_CHECKS)):
         raise Busy
+    if not _crypto.is_x25519_prime_order(frame.ephemeral):
+        raise BadPoint  # a copy of a KNOCK under a name of its own: its first message would open once more
     if not core.may_use(peer, facts.bundle_class, now_ms):
         # What is rationed is so for a while. A KNOCK without a one-time prekey never gets one.
         raise KnockNotAdmitted if facts.one_time is None else Busy

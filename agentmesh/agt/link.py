@@ -21,9 +21,10 @@ from agentmesh.agt.frames import (
     heartbeat_frame,
 )
 from agentmesh.agt_identity import AgtIdentity
+from agentmesh.engine.guard import check_given
 from agentmesh.engine.hooks import Clock, read_clock
 from agentmesh.errors import ArgumentInvalid, Malformed, TooLarge
-from agentmesh.primitives.arguments import text_argument, uint_argument
+from agentmesh.primitives.arguments import frameless, text_argument, uint_argument
 from agentmesh.primitives.buckets import Elapsed
 from agentmesh.primitives.entropy import CheckedEntropy, Entropy, SystemEntropy
 from agentmesh.primitives.keys import Redacted
@@ -84,6 +85,7 @@ class RelayLink(Redacted):
     __slots__ = ("_beaten_ms", "_clock", "_connected_ms", "_elapsed", "_entropy", "_has_lapsed", "_identity",
                  "_is_connected", "_pause_ms", "_token")  # fmt: skip
 
+    @frameless
     def __init__(
         self, identity: AgtIdentity, clock: Clock, token: str | None = None, *, entropy: Entropy | None = None
     ) -> None:
@@ -100,6 +102,7 @@ class RelayLink(Redacted):
         """
         if type(identity) is not AgtIdentity:
             raise ArgumentInvalid("identity", "not an AgtIdentity")
+        check_given(clock=clock, limits=None, entropy=entropy)
         self._identity = identity
         self._clock = clock
         self._token = None if token is None else text_argument("token", token, 1, _TOKEN_MAX_BYTES)

@@ -222,8 +222,12 @@ def _prekey(prekey: SignedPublic | OneTimePublic) -> dict[str, Any]:
 def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(metadata, Mapping) or len(metadata) > _CAPABILITIES_MAX:
         raise ArgumentInvalid("metadata", "not at most 64 texts by name")
-    texts = (text_argument("metadata", text, 0, _TEXT_MAX_BYTES) for pair in metadata.items() for text in pair)
-    return dict(zip(texts, texts, strict=True))
+    given = {name: metadata[name] for name in metadata}
+    return {_metadatum(name): _metadatum(text) for name, text in given.items()}
+
+
+def _metadatum(text: object) -> str:
+    return text_argument("metadata", text, 0, _TEXT_MAX_BYTES)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -268,14 +272,14 @@ def read_answer(status: int, body: bytes, max_bytes: int) -> dict[str, Any]:
         max_bytes: How large it may be.
 
     Raises:
-        ArgumentInvalid: no status, or no bytes.
+        ArgumentInvalid: no status, no bytes, or no size.
         RegistryRefused: the status is none of success. `status` and `why` say more; the body is not looked at.
         TooLarge: more than `max_bytes`; nothing was parsed.
         Malformed: no JSON object.
     """
     if not 200 <= uint_argument("status", status, 999) < 300:
         raise RegistryRefused(status, _WHY.get(status, "the registry failed" if status >= 500 else ""))
-    body = received_argument("body", body, max_bytes)
+    body = received_argument("body", body, uint_argument("max_bytes", max_bytes))
     return read_object(body, max_bytes) if body else {}
 
 
@@ -291,7 +295,7 @@ def read_bundle(did: str, body: bytes, max_bytes: int) -> FetchedBundle:
         max_bytes: How large it may be.
 
     Raises:
-        ArgumentInvalid: `did` is no `did:mesh` DID, or no bytes.
+        ArgumentInvalid: `did` is no `did:mesh` DID, no bytes, or no size.
         TooLarge: more than `max_bytes`; nothing was parsed.
         Malformed: no JSON object, or a field that is missing or out of its form.
         BundleIdentityMismatch: the keys are another identity's.
@@ -300,7 +304,7 @@ def read_bundle(did: str, body: bytes, max_bytes: int) -> FetchedBundle:
         BadPoint: a prekey in an encoding that no honest client writes.
     """
     did = mesh_did_argument("did", did)
-    bundle = read_object(received_argument("body", body, max_bytes), max_bytes)
+    bundle = read_object(received_argument("body", body, uint_argument("max_bytes", max_bytes)), max_bytes)
     key = key_of(did, unbase64(bundle.get("identity_key_ed"), _KEY_BYTES))
     if unbase64(bundle.get("identity_key"), _KEY_BYTES) != key.dh:
         raise BundleIdentityMismatch

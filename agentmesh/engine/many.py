@@ -5,7 +5,8 @@ It is N messages, with nothing that N peers agree on. Whoever cannot be sent to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 from agentmesh.attachments.reference import Attachment
@@ -41,7 +42,7 @@ def send_many(
     results: list[SentTo] = []
     changes: tuple[Change, ...] = ()
     trail: Records = ()
-    afterwards: list[Callable[[], object]] = []
+    afterwards: deque[Callable[[], object]] = deque()
     count = size = 0
     for did in dids:
         sealed = _try_send(core, did, data, action, attachments, disclosable, label, now_ms, count, size)
@@ -60,7 +61,7 @@ def send_many(
         changes,
         trail,
         SentMany(tuple(results)),
-        afterwards=partial(_call_all, tuple(afterwards)) if afterwards else None,
+        afterwards=partial(_call_all, afterwards) if afterwards else None,
         label=label,
     )
 
@@ -98,6 +99,8 @@ def _try_send(
     return left.with_traceback(None)  # its frames hold the data
 
 
-def _call_all(calls: Iterable[Callable[[], object]]) -> None:
-    for call in calls:
-        call()
+def _call_all(calls: deque[Callable[[], object]]) -> None:
+    """Call each, and let go of it: what is broken off goes on here, and counts nobody's refusal anew."""
+    while calls:
+        calls[0]()
+        calls.popleft()

@@ -60,6 +60,11 @@ class Waiting:
     _receipt: Receipt | None = field(default=None, init=False, repr=False)
 
     @property
+    def has_receipt(self) -> bool:
+        """Whether anybody asked for the receipt yet."""
+        return self._receipt is not None
+
+    @property
     def receipt(self) -> Receipt:
         """The envelope's receipt, 32 bytes: what `sent` is told. Computed when asked for."""
         receipt = self._receipt
@@ -163,9 +168,8 @@ class Outbox:
         waiting = self._entries.get(sequence)
         if waiting is None:
             return
-        if sequence in self._unread:
-            del self._unread[sequence]
-        else:
+        self._unread.pop(sequence, None)
+        if waiting.has_receipt:  # it may be in both, where `find` was broken off
             self._by_receipt.pop(waiting.receipt, None)
         if waiting.purpose is DATA:
             _take_out(self._by_number, waiting.session_id, waiting.number)

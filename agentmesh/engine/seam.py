@@ -264,7 +264,9 @@ class Seam(Redacted):
                 with self._running:
                     yield batch
             finally:
-                self._resume()
+                if self.birthplace.is_here:  # the batch is the parent's, who commits it
+                    self._resume()
+            self.birthplace.check()
 
     def _end(self, batch: Batch) -> None:
         """Tell the journal of a batch, again where that was broken off or failed; then what it made is given out."""

@@ -203,6 +203,21 @@ def ed25519_of_x25519(public: bytes) -> tuple[bytes, ...]:
     return y.to_bytes(KEY_BYTES, "little"), (y | 1 << 255).to_bytes(KEY_BYTES, "little")
 
 
+def is_x25519_prime_order(public: bytes) -> bool:
+    """Say whether an X25519 key is canonical and in the prime-order subgroup, as every key is that has a secret.
+
+    X25519 answers alike for a key and for its sum with a point of small order (RFC 7748, section 5: a secret is a
+    multiple of eight). So where a key also names something, one that fails this is another name of the same.
+    """
+    proposed = ed25519_of_x25519(public)  # both, or neither, because one is the other's negative
+    if not proposed:
+        return False
+    try:
+        return ed25519_to_x25519(proposed[0]) == public
+    except BadIdentityKey:
+        return False
+
+
 def ed25519_secret_to_x25519(signing_key: bytes) -> bytes:
     """Return the X25519 secret (clamped, 32 bytes) of a 64-byte signing key."""
     secret: bytes = crypto_sign_ed25519_sk_to_curve25519(signing_key)

@@ -10,7 +10,7 @@ import io
 import operator
 import os
 import threading
-from typing import Any, Final, final
+from typing import Any, Final, NoReturn, final
 
 from agentmesh.attachments import Attachment, AttachmentOpener
 from agentmesh.limits import Limits
@@ -153,6 +153,9 @@ class AttachmentFile(io.RawIOBase):
                 blob.close()
             self._kept = -1, b""
             super().close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("an AttachmentFile is open, and is neither copied nor pickled: open another")
 
     def _data_of(self, number: int) -> bytes:
         if self._kept[0] != number:

@@ -144,8 +144,8 @@ class AdmissionPolicy:
         known_from: From this score on, and on the allow list, an identity may use what is kept from strangers; from
             the knock floor or one above the ledger's default, whichever is more, if `None`.
         tiers: What which score gives access to. Of several that fit a KNOCK the one with the highest score counts.
-        require: What each session must give, whoever begins it. Whoever speaks a protocol that does not give it is
-            denied, in the middle of a session too.
+        require: What each session must give, whoever begins it. Asked when one begins; of sessions over AGT's protocol
+            with every message too.
         require_one_time: Reject KNOCKs on last-resort bundles.
         one_time_per_hour: How many one-time bundles all senders below the threshold together may use, a quarter of
             them only the known among these; `None` for any number.
@@ -261,7 +261,10 @@ class AdmissionPolicy:
         self._lists.allow(identity)
 
     def disallow(self, identity: Listed) -> None:
-        """Take an identity off the allow list, however it came on it: its sessions go on only as its score carries."""
+        """Take an identity off the allow list: its sessions go on only as its score carries.
+
+        Its key takes off whatever it was listed by. A DID does too, but for the key's other DID alone.
+        """
         self._lists.disallow(identity)
 
     def block(self, identity: Listed) -> None:
@@ -269,7 +272,7 @@ class AdmissionPolicy:
         self._lists.block(identity)
 
     def unblock(self, identity: Listed) -> None:
-        """Take an identity off the block list, however it came on it."""
+        """Take an identity off the block list, as `disallow` does off the other."""
         self._lists.unblock(identity)
 
     def follow(self, old: IdentityKey, new: IdentityKey) -> None:
@@ -373,7 +376,7 @@ class AdmissionPolicy:
             return False
 
     def may_converse(self, _peer: IdentityKey, guarantees: Guarantees, /) -> bool:
-        """Say whether a session that gives this may be begun, sent on and heard: it gives all that is required."""
+        """Say whether a session that gives this may be begun, and over AGT's protocol go on: it gives enough."""
         self._birthplace.check()
         try:
             return self._require <= guarantees

@@ -62,7 +62,10 @@ class AdmissionLists(Stepwise):
         self._add(self._allowed, identity)
 
     def disallow(self, identity: Listed) -> None:
-        """Take an identity off the allow list, however it came on it."""
+        """Take an identity off the allow list.
+
+        Its key takes off whatever it was listed by. A DID does too, but for the key's other DID alone.
+        """
         self._remove(self._allowed, identity)
 
     def block(self, identity: Listed) -> None:
@@ -70,7 +73,7 @@ class AdmissionLists(Stepwise):
         self._add(self._blocked, identity)
 
     def unblock(self, identity: Listed) -> None:
-        """Take an identity off the block list, however it came on it."""
+        """Take an identity off the block list, as `disallow` does off the other."""
         self._remove(self._blocked, identity)
 
     def is_allowed(self, identity: IdentityKey | bytes) -> bool:

@@ -5,6 +5,7 @@ KNOCKs are not signed there and headers are in clear. So everything up to a mess
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from agentmesh.agt.early import PER_PEER
+from agentmesh.agt.conversation import HeldFrame
+from agentmesh.agt.early import PER_PEER, EarlyMessages
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -45,6 +47,7 @@ from agentmesh.events import KnockReceived, KnockRefused, MessageReceived, Sessi
 from agentmesh.handshake.verdict import Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, OPEN_SESSIONS_PER_PEER, PENDING_GRACE_MS, Limits
 from agentmesh.policy import Ask, Deny, Grant
+from agentmesh.primitives.keys import Receipt
 
 OTHER = bytes(31) + b"o"
 
@@ -115,6 +118,24 @@ def test_what_comes_early_twice_is_held_once_and_the_oldest_makes_room(scene: An
     for number, frame in enumerate(frames):  # what made room was not acknowledged, and comes again
         if str(number).encode() not in handed:
             assert agt_mesh.said(scene.bob.receive(agt_mesh.text(frame))) == [b"%d" % number]
+
+
+def test_what_cannot_be_held_takes_nobodys_place() -> None:
+    early = EarlyMessages()
+
+    def held(size: int, number: int) -> HeldFrame:
+        return HeldFrame(
+            frame_id=str(number), time_ms=0, receipt=Receipt(bytes([number]) * 32), message=bytes([number]) * size
+        )
+
+    for number in range(15 * 2):  # 15 MiB of the known
+        assert early.put(f"known {number // 4}", held(1 << 19, number), 0, known=True)
+    for number in range(8):
+        assert early.put("stranger", held(10, number), 0, known=False)
+    assert early.put("another", held(10, 0), 0, known=False)
+    assert not early.put("stranger", held(2 << 20, 9), 0, known=False)
+    assert [len(early.of(did)) for did in ("stranger", "another")] == [8, 1]
+    assert early.put("stranger", held(1 << 19, 9), 0, known=False)
 
 
 def test_messages_of_two_knocks_wait_each_for_its_own(scene: Any, agt_mesh: ModuleType) -> None:
@@ -390,6 +411,26 @@ def test_a_knock_cannot_be_decided_once_it_has_expired(scene: Any) -> None:
 # --- replays ----------------------------------------------------------------------------------------------------------
 
 
+def under_another_name(knock: dict[str, Any]) -> dict[str, Any]:
+    """A KNOCK with the point of order two added to its ephemeral key: u becomes 1/u, and X25519 answers alike."""
+    establishment = knock["establishment"]
+    field = 2**255 - 19
+    turned = pow(int.from_bytes(base64.b64decode(establishment["ek"]), "little"), -1, field).to_bytes(32, "little")
+    return {**knock, "establishment": {**establishment, "ek": base64.b64encode(turned).decode()}}
+
+
+def test_a_knock_under_another_name_is_none(scene: Any, agt_mesh: ModuleType) -> None:
+    scene.publish(scene.bob, one_time=0)
+    scene.rules.decides = Ask()
+    knock = scene.knock()
+    refuses(agt_mesh, scene, under_another_name(knock), BadPoint)
+    scene.bob.receive(agt_mesh.text(knock))
+    first = scene.pete.send(scene.bob.did, "pay once")
+    scene.bob.receive(agt_mesh.text(first))
+    refuses(agt_mesh, scene, under_another_name(knock), BadPoint)
+    assert len(scene.bob.pending_knocks()) == 1
+
+
 @pytest.mark.parametrize("one_time", [0, 20])
 @pytest.mark.parametrize("decision", ["grant", "deny", "ask"])
 @pytest.mark.parametrize("then", ["nothing", "restart", "rotate", "drop", "replace", "rotate twice"])
@@ -416,7 +457,8 @@ def test_a_replayed_knock_and_its_first_message_do_nothing_again(
     if then != "nothing":
         scene.restart()
     asked = len(scene.rules.requests)
-    replays = [knock, first, knock, first]
+    turned = under_another_name(knock)
+    replays = [knock, first, turned, first, knock, turned, first]
     handed: list[Any] = []
     for frame in replays:
         with suppress(RemoteError):

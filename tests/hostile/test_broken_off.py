@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,6 +27,7 @@ import agentmesh
 from agentmesh import Agent, AskApplication, Conditions, Intent, Limits
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink, OnFailure
 from agentmesh.audit.record import AuditEvent, Record, decode_entry
+from agentmesh.engine.outbox import Outbox, Purpose, Waiting
 from agentmesh.engine.rows import rows_of
 from agentmesh.errors import (
     AgentMeshError,
@@ -39,6 +40,7 @@ from agentmesh.errors import (
     StoreFailed,
 )
 from agentmesh.policy import Grant
+from agentmesh.primitives.keys import SessionId
 from agentmesh.session.established import Session
 from agentmesh.store import LogFile
 from agentmesh.testing import SeededEntropy, agent_pair, established_pair
@@ -800,6 +802,28 @@ def test_a_time_limit_made_of_a_generator(case: Case, interrupts: ModuleType) ->
         case.check(scene)
 
 
+def test_a_receipt_that_was_looked_for_and_broken_off_is_of_its_envelope_alone(interrupts: ModuleType) -> None:
+    def waiting_at(sequence: int, envelope: bytes) -> Waiting:
+        return Waiting(sequence, Purpose.KNOCK, "did", SessionId(bytes(16)), 0, b"", envelope)
+
+    first, second = waiting_at(1, b"first"), waiting_at(1, b"second")
+
+    def make() -> Outbox:
+        outbox = Outbox()
+        outbox.put(first)
+        return outbox
+
+    places = 0
+    for outbox in interrupts.each(make, lambda outbox: outbox.find(first.receipt), rooms=("engine/outbox.py",)):
+        places += 1
+        outbox.remove(1)
+        assert outbox.find(first.receipt) is None
+        outbox.put(second)  # a number whose envelope was let go of is another's
+        assert outbox.find(first.receipt) is None
+        assert outbox.find(second.receipt) is second
+    assert places > 10
+
+
 # --- forks and hooks --------------------------------------------------------------------------------------------------
 
 
@@ -878,6 +902,28 @@ def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(tmp_path: Pa
         done.set()
         thread.join()
     assert scene.alice.receive(bob.send(did, b"the parent goes on"))
+
+
+def test_a_child_of_a_fork_commits_no_batch_of_its_parents() -> None:
+    for leaves in (False, True):
+        pair = established_pair()
+        journal = Plain()
+        alice = Agent.restore(pair.alice.export_state(), clock=pair.clock, journal=journal)
+
+        def child(leaves: bool = leaves, alice: Agent = alice, journal: Plain = journal) -> None:
+            # What leaves the with statement in a child is what would commit there.
+            try:
+                stack.__exit__(*((SystemExit, SystemExit(), None) if leaves else (None, None, None)))
+            finally:
+                assert journal.records == []
+
+        with ExitStack() as stack:
+            stack.enter_context(alice.batch())
+            sealed = alice.send(pair.bob.did, b"of the parent")
+            assert in_a_child(child) == ("nothing" if leaves else "ForkedChild")
+        assert len(journal.records) == 1
+        [event] = pair.bob.receive(sealed.envelope)
+        assert event.plaintext == b"of the parent"  # type: ignore[union-attr]
 
 
 def test_a_policy_cannot_call_another_agent() -> None:

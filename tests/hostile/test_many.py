@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentmesh import Agent, Attachment, Identity, Intent, Limits, MessageReceived
+from agentmesh import Agent, AskApplication, Attachment, Identity, Intent, Limits, MessageReceived
 from agentmesh.audit import AuditJournal, AuditLog, Finding, MemorySink, compare
 from agentmesh.audit.record import AuditEvent, Record, decode_entry
 from agentmesh.engine import many as engine_many
@@ -137,6 +137,58 @@ def test_a_call_that_is_broken_off_has_sent_to_all_or_to_nobody(reliable: bool, 
             peer = Agent.restore(state, clock=clock)
             assert told(peer, one.sealed.envelope).plaintext == b"all"
     assert 0 in outcomes
+
+
+class Shut(AskApplication):
+    """Nobody may be sent to."""
+
+    def still_allowed(self, _peer: object, /) -> bool:
+        return False
+
+
+def test_a_refusal_is_counted_once_where_the_call_was_broken_off_behind_it(interrupts: ModuleType) -> None:
+    clock = ManualClock()
+    alice = Agent.create(MESH, clock=clock)
+    peers = [Agent.create(MESH, clock=clock) for _ in range(2)]
+    for peer in peers:
+        talking(alice, peer)
+    exported = alice.export_state()
+
+    def make() -> Any:
+        sink = MemorySink()
+        agent = Agent.restore(exported, clock=clock, policy=Shut(), journal=AuditJournal(AuditLog(sink)))
+        return agent, sink
+
+    def counts(made: Any) -> list[int]:
+        made[0].record_refusals()
+        return sorted(decode_entry(entry)[2].count for entry in made[1].entries())
+
+    def call(made: Any) -> Any:
+        return made[0].send_many([peer.did for peer in peers], b"all")
+
+    seen = {tuple(counts(made)) for made in interrupts.each(make, call, rooms=("engine/many.py",), lines=True)}
+    # The one that was being counted may be counted twice; the one behind it never is.
+    assert seen <= {(), (1, 1), (1, 2)}
+    assert (1, 1) in seen
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_says_that_it_equals_nothing_is_asked_for_its_attachments(many: bool) -> None:
+    class Same(list[Any]):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    alice, bob = Agent.create(MESH), Agent.create(MESH)
+    talking(alice, bob)
+    send: Any = (
+        (lambda given: alice.send_many([bob.did], b"x", attachments=given))
+        if many
+        else (lambda given: alice.send(bob.did, b"x", attachments=given))
+    )
+    with pytest.raises(ArgumentInvalid):
+        send(Same(["no attachment"]))
 
 
 def test_what_is_raised_behind_a_sealing_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from agentmesh import (
     Reason,
     SessionEstablished,
 )
+from agentmesh.agt_identity import mesh_did_of
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink, owner_of, verified_records
 from agentmesh.audit.record import AuditEvent, Outcome, Record
 from agentmesh.errors import (
@@ -232,6 +233,16 @@ def test_an_identity_is_on_a_list_or_not_whatever_names_it(named: Any, removed: 
     policy.unblock(removed)
     assert policy.still_allowed(PEER)
     policy.disallow(removed)
+    assert not policy.still_allowed(PEER)
+
+
+def test_of_two_dids_neither_takes_off_the_other_and_the_key_takes_off_both() -> None:
+    other = mesh_did_of(PEER.raw)
+    policy = AdmissionPolicy(allow=[other])
+    policy.disallow(PEER.did)
+    assert policy.still_allowed(PEER)
+    policy.allow(PEER.did)
+    policy.disallow(PEER)
     assert not policy.still_allowed(PEER)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import traceback
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentmesh.agt import AgtAgent
 from agentmesh.agt.encoding import write_object
 from agentmesh.agt.frames import connect_frame, heartbeat_frame, message_frame
 from agentmesh.agt.link import Advice, RelayLink
@@ -290,6 +292,7 @@ def test_what_is_no_close_code_is_refused(code: Any) -> None:
         lambda: RelayLink(ALICE, Clock(), ""),
         lambda: RelayLink(ALICE, Clock(), "x" * 16_385),
         lambda: RelayLink(ALICE, Clock(), b"token"),  # type: ignore[arg-type]
+        lambda: RelayLink(ALICE, Clock(), entropy=5),  # type: ignore[arg-type]
     ],
 )
 def test_what_a_link_cannot_use_is_refused(make: Any) -> None:
@@ -302,6 +305,18 @@ def test_a_link_shows_no_token() -> None:
     link.connect()
     assert repr(link) == "RelayLink(<redacted>)"
     assert "a-token-that-is-secret" not in repr(link.connect())
+
+
+@pytest.mark.parametrize("token", [b"a-token-that-is-secret", "a-token-that-is-secret\ud800"])
+def test_a_token_that_is_refused_stays_in_no_frame_of_ours(token: Any) -> None:
+    agent = AgtAgent.create("mesh")
+    for make in (lambda held: RelayLink(ALICE, Clock(), held.pop()), lambda held: agent.link(held.pop())):
+        with pytest.raises(ArgumentInvalid) as refused:
+            make([token])
+        trace = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+        ours = [frame for frame in trace.stack if "/agentmesh/" in frame.filename]
+        assert ours
+        assert "a-token" not in "".join(str(frame.locals) for frame in ours)
 
 
 def test_a_source_that_breaks_its_contract_is_refused() -> None:

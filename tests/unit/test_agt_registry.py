@@ -189,6 +189,7 @@ def test_what_is_no_did_is_not_asked_for(did: Any) -> None:
         lambda: reputation(ALICE, 0, BOB.did, float("nan"), ""),
         lambda: reputation(ALICE, 0, BOB.did, True, ""),
         lambda: reputation(ALICE, 0, BOB.did, 1, "x" * 1025),
+        lambda: read_answer(200, b"{}", None),  # type: ignore[arg-type]
         lambda: read_answer(-1, b"", MAX),
         lambda: read_answer(True, b"", MAX),
         lambda: read_answer(200, "{}", MAX),  # type: ignore[arg-type]

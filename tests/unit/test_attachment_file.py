@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import threading
 import traceback
 import zipfile
@@ -371,6 +373,15 @@ def test_what_is_no_source_is_refused(source: Any) -> None:
         open_file(made(64).attachment, source)
     with pytest.raises(ArgumentInvalid, match="attachment"):
         open_file(source, lambda offset, length: b"")
+
+
+def test_it_is_neither_copied_nor_pickled() -> None:
+    one = made(10)
+    with open_file(one.attachment, one.fetch) as file:
+        for copier in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError):
+                copier(file)
+        assert file.read() == one.data
 
 
 def test_no_error_and_no_print_shows_what_is_secret() -> None:
