@@ -124,7 +124,7 @@ def test_the_table_of_close_codes_is_the_links_advice() -> None:
         f"A frame of at most {frames.FRAME_MAX_BYTES >> 20} MiB leaves",
         f"`envelope_max_bytes`, {DEFAULTS.envelope_max_bytes >> 20} MiB",
         f"JSON by {encoding._BRACKETS_MAX:,} brackets and {encoding._COMMAS_MAX:,} commas",
-        f"a number by {encoding._NUMBER_MAX_CHARS} digits, an id by {frames._ID_MAX_BYTES} bytes",
+        f"a number by {encoding._NUMBER_MAX_CHARS} digits, an id by {frames.FRAME_ID_MAX_BYTES} bytes",
         f"is due every {link.HEARTBEAT_MS // 1000} s. Without one for {link.MAIL_STOPS_MS // 1000} s",
         f"doubles from {link._PAUSE_FIRST_MS // 1000} s to {link._PAUSE_LONGEST_MS // 1000} s",
         "is held in memory for ten minutes",
