@@ -41,6 +41,12 @@ def leaf_hash(entry: bytes) -> EntryHash:
     return EntryHash(_crypto.sha256(_LEAF + entry))
 
 
+def leaf_hashes(entries: Iterable[bytes]) -> list[EntryHash]:
+    """Return the leaf hash of each of these, which are bytes."""
+    sha256 = _crypto.sha256
+    return [EntryHash(sha256(_LEAF + entry)) for entry in entries]
+
+
 def _node_hash(left: bytes, right: bytes) -> bytes:
     return _crypto.sha256(_NODE + left + right)
 
@@ -68,13 +74,29 @@ class RunningRoot:
 
     def append(self, entry_hash: EntryHash) -> None:
         """Add the leaf of the next entry."""
-        node: bytes = entry_hash
-        size = self._size
+        self._push(0, entry_hash)
+
+    def extend(self, hashes: Sequence[EntryHash]) -> None:
+        """Add the leaves of the next entries: what completes a subtree together, level by level."""
+        at, sha256 = 0, _crypto.sha256
+        while at < len(hashes):
+            # The largest subtree that begins here, and is among them.
+            level = (len(hashes) - at).bit_length() - 1
+            if self._size:
+                level = min(level, (self._size & -self._size).bit_length() - 1)
+            row: Sequence[bytes] = hashes[at : at + (1 << level)]
+            while len(row) > 1:
+                row = [sha256(_NODE + left + right) for left, right in zip(row[::2], row[1::2], strict=True)]
+            self._push(level, row[0])
+            at += 1 << level
+
+    def _push(self, level: int, node: bytes) -> None:
+        size = self._size >> level
         while size & 1:
             node = _node_hash(self._nodes.pop(), node)
             size >>= 1
         self._nodes.append(node)
-        self._size += 1
+        self._size += 1 << level
 
     @property
     def nodes(self) -> tuple[bytes, ...]:
