@@ -292,18 +292,19 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
 
 
 def are_rows(columns: Sequence[Sequence[Any]]) -> bool:
-    """Say whether `decode_entry` takes each of many entries, as their fields say, field by field of all of them.
+    """Say whether `decode_entry` takes each of many entries, field by field of all of them.
+
+    Not asked is whether each previous hash is 32 bytes long, because a page compares them.
 
     Args:
         columns: Of each of the seventeen fields what the entries have there: numbers, texts or byte strings.
     """
-    versions, _, previouses, _, events, meshes, senders, recipients, _, receipts, sessions, *rest = columns
+    versions, _, _, _, events, meshes, senders, recipients, _, receipts, sessions, *rest = columns
     _, _, classes, outcomes, reasons, counts = rest
     return (
         all(set(map(type, columns[at])) == {kind} for at, kind in enumerate(_KINDS))
         and all(min(columns[at]) >= 0 and max(columns[at]) <= UINT_MAX for at in _NUMBERS)
         and set(versions) == {_VERSION}
-        and set(map(len, previouses)) == {_HASH_BYTES}
         and _EVENTS.keys() >= set(events)
         and set(classes) <= _CLASSES
         and _OUTCOMES.keys() >= set(outcomes)

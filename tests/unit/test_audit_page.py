@@ -116,6 +116,30 @@ def test_what_is_wrong_in_a_page_is_what_is_wrong_one_by_one(change: tuple[str, 
         assert _by_the_page(check_pages(altered, 0, FIRST_PREVIOUS)) == _one_by_one(altered)
 
 
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [(b"\xdc\x00\x11\xcc\x01", b""), (b"\xdd\x00\x00\x00\x11\x01", b""), (b"\xdc\x00\x11\x01", b"\x01"), (b"", b"")],
+    ids=["a longer number", "a longer array", "a byte too many", "empty"],
+)
+def test_a_form_that_is_not_canonical_is_refused_where_the_chain_holds(head: bytes, tail: bytes) -> None:
+    before = _entries(3)
+    good = _entries(1, 3, leaf_hash(before[-1]))[0]
+    strange = head + good[len(b"\xdc\x00\x11\x01") :] + tail if head else b""
+    entries = [*before, strange, *_entries(3, 4, leaf_hash(strange))]
+    assert _by_the_page(check_page(entries, 0, FIRST_PREVIOUS)) == _one_by_one(entries)
+    assert _one_by_one(entries)[1] == (3, "entry")
+
+
+def test_an_entrys_end_is_not_the_next_ones_beginning_where_the_chain_holds() -> None:
+    before = _entries(3)
+    whole = _entries(1, 3, leaf_hash(before[-1]))[0]
+    first, rest = whole[:-1], whole[-1:]
+    entries = [*before, first, rest + _entries(1, 4, leaf_hash(first))[0]]
+    entries += _entries(2, 5, leaf_hash(entries[-1]))
+    assert _by_the_page(check_page(entries, 0, FIRST_PREVIOUS)) == _one_by_one(entries)
+    assert _one_by_one(entries)[1] == (3, "entry")
+
+
 @given(st.data())
 def test_any_altered_bytes_are_found_as_one_by_one(data: st.DataObject) -> None:
     entries = _entries(12)
