@@ -12,7 +12,7 @@ The two `verify_` functions are pure: they look at their arguments and at nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NewType, TypeGuard, final
+from typing import Final, NewType, TypeGuard, cast, final
 
 from agentmesh.errors import ArgumentInvalid, LogBroken, ProofInvalid
 from agentmesh.primitives import _crypto
@@ -43,8 +43,7 @@ def leaf_hash(entry: bytes) -> EntryHash:
 
 def leaf_hashes(entries: Iterable[bytes]) -> list[EntryHash]:
     """Return the leaf hash of each of these, which are bytes."""
-    sha256 = _crypto.sha256
-    return [EntryHash(sha256(_LEAF + entry)) for entry in entries]
+    return cast(list[EntryHash], _crypto.sha256_each(_LEAF, entries))
 
 
 def _node_hash(left: bytes, right: bytes) -> bytes:
@@ -78,7 +77,7 @@ class RunningRoot:
 
     def extend(self, hashes: Sequence[EntryHash]) -> None:
         """Add the leaves of the next entries: what completes a subtree together, level by level."""
-        at, sha256 = 0, _crypto.sha256
+        at = 0
         while at < len(hashes):
             # The largest subtree that begins here, and is among them.
             level = (len(hashes) - at).bit_length() - 1
@@ -86,7 +85,7 @@ class RunningRoot:
                 level = min(level, (self._size & -self._size).bit_length() - 1)
             row: Sequence[bytes] = hashes[at : at + (1 << level)]
             while len(row) > 1:
-                row = [sha256(_NODE + left + right) for left, right in zip(row[::2], row[1::2], strict=True)]
+                row = _crypto.sha256_each(_NODE, map(bytes.__add__, row[::2], row[1::2]))
             self._push(level, row[0])
             at += 1 << level
 

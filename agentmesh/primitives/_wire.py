@@ -223,7 +223,6 @@ def decode_rows(parts: Sequence[bytes], width: int) -> list[tuple[Any, ...]]:
         Malformed: at least one is anything else; `decode` says of each what it is.
     """
     data = b"".join(parts)
-    rows: list[tuple[Any, ...]] = []
     try:
         unpacker = msgpack.Unpacker(
             raw=False,
@@ -235,13 +234,13 @@ def decode_rows(parts: Sequence[bytes], width: int) -> list[tuple[Any, ...]]:
             ext_hook=_refuse_ext,
         )
         unpacker.feed(data)
-        for row in unpacker:
-            if type(row) is not tuple or len(row) != width:
-                break
-            rows.append(row)
-        pack = msgpack.Packer(use_bin_type=True).pack
+        rows = list(unpacker)
         # Part by part: so no part's end can be the next one's beginning.
-        if list(map(pack, rows)) == list(parts):
+        if (
+            set(map(type, rows)) == {tuple}
+            and set(map(len, rows)) == {width}
+            and list(map(public_encoder(), rows)) == list(parts)
+        ):
             return rows
     except (ValueError, RecursionError):
         pass
