@@ -269,6 +269,14 @@ class MerkleTree:
         at = (index - first[level]) * _SIZE
         return bytes(nodes[level][at : at + _SIZE])
 
+    def check_chunk(self, chunk: int) -> None:
+        """Read a complete chunk again, and hold it against its hash.
+
+        Raises:
+            LogBroken: it is another.
+        """
+        self._read_chunk(chunk)
+
     def _read_chunk(self, chunk: int) -> tuple[list[int], list[bytearray]]:
         """Return the levels within a complete chunk, read again and found to be those that its hash was taken of.
 
