@@ -779,7 +779,7 @@ def project_files() -> list[Path]:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
-    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
+    hidden = re.compile(r"\.(?!ci$|github$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
     return [
         path
         for path in sorted(ROOT.rglob("*"))
