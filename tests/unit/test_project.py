@@ -72,7 +72,7 @@ THIRD_PARTY = {
     "cryptography": ("primitives._crypto",),
     "hypothesis": ("testing", "testing.*"),
     "msgpack": ("primitives._wire",),
-    "nacl": ("primitives._crypto",),
+    "nacl": ("primitives._crypto", "primitives._sodium"),
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
