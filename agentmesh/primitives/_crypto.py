@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -77,6 +77,12 @@ def keyed_kdf(key: bytes, label: KdfLabel, size: int) -> Callable[[bytes], bytes
 def sha256(data: bytes) -> bytes:
     """Return the SHA-256 of `data`, 32 bytes. FIPS 180-4."""
     return hashlib.sha256(data).digest()
+
+
+def sha256_each(prefix: bytes, parts: Iterable[bytes]) -> list[bytes]:
+    """Return the SHA-256 of `prefix` and each part: for what is hashed by the million."""
+    sha256 = hashlib.sha256
+    return [sha256(prefix + part).digest() for part in parts]
 
 
 def sha256_of_two(first: bytes, second: bytes) -> bytes:
