@@ -35,7 +35,7 @@ class CompiledCalls(BuildHookInterface[Any]):
         if not _is_wanted():
             return
         if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
-            raise RuntimeError(f"{SWITCH}: the compiled calls are for CPython with its lock; leave the variable unset here")
+            raise RuntimeError(f"{SWITCH}: the compiled calls are for CPython with its lock; unset it here")
         from setuptools import Distribution, Extension
 
         extension = Extension(MODULE, [SOURCE], py_limited_api=True)
