@@ -86,7 +86,7 @@ def _answers(calls: tuple[Callable[..., Any], ...], drawn: bytes, size: int) -> 
     key, nonce, data = drawn[:32], drawn[32:56], (drawn * 4)[:size]
     box, public = secretbox(data, nonce, key), scalarmult_base(key)
     signed = sign(data, _SIGNING) + data
-    return [
+    answers = [
         box, public, signed,
         secretbox_open(box, nonce, key), secretbox_open(box + b"\0", nonce, key), secretbox_open(box, nonce, public),
         secretbox_open(box[:15], nonce, key), secretbox_open(box, nonce[1:], key), secretbox_open(box, nonce, key[1:]),
@@ -95,3 +95,4 @@ def _answers(calls: tuple[Callable[..., Any], ...], drawn: bytes, size: int) -> 
         sign_open(signed[:-1], _SIGNING[32:]), sign_open(signed + b"\0", _SIGNING[32:]),
         kdf(drawn, EXTRACT, data, 64), kdf(key, EXTRACT, data, 32), kdf(b"", KdfLabel(b""), data, 16),
     ]  # fmt: skip
+    return [(type(answer), answer) for answer in answers]
