@@ -31,7 +31,7 @@ from nacl.bindings import (
 )
 
 from agentmesh.errors import ArgumentInvalid, BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
-from agentmesh.primitives import _sodium
+from agentmesh.primitives import _sodium, build
 from agentmesh.primitives._labels import HkdfInfo, KdfLabel
 
 KEY_BYTES: Final = _sodium.KEY_BYTES
@@ -48,18 +48,21 @@ _FIELD_PRIME: Final = 2**255 - 19
 _SIGN_BIT_CLEARED: Final = 2**255 - 1
 
 constant_time_equal = hmac.compare_digest
-secretbox, secretbox_try_open, _scalarmult, _scalarmult_base, _sign, _sign_open = _sodium.SODIUM
 
 
 # --- hashes (RFC 7693, FIPS 180-4) -----------------------------------------------------------------------------------
 
 
-def kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
+def _kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
     """Return `size` bytes of BLAKE2b, keyed with `key` (empty for none), personalised with `label`, over `data`.
 
     `size` is BLAKE2b's own digest size, 1 to 64, not a truncation. Section 1.1; RFC 7693.
     """
     return hashlib.blake2b(data, digest_size=size, key=key, person=label).digest()
+
+
+_calls, kdf = build.chosen(_sodium.SODIUM, _kdf)
+secretbox, secretbox_try_open, _scalarmult, _scalarmult_base, _sign, _sign_open = _calls
 
 
 def keyed_kdf(key: bytes, label: KdfLabel, size: int) -> Callable[[bytes], bytes]:

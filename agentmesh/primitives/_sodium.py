@@ -2,8 +2,8 @@
 
 `nacl.bindings` measures, allocates and maps results with calls of its own, which take longer than a small box does. So
 these go through the handle below them, `nacl._sodium`, where it is of the shape that is used here; else through the
-bindings, which are slower and answer the same. cffi takes bytes for a pointer without
-asking for their length: each function here measures what libsodium is to read before it calls.
+bindings, which are slower and answer the same. cffi takes bytes for a pointer without asking for their length: each
+function here measures what libsodium is to read before it calls.
 
 A call that libsodium refuses returns `None`: whoever calls has an error that says what was refused.
 """
@@ -17,9 +17,10 @@ import nacl.exceptions
 from nacl import bindings
 
 try:
-    from nacl import _sodium as _pynacl
+    from nacl import _sodium as _handle
 except ImportError:  # a PyNaCl that keeps it elsewhere
-    _pynacl = None
+    _handle = None
+HANDLE: Final[Any] = _handle
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
@@ -41,7 +42,7 @@ SHAPES: Final = {
 
 
 class Calls(NamedTuple):
-    """What is called for every message or every pair; each of two ways to libsodium has all of it."""
+    """What is called for every message or every pair; each way to libsodium has all of it."""
 
     secretbox: Callable[[bytes, bytes, bytes], bytes]
     """Return tag || ciphertext of (plaintext, 24-byte nonce, 32-byte key)."""
@@ -57,10 +58,10 @@ class Calls(NamedTuple):
     """Return the first of (signature || message, public key) as it is, or `None` where it does not verify."""
 
 
-def fits(handle: Any) -> bool:
+def fits(handle: Any, shapes: dict[str, str] = SHAPES) -> bool:
     """Say whether this module is PyNaCl's handle, and its functions are those that are called here."""
     try:
-        return all(handle.ffi.typeof(getattr(handle.lib, name)).cname == shape for name, shape in SHAPES.items())
+        return all(handle.ffi.typeof(getattr(handle.lib, name)).cname == shape for name, shape in shapes.items())
     except (AttributeError, TypeError):
         return False
 
@@ -170,4 +171,4 @@ def _sign_open(signed: bytes, public_key: bytes) -> bytes | None:
     return signed
 
 
-SODIUM: Final = by_handle(_pynacl) if fits(_pynacl) else by_bindings()
+SODIUM: Final = by_handle(HANDLE) if fits(HANDLE) else by_bindings()
