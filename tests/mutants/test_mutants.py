@@ -613,6 +613,20 @@ FAULTS = (
         ("tests/unit/test_wire.py",),
     ),
     Fault(
+        "a pattern knows a longer form of a number",
+        "primitives/_patterns.py",
+        r'(0xFFFF, rb"\xcd[^\x00].")',
+        r'(0xFFFF, rb"\xcd..")',
+        ("tests/unit/test_wire.py",),
+    ),
+    Fault(
+        "a pattern knows numbers past the maximum",
+        "primitives/_patterns.py",
+        "if most <= maximum)])",
+        "if most // 0x100 <= maximum)])",
+        ("tests/unit/test_wire.py",),
+    ),
+    Fault(
         "a change of the ledger is not kept till it is whole",
         "trust/steps.py",
         "            self._make_whole()\n            if self._keeper is None",
