@@ -16,6 +16,7 @@ from agentmesh.cli import inspection
 from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, WIDTH, Exit, complain, escaped, exit_table, fail, reason
+from agentmesh.namesake import about_namesake
 
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
+        shared = about_namesake()
+        if shared:
+            complain(shared)
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except SystemExit as stopped:

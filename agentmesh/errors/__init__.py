@@ -100,6 +100,7 @@ from agentmesh.errors.remote import (
     WrongMesh,
     WrongRecipient,
 )
+from agentmesh.errors.warned import NameShared
 
 __all__ = [
     "AgentMeshError",
@@ -150,6 +151,7 @@ __all__ = [
     "MessageAfterClose",
     "MessageEarly",
     "MessageRefused",
+    "NameShared",
     "NoSession",
     "NotYet",
     "OneTimeRequired",
