@@ -64,6 +64,8 @@ INPUT_AND_OUTPUT = (
     "multiprocessing", "pathlib", "select", "selectors", "shutil", "signal", "smtplib", "socket", "socketserver",
     "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
 )  # fmt: skip
+# Who waits for something: the courier, and what tests it. All else is called, and returns.
+WAITS = ("courier.courier", "courier.workings", "testing.broker")
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
 # Values that applications and relays share between threads.
 LOCKED = ("primitives.buckets", "relay.limiter", "trust.steps")
@@ -86,6 +88,7 @@ STANDARD_LIBRARY = {
     "time": ("engine.hooks", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
+    **dict.fromkeys(("asyncio", "concurrent"), (*TOUCHES_THE_WORLD, *WAITS)),
 }
 # Where only a part of such a module may be used.
 PARTS = {
@@ -432,6 +435,9 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("store.sqlite", "import pickle"),
         ("cli.demo.parent", "import yaml"),
         ("agent", "import socket"),
+        ("agent", "import asyncio"),
+        ("courier.intake", "import asyncio"),
+        ("courier.courier", "import socket"),
         ("testing.network", "from pathlib import Path"),
         ("session.established", "import threading"),
         ("agent", "from threading import Thread"),
@@ -650,7 +656,9 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     floored = [*project["dependencies"], *extras["testing"], *extras["postgres"], *extras["examples"]]
-    assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), (
+        floored
+    )
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",
     }  # fmt: skip
