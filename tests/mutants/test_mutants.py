@@ -1072,15 +1072,14 @@ FAULTS = (
     Fault(
         "what only an index vouched for is signed unread",
         "audit/log.py",
-        "        self._read_unread()\n        with self._lock:\n            return self._signed(",
+        "        self.vouch()\n        with self._lock:\n            return self._signed(",
         "        with self._lock:\n            return self._signed(",
         FORGED,
     ),
     Fault(
         "what only an index vouched for is handed over unread",
         "audit/log.py",
-        "        self._read_unread()\n        with self._lock:\n            self._catch_up()\n"
-        "            checkpoint = None",
+        "        self.vouch()\n        with self._lock:\n            self._catch_up()\n            checkpoint = None",
         "        with self._lock:\n            self._catch_up()\n            checkpoint = None",
         FORGED,
     ),
