@@ -1121,7 +1121,7 @@ def test_a_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     # 1 is "tests failed"; anything else (nothing collected, an interrupted run) would prove nothing.
     assert run.returncode == 1, f"{fault.name} was not caught:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
