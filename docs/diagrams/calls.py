@@ -36,7 +36,7 @@ LEFT_OUT = (
     "envelope:envelope_prefix",
     "envelope:is_mesh_name",
     "envelope:long_time",
-    "envelope:message_prefix",
+    "envelope:message_heads",
     "handshake.prekeys:PublishedBundle.used",
     "handshake.prekeys:is_valid_at",
     "identity:is_did_shaped",
