@@ -80,6 +80,14 @@ def test_every_limit_has_a_row() -> None:
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == fixed + settable
 
 
+def test_every_code_is_on_the_page_of_problems_once() -> None:
+    text = (DOCS / "problems.md").read_text("utf-8")
+    named = re.findall(r"`([a-z]+\.[a-z_]+)`", "".join(re.findall(r"^\|.*\|$", text, re.MULTILINE)))
+    errors = importlib.import_module("agentmesh.errors")
+    every = [getattr(errors, name) for name in tables.public_names("agentmesh.errors")]
+    assert sorted(named) == sorted(error.code for error in every if error.hint and not error.__subclasses__())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
