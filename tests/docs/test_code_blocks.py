@@ -1,8 +1,8 @@
 """Every Python code block of README.md and docs/ runs, as a file and pasted; every relative link leads somewhere.
 
 The blocks of a page run in order in one namespace, so that a later block continues an earlier one. A block under the
-comment `<!-- not run: reason -->` is only compiled; so is one under `<!-- file: name.py -->`, which is to be saved under
-that name: `test_tutorial.py` runs those.
+comment `<!-- not run: reason -->` is only compiled; so is one under `<!-- file: name.py -->`, which is to be saved as
+that: `test_tutorial.py` runs those.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def test_whoever_is_killed_goes_on_and_nothing_is_lost_or_done_twice(killed: str
                 continue
             if killed != "alice":
                 bobs.close()
-                assert line(bob := start(bobs, "bob", "serve")) == did
+                bob = start(bobs, "bob", "serve")
+                assert line(bob) == did
             if killed != "bob":
                 assert alice.stdout is not None
                 alice.kill()
