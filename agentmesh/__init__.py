@@ -50,8 +50,9 @@ try:
     from agentmesh.session.phases import Phase
 except KeyboardInterrupt:
     # `python -m agentmesh` comes by here before a line of the command's own, which is to end by Ctrl-C without a
-    # traceback from its first moment. While Python looks for the module that it is to run, it is called "-m".
-    if sys.argv[:1] == ["-m"]:
+    # traceback from its first moment. While Python looks for the module that it is to run, it is called "-m";
+    # the script has its own name.
+    if sys.argv and sys.argv[0].rpartition("/")[2] in ("-m", "agentmesh", "agentmesh-e2ee"):
         raise SystemExit(130) from None
     raise
 

@@ -6,9 +6,12 @@ import importlib.metadata
 import os
 import platform
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import agentmesh
+from benchmarks.workers import MAYBE_COMPILED, ROOT, environment
 
 
 def machine() -> dict[str, str]:
@@ -32,3 +35,12 @@ def facts() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in ("pynacl", "cryptography", "msgpack")},
         "hashlib": ssl.OPENSSL_VERSION,
     }
+
+
+def is_compiled() -> bool:
+    """Return whether the compiled build is installed: whether that runs where nothing turns it off."""
+    done = subprocess.run(
+        (*MAYBE_COMPILED, sys.executable, "-m", "agentmesh", "--version"),
+        cwd=ROOT, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return done.returncode == 0 and "compiled" in done.stdout

@@ -63,6 +63,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "audit": (
         "audit_append_1k",
         "audit_append_10k",
+        "audit_append_at_10k",
         "audit_append_at_100k",
         "audit_verify_1k",
         "audit_verify_10k",

@@ -22,10 +22,11 @@ from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.handover import Handover
 from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
 from agentmesh.audit.owner import can_stand, owner_named
+from agentmesh.audit.page import check_entry, check_pages
 from agentmesh.audit.prepared import Prepared
 from agentmesh.audit.record import AuditEvent, Record
 from agentmesh.audit.sink import LongSink, Milestone, Sink
-from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
+from agentmesh.audit.verification import VerifiedLog, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
 from agentmesh.limits import UINT_MAX
@@ -98,12 +99,12 @@ class AuditLog:
                 head = milestone.head
             entries = _entries_behind(long, tree, head)
         milestones: list[Milestone] = []
-        for entry in entries:
-            head, record = check_entry(entry, len(tree), head)
-            owner = owner or owner_named(record)
-            node = tree.append(head)
-            if node is not None:
-                milestones.append(Milestone(node, head))
+        for page in check_pages(entries, len(tree), head):
+            owner = owner or next(page.owners(), "")
+            for head in page.hashes:
+                node = tree.append(head)
+                if node is not None:
+                    milestones.append(Milestone(node, head))
         self._tree, self._size, self._head, self._owner = tree, len(tree), head, owner
         self._is_in_step = True
         if long is not None and milestones:
@@ -401,10 +402,10 @@ def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterato
         raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
     head = handover.head if before == 0 else milestones[before - 1].head
     sequence = start
-    for entry in islice(long.entries_from(start), end - start):
-        head, _ = check_entry(entry, sequence, head)
-        sequence += 1
-        yield head
+    for page in check_pages(islice(long.entries_from(start), end - start), start, head):
+        sequence += len(page.hashes)
+        head = page.hashes[-1]
+        yield from page.hashes
     if sequence < end:
         raise LogBroken(sequence, "cut")
     if head != milestones[before].head:

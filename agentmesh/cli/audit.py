@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from agentmesh.audit import (
     verify_entries,
 )
 from agentmesh.audit.checkpoint import CHECKPOINT_MAX_BYTES
+from agentmesh.audit.verification import verified_pages
 from agentmesh.cli.streams import overwrite, remark
 from agentmesh.cli.text import Exit, amount, columns, complain, escaped, exit_table, fail, reason, short_did, short_hex
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, LogBroken, StoreFailed
@@ -323,32 +324,36 @@ def _show(arguments: argparse.Namespace) -> int:
     count = 0
     with log.watched(arguments.progress) as (entries, tell):
         try:
-            for record in verified_records(entries, progress=tell):
-                first = 0 if log.handover is None else log.handover.size
-                print(_row(first + count, record))
-                count += 1
+            for page in verified_pages(entries, progress=tell):
+                print("\n".join(map(_row, page.rows)))
+                count += len(page.rows)
         finally:
             sys.stdout.flush()  # before what is wrong with the next is said on stderr
     print(amount(count, "entries"))
     return 0
 
 
-def _row(sequence: int, record: Record) -> str:
+def _row(row: Sequence[Any]) -> str:
     # Written out, because a log has millions of them. Its cells are numbers, fixed words, and what `_party` escaped.
-    size = record.size_bytes or ""
+    _, sequence, _, at_ms, event, _, sender, recipient, _, receipt, _, number, size, _, _, why, count = row
     line = (
-        f"{sequence:>7}  {_time(record.at_ms):<23}  {record.event:<16.16}  {_party(record.sender):<12}  "
-        f"{_party(record.recipient):<12}  {size:>7}  {record.receipt[:4].hex():<8}"
+        f"{sequence:>7}  {_time(at_ms):<23}  {_what(event, sender, recipient)}  {size or '':>7}  {receipt[:4].hex():<8}"
     )
-    more = [escaped(record.reason)] if record.reason else []
-    if record.number:
-        more.append(f"no. {record.number}")
-    if record.count != 1:
-        more.append(f"{record.count:,} times")
-    return f"{line}  {', '.join(more)}".rstrip()
+    if not why and count == 1:
+        return f"{line}  no. {number}" if number else line.rstrip()
+    more = [escaped(why)] if why else []
+    if number:
+        more.append(f"no. {number}")
+    if count != 1:
+        more.append(f"{count:,} times")
+    return f"{line}  {', '.join(more)}"
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=4_096)  # a log has few of them
+def _what(event: str, sender: str, recipient: str) -> str:
+    return f"{event:<16.16}  {_party(sender):<12}  {_party(recipient):<12}"
+
+
 def _party(did: str) -> str:
     return short_did(did) if did else "-"
 

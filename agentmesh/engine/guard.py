@@ -15,6 +15,7 @@ from agentmesh.engine.state import AgentState
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
 from agentmesh.identity import did_argument
 from agentmesh.limits import REFERENCES_MAX, Limits
+from agentmesh.namesake import warn_of_namesake
 from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bytes_argument
@@ -258,6 +259,7 @@ def working_entropy(entropy: Entropy | None) -> Entropy:
         RandomnessFailed: the source is visibly stuck.
     """
     check_backend()
+    warn_of_namesake()
     source = SystemEntropy() if entropy is None else entropy
     check_entropy(source)
     return source

@@ -54,7 +54,7 @@ _OWED: Final = _wire.array(_U32, _MS)
 
 _PENDING: Final = _wire.array(_wire.Uint(), _FACTS, RATCHET, _MS, _wire.Bin(1, UINT_MAX))
 _UNDECIDED: Final = _wire.array(_wire.Uint(), _FACTS, _KEY, _KEY, _KEY, _KEY, _MS, _wire.Bin(1, UINT_MAX))
-_SESSION: Final = _wire.array(
+_SESSION: Final = _wire.often(
     _wire.Uint(),
     _FACTS,
     RATCHET,

@@ -4,6 +4,7 @@ Nothing here is for production: the randomness repeats itself on purpose. `agent
 `testing` (Hypothesis) and is imported by its own name; all else here needs nothing more than the library.
 """
 
+from agentmesh.testing.broker import ManualTimer, MemoryBroker, MemoryTransport
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
 from agentmesh.testing.faulty_backend import FaultyBackend, Moment
@@ -19,6 +20,9 @@ __all__ = [
     "Faults",
     "FaultyBackend",
     "ManualClock",
+    "ManualTimer",
+    "MemoryBroker",
+    "MemoryTransport",
     "MeshSimulator",
     "Moment",
     "Mutation",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentmesh import Identity
-from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, log, verify_entries, verify_entry
+from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, page, verify_entries, verify_entry
 from agentmesh.errors import ArgumentInvalid, LogBroken
 from agentmesh.store import LogFile, log_index, read_log_file
 
@@ -53,13 +53,13 @@ def path(written: tuple[bytes, bytes, AuditLog], tmp_path: Path) -> Iterator[Pat
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the entries that were verified."""
     numbers: list[int] = []
-    real = log.check_entry
+    real = page.check_page
 
-    def check(entry: bytes, sequence: int, previous: Any) -> Any:
-        numbers.append(sequence)
-        return real(entry, sequence, previous)
+    def check(entries: list[bytes], sequence: int, previous: Any) -> Any:
+        numbers.extend(range(sequence, sequence + len(entries)))
+        return real(entries, sequence, previous)
 
-    monkeypatch.setattr(log, "check_entry", check)
+    monkeypatch.setattr(page, "check_page", check)
     return numbers
 
 

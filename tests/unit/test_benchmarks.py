@@ -34,6 +34,19 @@ def slow(self, *arguments, **named):
 agentmesh.Agent.send = slow
 runpy.run_module("benchmarks.ours", run_name="__main__")
 """
+COUNTED = """
+import itertools, sys
+sys.path.insert(0, {root!r})
+from benchmarks.instructions import counted
+from benchmarks.peers.serve import Workload
+def work(turns):
+    def call():
+        for _ in itertools.repeat(None, turns):
+            pass
+    while True:
+        yield call
+counted({{"work": Workload(lambda: work({turns})), "bare:work": Workload(lambda: work(1000))}}, sys.argv[1:])
+"""
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -180,9 +193,9 @@ def test_the_guard_fails_for_a_slowed_library(module, tmp_path: Path, capsys: py
     guard = module("guard")
     slowed = tmp_path / "slow.py"
     slowed.write_text(SLOW.format(root=str(ROOT)), "utf-8")
-    limits = [limit for limit in guard.LIMITS if limit.ours == "frame_256"]
+    limits = [limit for limit in guard.CLOCK if limit.ours == "frame_256"]
     scale = guard.SCALE._replace(rounds=2, block_ms=1)
-    assert guard.main([], command=[sys.executable, str(slowed)], limits=limits, scale=scale) == 1
+    assert guard.main(["--clock"], command=[sys.executable, str(slowed)], clock=limits, scale=scale) == 1
     said = capsys.readouterr()
     assert "measured once more" in said.out
     assert "too slow: 256 bytes to the wire and back" in said.err
@@ -190,8 +203,77 @@ def test_the_guard_fails_for_a_slowed_library(module, tmp_path: Path, capsys: py
 
 def test_the_guard_passes_what_is_within_its_limits(module) -> None:
     guard = module("guard")
-    limits = [guard.Limit("frame_256", "bare:frame_256", 1000.0, "anything")]
-    assert guard.main([], limits=limits, scale=guard.SCALE._replace(rounds=1, block_ms=0.1)) == 0
+    limits = [guard.ClockLimit("frame_256", "bare:frame_256", 1000.0, "anything")]
+    assert guard.main(["--clock"], clock=limits, scale=guard.SCALE._replace(rounds=1, block_ms=0.1)) == 0
+
+
+@pytest.fixture
+def counting(module, tmp_path: Path):
+    """Return a command that serves a floor and a workload of 1.5 times its work, slowed by so many hundredths."""
+    if module("instructions").why_not():
+        pytest.skip("counting needs valgrind")
+
+    def command(slowed: int) -> list[str]:
+        script = tmp_path / f"counted{slowed}.py"
+        script.write_text(COUNTED.format(root=str(ROOT), turns=1500 + 15 * slowed), "utf-8")
+        return [sys.executable, str(script)]
+
+    return command
+
+
+def test_the_guard_sees_a_library_that_is_five_in_a_hundred_slower(
+    module, counting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = module("guard")
+    wide = [guard.Limit("work", "bare:work", 9.0, None, "some work")]
+    assert guard.main(["--measure"], counted=counting(0), limits=wide) == 0
+    printed = capsys.readouterr().out
+    table: dict[str, object] = {"Final": object, "Limit": guard.Limit}
+    exec(printed.replace(": Final", ""), table)  # it is to be put into the module as it is
+    limits = table["LIMITS"]
+    assert table["LIMITS_ARE_OF"] == guard.interpreter()
+    assert limits[0].pure == pytest.approx(1.5 * guard.MARGIN, rel=0.01)
+    assert guard.over(limits, guard.count(limits, counting(0)), "pure", 1.0) == []
+    assert guard.over(limits, guard.count(limits, counting(5)), "pure", 1.0) != []
+    # Another interpreter than the table's: wider, and it says so; and a slow-down beyond that is still seen.
+    capsys.readouterr()
+    assert guard.main([], counted=counting(20), limits=limits, large=[]) == 1
+    said = capsys.readouterr()
+    assert ("times as wide" in said.out) is (guard.interpreter() != guard.LIMITS_ARE_OF)
+    assert "too slow: some work, pure" in said.err
+
+
+def test_the_guard_judges_the_compiled_build_by_its_own_limits(module) -> None:
+    guard = module("guard")
+    limits = [guard.Limit("work", "bare:work", 2.0, 1.0, "some work"), guard.Limit("work", "bare:work", 9.0, None, "b")]
+    counts = {"work": 1.5, "bare:work": 1.0}
+    assert guard.over(limits, counts, "pure", 1.0) == []
+    assert guard.over(limits, counts, "compiled", 1.0) == ["some work, compiled: 1.500 times, at most 1.000"]
+    assert guard.over(limits, counts, "compiled", 1.6) == []
+
+
+def test_without_valgrind_the_guard_goes_by_the_clock_and_says_so(
+    module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = module("guard")
+    monkeypatch.setenv("PATH", "")
+    limits = [guard.ClockLimit("frame_256", "bare:frame_256", 1000.0, "anything")]
+    assert guard.main([], clock=limits, scale=guard.SCALE._replace(rounds=1, block_ms=0.1)) == 0
+    assert "valgrind is not installed: by the clock" in capsys.readouterr().out
+    assert guard.main(["--measure"]) == 1
+
+
+def test_a_counted_process_that_fails_is_no_count(module, counting) -> None:
+    instructions = module("instructions")
+    with pytest.raises(instructions.NotCounted, match="KeyError: 'nothing'"):
+        instructions.count([["nothing"]], command=counting(0))
+
+
+def test_the_guards_limits_are_of_workloads_that_there_are(module) -> None:
+    guard, ours = module("guard"), module("ours")
+    for limit in (*guard.LIMITS, *guard.CLOCK):
+        assert {limit.ours, limit.versus} <= {*ours.WORKLOADS, *ours.BARE}
+    assert [limit.ours for limit in guard.LARGE] == ["frameaudit_1048576"]
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
