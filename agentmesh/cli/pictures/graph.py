@@ -15,7 +15,7 @@ AGENTS_MAX: Final = 24
 PAIRS_MAX: Final = 60
 LANES_MAX: Final = 20
 BINS: Final = 120
-_LABELS_MAX: Final = 14
+_LABELS_MAX: Final = 16
 _WIDTH: Final = 1000
 _RING: Final = 460
 _ROW: Final = 28
@@ -50,7 +50,7 @@ def graph(traffic: Traffic) -> str:
 def figure(traffic: Traffic) -> tuple[list[str], int]:
     """Return what stands in the SVG, and its height: for a page too, which brings `FIGURE_STYLE` itself."""
     shown = _shown(traffic)
-    ring = _RING if len(shown) > 2 else 220
+    ring = _RING if len(shown) > 3 else 220
     lanes = traffic.busiest(LANES_MAX)
     height = 70 + ring + (60 + _ROW * len(lanes) if lanes else 40) + 40
     first, last = traffic.span_ms
@@ -92,15 +92,19 @@ def _network(traffic: Traffic, shown: list[int], ring: int) -> Iterator[str]:
     places = _places(shown, ring)
     drawn = [(ends, pair) for ends, pair in traffic.busiest(len(traffic.pairs)) if set(ends) <= places.keys()]
     most = max(pair.envelopes for _, pair in drawn) if drawn else 1
-    for number, ((sender, recipient), pair) in enumerate(drawn[:PAIRS_MAX]):
+    labelled = len(drawn) <= _LABELS_MAX  # more would hide one another; the lanes below have the numbers
+    for (sender, recipient), pair in drawn[:PAIRS_MAX]:
         if sender != recipient:
-            yield from _edge(places[sender], places[recipient], pair, most, labelled=number < _LABELS_MAX)
+            yield from _edge(places[sender], places[recipient], pair, most, labelled=labelled)
     names = traffic.names()
     for agent in shown:
         x, y = places[agent]
         yield f'<g><title>{escape(names[agent])}</title><circle class="n" cx="{x:.1f}" cy="{y:.1f}" r="17"/>'
-        label = 34 if y >= 70 + ring / 2 or len(shown) <= 2 else -25
-        yield _text(x, y + label, short(names[agent]), "t halo", anchor="middle") + "</g>"
+        if abs(x - _WIDTH / 2) > 200:  # beside it, on the outer side
+            across, down, anchor = (22, 5, "start") if x > _WIDTH / 2 else (-22, 5, "end")
+        else:
+            across, down, anchor = 0, 34 if y >= 70 + ring / 2 else -25, "middle"
+        yield _text(x + across, y + down, short(names[agent]), "t halo", anchor=anchor) + "</g>"
     left = len([did for did in traffic.agents if did]) - len(shown)
     if left > 0:
         yield _text(24, 70 + ring - 8, f"and {amount(left, 'agents')} that sent less", "s")
@@ -109,12 +113,13 @@ def _network(traffic: Traffic, shown: list[int], ring: int) -> Iterator[str]:
 def _places(shown: list[int], ring: int) -> dict[int, _Point]:
     middle = (_WIDTH / 2, 70 + ring / 2)
     if len(shown) <= 2:
-        return {agent: (_WIDTH / 2 + (number * 2 - 1) * 260, middle[1]) for number, agent in enumerate(shown)}
+        return {agent: (_WIDTH / 2 + (number * 2 - 1) * 280, middle[1]) for number, agent in enumerate(shown)}
     around = len(shown) - 1  # the busiest stands in the middle
+    start = math.pi if around == 2 else -math.pi / 2
     places = {shown[0]: middle}
     for number, agent in enumerate(shown[1:]):
-        angle = 2 * math.pi * number / around - math.pi / 2
-        places[agent] = (middle[0] + 400 * math.cos(angle), middle[1] + (ring / 2 - 50) * math.sin(angle))
+        angle = 2 * math.pi * number / around + start
+        places[agent] = (middle[0] + 385 * math.cos(angle), middle[1] + (ring / 2 - 50) * math.sin(angle))
     return places
 
 
@@ -175,20 +180,23 @@ def _lanes(traffic: Traffic, lanes: list[tuple[tuple[int, int], Pair]], top: int
         yield _text(24, base - 6, f"{short(sender)} to {short(recipient)}", "t")
         yield f'<line class="l" x1="{_LANES_X}" x2="{_LANES_X + _LANES_WIDTH}" y1="{base}" y2="{base}"/>'
         for place, (taken, refused) in enumerate(zip(*binned[ends], strict=True)):
-            x, used = _LANES_X + place * width, 0.0
-            for count, kind in ((taken, "b"), (refused, "rb")):
-                if count:
-                    tall = max(3.0, (_ROW - 6) * math.sqrt(count / most) * (1 if not used else 0.5))
-                    yield (
-                        f'<rect class="{kind}" x="{x:.1f}" y="{base - used - tall:.1f}" width="{width - 0.6:.1f}" '
-                        f'height="{tall:.1f}"/>'
-                    )
-                    used += tall
+            if taken or refused:
+                yield from _bar(_LANES_X + place * width, base, width - 0.6, taken, refused, most)
         more = f"{pair.envelopes:,}" + (f", {pair.refused:,} refused" if pair.refused else "")
         yield _text(_WIDTH - 24, base - 6, more, "s", anchor="end") + "</g>"
     left = len(traffic.pairs) - len(lanes)
     if left > 0:
         yield _text(_LANES_X, top + 48 + _ROW * len(lanes), f"and {left:,} more ways, with less", "s")
+
+
+def _bar(x: float, base: float, width: float, taken: int, refused: int, most: int) -> Iterator[str]:
+    """Draw what fell into one stretch of time, refusals on top; what is there at all is seen."""
+    tall = max(4.0, (_ROW - 6) * math.sqrt((taken + refused) / most))
+    red = tall * refused / (taken + refused)
+    red = min(max(red, 2.0), tall if not taken else tall - 2.0) if refused else 0.0
+    for kind, height, top in (("b", tall - red, base - tall + red), ("rb", red, base - tall)):
+        if height:
+            yield f'<rect class="{kind}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
 
 
 def _legend(y: float) -> Iterator[str]:

@@ -14,9 +14,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
+from agentmesh.audit import owner_of
 from agentmesh.cli.pictures.graph import FIGURE_STYLE, figure
 from agentmesh.cli.pictures.traffic import Traffic, is_refusal, safe
 from agentmesh.cli.text import amount, moment
+from agentmesh.errors import ArgumentInvalid
 from agentmesh.primitives import _crypto
 
 ROWS_MAX: Final = 200_000  # that many are listed: a browser holds them, and a page of them has 15 MB
@@ -94,7 +96,6 @@ def _data(traffic: Traffic) -> str:
 
 def _body(traffic: Traffic) -> Iterator[str]:
     first, last = traffic.span_ms
-    own = sorted({row.sender for row in traffic.rows if row.sender and not row.recipient})
     yield '<a class="skip" href="#records">To the records</a>'
     yield '<header><h1>Audit report</h1><p class="soft">Who wrote to whom, when and how much. No content is in it.</p>'
     yield "<dl>"
@@ -102,10 +103,10 @@ def _body(traffic: Traffic) -> Iterator[str]:
     yield _fact("envelopes", f"{traffic.envelopes:,}")
     yield _fact("refused", f"{traffic.refused:,}", kind="bad" if traffic.refused else "")
     yield _fact("agents", f"{len([did for did in traffic.agents if did]):,}")
-    yield _fact("from", moment(first) if traffic.rows else "none")
-    yield _fact("to", moment(last) if traffic.rows else "none")
+    yield _fact("from", _second(first) if traffic.rows else "none", kind="time")
+    yield _fact("to", _second(last) if traffic.rows else "none", kind="time")
     yield "</dl>"
-    owner = escape(safe(", ".join(own)) or "none named")
+    owner = escape(safe(_owner(traffic)) or "none named: a relay, or nothing of its own yet")
     yield f'<p class="soft root">owner {owner}<br>root {traffic.root}</p></header>'
     yield "<main>"
     lines, height = figure(traffic)
@@ -113,9 +114,20 @@ def _body(traffic: Traffic) -> Iterator[str]:
     yield f'<svg viewBox="0 0 1000 {height}" role="img" aria-labelledby="title desc">'
     yield from lines
     yield "</svg></div></section>"
-    yield from _pairs(traffic)
     yield from _records(traffic)
+    yield from _pairs(traffic)
     yield "</main>"
+
+
+def _owner(traffic: Traffic) -> str:
+    try:
+        return owner_of(traffic.rows)
+    except ArgumentInvalid:
+        return ""
+
+
+def _second(time_ms: int) -> str:
+    return moment(time_ms).partition(".")[0].replace("T", " ")
 
 
 def _fact(name: str, value: str, *, kind: str = "") -> str:
@@ -135,8 +147,8 @@ def _pairs(traffic: Traffic) -> Iterator[str]:
         yield (
             f'<tr><td class="did">{escape(names[sender])}</td><td class="did">{escape(names[recipient])}</td>'
             f'<td class="number">{pair.envelopes:,}</td><td class="number{" bad" if pair.refused else ""}">'
-            f'{pair.refused:,}</td><td class="number">{pair.size_bytes:,}</td><td>{moment(pair.first_ms)}</td>'
-            f"<td>{moment(pair.last_ms)}</td></tr>"
+            f'{pair.refused:,}</td><td class="number">{pair.size_bytes:,}</td><td>{_second(pair.first_ms)}</td>'
+            f"<td>{_second(pair.last_ms)}</td></tr>"
         )
     yield "</tbody></table></div>"
     left = len(traffic.pairs) - PAIRS_MAX
