@@ -143,13 +143,17 @@ def test_text_can_be_read_in_light_and_in_the_dark(page: Any, tmp_path: Path, sc
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     page.open(written(tmp_path / "report.html", records(20)))
     contrast = """((name) => {
+      const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
       const light = (css) => {
-        const [r, g, b] = css.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
-        return .2126 * r + .7152 * g + .0722 * b;
+        const [r, g, b] = css.match(/[\\d.]+/g).map((part) => linear(part / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
       };
-      const look = document.createElement("i"); look.className = name; document.body.append(look);
-      const pair = [getComputedStyle(look).color, getComputedStyle(document.body).backgroundColor].map(light).sort((a, b) => b - a);
-      return (pair[0] + .05) / (pair[1] + .05);
+      const look = document.createElement("i");
+      look.className = name;
+      document.body.append(look);
+      const colours = [getComputedStyle(look).color, getComputedStyle(document.body).backgroundColor];
+      const [dark, bright] = colours.map(light).sort((a, b) => a - b);
+      return (bright + 0.05) / (dark + 0.05);
     })"""
     for name in ("", "soft", "bad"):
         assert page.ask(f"{contrast}({name!r})") >= 4.5, name

@@ -67,7 +67,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
             bob.receive(alice.send(bob.did, CANARIES[0] + b"%d" % number).envelope)
             answer = bob.send(alice.did, CANARIES[0]).envelope
             alice.receive(answer)
-        with pytest.raises(Exception, match="message.duplicate"):
+        with pytest.raises(Exception, match="duplicate"):
             alice.receive(answer)
         bob.receive(alice.close(bob.did, CANARIES[2].decode()).envelope)
         clock.advance(seconds=120)
@@ -105,7 +105,7 @@ def test_a_graph_says_who_how_many_and_what_was_refused(log: Path, tmp_path: Pat
     desc = root.find(f"{SVG}desc")
     assert desc is not None
     assert "2 agents, 1 refused" in (desc.text or "")
-    assert len([title for title in titles if title and " to " in title]) == 2
+    assert len([title for title in titles if title and title.startswith("did:") and " to " in title]) == 2
     assert len([one for one in root.iter() if one.get("class") == "r"]) == 1  # one dashed way, in the other colour
     assert len([one for one in root.iter() if one.get("class") == "rb"]) == 2  # its bar, and the legend's
     assert root.get("role") == "img"
@@ -120,7 +120,7 @@ def test_a_report_has_what_the_log_has(log: Path, tmp_path: Path) -> None:
     assert {len(column) for column in data["columns"].values()} == {shown}
     assert sum(data["columns"]["refused"]) == 1
     events = [data["words"][word] for word in data["columns"]["event"]]
-    assert events.count("message.sealed") == events.count("message.opened") == 6
+    assert (events.count("message.sealed"), events.count("message.opened")) == (7, 6)  # the closing is one
     assert main(["audit", "verify", str(log), "--json"]) == 0
 
 
@@ -163,7 +163,7 @@ def test_whatever_a_log_says_is_text_and_stays_text(texts: list[str], at_ms: int
     assert f"{SVG}script" not in tags
     seen = Seen(page)
     assert seen.tags.count("script") == 2
-    assert not {"img", "iframe", "object", "embed", "link", "base", "a"} & set(seen.tags) - {"a"}
+    assert not {"img", "iframe", "object", "embed", "link", "base"} & set(seen.tags)
     assert {value for name, value in seen.attributes if name in {"href", "src", "action"}} == {"#records"}
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "style"]
     assert all(len(name) <= TEXT_MAX for name in data_of(page)["agents"])
