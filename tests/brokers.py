@@ -43,7 +43,7 @@ if where:
         holder = getattr(holder, part)
     original, calls = getattr(holder, name), [0]
     def kill(moment):
-        if moment == when and calls[0] == int(number):
+        if moment == when and calls[0] >= int(number):
             os.kill(os.getpid(), signal.SIGKILL)
     def patched(*arguments, **named):
         calls[0] += 1
@@ -213,8 +213,7 @@ class Process:
         status = self._child.poll()
         if status == -signal.SIGKILL and self._point.arguments[0]:
             self.reached.append(self._point)
-            self._read()
-            self._start()
+            self._again()
             return None
         return status
 
@@ -222,7 +221,12 @@ class Process:
         """Kill it wherever it is, and start it again."""
         self._child.kill()
         self._child.wait(10)
+        self._again()
+
+    def _again(self) -> None:
         self._read()
+        assert self._child.stdout is not None
+        self._child.stdout.close()
         self._start()
 
     def lines(self, event: str) -> list[dict[str, Any]]:
