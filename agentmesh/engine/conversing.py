@@ -26,7 +26,6 @@ from agentmesh.errors import (
 )
 from agentmesh.events import Delivered, Event, Events, MessageReceived, PeerAhead, PeerClosed, SessionOver, SignalDue
 from agentmesh.outgoing import Sealed
-from agentmesh.primitives.arguments import BytesLike
 from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
 from agentmesh.session.content import ContentType
 from agentmesh.session.established import AckTaken, MessageSent, MessageTaken, Session
@@ -62,19 +61,13 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
     return session
 
 
-def send(
-    core: Core,
-    did: str,
-    data: BytesLike,
-    *,
-    action: str | None,
-    session_id: SessionId | None,
-    disclosable: bool,
-    label: bytes,
-    now_ms: int,
-    attachments: tuple[Attachment, ...] = (),
-) -> Step[Sealed]:
+# What a call to send is given: DID, data, action, session id, disclosable, label, attachments; as `Agent.send`.
+Sending = tuple[str, bytes, str | None, SessionId | None, bool, bytes, tuple[Attachment, ...]]
+
+
+def send(core: Core, asked: Sending, now_ms: int) -> Step[Sealed]:
     """Seal a data message."""
+    did, data, action, session_id, disclosable, label, attachments = asked
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
     facts = session.facts
@@ -100,7 +93,7 @@ def send(
             core, facts, attachments, now_ms, number=sealed.number, time_ms=now_ms, sent=True
         )
     heard = partial(core.unheard.pop, facts.session_id, None) if acknowledge else None
-    return Step((sent,), trail, sealed, afterwards=heard, label=label)
+    return Step((sent,), trail, sealed, heard, label)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:

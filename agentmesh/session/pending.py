@@ -102,7 +102,7 @@ def _accept_conditions(content: bytes, facts: Facts, outer: OuterEnvelope, opene
             header_bytes=outer.header_bytes,
             th=facts.th,
             knock_receipt=facts.knock_receipt,
-            ratchet_key=opened.header.key,
+            ratchet_key=opened.header[0],
         )
     except (Malformed, TooLarge):
         pass
