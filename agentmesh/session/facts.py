@@ -94,9 +94,10 @@ class Facts:
         head = self._envelope_out + time
         return head, self.session_id + self.th + head[_wire.first_at(head) :]
 
-    def message_time_ms(self, outer: OuterEnvelope) -> int | None:
-        """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""
-        return outer.time_behind(self._envelope_in)
+    def incoming(self, outer: OuterEnvelope) -> tuple[int, bytes] | None:
+        """Return (header time, context) of a kind 4 from the peer to this side, if its bytes tell that it is one."""
+        time_ms = outer.time_behind(self._envelope_in)
+        return None if time_ms is None else (time_ms, self.session_id + self.th + outer.header_bytes)
 
 
 @frozen

@@ -77,7 +77,10 @@ def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
     box_key, expected = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64))
     if not _crypto.constant_time_equal(expected, commitment):
         raise DecryptionFailed
-    return _crypto.secretbox_open(message[box_at:], nonce, box_key)
+    plaintext = _crypto.secretbox_try_open(message[box_at:], nonce, box_key)  # `_parse` has seen that there is a tag
+    if plaintext is None:
+        raise DecryptionFailed
+    return plaintext
 
 
 def _chain_name(header_key: HeaderKey, _peer_key: X25519PublicKey) -> HeaderKey:

@@ -57,7 +57,6 @@ CLOSED = (
     "engine.replay:KnockMemory.remember",
     "handshake.knock:decode_content",
     "handshake.knock:parse_knock_body",
-    "primitives._crypto:secretbox_open",
     "primitives.padding:*",
 )
 

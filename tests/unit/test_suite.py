@@ -185,18 +185,18 @@ def test_a_box_that_opens_without_its_commitment_is_refused(
 
 def test_the_commitment_is_compared_first_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    compare, unbox = _crypto.constant_time_equal, _crypto.secretbox_open
+    compare, unbox = _crypto.constant_time_equal, _crypto.secretbox_try_open
 
     def compared(first: bytes, second: bytes) -> bool:
         events.append("compare")
         return compare(first, second)
 
-    def opened(box: bytes, nonce: bytes, key: bytes) -> bytes:
+    def opened(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
         events.append("open")
         return unbox(box, nonce, key)
 
     monkeypatch.setattr(_crypto, "constant_time_equal", compared)
-    monkeypatch.setattr(_crypto, "secretbox_open", opened)
+    monkeypatch.setattr(_crypto, "secretbox_try_open", opened)
     frame = SUITE.parse(sealed(HEADER), 0)
     SUITE.open_body(MessageKey(b"m" * 32), frame, b"context")
     assert events == ["compare", "open"]
