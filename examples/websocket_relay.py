@@ -7,6 +7,7 @@ agents of examples/websocket_agent.py. Whoever connects says who it is: docs/how
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections import defaultdict
@@ -53,10 +54,8 @@ class Relay:
             number, answer["ok"] = next(self._numbers), True
             self._queues[asked["to"]][number] = asked["envelope"]
             if (recipient := self._connected.get(asked["to"])) is not None:
-                try:
+                with contextlib.suppress(ConnectionClosed):  # it comes again over the next connection
                     await recipient.send(json.dumps({"number": number, "envelope": asked["envelope"]}))
-                except ConnectionClosed:
-                    pass  # it comes again over the next connection
         elif asked["do"] == "acknowledge":
             answer["ok"] = self._queues[did].pop(asked["number"], None) is not None
         elif asked["do"] == "put":
