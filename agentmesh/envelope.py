@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from functools import lru_cache
+from struct import Struct
 from typing import Final, final
 
 from attrs import field, frozen
@@ -36,7 +37,8 @@ _HEADER: Final = _wire.often(
 
 # A time from 2^32 ms on (February 1970) is always eight bytes behind its head, at the header's end.
 _LONG_TIME_MS: Final = 1 << 32
-_TIME_BYTES: Final = 8
+_TIME: Final = Struct(">Q")
+_TIME_BYTES: Final = _TIME.size
 
 
 class Kind(IntEnum):
@@ -163,7 +165,7 @@ class OuterEnvelope:
             envelope = received_argument("envelope", envelope, limits.envelope_max_bytes)
         self.envelope = envelope
         self.body_at: int
-        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
+        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(envelope, limits.envelope_max_bytes)
 
     @classmethod
     def parse(cls, envelope: BytesLike, limits: Limits | None = None) -> OuterEnvelope:
@@ -191,10 +193,10 @@ class OuterEnvelope:
 
     def time_behind(self, before: bytes) -> int | None:
         """Return the header's time, if `before` is all that stands before it and it is in canonical long form."""
-        envelope, end = self.envelope, self._header_end
-        if len(before) + _TIME_BYTES != end or not envelope.startswith(before):
+        envelope, time_at = self.envelope, self._header_end - _TIME_BYTES
+        if envelope[:time_at] != before:
             return None
-        time_ms = int.from_bytes(envelope[end - _TIME_BYTES : end], "big")
+        [time_ms] = _TIME.unpack_from(envelope, time_at)
         return time_ms if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
 
     @property
@@ -231,7 +233,7 @@ def build(header_bytes: bytes, *body: bytes) -> bytes:
 
 def build_behind(head: bytes, *body: bytes) -> bytes:
     """Return the envelope of this `envelope_head`; the parts of the body are joined once."""
-    return _wire.encode_second(head, *body)
+    return _wire.encode_second(head, body)
 
 
 def envelope_head(header_bytes: bytes) -> bytes:

@@ -89,10 +89,11 @@ class Facts:
         head = heads.outwards + self.peer.did.encode() + heads.before_time + time
         return head, self.session_id + self.th + head[heads.header_at :]
 
-    def message_time_ms(self, outer: OuterEnvelope) -> int | None:
-        """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""
+    def incoming(self, outer: OuterEnvelope) -> tuple[int, bytes] | None:
+        """Return (header time, context) of a kind 4 from the peer to this side, if its bytes tell that it is one."""
         heads = self._heads
-        return outer.time_behind(heads.inwards + self.peer.did.encode() + heads.behind)
+        time_ms = outer.time_behind(heads.inwards + self.peer.did.encode() + heads.behind)
+        return None if time_ms is None else (time_ms, self.session_id + self.th + outer.header_bytes)
 
 
 @frozen
