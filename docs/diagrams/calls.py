@@ -37,10 +37,6 @@ LEFT_OUT = (
     "envelope:envelope_prefix",
     "envelope:is_mesh_name",
     "envelope:long_time",
-<<<<<<< HEAD
-    "envelope:message_heads",
-=======
->>>>>>> work
     "handshake.prekeys:PublishedBundle.used",
     "handshake.prekeys:is_valid_at",
     "identity:is_did_shaped",
