@@ -24,7 +24,7 @@ class Scale(NamedTuple):
     rounds: int
     block_ms: float
     heavy: bool = True
-    sessions: int = 10_000
+    sessions: int = 5000
     records: int = 100_000
     growth: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000)
     peer_growth: tuple[int, ...] = (1000, 10_000, 100_000)
@@ -289,7 +289,7 @@ class Run:
         one, many = (self.measured.get(f"ours:hub_curve.{count}.message_us") for count in (scale.hubs[0], scale.hub))
         if one and many:
             self._keep("ours:hub_curve.of_one", many[0] / one[0])
-        self._take("ours", "two_processes", {})
+        self._take("ours", "two_processes", {"seconds": scale.shared_seconds / 5})
 
     def take_instructions(self) -> None:
         """Count the instructions of the main rows, of ours, of the compiled build if it is here, and of the floor."""
@@ -325,10 +325,7 @@ class Run:
             self.failed[key] = str(error)
 
     def _keep(self, key: str, value: Any) -> None:
-        if isinstance(value, list):
-            for row in value:
-                self._keep(f"{key}.{row['sessions']}", row)
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             for name, part in value.items():
                 self._keep(f"{key}.{name}", part)
         else:

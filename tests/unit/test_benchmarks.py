@@ -22,7 +22,6 @@ ROW = {
     *(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec")),
     *(f"{kind}_{half}_{size}" for size in SIZES for kind in ("frame", "frameaudit") for half in ("out", "in")),
 }  # fmt: skip
-HUB = {"hub_curve", "two_processes"}
 SLOW = """
 import runpy, sys
 sys.path.insert(0, {root!r})
@@ -78,18 +77,16 @@ def test_the_row_is_one_json_object_with_every_key() -> None:
     assert all(type(value) in (int, float) and value >= 0 for value in found.values())
 
 
-def test_a_run_gives_every_target_and_names_every_peer_that_is_missing(module, tmp_path: Path) -> None:
+def test_a_run_gives_every_target_and_names_every_peer_that_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     done = run("-m", "benchmarks.run", "--tiny", "--no-peers", "--json", str(out))
     found = json.loads(out.read_text("utf-8"))
     assert set(found["missing"]) - {"compiled"} == {"agt", "vodozemac", "omemo"}  # compiled, where it is installed
     assert found["failed"] == {}
     assert {row["ours"].partition(":")[0] for row in found["compiled"]} == {"compiled"}
-    elsewhere = {name for name in HUB if name not in module("ours").FIGURES}
     for row in (*found["targets"], *found["compiled"], *found["stores"]):
         needs = {str(row[side]).partition(":")[0] for side in ("ours", "versus")}
-        needs.add(row["ours"].partition(":")[2].partition(".")[0])
-        assert (row["ratio"] is None) is bool(needs & {*found["missing"], *elsewhere}), row
+        assert (row["ratio"] is None) is bool(needs & set(found["missing"])), row
         assert (row["met"] is None) is (row["ratio"] is None)
         assert row["says"] in done.stdout
     assert "left out by --no-peers" in done.stdout
@@ -163,7 +160,7 @@ def test_every_target_names_what_is_measured(module) -> None:
                 figure = name.partition(".")[0]
                 assert party in {"ours", "compiled", "bare", "agt", "vodozemac"}
                 assert party != "compiled" or name in measure.COMPILED_JOBS
-                known = {*ours.WORKLOADS, *ours.FIGURES, *HUB, "audit_hashes", "attach_threads"}
+                known = {*ours.WORKLOADS, *ours.FIGURES, "audit_hashes", "attach_threads"}
                 assert name in known or figure in known or f"bare:{name}" in ours.BARE, quantity
     assert measure.FULL.growth[-1] == 1_000_000
 
@@ -200,7 +197,7 @@ def test_instructions_of_each_build_stand_beside_the_floors(module, monkeypatch:
 def test_a_curve_is_kept_by_its_sessions(module, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = module("measure")
     run_of_none = measure.Run({}, lambda _: None)
-    curve = [{"sessions": 1, "message_us": 40.0}, {"sessions": 2, "message_us": 50.0, "gc_ms": 3}]
+    curve = {"1": {"message_us": 40.0}, "2": {"message_us": 50.0, "gc_ms": 3}}
     found = {"hub_curve": curve, "two_processes": 1.9}
     monkeypatch.setattr(run_of_none, "_take", lambda party, name, _: run_of_none._keep(f"{party}:{name}", found[name]))
     run_of_none.take_hubs(measure.TINY)
