@@ -1,7 +1,7 @@
 """A regression guard for CI: `python -m benchmarks.guard` fails when the library has become slower than its limits.
 
-Each limit is a ratio of two rows of one run: to the floor, the same primitives called bare, or, by the clock, to another
-row of ours too. No time and no count is stored, so the machine does not matter.
+Each limit is a ratio of two rows of one run: to the floor, the same primitives called bare, or by the clock to another
+row of ours. No time and no count is stored, so the machine does not matter.
 
 What is compared are instructions, counted by callgrind (`benchmarks/instructions.py`): two runs give the same ratio to
 half a percent, on a busy machine too, so that a limit stands 3 % above what was measured. Where valgrind is not
@@ -62,7 +62,7 @@ LIMITS: Final = (
     Limit("handshake_pair_cold", "bare:handshake_pair_cold", 1.051, None, "a pair that has not met, likewise"),
     Limit("inorder100", "bare:inorder100", 2.084, None, "opening one of a hundred, beside its primitives"),
     Limit("reverse100", "bare:reverse100", 2.456, None, "the same in reverse, beside its primitives"),
-    Limit("refused_header_256", "bare:frame_256", 1.077, None, "a random header refused, beside a message's primitives"),
+    Limit("refused_header_256", "bare:frame_256", 1.077, None, "refusing a random header, beside a message's floor"),
     Limit("restore", "bare:frame_256", 1.225, None, "restoring a session, beside a message's primitives"),
     Limit("serialise", "bare:frame_256", 0.511, None, "exporting it, likewise"),
     Limit("audit_append_1k", "bare:audit_append_1k", 1.971, None, "an audit append, beside its two hashes"),
