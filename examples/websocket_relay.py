@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -53,10 +54,8 @@ class Relay:
             number, answer["ok"] = next(self._numbers), True
             self._queues[asked["to"]][number] = asked["envelope"]
             if (recipient := self._connected.get(asked["to"])) is not None:
-                try:
+                with suppress(ConnectionClosed):  # it comes again over the next connection
                     await recipient.send(json.dumps({"number": number, "envelope": asked["envelope"]}))
-                except ConnectionClosed:
-                    pass  # it comes again over the next connection
         elif asked["do"] == "acknowledge":
             answer["ok"] = self._queues[did].pop(asked["number"], None) is not None
         elif asked["do"] == "put":

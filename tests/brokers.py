@@ -7,6 +7,7 @@ so that a hang fails.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import agentmesh
@@ -62,6 +64,15 @@ def until(is_so: Callable[[], bool], what: str, seconds: float = DEADLINE_SECOND
     while not is_so():
         assert time.monotonic() < last, f"waited in vain: {what}"
         time.sleep(0.01)
+
+
+def example(name: str) -> ModuleType:
+    """Give a module of the examples."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 def free_port() -> int:
