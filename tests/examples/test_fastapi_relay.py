@@ -135,6 +135,6 @@ def test_the_log_needs_no_key_and_the_command_line_verifies_it(ask: Callable[...
     assert done.returncode == 0, done.stderr
     assert "3" in done.stdout
     damaged = bytearray((tmp_path / "relay.log").read_bytes())
-    damaged[-20] ^= 1
+    damaged[len(damaged) // 2] ^= 1
     (tmp_path / "relay.log").write_bytes(damaged)
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
