@@ -59,6 +59,11 @@ class NatsTransport:
                 )
             return self._client.jetstream(timeout=5)
 
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._client is not None:
+            await self._client.close()
+
     async def _bucket(self) -> KeyValue:
         stream = await self._stream()
         try:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,13 +22,9 @@ DEADLINE_SECONDS = 120
 
 
 @pytest.fixture
-def relay(brokers: ModuleType) -> Iterator[Any]:
+def relay(broker_of: Callable[[str], Any]) -> Any:
     pytest.importorskip("mcp", reason="needs mcp: pip install '.[examples]'")
-    if what := brokers.WebSocket.missing():
-        pytest.skip(what)
-    made = brokers.WebSocket()
-    yield made
-    made.stop()
+    return broker_of("WebSocket")
 
 
 class Model:
