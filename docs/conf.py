@@ -46,6 +46,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
+pygments_dark_style = "github-dark"
+
 html_theme = "furo"
 html_title = f"AgentMesh {release}"
 html_static_path = ["site/static"]
