@@ -23,8 +23,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 INDEX = (DOCS / "index.md").read_text("utf-8")
 PUBLIC = (
-    "agentmesh", "agentmesh.agt", "agentmesh.attachments", "agentmesh.audit", "agentmesh.courier", "agentmesh.errors", "agentmesh.relay",
-    "agentmesh.retries", "agentmesh.store", "agentmesh.testing", "agentmesh.testing.store_kit",
+    "agentmesh", "agentmesh.agt", "agentmesh.attachments", "agentmesh.audit", "agentmesh.courier", "agentmesh.errors",
+    "agentmesh.relay", "agentmesh.retries", "agentmesh.store", "agentmesh.testing", "agentmesh.testing.store_kit",
     "agentmesh.testing.strategies", "agentmesh.trust",
 )  # fmt: skip
 NAMES = [(module, name) for module in PUBLIC for name in tables.public_names(module)]
