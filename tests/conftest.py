@@ -69,6 +69,12 @@ def agt_example() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def brokers() -> ModuleType:
+    """Give the module that has brokers, and runs the examples over them."""
+    return _beside("brokers")
+
+
+@pytest.fixture(scope="session")
 def postgres() -> ModuleType:
     """Give the module that has servers and proxies.
 

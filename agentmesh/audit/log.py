@@ -7,7 +7,9 @@ log keeps no entries, only hashes; the sink keeps the bytes.
 
 A sink may keep, beside the entries, the hash of each complete chunk of 4,096 and of its last entry. Opening then
 verifies what stands behind the last of these, and that this entry is there. What stands before is verified when it is
-read: by a proof that goes through it, by `verify`, and by all who read the log from outside.
+read: by a proof that goes through it, by `verify`, and by all who read the log from outside. Before the owner signs a
+root, or hands it over to the next file, what only the sink has vouched for is read; so nobody who can write such
+hashes, and not the log, gets them signed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from agentmesh.audit.owner import can_stand, owner_named
 from agentmesh.audit.page import check_entry, check_pages
 from agentmesh.audit.prepared import Prepared
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.audit.sink import LongSink, Milestone, Sink
+from agentmesh.audit.sink import LongSink, Milestone, SealedSink, Sink
 from agentmesh.audit.verification import VerifiedLog, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
@@ -47,7 +49,7 @@ class AuditLog:
 
     __slots__ = (
         "_birthplace", "_encode", "_generation", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner",
-        "_sink", "_size", "_tree",
+        "_sink", "_size", "_tree", "_unread",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
@@ -75,6 +77,8 @@ class AuditLog:
         self._lock = threading.Lock()
         self._encode = _wire.public_encoder()
         size = None if checkpoint is None else covered_size(checkpoint)
+        # Those of a store are sealed with its other rows, under the owner's key.
+        vouched = 0 if self._long is None or isinstance(self._long, SealedSink) else len(self._long.milestones)
         self._load()
         if checkpoint is not None and size is not None:
             if len(self._tree) < size:
@@ -82,6 +86,10 @@ class AuditLog:
             if size < self._handover.size:
                 raise ArgumentInvalid("checkpoint")
             check_root(checkpoint, self._tree.root(size))
+        first = self._handover.size // CHUNK
+        # No other hashes of the chunks below its size give the root that was signed.
+        signed = 0 if size is None else size // CHUNK
+        self._unread = range(max(first, signed), first + vouched)
 
     def _load(self) -> None:
         long = self._long
@@ -310,18 +318,36 @@ class AuditLog:
             raise LogBroken(verified.size, "cut")
         if not _crypto.constant_time_equal(verified.root, root):
             raise LogBroken(size, "root")
+        with self._lock:
+            if self._handover == handover:
+                self._unread = range(0)
         return verified
 
     def checkpoint(self, identity: Identity, *, mesh: str, time_ms: int) -> Checkpoint:
         """Return a signed checkpoint over the whole log. Give it to somebody else: a log's owner can cut its tail.
 
+        The first one after a long log was opened reads it, but for what the checkpoint covers that was given along:
+        4 s a million entries, in which others may append. `verify`, called before, does the same.
+
         Raises:
             ArgumentInvalid: not an identity, not a mesh name, or not milliseconds since the epoch.
             OwnerMismatch: the log is another identity's.
+            LogBroken: what stands in the log is not what the index beside it says; nothing is signed.
+            StoreError: the sink cannot be read.
         """
         self._birthplace.check()
+        self._read_unread()
         with self._lock:
             return self._signed(identity, mesh, time_ms)
+
+    def _read_unread(self) -> None:
+        """Hold the chunks that the sink alone has vouched for against their hashes, one at a time."""
+        while self._unread:
+            with self._lock:
+                self._catch_up()
+                if self._unread:
+                    self._tree.check_chunk(self._unread[0])
+                    self._unread = self._unread[1:]
 
     def _signed(self, identity: Identity, mesh: str, time_ms: int) -> Checkpoint:
         tree = self._tree
@@ -344,11 +370,13 @@ class AuditLog:
         Raises:
             ArgumentInvalid: the sink cannot do it, `to` is no path, or one of the three is missing or wrong.
             OwnerMismatch: the log is another identity's.
+            LogBroken: as `checkpoint`.
             StoreError: the files are as they were.
         """
         self._birthplace.check()
         if self._long is None:
             raise ArgumentInvalid("sink")
+        self._read_unread()
         with self._lock:
             self._catch_up()
             checkpoint = None

@@ -148,7 +148,7 @@ class Record:
     def __init__(
         self,
         event: AuditEvent,
-        *,
+        # Written by name, but for the two records of a message: a name costs there what the field does.
         at_ms: int,
         mesh: str,
         sender: str,
@@ -184,7 +184,27 @@ class Record:
         Raises:
             ArgumentInvalid: a field that no reader would take: written all the same, it would break the log for good.
         """
-        if not self._is_sound():
+        # Written out, because it is asked of every record.
+        event, outcome, bundle_class = self.event, self.outcome, self.bundle_class
+        at_ms, envelope_time_ms, number = self.at_ms, self.envelope_time_ms, self.number
+        size_bytes, count = self.size_bytes, self.count
+        receipt, session_id = self.receipt, self.session_id
+        mesh, sender, recipient, reason = self.mesh, self.sender, self.recipient, self.reason
+        if not (
+            type(at_ms) is type(envelope_time_ms) is type(number) is type(size_bytes) is type(count) is int
+            # Of numbers that have all bits of the largest, all are within it if what they have together is.
+            and 0 <= at_ms | envelope_time_ms | number | size_bytes | count <= UINT_MAX
+            and count
+            and type(event) is AuditEvent
+            and type(outcome) is Outcome
+            and (bundle_class is None or type(bundle_class) is BundleClass)
+            and type(receipt) is bytes
+            and type(session_id) is bytes
+            and len(receipt) in _RECEIPT_BYTES
+            and len(session_id) in _SESSION_BYTES
+            and type(mesh) is type(sender) is type(recipient) is type(reason) is str
+            and are_words(mesh, sender, recipient, reason)
+        ):
             raise ArgumentInvalid("record")
         if type(sequence) is not int or not 0 <= sequence <= UINT_MAX:
             raise ArgumentInvalid("sequence")
@@ -192,46 +212,10 @@ class Record:
             raise ArgumentInvalid("previous")
         return encode(
             [
-                _VERSION,
-                sequence,
-                previous,
-                self.at_ms,
-                self.event,
-                self.mesh,
-                self.sender,
-                self.recipient,
-                self.envelope_time_ms,
-                self.receipt,
-                self.session_id,
-                self.number,
-                self.size_bytes,
-                self.bundle_class or 0,
-                self.outcome,
-                self.reason,
-                self.count,
+                _VERSION, sequence, previous, at_ms, event, mesh, sender, recipient, envelope_time_ms, receipt,
+                session_id, number, size_bytes, bundle_class or 0, outcome, reason, count,
             ]
-        )
-
-    def _is_sound(self) -> bool:
-        # Written out, because it is asked of every record.
-        return (
-            type(self.at_ms) is type(self.envelope_time_ms) is type(self.number) is type(self.size_bytes) is int
-            and 0 <= self.at_ms <= UINT_MAX
-            and 0 <= self.envelope_time_ms <= UINT_MAX
-            and 0 <= self.number <= UINT_MAX
-            and 0 <= self.size_bytes <= UINT_MAX
-            and type(self.count) is int
-            and 0 < self.count <= UINT_MAX
-            and type(self.event) is AuditEvent
-            and type(self.outcome) is Outcome
-            and (self.bundle_class is None or type(self.bundle_class) is BundleClass)
-            and type(self.receipt) is bytes
-            and type(self.session_id) is bytes
-            and len(self.receipt) in _RECEIPT_BYTES
-            and len(self.session_id) in _SESSION_BYTES
-            and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
-            and are_words(self.mesh, self.sender, self.recipient, self.reason)
-        )
+        )  # fmt: skip
 
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)

@@ -19,7 +19,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh.primitives import _crypto, _labels, _sodium, build
@@ -172,7 +172,6 @@ anything = st.one_of(plain, plain, buffers, numbers, st.text(max_size=40), st.li
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=5 * settings().max_examples)
 @given(args=st.lists(anything, max_size=6))
 def test_whatever_comes_is_answered_as_the_pure_calls_do(name: str, args: list[Any]) -> None:
     both(name, *args)
@@ -247,23 +246,15 @@ def _is_right(name: str, args: list[Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=5 * settings().max_examples)
-@given(args=st.lists(anything | plain.map(Bytes), max_size=5), data=st.data())
-def test_only_plain_bytes_of_the_right_lengths_reach_libsodium(name: str, args: list[Any], data: st.DataObject) -> None:
-    if data.draw(st.booleans()):
-        # Right but for one place at most: the place that a missing check would let through.
-        right = [bytes(data.draw(st.integers(*bounds))) for bounds in TAKES[name]] + [32] * (name == "kdf")
-        at = data.draw(st.integers(0, len(right) - 1))
-        args = [*right[:at], data.draw(anything | plain.map(Bytes) | st.just(right[at])), *right[at + 1 :]]
+def reach(name: str, args: list[Any]) -> None:
+    """Assert that these arguments reach libsodium as they lie, where they are right, and else the pure call alone."""
     for seen in (TAKING, REFUSING):
         assert seen is not None
         seen.reached.clear()
         seen.left.clear()
         answered = getattr(seen.module, name)(*args)
         if not _is_right(name, args):
-            assert seen.reached == []
-            assert seen.left == [(name, tuple(args))]
+            assert (seen.reached, seen.left) == ([], [(name, tuple(args))])
             assert answered == ("left", *args)
         elif name == "secretbox_open" and len(args[0]) < 16:
             assert (seen.reached, seen.left, answered) == ([], [], None)
@@ -273,6 +264,29 @@ def test_only_plain_bytes_of_the_right_lengths_reach_libsodium(name: str, args: 
             _measured(name, args, told)
             if seen is REFUSING:
                 assert answered is None or (answered == ("left", *args) and name in ("secretbox", "kdf"))
+
+
+ODD: tuple[Any, ...] = (
+    *(kind(bytes(size)) for size in (0, 16, 24, 32, 64) for kind in (bytearray, memoryview, Bytes)),
+    memoryview(bytes(64))[::2], memoryview(bytearray(32)), None, "x" * 32, [bytes(32)], Sly(), 1.0,
+    True, Number(32), 0, 1, 16, 32, 64, 65, 128, -1, 1 << 31, (1 << 32) + 32, 1 << 63, 1 << 64, (1 << 64) + 32,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_wrong_argument_in_any_place_is_left_to_the_pure_call(name: str) -> None:
+    for fill in (min, max):
+        right = [bytes(fill(bounds)) for bounds in TAKES[name]] + [32] * (name == "kdf")
+        reach(name, right)
+        for at in range(len(right)):
+            for wrong in (*map(bytes, range(131)), *ODD):
+                reach(name, [*right[:at], wrong, *right[at + 1 :]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(args=st.lists(anything | plain.map(Bytes), max_size=6))
+def test_only_plain_bytes_of_the_right_lengths_reach_libsodium(name: str, args: list[Any]) -> None:
+    reach(name, args)
 
 
 def _measured(name: str, args: list[Any], told: tuple[Any, ...]) -> None:
