@@ -54,6 +54,7 @@ def _said(name: str, value: object) -> str:
 
 # What has no docstring, because it is no class and no function.
 OF_VALUES = {
+    "Acknowledge": "What tells a broker that an envelope is taken: called once it is durable.",
     "Clock": "What tells the time: a callable that returns milliseconds since the epoch.",
     "DIRECT_THRESHOLD": "From this score on trust is direct; one by a path stays below it, unless told otherwise.",
     "Event": "Any event.",
@@ -70,7 +71,7 @@ OF_VALUES = {
 def leaves_of(branch: str) -> str:
     """Return the errors right below a branch of the tree: code, class, what is said, and what to do next."""
     base = getattr(errors, branch)
-    found = [getattr(errors, name) for name in errors.__all__]
+    found = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), errors.AgentMeshError)]
     rows = [
         (f"`{error.code}`", f"`{error.__name__}`", error.text, error.hint)
         for error in sorted(found, key=lambda error: error.code)

@@ -230,10 +230,13 @@ class Courier(Redacted):
         Raises:
             NoBundle: the shelf has none that could serve.
             TransportFailed: the shelf was not reached.
+            CourierStopped: nothing is begun after `stop`.
             AgentMeshError: as for `Agent.knock`.
         """
         workings = self._workings
         for _ in range(_TRIES):
+            if self._stopped:
+                raise CourierStopped
             bundle = await workings.reach(lambda: workings.transport.take_bundle(did))
             if bundle is None:
                 break

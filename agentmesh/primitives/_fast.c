@@ -151,8 +151,8 @@ static PyObject *kdf(PyObject *module, PyObject *const *args, Py_ssize_t count) 
         !PyLong_CheckExact(args[3]) || PyBytes_Size(args[0]) > HASH_MAX || PyBytes_Size(args[1]) > LABEL_MAX)
         return by_pure(module, KDF, args, count);
     int overflow;
-    long wanted = PyLong_AsLongAndOverflow(args[3], &overflow);
-    if (overflow != 0 || wanted < 1 || wanted > HASH_MAX) return by_pure(module, KDF, args, count);
+    long wanted = PyLong_AsLongAndOverflow(args[3], &overflow); /* -1 for what is too large */
+    if (wanted < 1 || wanted > HASH_MAX) return by_pure(module, KDF, args, count);
     PyObject *made;
     byte *digest = new_bytes(&made, wanted);
     if (digest == NULL) return NULL;

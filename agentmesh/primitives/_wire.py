@@ -75,7 +75,7 @@ class Text:
     def pattern(self) -> bytes:
         # Whether it is UTF-8 is seen when it is decoded.
         sizes = range(self.minimum, min(self.maximum, _patterns.SHORT_STRING) + 1)
-        return _patterns.strings((bytes((0xA0 | size,)), size) for size in sizes)
+        return _patterns.strings((_text_head(size), size) for size in sizes)
 
 
 @frozen
@@ -322,7 +322,8 @@ def _unpack_known(data: bytes) -> list[Any]:
 
 
 _PAIR: Final = b"\x92"
-_SHORT: Final = b"\xc4"  # begins a byte string of less than 256 bytes
+_PAIR_BYTE: Final = 0x92
+_SHORT_BYTE: Final = 0xC4  # begins a byte string of less than 256 bytes
 
 
 def _bin_at(data: bytes, at: int) -> tuple[int, int]:
@@ -343,6 +344,10 @@ def _bin_at(data: bytes, at: int) -> tuple[int, int]:
 _SHORT_HEADS: Final = tuple(bytes((0xC4, size)) for size in range(0x100))
 
 
+def _text_head(size: int) -> bytes:
+    return bytes((0xA0 | size,)) if size < 0x20 else bytes((0xD9, size))
+
+
 def _bin_head(size: int) -> bytes:
     if size < 0x100:
         return _SHORT_HEADS[size]
@@ -356,7 +361,7 @@ def pair_head(first_bytes: int) -> bytes:
 
 def first_at(pair: bytes) -> int:
     """Return where the first byte string of a pair begins, which is shorter than 64 KiB."""
-    return len(_PAIR) + (2 if pair[len(_PAIR)] == 0xC4 else 3)
+    return 3 if pair[1] == _SHORT_BYTE else 4
 
 
 def encode_pair(first: bytes, *second: bytes) -> bytes:
@@ -365,9 +370,12 @@ def encode_pair(first: bytes, *second: bytes) -> bytes:
     return b"".join((_PAIR, _bin_head(len(first)), first, _bin_head(size), *second))
 
 
-def encode_second(before: bytes, *second: bytes) -> bytes:
+def encode_second(before: bytes, second: Sequence[bytes]) -> bytes:
     """Return a pair of which everything `before` its second byte string is encoded already, with one copy."""
-    return b"".join((before, _bin_head(sum(map(len, second))), *second))
+    size = 0
+    for part in second:
+        size += len(part)
+    return b"".join((before, _bin_head(size), *second))
 
 
 def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
@@ -382,10 +390,10 @@ def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
     """
     if type(data) is not bytes or len(data) > max_bytes:
         _check_size(data, max_bytes)
-    if not data.startswith(_PAIR):
+    if len(data) < 3 or data[0] != _PAIR_BYTE:
         raise Malformed
     # Most begin with a short one, for which no call is made.
-    first_at, first_end = (3, 3 + data[2]) if data[1:2] == _SHORT and len(data) > 2 else _bin_at(data, 1)
+    first_at, first_end = (3, 3 + data[2]) if data[1] == _SHORT_BYTE else _bin_at(data, 1)
     second_at, second_end = _bin_at(data, first_end)
     if second_end != len(data):
         raise Malformed

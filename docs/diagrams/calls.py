@@ -28,6 +28,7 @@ LEFT_OUT = (
     "engine.core:Core.gives_way",
     "engine.core:Core.open_sessions",
     "engine.core:Core.sending_session",
+    "engine.guard:make_call",
     "engine.replay:KnockMemory.get",
     "engine.replay:KnockMemory.is_full",
     "engine.state:*",
@@ -36,7 +37,6 @@ LEFT_OUT = (
     "envelope:envelope_prefix",
     "envelope:is_mesh_name",
     "envelope:long_time",
-    "envelope:message_prefix",
     "handshake.prekeys:PublishedBundle.used",
     "handshake.prekeys:is_valid_at",
     "identity:is_did_shaped",
@@ -56,7 +56,6 @@ CLOSED = (
     "engine.replay:KnockMemory.remember",
     "handshake.knock:decode_content",
     "handshake.knock:parse_knock_body",
-    "primitives._crypto:secretbox_open",
     "primitives.padding:*",
 )
 

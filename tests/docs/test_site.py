@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmesh import errors, limits
 from docs import tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +23,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 INDEX = (DOCS / "index.md").read_text("utf-8")
 PUBLIC = (
-    "agentmesh", "agentmesh.agt", "agentmesh.attachments", "agentmesh.audit", "agentmesh.errors", "agentmesh.relay",
-    "agentmesh.retries", "agentmesh.store", "agentmesh.testing", "agentmesh.testing.store_kit",
+    "agentmesh", "agentmesh.agt", "agentmesh.attachments", "agentmesh.audit", "agentmesh.courier", "agentmesh.errors",
+    "agentmesh.relay", "agentmesh.retries", "agentmesh.store", "agentmesh.testing", "agentmesh.testing.store_kit",
     "agentmesh.testing.strategies", "agentmesh.trust",
 )  # fmt: skip
 NAMES = [(module, name) for module in PUBLIC for name in tables.public_names(module)]
@@ -67,17 +68,24 @@ def test_the_reference_has_every_public_module() -> None:
 def test_every_error_has_a_row_with_its_hint() -> None:
     text = (DOCS / "reference" / "errors.md").read_text("utf-8")
     for name in tables.public_names("agentmesh.errors"):
-        error = getattr(importlib.import_module("agentmesh.errors"), name)
-        row = f"| `{error.code}` | `{name}` | {error.text} | {error.hint} |\n"
-        assert row in text or not error.hint
+        error = getattr(errors, name)
+        is_leaf = issubclass(error, errors.AgentMeshError) and error.hint
+        assert not is_leaf or f"| `{error.code}` | `{name}` | {error.text} | {error.hint} |\n" in text
 
 
 def test_every_limit_has_a_row() -> None:
     text = (DOCS / "limits.md").read_text("utf-8")
-    limits = importlib.import_module("agentmesh.limits")
     fixed = [name for name in vars(limits) if name.isupper() and not name.startswith("_")]
     settable = [field.name for field in limits.Limits.__attrs_attrs__]
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == fixed + settable
+
+
+def test_every_code_is_on_the_page_of_problems_once() -> None:
+    text = (DOCS / "problems.md").read_text("utf-8")
+    named = re.findall(r"`([a-z]+\.[a-z_]+)`", "".join(re.findall(r"^\|.*\|$", text, re.MULTILINE)))
+    every = [getattr(errors, name) for name in tables.public_names("agentmesh.errors")]
+    leaves = [error for error in every if issubclass(error, errors.AgentMeshError) and not error.__subclasses__()]
+    assert sorted(named) == sorted(error.code for error in leaves)
 
 
 @pytest.mark.parametrize(

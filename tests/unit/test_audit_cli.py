@@ -27,7 +27,7 @@ from agentmesh.audit import (
     verified_records,
 )
 from agentmesh.audit.merkle import EMPTY_ROOT, RootHash
-from agentmesh.cli import audit
+from agentmesh.cli import audit_log
 from agentmesh.cli.main import main
 from agentmesh.cli.text import exit_table
 from agentmesh.envelope import OuterEnvelope, receipt_of
@@ -239,7 +239,7 @@ def test_a_terminal_is_told_of_a_long_log_unasked(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert main(["audit", "verify", str(path)]) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(audit, "_WATCHED_FROM_BYTES", 1)
+    monkeypatch.setattr(audit_log, "_WATCHED_FROM_BYTES", 1)
     assert main(["audit", "verify", str(path)]) == 0
     shown = capsys.readouterr().err
     assert shown.startswith("\rverifying")

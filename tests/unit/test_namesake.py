@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import metadata
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import agentmesh
 from agentmesh import Agent, namesake
 from agentmesh.agt import AgtAgent
 from agentmesh.cli.main import main
@@ -88,3 +92,35 @@ def test_the_command_line_says_it_in_one_line(
         main(["inspect", str(tmp_path)])
     err = capsys.readouterr().err
     assert err.count("agentmesh-platform is installed beside agentmesh-e2ee") == 1
+
+
+def test_files_of_another_package_among_ours_are_named_where_the_import_fails(tmp_path: Path) -> None:
+    """The usual case: both were installed into one folder, and a folder of theirs stands before a module of ours."""
+    package = tmp_path / "agentmesh"
+    package.mkdir()
+    for entry in Path(agentmesh.__file__).parent.iterdir():
+        (package / entry.name).symlink_to(entry)
+    (package / "events").mkdir()
+    (package / "events" / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def ends(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    status, err = ends("-c", "import agentmesh")
+    assert status == 1
+    assert "ImportError: cannot import name" in err.splitlines()[-1]  # nobody else is installed: as it is
+    info = tmp_path / "agentmesh_platform-3.7.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: agentmesh-platform\nVersion: 3.7.0\n")
+    status, err = ends("-c", "import agentmesh")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("ImportError: agentmesh-platform is installed beside agentmesh-e2ee, and ")
+    status, err = ends("-m", "agentmesh", "--version")
+    assert status == 1
+    assert err.startswith("agentmesh: agentmesh-platform is installed beside agentmesh-e2ee, and ")
+    assert err.count("\n") == 1

@@ -692,7 +692,7 @@ def test_refusals_hold_on_the_pure_python_msgpack() -> None:
 @given(st.binary(max_size=600) | st.integers(0, 70_000).map(bytes), st.lists(st.binary(max_size=40), max_size=4))
 def test_a_pair_in_pieces_is_the_pair(first: bytes, second: list[bytes]) -> None:
     before = _wire.pair_head(len(first)) + first
-    whole = _wire.encode_second(before, *second)
+    whole = _wire.encode_second(before, second)
     assert whole == _wire.encode([first, b"".join(second)])
     first_at, first_end, second_at = _wire.pair_bounds(whole, AMPLE)
     assert (whole[first_at:first_end], whole[second_at:]) == (first, b"".join(second))
