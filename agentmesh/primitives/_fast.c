@@ -98,7 +98,7 @@ static PyObject *secretbox_open(PyObject *module, PyObject *const *args, Py_ssiz
         return by_pure(module, SECRETBOX_OPEN, args, count);
     PyObject *made;
     Py_ssize_t whole = PyBytes_Size(args[0]);
-    if (start > whole || whole - start < TAG) return nothing(NULL);
+    if (whole - start < TAG) return nothing(NULL);
     Py_ssize_t length = whole - start;
     byte *opened = new_bytes(&made, length - TAG);
     if (opened == NULL) return NULL;
