@@ -30,7 +30,8 @@ KEPT_MAX: Final = 10_000  # of one agent: envelopes, and bundles
 BODY_MAX_BYTES: Final = 2 << 20
 BUNDLE_MAX_CHARACTERS: Final = 8192
 WAIT_MAX_SECONDS: Final = 20.0
-Bundle = Annotated[str, Body(max_length=BUNDLE_MAX_CHARACTERS)]
+OneTime = Annotated[list[str], Body(max_length=1000)]
+LastResort = Annotated[str | None, Body(max_length=BUNDLE_MAX_CHARACTERS)]
 
 
 class Relay:
@@ -118,9 +119,7 @@ def app_of(relay: Relay) -> FastAPI:
         relay.acknowledge(did, number)
 
     @app.put("/bundles/{did}", status_code=204)
-    async def put_bundles(
-        did: str, one_time: Annotated[list[str], Body(max_length=1000)], last_resort: Bundle | None = None
-    ) -> None:
+    async def put_bundles(did: str, one_time: OneTime, last_resort: LastResort = None) -> None:
         relay.put(did, one_time, last_resort)
 
     @app.post("/bundles/{did}/take")
