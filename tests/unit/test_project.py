@@ -79,7 +79,7 @@ STANDARD_LIBRARY = {
     "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
+    "os": ("namesake", "primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
@@ -89,6 +89,7 @@ STANDARD_LIBRARY = {
 }
 # Where only a part of such a module may be used.
 PARTS = {
+    ("os", "namesake"): {"listdir"},  # once a process, where metadata of another package would be
     ("os", "primitives.entropy"): {"urandom"},
     ("os", "primitives.forked"): {"getpid", "register_at_fork"},
     ("threading", "engine.seam"): {"RLock"},
