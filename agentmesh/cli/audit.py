@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from agentmesh.audit import (
     Checkpoint,
-    Record,
     VerifiedLog,
     claimed_by,
-    verified_records,
     verify_checkpoint,
     verify_entries,
 )
 from agentmesh.audit.checkpoint import CHECKPOINT_MAX_BYTES
+from agentmesh.audit.page import Page
+from agentmesh.audit.verification import verified_pages
 from agentmesh.cli import audit_comparison, audit_pictures
 from agentmesh.cli.audit_log import Log, log_time, record_value
 from agentmesh.cli.command import Commands, add_command, add_group, answer, as_json
@@ -162,13 +162,9 @@ def _show(arguments: argparse.Namespace) -> int:
     count = 0
     with log.watched(arguments.progress) as (entries, tell):
         try:
-            for record in verified_records(entries, progress=tell):
-                sequence = count + (0 if log.handover is None else log.handover.size)
-                if arguments.json:
-                    print(as_json({"sequence": sequence, **record_value(record)}))
-                else:
-                    print(_row(sequence, record))
-                count += 1
+            for page in verified_pages(entries, progress=tell):
+                print("\n".join(_lines_of_json(page) if arguments.json else map(_row, page.rows)))
+                count += len(page.rows)
         finally:
             sys.stdout.flush()  # before what is wrong with the next is said on stderr
     if not arguments.json:
@@ -176,21 +172,32 @@ def _show(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _row(sequence: int, record: Record) -> str:
+def _lines_of_json(page: Page) -> Iterator[str]:
+    for row, record in zip(page.rows, page.records(), strict=True):
+        yield as_json({"sequence": row[1], **record_value(record)})
+
+
+def _row(row: Sequence[Any]) -> str:
     # Written out, because a log has millions of them. Its cells are numbers, fixed words, and what `_party` escaped.
-    size = record.size_bytes or ""
+    _, sequence, _, at_ms, event, _, sender, recipient, _, receipt, _, number, size, _, _, why, count = row
     line = (
-        f"{sequence:>7}  {log_time(record.at_ms):<23}  {record.event:<16.16}  {_party(record.sender):<12}  "
-        f"{_party(record.recipient):<12}  {size:>7}  {record.receipt[:4].hex():<8}"
+        f"{sequence:>7}  {log_time(at_ms):<23}  {_what(event, sender, recipient)}  {size or '':>7}  "
+        f"{receipt[:4].hex():<8}"
     )
-    more = [escaped(record.reason)] if record.reason else []
-    if record.number:
-        more.append(f"no. {record.number}")
-    if record.count != 1:
-        more.append(f"{record.count:,} times")
-    return f"{line}  {', '.join(more)}".rstrip()
+    if not why and count == 1:
+        return f"{line}  no. {number}" if number else line.rstrip()
+    more = [escaped(why)] if why else []
+    if number:
+        more.append(f"no. {number}")
+    if count != 1:
+        more.append(f"{count:,} times")
+    return f"{line}  {', '.join(more)}"
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=4_096)  # a log has few of them
+def _what(event: str, sender: str, recipient: str) -> str:
+    return f"{event:<16.16}  {_party(sender):<12}  {_party(recipient):<12}"
+
+
 def _party(did: str) -> str:
     return short_did(did) if did else "-"

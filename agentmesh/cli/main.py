@@ -18,6 +18,7 @@ from agentmesh.cli.demo import parent
 from agentmesh.cli.streams import fill_missing_streams, silence
 from agentmesh.cli.text import PROGRAM, Exit, complain, fail, reason
 from agentmesh.namesake import about_namesake
+from agentmesh.primitives import build
 
 
 def _add_reading(commands: Commands) -> None:
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     top: argparse.ArgumentParser = Parser(
         prog=program(), description="End-to-end encrypted, auditable conversations between AI agents.", example="demo"
     )
-    top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__} ({build.BUILD})")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in _COMMANDS:
         add(commands)

@@ -31,7 +31,7 @@ from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
 from agentmesh.session.epochs import Answering, Half, Item, Offering
-from agentmesh.session.kept import NOTHING, evictions, skip, staying
+from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.turns import turn_of
 
@@ -117,7 +117,7 @@ class Ratchet(Redacted):
         next_receiving: HeaderKey,
         epochs: Half,
         past: tuple[PastChain, ...] = (),
-        skipped: dict[SkippedAt, tuple[MessageKey, int]] | None = None,
+        skipped: Skipped = NO_KEYS,
     ) -> None:
         self.suite: Suite = suite
         self.root: RootKey = root
@@ -129,7 +129,7 @@ class Ratchet(Redacted):
         self.next_receiving: HeaderKey = next_receiving
         self.epochs: Half = epochs
         self.past: tuple[PastChain, ...] = past  # oldest first
-        self.skipped: dict[SkippedAt, tuple[MessageKey, int]] = {} if skipped is None else skipped  # oldest first
+        self.skipped: Skipped = skipped  # oldest first
 
     @classmethod
     def initiator(
@@ -175,7 +175,7 @@ class Ratchet(Redacted):
             self.next_receiving,
             self.epochs,
             self.past,
-            dict(self.skipped),
+            dict(self.skipped) if self.skipped else NO_KEYS,
         )
 
     # --- sealing ---------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Ratchet(Redacted):
         if chain is None or chain.n >= COUNTER_MAX:
             raise ChainExhausted
         chain_key, message_key = self.suite.kdf_chain(chain.key)
-        header = RatchetHeader(public, epoch, chain.previous_length, chain.n)
+        header = (public, epoch, chain.previous_length, chain.n)
         message = self.suite.seal(chain.header_key, message_key, header, context, plaintext, nonce)
         after = SendingChain(chain_key, chain.header_key, chain.n + 1, chain.previous_length, chain.start)
         return message, message_key, after
@@ -267,7 +267,8 @@ class Ratchet(Redacted):
         for past in reversed(self.past):
             header = open_header(past.header_key, frame)
             if header is not None:
-                if header.n >= past.length:
+                _, _, _, n = header
+                if n >= past.length:
                     raise ContradictoryHeader
                 return self._open_skipped(past.serial, past.start, header, frame, context, now_ms, limits)
         if self.suite.past_first:
@@ -305,35 +306,34 @@ class Ratchet(Redacted):
         return Opened(plaintext, header, chain.start + n, message_key, delta, self.epochs)
 
     def _open_turn(self, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits) -> Opened:
+        key, epoch, previous_length, n = header
         old = self.receiving
         received = 0 if old is None else old.n
-        if header.previous_length < received or header.n >= COUNTER_MAX or (old is None and header.previous_length):
+        if previous_length < received or n >= COUNTER_MAX or (old is None and previous_length):
             raise ContradictoryHeader
-        following = self.epochs.followed(header.epoch)
+        following = self.epochs.followed(epoch)
         if following is None:
             raise ContradictoryHeader
-        gap = header.previous_length - received + header.n
+        gap = previous_length - received + n
         if gap > limits.skipped_keys_per_step:
             raise GapTooLarge(None, gap, limits.skipped_keys_per_step)
         half, mixed = following
         kdf_chain = self.suite.kdf_chain
-        shared = self.suite.dh(self.secret, header.key)
+        shared = self.suite.dh(self.secret, key)
         root, chain_key, next_receiving = self.suite.kdf_root(self.root, shared + mixed)
         serial = 0 if old is None else old.serial + 1
-        start = 0 if old is None else old.start + header.previous_length
-        chain_key, skipped = skip(kdf_chain, chain_key, serial, 0, header.n)
+        start = 0 if old is None else old.start + previous_length
+        chain_key, skipped = skip(kdf_chain, chain_key, serial, 0, n)
         chain_key, message_key = kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
 
         def finish(entropy: Entropy, item: Item | None) -> OpenDelta:
-            name = self.suite.chain_name(self.next_receiving, header.key)
-            receiving = ReceivingChain(
-                chain_key, name, header.key, header.epoch, header.n + 1, header.previous_length, start, serial
-            )
+            name = self.suite.chain_name(self.next_receiving, key)
+            receiving = ReceivingChain(chain_key, name, key, epoch, n + 1, previous_length, start, serial)
             past, added = self.past, skipped
             if old is not None:
-                past = (*past, PastChain(old.header_key, header.previous_length, old.start, old.serial))
-                _, rest = skip(kdf_chain, old.key, old.serial, old.n, header.previous_length)
+                past = (*past, PastChain(old.header_key, previous_length, old.start, old.serial))
+                _, rest = skip(kdf_chain, old.key, old.serial, old.n, previous_length)
                 added = [*rest, *skipped]
             past, evicted = staying(past, self.skipped, evictions(self.skipped, len(added), now_ms, limits))
             turn = turn_of(
@@ -341,7 +341,7 @@ class Ratchet(Redacted):
                 entropy,
                 now_ms,
                 root=root,
-                peer_key=header.key,
+                peer_key=key,
                 half=half if item is None else half.take(item, entropy),
                 sent=self.sending,
                 header_key=self.next_sending,
@@ -350,12 +350,13 @@ class Ratchet(Redacted):
             )
             return OpenDelta(receiving, turn, added, None, evicted, self.numbers(evicted), now_ms)
 
-        return Opened(plaintext, header, start + header.n, message_key, finish, half)
+        return Opened(plaintext, header, start + n, message_key, finish, half)
 
     def _open_skipped(
         self, serial: int, start: int, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits
     ) -> Opened:
-        at = (serial, header.n)
+        _, _, _, n = header
+        at = (serial, n)
         kept = self.skipped.get(at)
         if kept is None or kept[1] < now_ms - limits.skipped_key_lifetime_seconds * 1000:
             raise DuplicateMessage
@@ -363,7 +364,7 @@ class Ratchet(Redacted):
         plaintext = self.suite.open_body(message_key, frame, context)
         evicted = [gone for gone in evictions(self.skipped, 0, now_ms, limits) if gone != at]
         delta = OpenDelta(None, None, NOTHING, at, evicted, self.numbers(evicted), now_ms)
-        return Opened(plaintext, header, start + header.n, message_key, delta, self.epochs)
+        return Opened(plaintext, header, start + n, message_key, delta, self.epochs)
 
     def numbers(self, kept: Collection[SkippedAt]) -> Sequence[int]:
         """Return the running numbers of messages that keys are kept for."""
@@ -381,13 +382,8 @@ class Ratchet(Redacted):
 
     def apply(self, delta: OpenDelta) -> None:
         """Commit what `Opened.delta` returned. Once more changes nothing."""
-        skipped = self.skipped
-        if delta.taken is not None:
-            skipped.pop(delta.taken, None)
-        for at in delta.evicted:
-            skipped.pop(at, None)
-        for at, message_key in delta.added:
-            skipped[at] = (message_key, delta.at_ms)
+        if delta.added or self.skipped:
+            self.skipped = kept_after(self.skipped, delta)
         if delta.receiving is not None:
             self.receiving = delta.receiving
         turn = delta.turn

@@ -42,6 +42,7 @@ from agentmesh.errors import (
     TooLarge,
 )
 from agentmesh.outgoing import Outgoing
+from agentmesh.primitives import build as running
 from agentmesh.testing import Pair, agent_pair, established_pair
 
 CANARY = b"the canary sings sixteen notes and more"
@@ -1074,7 +1075,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stopped:
         main.main(["--version"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"agentmesh {agentmesh.__version__}\n"
+    assert capsys.readouterr().out == f"agentmesh {agentmesh.__version__} ({running.BUILD})\n"
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
