@@ -54,6 +54,11 @@ class AgentViews(Redacted):
         return self._core.state.mesh
 
     @property
+    def is_reliable(self) -> bool:
+        """Whether it keeps an outbox and an inbox. Section 7.3."""
+        return self._core.reliable
+
+    @property
     def generation(self) -> int:
         """How many calls changed its state, in all. Keep it elsewhere too, to notice an older export. Section 7.1."""
         return self._seam.look(lambda: self._core.state.generation)

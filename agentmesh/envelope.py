@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import Final, final
 
 from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
-from agentmesh.identity import is_did_shaped
+from agentmesh.identity import DID_PREFIX, is_did_shaped
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import RECEIPT
@@ -24,7 +25,7 @@ from agentmesh.primitives.keys import Receipt
 VERSION: Final = 1
 _MESH: Final = re.compile(r"[a-z0-9._/-]{1,64}", re.ASCII)
 _HEADER_MAX_BYTES: Final = 1 + 1 + 1 + (2 + MESH_MAX_BYTES) + 2 * (2 + DID_MAX_BYTES) + 9
-_HEADER: Final = _wire.array(
+_HEADER: Final = _wire.often(
     _wire.Uint(),
     _wire.Uint(),
     _wire.Text(1, MESH_MAX_BYTES),
@@ -240,8 +241,39 @@ def envelope_head(header_bytes: bytes) -> bytes:
     return _wire.pair_head(len(header_bytes)) + header_bytes
 
 
-def message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
-    """Return the `envelope_prefix` of messages from one agent to another."""
+@frozen
+class MessageHeads:
+    """How the messages between an agent and a peer begin, but for the peer's DID: what all its sessions share.
+
+    Attributes:
+        outwards: What stands before the DID in what the agent sends.
+        before_time: What stands behind it there, up to the eight bytes of a `long_time`.
+        inwards: What stands before the DID in what the agent receives.
+        behind: What stands behind it there, up to the time.
+        header_at: Where the header begins.
+    """
+
+    outwards: bytes
+    before_time: bytes
+    inwards: bytes
+    behind: bytes
+    header_at: int
+
+
+@lru_cache(maxsize=1024)  # public: of agents in this process, for each length that a peer's DID has
+def message_heads(mesh: str, own_did: str, peer_did_bytes: int) -> MessageHeads:
+    """Return the heads of messages between an agent and a peer whose DID has this length.
+
+    Raises:
+        ArgumentInvalid: a name that no receiver would take.
+    """
+    peer_did = DID_PREFIX.ljust(peer_did_bytes, "1")  # the place of one
+    outwards, _, before_time = _message_prefix(mesh, own_did, peer_did).rpartition(peer_did.encode())
+    inwards, _, behind = _message_prefix(mesh, peer_did, own_did).partition(peer_did.encode())
+    return MessageHeads(outwards, before_time, inwards, behind, _wire.first_at(outwards))
+
+
+def _message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
     header = Header(kind=Kind.MESSAGE, mesh=mesh, sender=sender, recipient=recipient, time_ms=0)
     return envelope_prefix(header.prefix())
 

@@ -80,6 +80,9 @@ class Retries:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, envelope: object) -> bool:
+        return envelope in self._kept
+
     @property
     def size_bytes(self) -> int:
         """How many bytes are kept."""

@@ -16,6 +16,7 @@ from agentmesh.engine.state import AgentState, Step
 from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.identity import did_argument
 from agentmesh.limits import REFERENCES_MAX, Limits
+from agentmesh.namesake import warn_of_namesake
 from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.policy import AskApplication, KnockRequest, Policy
 from agentmesh.primitives.arguments import bare, bytes_argument
@@ -287,6 +288,7 @@ def working_entropy(entropy: Entropy | None) -> Entropy:
         RandomnessFailed: the source is visibly stuck.
     """
     check_backend()
+    warn_of_namesake()
     source = SystemEntropy() if entropy is None else entropy
     check_entropy(source)
     return source

@@ -36,9 +36,11 @@ from agentmesh.errors.local import (
     BatchOpen,
     ChainExhausted,
     ConditionNotMet,
+    CourierStopped,
     ExtraMissing,
     ForkedChild,
     KnockNotPending,
+    NoBundle,
     NoSession,
     OneTimeRequired,
     OutboxFull,
@@ -50,6 +52,7 @@ from agentmesh.errors.local import (
     SessionNotOpen,
     StockFull,
     TooManySessions,
+    TransportFailed,
 )
 from agentmesh.errors.remote import (
     AnswerOverdue,
@@ -100,6 +103,7 @@ from agentmesh.errors.remote import (
     WrongMesh,
     WrongRecipient,
 )
+from agentmesh.errors.warned import NameShared
 
 __all__ = [
     "AgentMeshError",
@@ -123,6 +127,7 @@ __all__ = [
     "CommitFailed",
     "ConditionNotMet",
     "ContradictoryHeader",
+    "CourierStopped",
     "DecryptionFailed",
     "DisclosureInvalid",
     "DuplicateMessage",
@@ -150,6 +155,8 @@ __all__ = [
     "MessageAfterClose",
     "MessageEarly",
     "MessageRefused",
+    "NameShared",
+    "NoBundle",
     "NoSession",
     "NotYet",
     "OneTimeRequired",
@@ -181,6 +188,7 @@ __all__ = [
     "StoreMoved",
     "TooLarge",
     "TooManySessions",
+    "TransportFailed",
     "TrustFull",
     "TryAgain",
     "UnknownSession",

@@ -256,3 +256,30 @@ class AttachmentOutOfTurn(LocalError):
     code = "attachment.out_of_turn"
     text = "another call has to come before this one"
     hint = "take the tail before a chunk is opened; take all of finish() before the attachment is asked for"
+
+
+class TransportFailed(LocalError):
+    """A broker was not reached, or did not answer in time; `__cause__` is what its transport raised.
+
+    What was to leave waits in the outbox, and leaves later.
+    """
+
+    code = "transport.failed"
+    text = "the broker was not reached"
+    hint = "see __cause__; what waits in the outbox leaves once the broker is back"
+
+
+class NoBundle(LocalError):
+    """The shelf has no bundle of the peer that could serve."""
+
+    code = "bundle.none"
+    text = "the shelf has no bundle of this peer"
+    hint = "wait until the peer has published some, then knock again"
+
+
+class CourierStopped(LocalError):
+    """The courier was left: it takes no calls any more."""
+
+    code = "courier.stopped"
+    text = "the courier has stopped"
+    hint = "make the call inside of the with statement, or of a new courier"

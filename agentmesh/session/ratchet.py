@@ -31,7 +31,7 @@ from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.chains import Delta, OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
 from agentmesh.session.epochs import Answering, Half, Item, Offering
-from agentmesh.session.kept import NOTHING, evictions, skip, staying
+from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.turns import turn_of
 
@@ -121,7 +121,7 @@ class Ratchet(Redacted):
         next_receiving: HeaderKey,
         epochs: Half,
         past: tuple[PastChain, ...] = (),
-        skipped: dict[SkippedAt, tuple[MessageKey, int]] | None = None,
+        skipped: Skipped = NO_KEYS,
     ) -> None:
         self.suite: Suite = suite
         self.root: RootKey = root
@@ -133,7 +133,7 @@ class Ratchet(Redacted):
         self.next_receiving: HeaderKey = next_receiving
         self.epochs: Half = epochs
         self.past: tuple[PastChain, ...] = past  # oldest first
-        self.skipped: dict[SkippedAt, tuple[MessageKey, int]] = {} if skipped is None else skipped  # oldest first
+        self.skipped: Skipped = skipped  # oldest first
 
     @classmethod
     def initiator(
@@ -179,7 +179,7 @@ class Ratchet(Redacted):
             self.next_receiving,
             self.epochs,
             self.past,
-            dict(self.skipped),
+            dict(self.skipped) if self.skipped else NO_KEYS,
         )
 
     # --- sealing ---------------------------------------------------------------------------------------------------
@@ -397,13 +397,8 @@ class Ratchet(Redacted):
         if isinstance(delta, ReceivingChain):
             self.receiving = delta
             return
-        skipped = self.skipped
-        if delta.taken is not None:
-            skipped.pop(delta.taken, None)
-        for at in delta.evicted:
-            skipped.pop(at, None)
-        for at, message_key in delta.added:
-            skipped[at] = (message_key, delta.at_ms)
+        if delta.added or self.skipped:
+            self.skipped = kept_after(self.skipped, delta)
         if delta.receiving is not None:
             self.receiving = delta.receiving
         turn = delta.turn

@@ -4,6 +4,7 @@ Nothing here is for production: the randomness repeats itself on purpose. `agent
 `testing` (Hypothesis) and is imported by its own name; all else here needs nothing more than the library.
 """
 
+from agentmesh.testing.broker import AtOnce, ManualTimer, MemoryBroker, MemoryTransport
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
 from agentmesh.testing.faulty_backend import FaultyBackend, Moment
@@ -15,10 +16,14 @@ from agentmesh.testing.simulator import MeshSimulator
 
 __all__ = [
     "HONEST",
+    "AtOnce",
     "BundleShelf",
     "Faults",
     "FaultyBackend",
     "ManualClock",
+    "ManualTimer",
+    "MemoryBroker",
+    "MemoryTransport",
     "MeshSimulator",
     "Moment",
     "Mutation",

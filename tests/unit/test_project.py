@@ -64,6 +64,8 @@ INPUT_AND_OUTPUT = (
     "multiprocessing", "pathlib", "select", "selectors", "shutil", "signal", "smtplib", "socket", "socketserver",
     "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
 )  # fmt: skip
+# Who waits for something: the courier, and what tests it. All else is called, and returns.
+WAITS = ("courier.courier", "courier.workings", "testing.broker")
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
 # Values that applications and relays share between threads.
 LOCKED = ("primitives.buckets", "relay.limiter", "trust.steps")
@@ -72,23 +74,25 @@ THIRD_PARTY = {
     "cryptography": ("primitives._crypto",),
     "hypothesis": ("testing", "testing.*"),
     "msgpack": ("primitives._wire",),
-    "nacl": ("primitives._crypto",),
+    "nacl": ("primitives._crypto", "primitives._sodium"),
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
     "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
+    "os": ("primitives.build", "primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
     "time": ("engine.hooks", "relay.limiter", *TOUCHES_THE_WORLD),
     **dict.fromkeys(("_pickle", "importlib", "marshal", "pickle", "runpy", "shelve", "yaml"), ()),
     **dict.fromkeys(INPUT_AND_OUTPUT, TOUCHES_THE_WORLD),
+    **dict.fromkeys(("asyncio", "concurrent"), (*TOUCHES_THE_WORLD, *WAITS)),
 }
 # Where only a part of such a module may be used.
 PARTS = {
+    ("os", "primitives.build"): {"environ", "urandom"},
     ("os", "primitives.entropy"): {"urandom"},
     ("os", "primitives.forked"): {"getpid", "register_at_fork"},
     ("threading", "engine.seam"): {"RLock"},
@@ -431,6 +435,9 @@ PLANTED: dict[Rule, list[tuple[str, str]]] = {
         ("store.sqlite", "import pickle"),
         ("cli.demo.parent", "import yaml"),
         ("agent", "import socket"),
+        ("agent", "import asyncio"),
+        ("courier.intake", "import asyncio"),
+        ("courier.courier", "import socket"),
         ("testing.network", "from pathlib import Path"),
         ("session.established", "import threading"),
         ("agent", "from threading import Thread"),
@@ -649,7 +656,9 @@ def test_every_dependency_has_a_floor_that_can_be_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     floored = [*project["dependencies"], *extras["testing"], *extras["postgres"], *extras["examples"]]
-    assert all(re.fullmatch(r"[a-z]+(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), floored
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*(\[binary\])?>=\d+\.\d+\.\d+", requirement) for requirement in floored), (
+        floored
+    )
     assert {requirement.partition(">=")[0] for requirement in project["dependencies"]} == {
         "attrs", "cryptography", "msgpack", "pynacl",
     }  # fmt: skip
@@ -668,8 +677,12 @@ def test_the_installed_version_is_the_packages_own() -> None:
 ERRORS = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, BaseException) and value.__module__.startswith(errors.__name__)
+    if isinstance(value, type)
+    and issubclass(value, BaseException)
+    and value.__module__.startswith(errors.__name__)
+    and not issubclass(value, Warning)
 ]
+WARNINGS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Warning)]
 BRANCHES = [error for error in ERRORS if any(other is not error and issubclass(other, error) for other in ERRORS)]
 LEAVES = [error for error in ERRORS if error not in BRANCHES]
 
@@ -688,7 +701,7 @@ def test_the_tree_has_the_branches_that_callers_catch() -> None:
 
 
 def test_the_error_module_exports_its_errors_and_nothing_else() -> None:
-    names = sorted(error.__name__ for error in ERRORS)
+    names = sorted(error.__name__ for error in (*ERRORS, *WARNINGS))
     own = [
         value for value in vars(errors).values() if str(getattr(value, "__module__", "")).startswith(errors.__name__)
     ]
@@ -775,7 +788,7 @@ def project_files() -> list[Path]:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
-    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
+    hidden = re.compile(r"\.(?!ci$|github$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
     return [
         path
         for path in sorted(ROOT.rglob("*"))

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -227,7 +227,7 @@ def snapshot(value: Any) -> Any:
     """Return all of a state, as values that can be compared."""
     if value is None or isinstance(value, bytes | int | str | Suite):
         return value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return [(snapshot(key), snapshot(item)) for key, item in value.items()]
     if isinstance(value, tuple | list):
         return [snapshot(item) for item in value]

@@ -696,7 +696,7 @@ def test_it_notices_a_message_that_is_delivered_twice(monkeypatch: pytest.Monkey
     def apply_and_keep(ratchet: Ratchet, delta: Delta) -> None:
         kept = {} if delta.taken is None else {delta.taken: ratchet.skipped[delta.taken]}
         apply(ratchet, delta)
-        ratchet.skipped.update(kept)
+        ratchet.skipped = {**ratchet.skipped, **kept}
 
     monkeypatch.setattr(Ratchet, "apply", apply_and_keep)
     monkeypatch.setattr(Indices, "is_new", lambda *_: True)  # the second guard: an index opens once

@@ -1,0 +1,43 @@
+"""What a broker must do for an agent: four methods, which anyone writes for a broker of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+Acknowledge = Callable[[], Awaitable[object]]
+
+
+class Transport(Protocol):
+    """A connection to a broker, for one agent. It is trusted with nothing but to try.
+
+    Whatever a method raises means that the broker was not reached: the courier makes the call again later, or, where
+    an application waits for it, raises `TransportFailed`. So a method need not connect again by itself, and must not
+    swallow errors. Any of them may be cancelled while it waits. Several may be called at once.
+    """
+
+    async def publish(self, recipient: str, envelope: bytes, /) -> None:
+        """Hand an envelope to the broker, for an agent; return once the broker keeps it, to the best of its promise."""
+        ...
+
+    def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
+        """Yield the envelopes for this agent, each with what tells the broker that it is done with.
+
+        An envelope that was not acknowledged is to come again: after a while, or at the latest when this is called
+        again, which begins a connection. What was acknowledged need not. It ends, or raises, where the connection does.
+        """
+        ...
+
+    async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
+        """Add bundles of this agent to the shelf; a last-resort bundle takes the place of the one before.
+
+        The last-resort bundle goes first, so that who breaks off in between leaves an agent that can be reached.
+        """
+        ...
+
+    async def take_bundle(self, did: str, /) -> bytes | None:
+        """Return a one-time bundle of an agent and remove it, so that it serves once; else its last-resort bundle.
+
+        Returns `None` where the shelf has none.
+        """
+        ...

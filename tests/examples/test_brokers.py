@@ -1,0 +1,70 @@
+"""The examples over brokers, as two processes: whoever is killed, every row arrives once, and none is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agentmesh.store import SQLiteStore
+
+KINDS = ("Nats", "Redis", "WebSocket", "Http")
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, broker_of: Callable[[str], Any]) -> Any:
+    """Give a broker of the kind that the test is for."""
+    return broker_of(request.param)
+
+
+def check(pair: Any, reader: Any, writer: Any) -> None:
+    """Let both end, and see that every row is there once, and nothing is left to do."""
+    pair.until(lambda: writer.look() == 0, "the writer has ended")
+    assert writer.lines("arrived") == [{"event": "arrived", "count": pair.count}]
+    assert reader.terminate() == 0, reader.said()
+    expected = Counter(f"row {number}" for number in range(pair.count))
+    assert Counter(reader.rows()) == expected
+    assert Counter(writer.rows()) == expected
+    for process in (reader, writer):
+        assert process.points == []
+        with SQLiteStore(process.store, key=bytes(range(32))) as store:
+            agent = store.open_agent("example/rows")
+            left = [type(event).__name__ for event in agent.inbox()]
+            assert left in ([], ["Delivered"])  # the writer's last, told and written down, and not done
+
+
+@pytest.mark.parametrize("broker", KINDS, indirect=True)
+def test_either_side_is_killed_at_any_point(broker: Any, brokers: ModuleType, tmp_path: Path) -> None:
+    point = brokers.Point
+    with brokers.pair(broker, tmp_path, 20) as pair:
+        reader = pair.reader(
+            point("agentmesh:Agent.accept", 1),  # durable, and not sent
+            point("agentmesh:Agent.receive", 3),  # durable, and not acknowledged
+            point("rows:Table.write", 3),  # written down, and not done
+        )
+        pair.until(lambda: bool(reader.lines("ready")), "the reader can be reached")
+        did = reader.lines("ready")[0]["did"]
+        writer = pair.writer(
+            did,
+            point("agentmesh:Agent.knock", 1),  # durable, and not sent
+            point("agentmesh:Agent.sent", 4, "before"),  # sent, and not known to be
+            point("rows:Table.write", 3),  # known to have arrived, and not done
+        )
+        check(pair, reader, writer)
+
+
+@pytest.mark.parametrize("broker", KINDS, indirect=True)
+def test_the_broker_is_killed(broker: Any, brokers: ModuleType, tmp_path: Path) -> None:
+    with brokers.pair(broker, tmp_path, 80) as pair:
+        reader = pair.reader()
+        pair.until(lambda: bool(reader.lines("ready")), "the reader can be reached")
+        writer = pair.writer(reader.lines("ready")[0]["did"])
+        for rows in (1, 20):
+            pair.until(lambda rows=rows: len(reader.lines("row")) >= rows, "rows arrive")
+            broker.kill()
+            broker.start()
+        check(pair, reader, writer)
