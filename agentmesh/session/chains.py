@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.epochs import Half
+
+SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
 
 
 @final
@@ -25,8 +27,14 @@ class SendingChain(Redacted):
 
 @final
 class ReceivingChain(Redacted):
-    """The chain that the peer seals with now: `n` is the number that is expected next, `epoch` that of its headers."""
+    """The chain that the peer seals with now: `n` is the number that is expected next, `epoch` that of its headers.
 
+    It is all that a message in its order changes, so it stands for an `OpenDelta` of nothing else.
+    """
+
+    turn: ClassVar[None] = None
+    lost: ClassVar[tuple[int, ...]] = ()
+    evicted: ClassVar[tuple[SkippedAt, ...]] = ()
     __slots__ = ("epoch", "header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
 
     def __init__(
@@ -61,9 +69,6 @@ class PastChain(Redacted):
         self.length: int = length
         self.start: int = start
         self.serial: int = serial
-
-
-SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
 
 
 @final
@@ -129,3 +134,6 @@ class OpenDelta(Redacted):
         self.lost: Sequence[int] = lost
         self.at_ms: int = at_ms
         self.epochs: Half | None = epochs
+
+
+Delta = ReceivingChain | OpenDelta

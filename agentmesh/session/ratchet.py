@@ -29,7 +29,7 @@ from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFail
 from agentmesh.limits import COUNTER_MAX, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.chains import OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
+from agentmesh.session.chains import Delta, OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
 from agentmesh.session.epochs import Answering, Half, Item, Offering
 from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
@@ -55,7 +55,7 @@ class Opened(Redacted):
         header: RatchetHeader,
         number: int,
         message_key: MessageKey,
-        delta: OpenDelta | Callable[[Entropy, Item | None], OpenDelta],
+        delta: Delta | Callable[[Entropy, Item | None], OpenDelta],
         epochs: Half,
     ) -> None:
         self.plaintext: bytes = plaintext
@@ -65,7 +65,7 @@ class Opened(Redacted):
         self._delta = delta
         self._epochs = epochs
 
-    def delta(self, entropy: Entropy, item: Item | None = None) -> OpenDelta:
+    def delta(self, entropy: Entropy, item: Item | None = None) -> Delta:
         """Return what accepting this message changes.
 
         Args:
@@ -74,6 +74,10 @@ class Opened(Redacted):
                 for or false is left aside.
         """
         delta = self._delta
+        if isinstance(delta, ReceivingChain):
+            if item is None:
+                return delta
+            return OpenDelta(delta, None, NOTHING, None, NOTHING, NOTHING, 0, self._epochs.take(item, entropy))
         if not isinstance(delta, OpenDelta):
             return delta(entropy, item)
         if item is None:
@@ -254,13 +258,19 @@ class Ratchet(Redacted):
             BadPoint: an authentic header with a ratchet key of small order.
         """
         frame = self.suite.parse(message, start)
-        open_header = self.suite.open_header
-        receiving = self.receiving
+        open_header, past_first = self.suite.open_header, self.suite.past_first
+        receiving, sending = self.receiving, self.sending
+        # Whoever has sealed in its chain awaits the peer's next one: tried first, a turn takes one opening and not two.
+        turn_first = sending is not None and sending.n > 0 and not past_first
+        if turn_first:
+            header = open_header(self.next_receiving, frame)
+            if header is not None:
+                return self._open_turn(header, frame, context, now_ms, limits)
         if receiving is not None:
             header = open_header(receiving.header_key, frame)
             if header is not None:
                 return self._open_current(receiving, header, frame, context, now_ms, limits)
-        if not self.suite.past_first:
+        if not turn_first and not past_first:
             header = open_header(self.next_receiving, frame)
             if header is not None:
                 return self._open_turn(header, frame, context, now_ms, limits)
@@ -301,8 +311,10 @@ class Ratchet(Redacted):
         after = ReceivingChain(
             chain_key, chain.header_key, key, epoch, n + 1, previous_length, chain.start, chain.serial
         )
-        evicted = evictions(self.skipped, len(skipped), now_ms, limits) if self.skipped else NOTHING
-        delta = OpenDelta(after, None, skipped, None, evicted, self.numbers(evicted) if evicted else NOTHING, now_ms)
+        delta: Delta = after
+        if skipped or self.skipped:
+            evicted = evictions(self.skipped, len(skipped), now_ms, limits)
+            delta = OpenDelta(after, None, skipped, None, evicted, self.numbers(evicted), now_ms)
         return Opened(plaintext, header, chain.start + n, message_key, delta, self.epochs)
 
     def _open_turn(self, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits) -> Opened:
@@ -380,8 +392,11 @@ class Ratchet(Redacted):
         evicted = evictions(self.skipped, 0, now_ms, limits)
         return OpenDelta(None, None, NOTHING, None, evicted, self.numbers(evicted), now_ms) if evicted else None
 
-    def apply(self, delta: OpenDelta) -> None:
+    def apply(self, delta: Delta) -> None:
         """Commit what `Opened.delta` returned. Once more changes nothing."""
+        if isinstance(delta, ReceivingChain):
+            self.receiving = delta
+            return
         if delta.added or self.skipped:
             self.skipped = kept_after(self.skipped, delta)
         if delta.receiving is not None:

@@ -100,9 +100,9 @@ FAULTS = (
     ),
     Fault(
         "a used skipped key stays",
-        "session/ratchet.py",
-        "            skipped.pop(delta.taken, None)",
-        "            pass",
+        "session/kept.py",
+        "        after.pop(delta.taken, None)",
+        "        pass",
         RATCHET,
     ),
     Fault(
