@@ -1,4 +1,4 @@
-"""How Sphinx makes the site of these pages: `sphinx-build -W -n --keep-going docs docs/_build`. Nothing is fetched.
+"""How Sphinx makes the site of these pages: `sphinx-build -W -n --keep-going docs build/site`. Nothing is fetched.
 
 The pages are plain Markdown, and read as such. What a site needs besides is in `docs/site/`.
 """
@@ -18,7 +18,6 @@ author = "AgentMesh contributors"
 copyright = "AgentMesh contributors, Apache-2.0"  # noqa: A001 - Sphinx calls it so
 version = release = agentmesh.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "docs.site"]
-exclude_patterns = ["_build"]
 nitpicky = True
 default_role = "py:ticked"
 nitpick_ignore = [  # in signatures of public classes, and given by the library alone
@@ -45,6 +44,8 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
+
+pygments_dark_style = "github-dark"
 
 html_theme = "furo"
 html_title = f"AgentMesh {release}"

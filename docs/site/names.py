@@ -14,6 +14,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.roles import XRefRole
 from sphinx.util.nodes import make_refnode
 
+from agentmesh import errors
 from docs.tables import public_names
 
 # The comment of a page that docstrings take the place of: those of a whole module, or of the names behind the colon.
@@ -24,6 +25,12 @@ HOMES = ("agentmesh.errors", "agentmesh.attachments")
 NAMED = re.compile(r"(?:agentmesh\.)?(?:\w+\.)*[A-Z]\w*[a-z]\w*(?:\.\w+)?|agentmesh(?:\.\w+)+")
 # Whose members are not shown again with every class that has them.
 PYTHONS = "object, BaseException, int, str, bytes, tuple, IOBase, RawIOBase"
+# By the code of each error, the class that has it.
+CODES = {
+    error.code: f"agentmesh.errors.{name}"
+    for name, error in vars(errors).items()
+    if isinstance(error, type) and issubclass(error, errors.AgentMeshError) and error.hint
+}
 
 
 def elsewhere(module: str, name: str) -> str | None:
@@ -101,9 +108,9 @@ def _signature(
 
 
 def _link(app: Sphinx, page: nodes.document) -> None:
-    """Make what stands in backticks on a page a link, where it is the name of a class or stands in one."""
+    """Make what stands in backticks on a page a link: the name of a class, what stands in one, the code of an error."""
     for code in list(page.findall(nodes.literal)):
-        name = code.astext().partition("(")[0]
+        name = CODES.get(code.astext(), code.astext().partition("(")[0])
         if NAMED.fullmatch(name) and not isinstance(code.parent, nodes.reference | pending_xref):
             link = pending_xref("", refdomain="py", reftype="ticked", reftarget=name, refdoc=app.env.docname)
             code.replace_self(link)
