@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Final, final
+from typing import Any, Final, final
 
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.epochs import Half
@@ -75,6 +75,11 @@ def packed(past: Iterable[PastChain]) -> bytes:
 def unpacked(past: bytes) -> tuple[PastChain, ...]:
     """Return the past chains that were packed."""
     return tuple(PastChain(HeaderKey(key), length, start, n) for key, length, start, n in _PAST.iter_unpack(past))
+
+
+def fields_of(past: bytes) -> list[list[Any]]:
+    """Return [header key, length, start, serial] of each past chain that was packed."""
+    return [list(fields) for fields in _PAST.iter_unpack(past)]
 
 
 SkippedAt = tuple[int, int]  # (serial of the chain, number in it)

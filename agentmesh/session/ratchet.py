@@ -23,7 +23,8 @@ This module calls no primitive. A `Suite` gives them, and says how a header name
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, final
+from struct import Struct
+from typing import Any, Final, final
 
 from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFailed, DuplicateMessage, GapTooLarge
 from agentmesh.limits import COUNTER_MAX, Limits
@@ -36,6 +37,7 @@ from agentmesh.session.chains import (
     SendingChain,
     SkippedAt,
     Turn,
+    fields_of,
     packed,
     unpacked,
 )
@@ -43,6 +45,8 @@ from agentmesh.session.epochs import Answering, Half, Item, Offering
 from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.turns import turn_of
+
+_TURN_KEYS: Final = Struct("32s32s32s32s")  # root, secret, next sending, next receiving
 
 
 @final
@@ -145,6 +149,10 @@ class Ratchet(Redacted):
     def next_receiving(self) -> HeaderKey:
         """The header key of the peer's next chain."""
         return HeaderKey(self._turn_keys[96:])
+
+    def packed_fields(self) -> tuple[tuple[RootKey, X25519Secret, HeaderKey, HeaderKey], list[list[Any]]]:
+        """Return root, secret and the next header keys, sending first; and the fields of each past chain."""
+        return _TURN_KEYS.unpack(self._turn_keys), fields_of(self._past)
 
     @property
     def past(self) -> tuple[PastChain, ...]:

@@ -185,9 +185,7 @@ def reachable(*roots: Any) -> list[Any]:
             waiting.append(getattr(value, name, None))
         waiting += list(getattr(value, "__dict__", {}).values())
         if isinstance(value, Ratchet):  # of which a part lies packed
-            packed = [value.root, value.secret, value.next_sending, value.next_receiving, value.past]
-            alive.append(packed)  # or an address in `seen` would be another object's
-            waiting += packed
+            waiting += [value.root, value.secret, value.next_sending, value.next_receiving, value.past]
     return list(seen.values())
 
 
