@@ -24,7 +24,7 @@ HOMES = ("agentmesh.errors", "agentmesh.attachments")
 # What a page can mean as a name: a class, what stands in one, or a place in the package.
 NAMED = re.compile(r"(?:agentmesh\.)?(?:\w+\.)*[A-Z]\w*[a-z]\w*(?:\.\w+)?|agentmesh(?:\.\w+)+")
 # Whose members are not shown again with every class that has them.
-PYTHONS = "object, BaseException, int, str, bytes, tuple, IOBase, RawIOBase"
+PYTHONS = "object, BaseException, int, str, bytes, tuple, IOBase, RawIOBase, Executor"
 # By the code of each error, the class that has it.
 CODES = {
     error.code: f"agentmesh.errors.{name}"
