@@ -17,7 +17,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 import nats
 from nats.aio.client import Client
@@ -59,6 +59,11 @@ class NatsTransport:
                 )
             return self._client.jetstream(timeout=5)
 
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._client is not None:
+            await self._client.close()
+
     async def _bucket(self) -> KeyValue:
         stream = await self._stream()
         try:
@@ -95,8 +100,9 @@ class NatsTransport:
 
     async def take_bundle(self, did: str, /) -> bytes | None:
         """Take one that nobody else takes: a key is deleted at the revision that was read, or not at all."""
-        bucket, last = await self._bucket(), None
-        watcher = await bucket.watch(f"{name_of(did)}.*", ignore_deletes=True)
+        bucket = await self._bucket()
+        last: bytes | None = None
+        watcher: Any = await bucket.watch(f"{name_of(did)}.*", ignore_deletes=True)
         try:
             async for entry in watcher:
                 if entry is None:  # that was all
@@ -106,7 +112,7 @@ class NatsTransport:
                     continue
                 with contextlib.suppress(KeyWrongLastSequenceError):  # somebody else took it
                     await bucket.delete(entry.key, last=entry.revision)
-                    return entry.value
+                    return bytes(entry.value)
         finally:
             await watcher.stop()
         return last

@@ -38,6 +38,10 @@ class RedisTransport:
             url, protocol=2, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
         )
 
+    async def close(self) -> None:
+        """End the connections."""
+        await self._redis.aclose()
+
     async def publish(self, recipient: str, envelope: bytes, /) -> None:
         """Append to the recipient's stream."""
         await self._redis.xadd(stream_of(recipient), {"envelope": envelope})

@@ -17,18 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agentmesh import (
-    Agent,
-    AgentMeshError,
-    Delivered,
-    Intent,
-    KnockReceived,
-    MessageReceived,
-    SessionEstablished,
-    SessionOver,
-    SessionRejected,
-    Undelivered,
-)
+from agentmesh import Agent, AgentMeshError, Intent, events
 from agentmesh.courier import Courier, Pauses, Transport
 from agentmesh.errors import NoBundle, TransportFailed
 from agentmesh.store import SQLiteStore
@@ -59,9 +48,9 @@ class Table:
 async def read(courier: Courier, table: Table) -> None:
     """Accept whoever knocks, and keep what they send, until it is told to stop."""
     async for event in courier.events():
-        if isinstance(event, KnockReceived):
+        if isinstance(event, events.KnockReceived):
             await courier.accept(event)  # a policy says more: see docs/how-to/policy.md
-        elif isinstance(event, MessageReceived):
+        elif isinstance(event, events.MessageReceived):
             row = event.plaintext.decode("ascii", "backslashreplace")
             if table.write(event.receipt, row):  # first written down, then done
                 tell("row", row=row)
@@ -74,7 +63,7 @@ async def write(courier: Courier, table: Table, peer: str, count: int) -> None:
     # What left before a kill waits in the outbox, has arrived, or is told of in the inbox. The courier has not begun.
     known = {waiting.label for waiting in agent.outbox()} | {row.encode() for row in table.rows()}
     for event in agent.inbox():
-        known |= {message.label for message in event.messages} if isinstance(event, Delivered) else set()
+        known |= {message.label for message in event.messages} if isinstance(event, events.Delivered) else set()
 
     async def send() -> None:
         for number in range(count):
@@ -88,12 +77,12 @@ async def write(courier: Courier, table: Table, peer: str, count: int) -> None:
         elif agent.session(peer).status.sends:
             await send()
         async for event in courier.events():
-            if isinstance(event, SessionEstablished):
+            if isinstance(event, events.SessionEstablished):
                 await send()
-            elif isinstance(event, Delivered):
+            elif isinstance(event, events.Delivered):
                 for message in event.messages:
                     table.write(message.receipt, message.label.decode())
-            elif isinstance(event, SessionRejected | SessionOver | Undelivered):
+            elif isinstance(event, events.SessionRejected | events.SessionOver | events.Undelivered):
                 raise Failed(f"the session has ended: {type(event).__name__}")
             await courier.done(event)
             if len(table.rows()) == count:

@@ -68,9 +68,16 @@ class WebSocketTransport:
         answered = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             await socket.send(json.dumps({"n": number, "do": do, **what}))
-            return await answered
+            answer: dict[str, Any] = await answered
+            return answer
         finally:
             self._asked.pop(number, None)
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._socket is not None and self._listening is not None:
+            await self._socket.close()
+            await self._listening
 
     async def publish(self, recipient: str, envelope: bytes, /) -> None:
         """Hand an envelope to the relay."""

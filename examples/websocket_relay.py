@@ -7,10 +7,10 @@ agents of examples/websocket_agent.py. Whoever connects says who it is: docs/how
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class Relay:
             number, answer["ok"] = next(self._numbers), True
             self._queues[asked["to"]][number] = asked["envelope"]
             if (recipient := self._connected.get(asked["to"])) is not None:
-                with contextlib.suppress(ConnectionClosed):  # it comes again over the next connection
+                with suppress(ConnectionClosed):  # it comes again over the next connection
                     await recipient.send(json.dumps({"number": number, "envelope": asked["envelope"]}))
         elif asked["do"] == "acknowledge":
             answer["ok"] = self._queues[did].pop(asked["number"], None) is not None

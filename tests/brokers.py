@@ -7,6 +7,7 @@ so that a hang fails.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -21,13 +22,14 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import agentmesh
 
 EXAMPLES: Final = Path(__file__).resolve().parents[1] / "examples"
 PACKAGE: Final = Path(agentmesh.__file__).resolve().parent
-DEADLINE_SECONDS: Final = 40
+DEADLINE_SECONDS: Final = 120  # only so that a hang fails
 
 # An example that ends, as by kill -9, around the n-th call of some function of its own or of the library.
 _KILLED = """
@@ -62,6 +64,15 @@ def until(is_so: Callable[[], bool], what: str, seconds: float = DEADLINE_SECOND
     while not is_so():
         assert time.monotonic() < last, f"waited in vain: {what}"
         time.sleep(0.01)
+
+
+def example(name: str) -> ModuleType:
+    """Give a module of the examples."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 def free_port() -> int:

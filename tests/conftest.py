@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +72,25 @@ def agt_example() -> ModuleType:
 def brokers() -> ModuleType:
     """Give the module that has brokers, and runs the examples over them."""
     return _beside("brokers")
+
+
+@pytest.fixture
+def broker_of(brokers: ModuleType) -> Iterator[Callable[[str], Any]]:
+    """Return what starts a broker of a kind.
+
+    A test that asks is skipped where that cannot run; with AGENTMESH_BROKERS=1 it fails.
+    """
+    made = []
+
+    def start(kind: str) -> Any:
+        if what := brokers.KINDS[kind].missing():
+            (pytest.fail if os.environ.get("AGENTMESH_BROKERS") == "1" else pytest.skip)(what)
+        made.append(brokers.KINDS[kind]())
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ Nothing here is for production: the randomness repeats itself on purpose. `agent
 `testing` (Hypothesis) and is imported by its own name; all else here needs nothing more than the library.
 """
 
-from agentmesh.testing.broker import ManualTimer, MemoryBroker, MemoryTransport
+from agentmesh.testing.broker import AtOnce, ManualTimer, MemoryBroker, MemoryTransport
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.entropy import SeededEntropy
 from agentmesh.testing.faulty_backend import FaultyBackend, Moment
@@ -16,6 +16,7 @@ from agentmesh.testing.simulator import MeshSimulator
 
 __all__ = [
     "HONEST",
+    "AtOnce",
     "BundleShelf",
     "Faults",
     "FaultyBackend",

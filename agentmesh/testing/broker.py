@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Final, final
+from typing import Final, ParamSpec, TypeVar, final
 
 from agentmesh.courier.transport import Acknowledge
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.testing.clock import ManualClock
 from agentmesh.testing.shelf import BundleShelf
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _TURNS: Final = 100  # of an event loop, before time goes on
 _IDLE: Final = 100  # so often, where nothing waits for time, before nothing is waited for
 
@@ -121,6 +124,20 @@ class MemoryTransport:
             taken = None
         await asyncio.sleep(0)
         return taken
+
+
+@final
+class AtOnce(Executor):
+    """Makes each call when it is handed over: for `Courier(thread=AtOnce())`, so that a test runs as it did before."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Return what has happened."""
+        made: Future[_T] = Future()
+        try:
+            made.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            made.set_exception(error)
+        return made
 
 
 @final

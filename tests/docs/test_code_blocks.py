@@ -29,6 +29,8 @@ LINKED_PAGES = [
 ]
 # The page that needs a server finds its address where it tells a reader to put it, and is skipped where there is none.
 DATABASE_PAGE = ROOT / "docs" / "how-to" / "postgres.md"
+# So do the pages that need a broker: by the kind of broker, as tests/brokers.py names it.
+BROKER_PAGES = {ROOT / "docs" / "how-to" / f"{kind.lower()}.md": kind for kind in ("Nats", "Redis")}
 README_COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/python -m agentmesh demo",
     "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
@@ -164,13 +166,21 @@ def _line_of(error: BaseException, page: Path, block: Block) -> int:
     return numbers[-1] if numbers else block.line
 
 
+def prepare(page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Start the server that a page needs; the test is skipped where there can be none."""
+    if page == DATABASE_PAGE:
+        monkeypatch.setenv("AGENTMESH_DATABASE", request.getfixturevalue("conninfo"))
+    elif (kind := BROKER_PAGES.get(page)) is not None:
+        monkeypatch.setenv(f"AGENTMESH_{kind.upper()}", request.getfixturevalue("broker_of")(kind).url)
+        monkeypatch.syspath_prepend(ROOT / "examples")
+
+
 @pytest.mark.parametrize("page", RUN_PAGES, ids=page_id)
 def test_the_code_blocks_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if page == DATABASE_PAGE:
-        monkeypatch.setenv("AGENTMESH_DATABASE", request.getfixturevalue("conninfo"))
+    prepare(page, monkeypatch, request)
     run_page(page, monkeypatch)
 
 
@@ -179,8 +189,7 @@ def test_the_code_blocks_of_a_page_can_be_pasted_line_by_line(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if page == DATABASE_PAGE:
-        monkeypatch.setenv("AGENTMESH_DATABASE", request.getfixturevalue("conninfo"))
+    prepare(page, monkeypatch, request)
     paste_page(page, monkeypatch)
 
 

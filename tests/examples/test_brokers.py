@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +16,9 @@ KINDS = ("Nats", "Redis", "WebSocket", "Http")
 
 
 @pytest.fixture
-def broker(request: pytest.FixtureRequest, brokers: ModuleType) -> Iterator[Any]:
-    """Give a broker of the kind that the test is for; skipped where it cannot run."""
-    kind = brokers.KINDS[request.param]
-    if what := kind.missing():
-        (pytest.fail if os.environ.get("AGENTMESH_BROKERS") == "1" else pytest.skip)(what)
-    made = kind()
-    yield made
-    made.stop()
+def broker(request: pytest.FixtureRequest, broker_of: Callable[[str], Any]) -> Any:
+    """Give a broker of the kind that the test is for."""
+    return broker_of(request.param)
 
 
 def check(pair: Any, reader: Any, writer: Any) -> None:
@@ -46,33 +40,30 @@ def check(pair: Any, reader: Any, writer: Any) -> None:
 @pytest.mark.parametrize("broker", KINDS, indirect=True)
 def test_either_side_is_killed_at_any_point(broker: Any, brokers: ModuleType, tmp_path: Path) -> None:
     point = brokers.Point
-    with brokers.pair(broker, tmp_path, 30) as pair:
+    with brokers.pair(broker, tmp_path, 20) as pair:
         reader = pair.reader(
             point("agentmesh:Agent.accept", 1),  # durable, and not sent
-            point("agentmesh:Agent.receive", 4, "before"),  # nothing has happened
-            point("agentmesh:Agent.receive", 5),  # durable, and not acknowledged
-            point("rows:Table.write", 6),  # written down, and not done
-            point("agentmesh:Agent.done", 4),
+            point("agentmesh:Agent.receive", 3),  # durable, and not acknowledged
+            point("rows:Table.write", 3),  # written down, and not done
         )
         pair.until(lambda: bool(reader.lines("ready")), "the reader can be reached")
         did = reader.lines("ready")[0]["did"]
         writer = pair.writer(
             did,
             point("agentmesh:Agent.knock", 1),  # durable, and not sent
-            point("agentmesh:Agent.send", 9),
             point("agentmesh:Agent.sent", 4, "before"),  # sent, and not known to be
-            point("rows:Table.write", 5),  # known to have arrived, and not done
+            point("rows:Table.write", 3),  # known to have arrived, and not done
         )
         check(pair, reader, writer)
 
 
 @pytest.mark.parametrize("broker", KINDS, indirect=True)
 def test_the_broker_is_killed(broker: Any, brokers: ModuleType, tmp_path: Path) -> None:
-    with brokers.pair(broker, tmp_path, 200) as pair:
+    with brokers.pair(broker, tmp_path, 80) as pair:
         reader = pair.reader()
         pair.until(lambda: bool(reader.lines("ready")), "the reader can be reached")
         writer = pair.writer(reader.lines("ready")[0]["did"])
-        for rows in (1, 40):
+        for rows in (1, 20):
             pair.until(lambda rows=rows: len(reader.lines("row")) >= rows, "rows arrive")
             broker.kill()
             broker.start()

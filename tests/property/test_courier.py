@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Delivered, Intent, KnockReceived, MessageReceived, SessionEstablished
 from agentmesh.courier import Courier
-from agentmesh.testing import ManualTimer, MemoryBroker, SeededEntropy
+from agentmesh.testing import AtOnce, ManualTimer, MemoryBroker, SeededEntropy
 
 ROWS = 6
 MESH = "example/courier"
-
-
-class Inline(Executor):
-    """Makes each call at once, so that turns of the event loop are all that a test can be broken off at."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        made: Future[Any] = Future()
-        try:
-            made.set_result(function(*arguments, **named))
-        except Exception as error:
-            made.set_exception(error)
-        return made
 
 
 class Side:
@@ -55,7 +40,7 @@ class Side:
             clock=world.timer.clock,
             pause=world.timer.pause,
             entropy=SeededEntropy(self.number),
-            thread=Inline(),
+            thread=AtOnce(),
         )
         async with courier:
             await self.converse(courier)

@@ -1,0 +1,140 @@
+"""examples/fastapi_relay.py, asked over HTTP without a network: what it lets pass, and what it writes down."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agentmesh import Agent, Intent
+from agentmesh.audit import AuditLog, MemorySink
+from agentmesh.relay import RelayLimiter
+from agentmesh.store import LogFile
+
+
+@pytest.fixture
+def ask(brokers: ModuleType) -> Callable[..., None]:
+    """Return what runs a conversation with a relay."""
+    if what := brokers.Http.missing():
+        pytest.skip(what)
+    import httpx
+
+    relay = brokers.example("fastapi_relay")
+
+    def run(talk: Callable[[Any], Coroutine[Any, Any, None]], *, log: AuditLog | None = None, **limits: Any) -> None:
+        made = relay.Relay(AuditLog(MemorySink()) if log is None else log, RelayLimiter(**limits))
+        transport = httpx.ASGITransport(app=relay.app_of(made))
+
+        async def main() -> None:
+            async with httpx.AsyncClient(transport=transport, base_url="http://relay") as http:
+                await talk(http)
+
+        asyncio.run(main())
+
+    return run
+
+
+def knocks(number: int) -> tuple[str, list[bytes]]:
+    """Return whom they are for, and so many KNOCKs."""
+    bob = Agent.create("example/relay")
+    shelf = bob.publish_bundles(number)
+    return bob.did, [
+        Agent.create("example/relay").knock(bob.did, bundle, Intent("x")).envelope for bundle in shelf.one_time
+    ]
+
+
+def test_what_passes_is_kept_until_it_is_acknowledged(ask: Callable[..., None]) -> None:
+    did, envelopes = knocks(2)
+
+    async def talk(http: Any) -> None:
+        assert (await http.get(f"/for/{did}")).status_code == 204
+        for envelope in [*envelopes, envelopes[0]]:
+            assert (await http.post(f"/to/{did}", content=envelope)).status_code == 202
+        first = await http.get(f"/for/{did}")
+        assert first.content == envelopes[0]
+        number = int(first.headers["X-Number"])
+        second = await http.get(f"/for/{did}", params={"after": number})
+        assert second.content == envelopes[1]
+        after = {"after": int(second.headers["X-Number"])}
+        assert (
+            await http.get(f"/for/{did}", params=after)
+        ).status_code == 204  # the third was the first, offered again
+        assert (await http.delete(f"/for/{did}/{number}")).status_code == 204
+        assert (await http.get(f"/for/{did}")).content == envelopes[1]
+
+    ask(talk)
+
+
+def test_whoever_sends_too_much_is_told_to_wait_and_nothing_is_kept_or_logged(ask: Callable[..., None]) -> None:
+    did, envelopes = knocks(3)
+    log = AuditLog(MemorySink())
+
+    async def talk(http: Any) -> None:
+        answers = [await http.post(f"/to/{did}", content=envelope) for envelope in envelopes]
+        assert [answer.status_code for answer in answers] == [202, 202, 429]
+        assert answers[2].json() == {"detail": "knock.busy"}
+        assert answers[2].headers["Retry-After"] == "1"
+        after = {"after": 2}
+        assert (await http.get(f"/for/{did}", params=after)).status_code == 204
+
+    ask(talk, log=log, per_identity=2, clock=lambda: 0)
+    assert len(log) == 2
+
+
+@pytest.mark.parametrize(
+    ("body_of", "status"),
+    [
+        (lambda envelope: b"rubbish", 400),
+        (lambda envelope: envelope[:-1], 400),
+        (lambda envelope: envelope + bytes(3 << 20), 413),
+    ],
+)
+def test_what_is_no_envelope_does_not_pass(
+    ask: Callable[..., None], body_of: Callable[[bytes], bytes], status: int
+) -> None:
+    did, [envelope] = knocks(1)
+    log = AuditLog(MemorySink())
+
+    async def talk(http: Any) -> None:
+        assert (await http.post(f"/to/{did}", content=body_of(envelope))).status_code == status
+        assert (await http.get(f"/for/{did}")).status_code == 204
+
+    ask(talk, log=log)
+    assert len(log) == 0
+
+
+def test_an_envelope_passes_to_its_own_recipient_alone(ask: Callable[..., None]) -> None:
+    did, [envelope] = knocks(1)
+
+    async def talk(http: Any) -> None:
+        assert (await http.post("/to/did:agentmesh:other", content=envelope)).status_code == 400
+        assert (await http.post(f"/to/{did}", content=envelope)).status_code == 202
+
+    ask(talk)
+
+
+def test_the_log_needs_no_key_and_the_command_line_verifies_it(ask: Callable[..., None], tmp_path: Path) -> None:
+    did, envelopes = knocks(3)
+
+    async def talk(http: Any) -> None:
+        for envelope in envelopes:
+            await http.post(f"/to/{did}", content=envelope)
+
+    with LogFile(tmp_path / "relay.log") as file:
+        log = AuditLog(file)
+        ask(talk, log=log)
+        assert len(log) == 3
+    command = [sys.executable, "-m", "agentmesh", "audit", "verify", str(tmp_path / "relay.log")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3" in done.stdout
+    damaged = bytearray((tmp_path / "relay.log").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "relay.log").write_bytes(damaged)
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
