@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from agentmesh import errors, limits
-from docs import tables
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # behind the installed library, for `docs`
+
+from docs import tables  # noqa: E402
+
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 INDEX = (DOCS / "index.md").read_text("utf-8")
