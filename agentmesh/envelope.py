@@ -25,7 +25,7 @@ from agentmesh.primitives.keys import Receipt
 VERSION: Final = 1
 _MESH: Final = re.compile(r"[a-z0-9._/-]{1,64}", re.ASCII)
 _HEADER_MAX_BYTES: Final = 1 + 1 + 1 + (2 + MESH_MAX_BYTES) + 2 * (2 + DID_MAX_BYTES) + 9
-_HEADER: Final = _wire.array(
+_HEADER: Final = _wire.often(
     _wire.Uint(),
     _wire.Uint(),
     _wire.Text(1, MESH_MAX_BYTES),

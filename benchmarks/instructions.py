@@ -35,6 +35,20 @@ COUNTED: Final = (sys.executable, "-m", "benchmarks.instructions", "--counted")
 _WARM_UP: Final = 20  # CPython 3.11 specialises code that has run some times
 _UNITS: Final = 200  # messages or records in a block
 _HEAVY: Final = {"handshake_pair": 20, "handshake_pair_cold": 20, "pingpong": 50, "1048576": 4, "bundle_batch": 1}
+# The rows whose instructions stand on the page, and the floor of each, where it has one.
+MAIN: Final[dict[str, str | None]] = {
+    "frame_256": "bare:frame_256",
+    "frameaudit_256": "bare:frameaudit_256",
+    "framefile_256": "bare:frameaudit_256",
+    "pingpong": "bare:pingpong",
+    "handshake_pair": "bare:handshake_pair",
+    "handshake_pair_cold": "bare:handshake_pair_cold",
+    "restore": None,
+    "serialise": None,
+    "frameaudit_1048576": "bare:box_and_hash_1048576",
+    "audit_append_1k": "bare:audit_append_1k",
+    "audit_verify_1k": "bare:audit_verify_1k",
+}
 _TIMEOUT_SECONDS: Final = 900
 # The mark is the C library's function, which `os.getloadavg` calls once.
 _VALGRIND: Final = ("valgrind", "-q", "--tool=callgrind", "--dump-before=getloadavg")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import agentmesh
+from agentmesh.primitives import build
 from benchmarks.workers import MAYBE_COMPILED, ROOT, environment
 
 
@@ -30,6 +31,7 @@ def facts() -> dict[str, str]:
     """Return the versions that the numbers belong to."""
     return {
         "agentmesh-e2ee": agentmesh.__version__,
+        "build": build.BUILD,
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "machine": f"{platform.system()} {platform.machine()}",
         **{name: importlib.metadata.version(name) for name in ("pynacl", "cryptography", "msgpack")},
@@ -40,7 +42,7 @@ def facts() -> dict[str, str]:
 def is_compiled() -> bool:
     """Return whether the compiled build is installed: whether that runs where nothing turns it off."""
     done = subprocess.run(
-        (*MAYBE_COMPILED, sys.executable, "-m", "agentmesh", "--version"),
-        cwd=ROOT, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        (*MAYBE_COMPILED, sys.executable, "-c", "from agentmesh.primitives import _crypto, build; print(build.BUILD)"),
+        cwd=ROOT, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
-    return done.returncode == 0 and "compiled" in done.stdout
+    return done.stdout.strip() == "compiled"

@@ -81,7 +81,7 @@ class LongSink(Protocol):
 
 @runtime_checkable
 class SealedSink(LongSink, Protocol):
-    """One that nobody can alter without its owner's key, milestones included: `agentmesh.store.StoreLog`."""
+    """One that nobody can alter without its owner's key, milestones included: the log in an agent's own store."""
 
     is_sealed: bool  # True
 

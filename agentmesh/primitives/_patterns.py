@@ -14,7 +14,7 @@ from typing import Final
 
 from agentmesh.limits import COUNTER_MAX, UINT_MAX
 
-SHORT_STRING: Final = 31  # the longest text whose head is one byte
+SHORT_STRING: Final = 48  # a DID has 42 bytes at most
 SHORT_LIST: Final = 6  # there are as many past chains at most, where nothing is late; most lists are shorter
 NIL: Final = rb"\xc0"
 

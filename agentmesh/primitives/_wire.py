@@ -75,7 +75,7 @@ class Text:
     def pattern(self) -> bytes:
         # Whether it is UTF-8 is seen when it is decoded.
         sizes = range(self.minimum, min(self.maximum, _patterns.SHORT_STRING) + 1)
-        return _patterns.strings((bytes((0xA0 | size,)), size) for size in sizes)
+        return _patterns.strings((_text_head(size), size) for size in sizes)
 
 
 @frozen
@@ -342,6 +342,10 @@ def _bin_at(data: bytes, at: int) -> tuple[int, int]:
 
 
 _SHORT_HEADS: Final = tuple(bytes((0xC4, size)) for size in range(0x100))
+
+
+def _text_head(size: int) -> bytes:
+    return bytes((0xA0 | size,)) if size < 0x20 else bytes((0xD9, size))
 
 
 def _bin_head(size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Which build runs: the pure one, or the compiled calls of `_fast.c`, where they are installed, wanted and alike.
+"""Which build runs: the pure one, or the compiled calls of `_fast`, where they are installed, wanted and alike.
 
 The compiled calls are the same calls into the same libsodium, without an interpreter in between. They are used only
 where PyNaCl's handle says that each function is what they take it for, and where what they answer here, on fixed and on

@@ -246,8 +246,8 @@ class Session(Redacted):
         """Return what has ended it by `now_ms`, or `None` while it lives."""
         close = self.peer_close
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
-        if not closing and self.conditions.ttl_seconds is None and self.begin_by_ms is None:
-            return None
+        if not closing and self.conditions.ttl_seconds is None:
+            return Happening.TIMED_OUT if self.unheard(now_ms) else None
         if close is not None and self.own_close_at_ms is not None and self.received.has_all(close.data_sent):
             return Happening.COMPLETED
         deadline_ms = self.deadline_ms

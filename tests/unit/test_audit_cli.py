@@ -279,6 +279,23 @@ def test_show_a_table(tmp_path: Path, run: Run) -> None:
     assert run("show", path, "--progress")[2] == ""  # too short to be told of
 
 
+def test_show_shows_every_entry_of_a_log_of_many_pages_up_to_what_is_wrong(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "log"
+    write_log(path, [record(number) for number in range(1, 2_501)])
+    status, out, err = run("show", path)
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    assert [(row[0], row[-2], row[-1]) for row in rows] == [
+        (str(number), "no.", str(number + 1)) for number in range(2_500)
+    ]
+    entries = list(read_log_file(path))
+    for wrong in (1_023, 1_024, 2_000):
+        write_frames(path, [*entries[:wrong], *entries[wrong + 1 :]])
+        status, out, err = run("show", path)
+        assert (status, len(out.splitlines())) == (5, 1 + wrong)
+        assert f"entry {wrong:,} has another number" in err
+
+
 def test_show_stops_at_what_is_wrong(log: Path, run: Run) -> None:
     entries = list(read_log_file(log))
     path = log.with_name("other")
