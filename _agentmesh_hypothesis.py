@@ -82,7 +82,7 @@ def _register_types(package: ModuleType) -> None:
     """
     from hypothesis import strategies as st
 
-    kinds = {name: getattr(package, name, None) for name in _STRATEGIES}
+    kinds: dict[str, Any] = {name: getattr(package, name, None) for name in _STRATEGIES}
     if all(isinstance(kind, type) for kind in kinds.values()):
         for name, kind in kinds.items():
             st.register_type_strategy(kind, _drawing(_STRATEGIES[name]))
