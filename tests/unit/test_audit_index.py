@@ -424,6 +424,23 @@ def test_what_a_checkpoint_covers_or_was_verified_is_not_read_again_to_be_signed
         assert len(opened) == COUNT + 4_096
 
 
+@pytest.mark.parametrize(("is_sealed", "unread"), [(True, []), (False, [0, 1, 2]), ("no", [0, 1, 2])])
+def test_a_sink_is_sealed_where_it_says_so_and_not_where_it_can_say(
+    is_sealed: object, unread: list[int], path: Path
+) -> None:
+    with LogFile(path) as sink:
+
+        class Around:
+            handover, owner, milestones = sink.handover, sink.owner, sink.milestones
+            append, entries, entries_from, mark, rotate = (
+                sink.append, sink.entries, sink.entries_from, sink.mark, sink.rotate,
+            )  # fmt: skip
+
+        around = Around()
+        around.is_sealed = is_sealed  # type: ignore[attr-defined]
+        assert [*AuditLog(around)._unread] == unread
+
+
 def test_an_agent_is_not_held_while_what_it_signs_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from agentmesh import Agent
     from agentmesh.audit import AuditJournal
