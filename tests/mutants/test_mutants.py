@@ -58,6 +58,8 @@ def index(*tests: str) -> tuple[str, ...]:
 FORGED = index("a_forged_hash_is_never_signed_nor_handed_over_nor_verified")
 PAGES = ("tests/unit/test_audit_page.py",)
 
+PICTURES = ("tests/unit/test_audit_pictures.py",)
+
 ONCE = broken_off("a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again")
 
 FAULTS = (
@@ -1162,6 +1164,27 @@ FAULTS = (
         "if len(waiting) > threads:",
         "if len(waiting) > 1 << 30:",
         ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "the data of a page can end their block",
+        "cli/pictures/report.py",
+        r'return text.replace("<", "\\u003c")',
+        "return text",
+        PICTURES,
+    ),
+    Fault(
+        "a name in a table of a page is markup",
+        "cli/pictures/report.py",
+        "{escape(names[recipient])}",
+        "{names[recipient]}",
+        PICTURES,
+    ),
+    Fault(
+        "what could act on a page stays in a picture",
+        "cli/pictures/traffic.py",
+        "return escaped(text, TEXT_MAX, plain=True)",
+        "return text",
+        PICTURES,
     ),
 )
 
