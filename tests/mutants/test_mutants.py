@@ -46,6 +46,8 @@ ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/
 ATTACHMENT_FILE, ATTACHMENT_SEALING = ((f"tests/unit/test_attachment_{name}.py",) for name in ("file", "sealing"))
 ATTACHMENTS_IO, MANY = (("tests/hostile/test_attachments_io.py",), ("tests/hostile/test_many.py",))
 
+COURIER = ("tests/unit/test_courier.py",)
+
 
 def broken_off(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/hostile/test_broken_off.py::test_{test}" for test in tests)
@@ -1185,6 +1187,125 @@ FAULTS = (
         "return escaped(text, TEXT_MAX, plain=True)",
         "return text",
         PICTURES,
+    ),
+    Fault(
+        "what may be good later is acknowledged to the broker",
+        "courier/intake.py",
+        "            if _may_be_good(refused):",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "what is bad stays with the broker for ever",
+        "courier/intake.py",
+        "        return isinstance(refused, TryAgain)",
+        "        return True",
+        COURIER,
+    ),
+    Fault(
+        "what was held is not taken again",
+        "courier/offering.py",
+        "        await self._intake.take_held()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an envelope that the broker never takes holds up the others",
+        "courier/offering.py",
+        "            self._unlucky.add(one.receipt)\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "bundles that the shelf did not take are forgotten",
+        "courier/stocking.py",
+        "                self._to_put.appendleft(made)\n",
+        "                pass\n",
+        COURIER,
+    ),
+    Fault(
+        "a last-resort bundle is taken for a shelf that is filled",
+        "courier/stocking.py",
+        "served is not None and self._is_one_time(served)",
+        "served is not None",
+        COURIER,
+    ),
+    Fault(
+        "a stock that is full stays full",
+        "courier/stocking.py",
+        "        agent.withdraw_bundles()  # of so many the most are lost, and nobody can say which\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "the shelf is not looked at when the courier connects",
+        "courier/courier.py",
+        "                await self._stocking.look()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an event is told for as long as it is not done",
+        "courier/courier.py",
+        "[event for event in inbox if id(event) not in told]",
+        "list(inbox)",
+        COURIER,
+    ),
+    Fault(
+        "nothing is offered by whoever leaves",
+        "courier/courier.py",
+        "            if error is None and self._failed is None:\n",
+        "            if False:\n",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels its own ends the courier",
+        "courier/courier.py",
+        "                if task is None or task.cancelling():",
+        "                if True:",
+        COURIER,
+    ),
+    Fault(
+        "expired bundles are not passed over",
+        "courier/courier.py",
+        "            with suppress(BundleExpired):",
+        "            if True:",
+        COURIER,
+    ),
+    Fault(
+        "what ends a store is tried again",
+        "courier/courier.py",
+        "            except (StoreError, ArgumentInvalid):\n                raise\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels a call is not told from who waits",
+        "courier/workings.py",
+        "            if asked.cancelled():",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "a broker that never answers is waited for",
+        "courier/workings.py",
+        "self._pause(self._answer_seconds)",
+        "self._pause(1e9)",
+        COURIER,
+    ),
+    Fault(
+        "pauses do not grow",
+        "courier/pauses.py",
+        "min(2 * self._next, self._longest)",
+        "self._next",
+        COURIER,
+    ),
+    Fault(
+        "the broker is told before the agent has it",
+        "courier/intake.py",
+        "        refused: AgentMeshError | None = None\n",
+        "        refused: AgentMeshError | None = None\n        await workings.reach(lambda: _said(acknowledge))\n",
+        COURIER,
     ),
 )
 
