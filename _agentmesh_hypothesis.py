@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _PACKAGE = "agentmesh"
 # The names that applications import from `agentmesh`, each with its function in `agentmesh.testing.strategies`.
@@ -83,8 +84,8 @@ def _register_types(package: ModuleType) -> None:
             st.register_type_strategy(kind, _drawing(strategy))
 
 
-def _drawing(strategy: str) -> Callable[[type], object]:
-    def of_type(_kind: type) -> object:
+def _drawing(strategy: str) -> Callable[[type], Any]:
+    def of_type(_kind: type) -> Any:
         # Not before something is drawn, because it imports all of `agentmesh.testing`.
         from agentmesh.testing import strategies
 

@@ -56,7 +56,7 @@ except KeyboardInterrupt:
     if _is_command:
         raise SystemExit(130) from None
     raise
-except ImportError as missing:
+except ImportError as _missing:
     # Most likely because files of another package of our name stand among ours, of which the error itself says nothing.
     from agentmesh.namesake import about_namesake
 
@@ -65,7 +65,7 @@ except ImportError as missing:
         raise
     if _is_command:
         raise SystemExit(f"agentmesh: {_told}") from None
-    raise ImportError(_told, name=missing.name, path=missing.path) from missing
+    raise ImportError(_told, name=_missing.name, path=_missing.path) from _missing
 
 __version__ = "0.1.0"
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from importlib import metadata
+from os import listdir
 from typing import Final
 
 from agentmesh.errors import NameShared
 
 DISTRIBUTION: Final = "agentmesh-e2ee"
 _PACKAGE: Final = "agentmesh"
-# Those that are known to hold a package of our name. Looked up by name, which reads no file where there is none; to ask
-# every distribution for its packages takes longer the more there are.
+# Those that are known to hold a package of our name. Their metadata is looked for by the name of its folder, which is
+# quick: to import what reads metadata, and to ask every distribution, takes longer than to make an agent.
 _NAMESAKES: Final = ("agentmesh-platform", "agentmesh")
 
 
 def namesakes() -> tuple[str, ...]:
     """Return every other distribution here that has a package of our name: all are asked, which takes its time."""
-    return tuple(sorted({name for name in metadata.packages_distributions().get(_PACKAGE, ()) if name != DISTRIBUTION}))
+    from importlib.metadata import packages_distributions
+
+    return tuple(sorted({name for name in packages_distributions().get(_PACKAGE, ()) if name != DISTRIBUTION}))
 
 
 _once = iter((True,))  # taken by whoever asks first, in whichever thread
@@ -52,7 +55,18 @@ def about_namesake() -> str:
 
 def _is_here(name: str) -> bool:
     try:
-        files = metadata.files(name)
+        if not any(_lists(folder, f"{name.replace('-', '_')}-") for folder in sys.path):
+            return False
+        from importlib.metadata import files
+
+        found = files(name)
     except Exception:  # an environment that is damaged is no reason for an agent not to start
         return False
-    return files is None or any(file.parts[0] == _PACKAGE for file in files)
+    return found is None or any(file.parts[0] == _PACKAGE for file in found)
+
+
+def _lists(folder: str, beginning: str) -> bool:
+    try:
+        return any(entry.startswith(beginning) and entry.endswith("-info") for entry in listdir(folder or "."))
+    except OSError:
+        return False  # not there, or an archive

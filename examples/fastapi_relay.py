@@ -15,11 +15,10 @@ import asyncio
 import time
 from collections import defaultdict
 from itertools import count
-from typing import Final
+from typing import Annotated, Final
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import Body, FastAPI, HTTPException, Request, Response
 
 from agentmesh import OuterEnvelope, RemoteError
 from agentmesh.audit import AuditLog
@@ -31,13 +30,8 @@ KEPT_MAX: Final = 10_000  # of one agent: envelopes, and bundles
 BODY_MAX_BYTES: Final = 2 << 20
 BUNDLE_MAX_CHARACTERS: Final = 8192
 WAIT_MAX_SECONDS: Final = 20.0
-
-
-class Bundles(BaseModel):
-    """What an agent leaves on the shelf, in base64."""
-
-    one_time: list[str] = Field(max_length=1000)
-    last_resort: str | None = Field(default=None, max_length=BUNDLE_MAX_CHARACTERS)
+OneTime = Annotated[list[str], Body(max_length=1000)]
+LastResort = Annotated[str | None, Body(max_length=BUNDLE_MAX_CHARACTERS)]
 
 
 class Relay:
@@ -88,12 +82,12 @@ class Relay:
         """Forget an envelope that its agent has."""
         self._queues[did].pop(number, None)
 
-    def put(self, did: str, bundles: Bundles) -> None:
+    def put(self, did: str, one_time: list[str], last_resort: str | None) -> None:
         """Add to the shelf."""
-        new = [one for one in bundles.one_time if one not in self._bundles[did] and len(one) <= BUNDLE_MAX_CHARACTERS]
+        new = [one for one in one_time if one not in self._bundles[did] and len(one) <= BUNDLE_MAX_CHARACTERS]
         self._bundles[did] = [*self._bundles[did], *new][:KEPT_MAX]
-        if bundles.last_resort is not None:
-            self._last_resort[did] = bundles.last_resort
+        if last_resort is not None:
+            self._last_resort[did] = last_resort
 
     def take(self, did: str) -> str | None:
         """Take from the shelf: a one-time bundle once, else the last resort."""
@@ -125,8 +119,8 @@ def app_of(relay: Relay) -> FastAPI:
         relay.acknowledge(did, number)
 
     @app.put("/bundles/{did}", status_code=204)
-    async def put_bundles(did: str, bundles: Bundles) -> None:
-        relay.put(did, bundles)
+    async def put_bundles(did: str, one_time: OneTime, last_resort: LastResort = None) -> None:
+        relay.put(did, one_time, last_resort)
 
     @app.post("/bundles/{did}/take")
     async def take_bundle(did: str) -> str | None:

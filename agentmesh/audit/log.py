@@ -326,8 +326,8 @@ class AuditLog:
     def checkpoint(self, identity: Identity, *, mesh: str, time_ms: int) -> Checkpoint:
         """Return a signed checkpoint over the whole log. Give it to somebody else: a log's owner can cut its tail.
 
-        The first one after a long log was opened reads it, but for what the checkpoint covers that was given along:
-        4 s a million entries, in which others may append. `verify`, called before, does the same.
+        The first one after a long log was opened reads it (`vouch`), but for what the checkpoint covers that was given
+        along: 4 s a million entries, in which others may append.
 
         Raises:
             ArgumentInvalid: not an identity, not a mesh name, or not milliseconds since the epoch.
@@ -335,13 +335,20 @@ class AuditLog:
             LogBroken: what stands in the log is not what the index beside it says; nothing is signed.
             StoreError: the sink cannot be read.
         """
-        self._birthplace.check()
-        self._read_unread()
+        self.vouch()
         with self._lock:
             return self._signed(identity, mesh, time_ms)
 
-    def _read_unread(self) -> None:
-        """Hold the chunks that the sink alone has vouched for against their hashes, one at a time."""
+    def vouch(self) -> None:
+        """Read what, since the log was opened, only an index beside it has vouched for; the second time, nothing.
+
+        It holds up nobody but for a moment: so call it in a thread of its own where a checkpoint must not wait.
+
+        Raises:
+            LogBroken: what stands in the log is not what the index says.
+            StoreError: the sink cannot be read.
+        """
+        self._birthplace.check()
         while self._unread:
             with self._lock:
                 self._catch_up()
@@ -376,7 +383,7 @@ class AuditLog:
         self._birthplace.check()
         if self._long is None:
             raise ArgumentInvalid("sink")
-        self._read_unread()
+        self.vouch()
         with self._lock:
             self._catch_up()
             checkpoint = None

@@ -18,7 +18,7 @@ from agentmesh.audit import (
 from agentmesh.audit.checkpoint import CHECKPOINT_MAX_BYTES
 from agentmesh.audit.page import Page
 from agentmesh.audit.verification import verified_pages
-from agentmesh.cli import audit_comparing, audit_pictures
+from agentmesh.cli import audit_comparison, audit_pictures
 from agentmesh.cli.audit_log import Log, log_time, record_value
 from agentmesh.cli.command import Commands, add_command, add_group, answer, as_json
 from agentmesh.cli.text import Exit, amount, columns, escaped, fail, reason, short_did
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
             "files in order, or the last alone",
         )  # fmt: skip
         one.add_argument("--progress", action="store_true", help="tell progress on stderr, terminal or not")
-    audit_comparing.add(audits)
+    audit_comparison.add(audits)
 
 
 # --- verify ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from agentmesh.cli.command import Commands, add_command, answer
 from agentmesh.cli.text import PROGRAM, Exit
 from agentmesh.envelope import VERSION
 from agentmesh.namesake import DISTRIBUTION, namesakes
+from agentmesh.primitives.build import BUILD
 
 _LIBRARIES: Final = ("attrs", "cryptography", "msgpack", "pynacl")
 
@@ -21,8 +22,8 @@ def add(commands: Commands) -> None:
     add_command(
         commands, "version", _version,
         what="show what is installed here",
-        description="Show the versions of the package, of the protocol and of the libraries under it, and who else is "
-        "installed under its name. Put it into a report.",
+        description="Show the versions of the package, of the protocol and of the libraries under it, whether its "
+        "calls are compiled, and who else is installed under its name. Put it into a report.",
         example="--json",
     )  # fmt: skip
 
@@ -33,6 +34,7 @@ def _version(arguments: argparse.Namespace) -> int:
     value = {
         "version": __version__,
         "distribution": DISTRIBUTION,
+        "build": BUILD,
         "protocol": VERSION,
         "python": platform.python_version(),
         "libraries": libraries,
@@ -40,6 +42,7 @@ def _version(arguments: argparse.Namespace) -> int:
     }
     lines = [
         f"{PROGRAM}      {__version__}, of {DISTRIBUTION}",
+        f"build          {BUILD}",
         f"protocol       {VERSION}",
         f"python         {platform.python_version()}",
         *(f"{name:<15}{version or 'not found'}" for name, version in libraries.items()),

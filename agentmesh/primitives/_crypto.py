@@ -356,13 +356,13 @@ def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:
 # of ours would only be thrown away.
 
 
-def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
-    """Return the plaintext of a box.
+def secretbox_open(box: bytes, nonce: bytes, key: bytes, start: int = 0) -> bytes:
+    """Return the plaintext of a box, which may be the end of something longer, from `start` on.
 
     Raises:
         DecryptionFailed: the tag does not verify, or there is none.
     """
-    plaintext = secretbox_try_open(box, nonce, key)
+    plaintext = secretbox_try_open(box, nonce, key, start)
     if plaintext is None:
         raise DecryptionFailed
     return plaintext

@@ -90,16 +90,20 @@ static PyObject *secretbox(PyObject *module, PyObject *const *args, Py_ssize_t c
     return by_pure(module, SECRETBOX, args, count);
 }
 
+/* The box may be the end of a longer message, from `start` on: a megabyte is not to be copied to be read. */
 static PyObject *secretbox_open(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    if (!is_bound(module) || count != 3 || !is_bytes(args[0], -1) || !is_bytes(args[1], NONCE) || !is_bytes(args[2], KEY))
+    Py_ssize_t start = count == 4 && PyLong_CheckExact(args[3]) ? PyLong_AsSsize_t(args[3]) : count == 3 ? 0 : -1;
+    if (start < 0) PyErr_Clear(); /* too large a number, which the pure function may judge */
+    if (!is_bound(module) || start < 0 || !is_bytes(args[0], -1) || !is_bytes(args[1], NONCE) || !is_bytes(args[2], KEY))
         return by_pure(module, SECRETBOX_OPEN, args, count);
     PyObject *made;
-    Py_ssize_t length = PyBytes_Size(args[0]);
-    if (length < TAG) return nothing(NULL);
+    Py_ssize_t whole = PyBytes_Size(args[0]);
+    if (whole - start < TAG) return nothing(NULL);
+    Py_ssize_t length = whole - start;
     byte *opened = new_bytes(&made, length - TAG);
     if (opened == NULL) return NULL;
     int (*call)(byte *, const byte *, size, const byte *, const byte *) = state_of(module)->secretbox_open;
-    const byte *box = bytes_of(args[0]), *nonce = bytes_of(args[1]), *key = bytes_of(args[2]);
+    const byte *box = bytes_of(args[0]) + start, *nonce = bytes_of(args[1]), *key = bytes_of(args[2]);
     PyThreadState *thread = length < LARGE ? NULL : PyEval_SaveThread();
     int status = call(opened, box, (size)length, nonce, key);
     if (thread != NULL) PyEval_RestoreThread(thread);

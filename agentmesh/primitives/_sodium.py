@@ -11,7 +11,7 @@ A call that libsodium refuses returns `None`: whoever calls has an error that sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import nacl.exceptions
 from nacl import bindings
@@ -41,13 +41,23 @@ SHAPES: Final = {
 }
 
 
+class Opening(Protocol):
+    """The type of `Calls.secretbox_open`."""
+
+    def __call__(self, box: bytes, nonce: bytes, key: bytes, start: int = 0, /) -> bytes | None:
+        """Return the plaintext of what is in `box` from `start` on, or `None`."""
+        ...
+
+
 class Calls(NamedTuple):
     """What is called for every message or every pair; each way to libsodium has all of it."""
 
     secretbox: Callable[[bytes, bytes, bytes], bytes]
     """Return tag || ciphertext of (plaintext, 24-byte nonce, 32-byte key)."""
-    secretbox_open: Callable[[bytes, bytes, bytes], bytes | None]
-    """Return the plaintext of (box, nonce, key), or `None`: the tag does not verify, or a length is wrong."""
+    secretbox_open: Opening
+    """Return the plaintext of (box, nonce, key), or `None`: the tag does not verify, or a length is wrong.
+
+    The box may be the end of something longer, from the number on that comes last, 0 or more and 0 by default."""
     scalarmult: Callable[[bytes, bytes], bytes | None]
     """Return the product of (secret, public key), or `None` where it is all zero or a length is wrong."""
     scalarmult_base: Callable[[bytes], bytes | None]
@@ -83,7 +93,9 @@ def by_handle(handle: Any) -> Calls:
         sealed: bytes = buffer(box)[:]
         return sealed
 
-    def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
+    def secretbox_open(box: bytes, nonce: bytes, key: bytes, start: int = 0, /) -> bytes | None:
+        if start:
+            box = box[start:]
         size = len(box) - 16
         if size < 0 or len(nonce) != 24 or len(key) != 32:
             return None
@@ -129,7 +141,9 @@ def by_bindings() -> Calls:
     return Calls(bindings.crypto_secretbox_easy, _secretbox_open, _scalarmult, _scalarmult_base, _sign, _sign_open)
 
 
-def _secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
+def _secretbox_open(box: bytes, nonce: bytes, key: bytes, start: int = 0, /) -> bytes | None:
+    if start:
+        box = box[start:]
     try:
         message: bytes = bindings.crypto_secretbox_open_easy(box, nonce, key)
     except nacl.exceptions.CryptoError:

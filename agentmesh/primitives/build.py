@@ -89,6 +89,7 @@ def _answers(calls: tuple[Callable[..., Any], ...], drawn: bytes, size: int) -> 
     answers = [
         box, public, signed,
         secretbox_open(box, nonce, key), secretbox_open(box + b"\0", nonce, key), secretbox_open(box, nonce, public),
+        secretbox_open(data + box, nonce, key, size), secretbox_open(box, nonce, key, len(box)),
         secretbox_open(box[:15], nonce, key), secretbox_open(box, nonce[1:], key), secretbox_open(box, nonce, key[1:]),
         scalarmult(key, public), scalarmult(key, bytes(32)), scalarmult(key[1:], public), scalarmult_base(key[1:]),
         sign(data, key), sign_open(signed, _SIGNING[32:]), sign_open(signed, public), sign_open(signed, key[1:]),

@@ -13,7 +13,7 @@ from attrs import frozen
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, COUNTER_MAX, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.primitives.keys import Redacted
-from agentmesh.session.chains import OpenDelta, SendingChain
+from agentmesh.session.chains import Delta, SendingChain
 from agentmesh.session.epochs import Half
 from agentmesh.session.facts import Facts, PeerClose
 from agentmesh.session.indices import NONE, Indices
@@ -94,14 +94,14 @@ class MessageTaken(Redacted):
     def __init__(
         self,
         session: Session,
-        opened: OpenDelta,
+        opened: Delta,
         received: Indices,
         owed: Owed | None,
         ack: AckTaken | None,
         peer_close: PeerClose | None,
     ) -> None:
         self.session: Session = session
-        self.opened: OpenDelta = opened
+        self.opened: Delta = opened
         self.received: Indices = received
         self.owed: Owed | None = owed
         self.ack: AckTaken | None = ack

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,20 @@ def browser() -> Iterator[str]:
             [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         )  # fmt: skip
+        assert process.stderr is not None
+        rest = None
         try:
-            assert process.stderr is not None
             line = next((line for line in process.stderr if "DevTools listening on" in line), None)
             assert line is not None, "Chromium ended before it listened"
+            # A pipe that nobody reads fills, and then it would wait for us.
+            rest = threading.Thread(target=process.stderr.read)
+            rest.start()
             yield line.split("ws://")[1].split("/")[0]
         finally:
             process.terminate()
             process.wait(60)
+            if rest is not None:
+                rest.join(60)
             process.stderr.close()
 
 

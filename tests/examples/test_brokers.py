@@ -12,6 +12,7 @@ import pytest
 
 from agentmesh.store import SQLiteStore
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("Nats", "Redis", "WebSocket", "Http")
 
 
@@ -68,3 +69,10 @@ def test_the_broker_is_killed(broker: Any, brokers: ModuleType, tmp_path: Path) 
             broker.kill()
             broker.start()
         check(pair, reader, writer)
+
+
+def test_every_example_is_short_and_stands_in_a_how_to() -> None:
+    pages = "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs" / "how-to").glob("*.md")))
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        assert f"examples/{path.name}" in pages
+        assert path.name.startswith("agt_") or len(path.read_text("utf-8").splitlines()) <= 150, path.name

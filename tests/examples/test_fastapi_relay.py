@@ -119,6 +119,22 @@ def test_an_envelope_passes_to_its_own_recipient_alone(ask: Callable[..., None])
     ask(talk)
 
 
+def test_a_bundle_is_served_once_and_the_last_resort_as_often_as_it_is_asked_for(ask: Callable[..., None]) -> None:
+    async def talk(http: Any) -> None:
+        async def take() -> Any:
+            return (await http.post("/bundles/did/take")).json()
+
+        assert await take() is None
+        for one_time, last_resort in ((["a", "b"], "z"), (["b", "c"], None)):  # put twice, it is there once
+            put = await http.put("/bundles/did", json={"one_time": one_time, "last_resort": last_resort})
+            assert put.status_code == 204
+        assert [await take() for _ in range(5)] == ["a", "b", "c", "z", "z"]
+        for body in ({"one_time": ["x"] * 1001, "last_resort": None}, {"one_time": [], "last_resort": "x" * 9000}):
+            assert (await http.put("/bundles/did", json=body)).status_code == 422
+
+    ask(talk)
+
+
 def test_the_log_needs_no_key_and_the_command_line_verifies_it(ask: Callable[..., None], tmp_path: Path) -> None:
     did, envelopes = knocks(3)
 

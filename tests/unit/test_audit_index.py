@@ -375,6 +375,25 @@ def test_what_a_checkpoint_covers_or_was_verified_is_not_read_again_to_be_signed
         assert len(opened) == COUNT + 4_096
 
 
+def test_an_agent_is_not_held_while_what_it_signs_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentmesh import Agent
+    from agentmesh.audit import AuditJournal
+
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        agent = Agent.create(MESH, identity=OWNER, journal=AuditJournal(opened))
+        held: list[bool] = []
+        real = page.check_page
+
+        def check(*arguments: Any) -> Any:
+            held.append(agent._seam.lock._is_owned())  # type: ignore[attr-defined]
+            return real(*arguments)
+
+        monkeypatch.setattr(page, "check_page", check)
+        assert agent.checkpoint(opened).size == COUNT
+        assert held == [False] * 12
+
+
 def test_a_log_that_was_rotated_within_a_chunk_is_read_from_where_its_file_begins(path: Path) -> None:
     more = [Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(9_000)]
     with LogFile(path, fsync_every=None) as sink:

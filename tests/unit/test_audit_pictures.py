@@ -27,11 +27,30 @@ from agentmesh.cli.text import Exit
 from agentmesh.store import LogFile
 from agentmesh.testing import ManualClock, SeededEntropy
 
+PAGE_TAGS = {
+    "html", "head", "meta", "title", "style", "body", "script", "a", "header", "h1", "h2", "p", "dl", "div", "dt", "dd",
+    "br", "main", "section", "svg", "desc", "rect", "text", "g", "circle", "path", "polygon", "line", "table", "thead",
+    "tbody", "tr", "th", "td", "noscript", "form", "label", "select", "option", "input", "button", "output", "nav",
+    "span",
+}  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
 CANARIES = (b"the canary sings sixteen notes", b"an intent nobody else may read", b"a reason for the end of it")
 ANY_TEXT = st.one_of(
     st.text(st.characters(codec=None, exclude_categories=()), max_size=40),
-    st.sampled_from(("</script><script>", "]]>", "<!--", "\u202e", "'\"&<>", "\x00\x1b[2J", "x" * 10_000, "\ud800")),
+    st.sampled_from(
+        (
+            "</script><script>",
+            "<img src=x>",
+            "<b>",
+            "]]>",
+            "<!--",
+            "\u202e",
+            "'\"&<>",
+            "\x00\x1b[2J",
+            "x" * 10_000,
+            "\ud800",
+        )
+    ),
 )
 
 
@@ -163,6 +182,7 @@ def test_whatever_a_log_says_is_text_and_stays_text(texts: list[str], at_ms: int
     assert f"{SVG}script" not in tags
     seen = Seen(page)
     assert seen.tags.count("script") == 2
+    assert set(seen.tags) <= PAGE_TAGS
     assert not {"img", "iframe", "object", "embed", "link", "base"} & set(seen.tags)
     assert {value for name, value in seen.attributes if name in {"href", "src", "action"}} == {"#records"}
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "style"]

@@ -35,7 +35,7 @@ LARGE = 65536  # from here on a call lets other threads run
 # What each call takes: the lengths that it hands on, as the least and the most; a number is the size of a digest.
 TAKES: dict[str, tuple[tuple[int, int], ...]] = {
     "secretbox": ((0, 300), (24, 24), (32, 32)),
-    "secretbox_open": ((0, 300), (24, 24), (32, 32)),
+    "secretbox_open": ((0, 600), (24, 24), (32, 32)),
     "scalarmult": ((32, 32), (32, 32)),
     "scalarmult_base": ((32, 32),),
     "sign": ((0, 300), (64, 64)),
@@ -180,7 +180,7 @@ def test_whatever_comes_is_answered_as_the_pure_calls_do(name: str, args: list[A
 @pytest.mark.parametrize("name", NAMES)
 def test_another_number_of_arguments_is_refused(name: str) -> None:
     for count in (*range(8), 300):
-        if count != len(TAKES[name]) + (name == "kdf"):
+        if count != len(TAKES[name]) + (name == "kdf"):  # with a start, bytes are none
             with pytest.raises(TypeError):
                 FAST[name](*[bytes(32)] * count)
     with pytest.raises(TypeError):
@@ -246,8 +246,14 @@ class Seen:
 TAKING, REFUSING = (Seen(0), Seen(-1)) if build._fast is not None else (None, None)
 
 
+def _has_start(name: str, args: list[Any]) -> bool:
+    return name == "secretbox_open" and len(args) == 4 and type(args[3]) is int and 0 <= args[3] < 1 << 63
+
+
 def _is_right(name: str, args: list[Any]) -> bool:
     lengths = TAKES[name]
+    if _has_start(name, args):
+        args = args[:3]
     *data, size = args if name == "kdf" and args else [*args, 1]
     return (
         len(data) == len(lengths)
@@ -268,7 +274,7 @@ def reach(name: str, args: list[Any]) -> None:
         if not _is_right(name, args):
             assert (seen.reached, seen.left) == ([], [(name, tuple(args))])
             assert answered == ("left", *args)
-        elif name == "secretbox_open" and len(args[0]) < 16:
+        elif name == "secretbox_open" and len(args[0]) < 16 + (args[3] if len(args) == 4 else 0):
             assert (seen.reached, seen.left, answered) == ([], [], None)
         else:
             [(reached, told)] = seen.reached
@@ -300,6 +306,20 @@ def test_one_wrong_argument_in_any_place_is_left_to_the_pure_call(name: str) -> 
                 reach(name, [*right[:at], wrong, *right[at + 1 :]])
 
 
+def test_a_box_is_opened_where_it_lies_and_nowhere_beside_it() -> None:
+    for size in (*range(40), 300):
+        for start in (*range(45), 299, 300, 301, *ODD):
+            reach("secretbox_open", [bytes(range(256)) + bytes(size), bytes(24), bytes(32), start])
+            reach("secretbox_open", [bytes(size), bytes(24), bytes(32), start])
+
+
+@given(st.binary(max_size=100), st.binary(max_size=100), st.integers(-150, 300) | numbers)
+def test_a_box_behind_something_opens_the_same(before: bytes, message: bytes, start: Any) -> None:
+    box = PURE["secretbox"](message, bytes(24), bytes(32))
+    assert both("secretbox_open", before + box, bytes(24), bytes(32), len(before)) == message
+    both("secretbox_open", before + box, bytes(24), bytes(32), start)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(args=st.lists(anything | plain.map(Bytes), max_size=6))
 def test_only_plain_bytes_of_the_right_lengths_reach_libsodium(name: str, args: list[Any]) -> None:
@@ -315,8 +335,9 @@ def _measured(name: str, args: list[Any], told: tuple[Any, ...]) -> None:
     match name:
         case "secretbox" | "secretbox_open":
             out, data, size, nonce, key = told
-            assert size == len(args[0])
-            assert all(map(lies, (data, nonce, key), args))
+            box = args[0][args[3] :] if len(args) == 4 else args[0]
+            assert size == len(box)
+            assert all(map(lies, (data, nonce, key), (box, *args[1:])))
         case "scalarmult" | "scalarmult_base":
             out = told[0]
             assert all(map(lies, told[1:], args))

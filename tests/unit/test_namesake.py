@@ -61,7 +61,13 @@ def test_files_that_are_not_listed_may_be_ours_too(tmp_path: Path, monkeypatch: 
         Agent.create("example/test")
 
 
-def test_a_damaged_environment_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_environment_fails_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, "agentmesh-platform", "agentmesh/governance.py")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "none"), "\0", *sys.path])
+    Agent.create("example/test")  # a folder that is not there, and no name of one
+    monkeypatch.setattr(namesake, "_once", iter((True,)))
+    monkeypatch.setattr(sys, "path", sys.path[2:])
+
     def damaged(_name: str) -> None:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "damaged")
 

@@ -81,7 +81,7 @@ STANDARD_LIBRARY = {
     "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.build", "primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
+    "os": ("namesake", "primitives.build", "primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
@@ -92,6 +92,7 @@ STANDARD_LIBRARY = {
 }
 # Where only a part of such a module may be used.
 PARTS = {
+    ("os", "namesake"): {"listdir"},  # once a process, where metadata of another package would be
     ("os", "primitives.build"): {"environ", "urandom"},
     ("os", "primitives.entropy"): {"urandom"},
     ("os", "primitives.forked"): {"getpid", "register_at_fork"},

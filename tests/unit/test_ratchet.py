@@ -38,7 +38,7 @@ from agentmesh.errors import (
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS, Limits
 from agentmesh.primitives.entropy import Entropy, SystemEntropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.chains import OpenDelta, ReceivingChain, SendingChain
+from agentmesh.session.chains import Delta, ReceivingChain, SendingChain
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.suite import SUITE
@@ -164,7 +164,7 @@ class Side:
     def look(self, message: bytes, context: bytes = CONTEXT) -> Opened:
         return self.ratchet.open(message, context, now_ms=self.now_ms, limits=self.limits)
 
-    def take(self, message: bytes, context: bytes = CONTEXT) -> OpenDelta:
+    def take(self, message: bytes, context: bytes = CONTEXT) -> Delta:
         delta = self.look(message, context).delta(self.entropy)
         self.ratchet.apply(delta)
         return delta
@@ -1107,6 +1107,8 @@ def secrets_in(value: Any) -> Iterator[bytes]:
     elif hasattr(type(value), "__slots__") and not isinstance(value, Suite | int | type(None)):
         for name in type(value).__slots__:
             yield from secrets_in(getattr(value, name))
+        if isinstance(value, Ratchet):  # of which a part lies packed
+            yield from secrets_in([value.root, value.secret, value.next_sending, value.next_receiving, value.past])
 
 
 @given(turns=st.integers(0, 6), length=st.integers(1, 4))

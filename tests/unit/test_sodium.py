@@ -52,6 +52,8 @@ def test_boxes_are_the_same_and_open_the_same(message: bytes, nonce: bytes, key:
     box = both("secretbox", message, nonce, key)
     assert type(box) is bytes
     assert both("secretbox_open", box, nonce, key) == message
+    assert both("secretbox_open", message + box, nonce, key, len(message)) == message
+    assert both("secretbox_open", box, nonce, key, len(box) - 15) is None
     at = data.draw(st.integers(0, 8 * len(box) - 1))
     flipped = bytearray(box)
     flipped[at // 8] ^= 1 << at % 8
