@@ -8,6 +8,10 @@ Applications use `Agent` and the values around it. The rooms below are importabl
 
 import sys
 
+# `python -m agentmesh` comes by here before a line of the command's own, which is to end in one line from its first
+# moment. While Python looks for the module that it is to run, it is called "-m"; the script has its own name.
+_is_command = bool(sys.argv) and sys.argv[0].rpartition("/")[2] in ("-m", "agentmesh", "agentmesh-e2ee")
+
 try:
     from agentmesh.agent import Agent
     from agentmesh.assurance import Assurance, Guarantee
@@ -50,11 +54,19 @@ try:
     from agentmesh.primitives.keys import Disclosure, SessionId
     from agentmesh.session.phases import Phase
 except KeyboardInterrupt:
-    # `python -m agentmesh` comes by here before a line of the command's own, which is to end by Ctrl-C without a
-    # traceback from its first moment. While Python looks for the module that it is to run, it is called "-m".
-    if sys.argv[:1] == ["-m"]:
+    if _is_command:
         raise SystemExit(130) from None
     raise
+except ImportError as _missing:
+    # Most likely because files of another package of our name stand among ours, of which the error itself says nothing.
+    from agentmesh.namesake import about_namesake
+
+    _told = about_namesake()
+    if not _told:
+        raise
+    if _is_command:
+        raise SystemExit(f"agentmesh: {_told}") from None
+    raise ImportError(_told, name=_missing.name, path=_missing.path) from _missing
 
 __version__ = "0.1.0"
 

@@ -1,14 +1,23 @@
-"""`python -m agentmesh`: see `agentmesh.cli.main`."""
+"""`python -m agentmesh`, and the script `agentmesh`: see `agentmesh.cli.main`."""
 
 from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__":
+
+def run() -> int:
+    """Run the command line and return its exit status, also where it is interrupted while its modules are read.
+
+    Raises:
+        SystemExit: see `agentmesh.cli.main.main`.
+    """
     try:
         from agentmesh.cli.main import main
 
-        status: int = main()
+        return main()
     except KeyboardInterrupt:
-        status = 130  # as `main` ends where it is interrupted
-    sys.exit(status)
+        return 130  # as `main` ends where it is interrupted
+
+
+if __name__ == "__main__":
+    sys.exit(run())

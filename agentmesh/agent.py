@@ -26,6 +26,7 @@ from agentmesh.engine.guard import (
     core_of,
     dids_argument,
     label_argument,
+    make_call,
     refs_argument,
     session_id_argument,
     session_of_knock,
@@ -36,7 +37,7 @@ from agentmesh.engine.seam import Seam
 from agentmesh.engine.state import AgentState, Journal
 from agentmesh.engine.upkeep import Shelf
 from agentmesh.envelope import mesh_argument
-from agentmesh.errors import ArgumentInvalid
+from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.events import Events
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
@@ -44,7 +45,7 @@ from agentmesh.identity import Identity, did_argument
 from agentmesh.limits import Limits
 from agentmesh.outgoing import Accepted, Knock, Outgoing, Sealed, SentMany
 from agentmesh.policy import Deny, KnockRequest, Policy, check_policy_mesh
-from agentmesh.primitives.arguments import BytesLike, bytes_argument, frameless
+from agentmesh.primitives.arguments import BytesLike, bare, bytes_argument, frameless
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import SessionId
 
@@ -312,7 +313,6 @@ class Agent(AgentBoxes):
         session_id = session_of_knock(knock)
         return self._seam.run(lambda now_ms: verdicts.reject_knock(self._core, session_id, denial, now_ms))
 
-    @changing
     def send(
         self,
         did: str,
@@ -344,27 +344,24 @@ class Agent(AgentBoxes):
             OutboxFull: too much waits to be acknowledged. Only where the agent is reliable.
             PeerNotAllowed: the policy does not allow the peer (any more).
         """
-        named = None if session_id is None else session_id_argument(session_id)
-        if disclosable is not False:
-            check_flags(disclosable=disclosable)
-        if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
-            data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
-        if label != b"":
-            label = label_argument(label, self._core)
-        files = () if type(attachments) is tuple and not attachments else attachments_argument(attachments)
-        return self._seam.run(
-            lambda now_ms: conversing.send(
-                self._core,
-                did,
-                data,
-                action=action,
-                session_id=named,
-                disclosable=disclosable,
-                label=label,
-                now_ms=now_ms,
-                attachments=files,
+        try:
+            if session_id is not None:
+                session_id = session_id_argument(session_id)
+            if disclosable is not False:
+                check_flags(disclosable=disclosable)
+            if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
+                data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
+            if label != b"":
+                label = label_argument(label, self._core)
+            if type(attachments) is not tuple or attachments:
+                attachments = attachments_argument(attachments)
+            return make_call(
+                self._seam, conversing.send, (did, data, action, session_id, disclosable, label, attachments)
             )
-        )
+        except AgentMeshError as error:
+            left = error
+        del self, did, data, action, session_id, label, attachments  # this frame stays in the traceback
+        raise bare(left)
 
     @changing
     def send_many(
@@ -439,7 +436,6 @@ class Agent(AgentBoxes):
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    @changing
     def receive(self, envelope: BytesLike | Outgoing, *, disclosable: bool = False) -> Events:
         """Take an envelope from a relay; the result is what it means. An event's `reply`, if any, is for the relay.
 
@@ -453,13 +449,13 @@ class Agent(AgentBoxes):
             RemoteError: the bytes are bad; drop them. Nothing has changed.
             PeerNotAllowed: the policy does not allow the peer (any more). Nothing has changed.
         """
-        core = self._core
-        taken = envelope
-        if type(taken) is not bytes:
-            taken = taken.envelope if isinstance(taken, Outgoing) else bytes_argument("envelope", taken)
-        if disclosable is not False:
-            check_flags(disclosable=disclosable)
-
-        return self._seam.run(
-            lambda now_ms: receiving.receive(core, taken, now_ms, disclosable=disclosable), envelope=taken
-        )
+        try:
+            if type(envelope) is not bytes:
+                envelope = envelope.envelope if isinstance(envelope, Outgoing) else bytes_argument("envelope", envelope)
+            if disclosable is not False:
+                check_flags(disclosable=disclosable)
+            return make_call(self._seam, receiving.receive, (envelope, disclosable), envelope)
+        except AgentMeshError as error:
+            left = error
+        del self, envelope  # this frame stays in the traceback
+        raise bare(left)

@@ -167,11 +167,14 @@ class AgentViews(Redacted):
 
         Raises:
             ArgumentInvalid: not an `AuditLog`.
+            OwnerMismatch: another identity's log.
+            StoreError: the log cannot be read, or is not what the index beside it says; nothing is signed.
         """
         from agentmesh.audit.log import AuditLog  # here, because most agents keep no log
 
         if not isinstance(log, AuditLog):
             raise ArgumentInvalid("log", "not an AuditLog")
+        log.vouch()  # before the agent is held, because it may read a million entries
         state = self._core.state
         return self._seam.look(lambda: log.checkpoint(state.identity, mesh=state.mesh, time_ms=self._core.now_ms()))
 

@@ -78,7 +78,6 @@ class AgtIdentityKey(IdentityKey):
 
     Attributes:
         raw: The Ed25519 public key, 32 bytes.
-        dh: Its X25519 image, 32 bytes; always derived, never read from the wire.
         did: The identity's name, `did:mesh:...`.
     """
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from attrs import frozen
+
 from agentmesh.envelope import is_mesh_name
 from agentmesh.errors import AgentMeshError, Malformed, StateMalformed, StateStale, StateVersionUnknown
 from agentmesh.limits import MESH_MAX_BYTES, UINT_MAX
@@ -86,6 +88,41 @@ def restore_fields(
     except AgentMeshError:
         pass
     raise wrong
+
+
+@frozen
+class StateHead:
+    """What an exported state says of itself before its fields: not secret, and not proved.
+
+    Attributes:
+        kind: What it is of.
+        version: The version of its fields.
+        mesh: The mesh.
+        generation: How often it had changed.
+    """
+
+    kind: StateKind
+    version: int
+    mesh: str
+    generation: int
+
+
+def head_of(exported: bytes) -> StateHead:
+    """Return what an exported state says of itself; its fields are not read. Section 7.1.
+
+    Raises:
+        ArgumentInvalid: not bytes.
+        StateMalformed: no exported state, or a damaged one.
+    """
+    exported = bytes_argument("exported", exported)
+    try:
+        body, checksum = _wire.decode_pair(exported, STATE_MAX_BYTES)
+        name, version, mesh, generation, _ = _wire.decode(body, _BODY, STATE_MAX_BYTES)
+        if checksum == _crypto.sha256(body) and is_mesh_name(mesh) and name in tuple(StateKind):
+            return StateHead(StateKind(name), version, mesh, generation)
+    except AgentMeshError:
+        pass
+    raise StateMalformed
 
 
 def require(condition: bool) -> None:

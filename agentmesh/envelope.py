@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from functools import lru_cache
+from struct import Struct
 from typing import Final, final
 
 from attrs import field, frozen
 
 from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
-from agentmesh.identity import is_did_shaped
+from agentmesh.identity import DID_PREFIX, is_did_shaped
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 from agentmesh.primitives import _crypto, _wire
 from agentmesh.primitives._labels import RECEIPT
@@ -23,7 +25,7 @@ from agentmesh.primitives.keys import Receipt
 VERSION: Final = 1
 _MESH: Final = re.compile(r"[a-z0-9._/-]{1,64}", re.ASCII)
 _HEADER_MAX_BYTES: Final = 1 + 1 + 1 + (2 + MESH_MAX_BYTES) + 2 * (2 + DID_MAX_BYTES) + 9
-_HEADER: Final = _wire.array(
+_HEADER: Final = _wire.often(
     _wire.Uint(),
     _wire.Uint(),
     _wire.Text(1, MESH_MAX_BYTES),
@@ -35,7 +37,8 @@ _HEADER: Final = _wire.array(
 
 # A time from 2^32 ms on (February 1970) is always eight bytes behind its head, at the header's end.
 _LONG_TIME_MS: Final = 1 << 32
-_TIME_BYTES: Final = 8
+_TIME: Final = Struct(">Q")
+_TIME_BYTES: Final = _TIME.size
 
 
 class Kind(IntEnum):
@@ -162,7 +165,7 @@ class OuterEnvelope:
             envelope = received_argument("envelope", envelope, limits.envelope_max_bytes)
         self.envelope = envelope
         self.body_at: int
-        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(self.envelope, limits.envelope_max_bytes)
+        self._header_at, self._header_end, self.body_at = _wire.pair_bounds(envelope, limits.envelope_max_bytes)
 
     @classmethod
     def parse(cls, envelope: BytesLike, limits: Limits | None = None) -> OuterEnvelope:
@@ -190,10 +193,10 @@ class OuterEnvelope:
 
     def time_behind(self, before: bytes) -> int | None:
         """Return the header's time, if `before` is all that stands before it and it is in canonical long form."""
-        envelope, end = self.envelope, self._header_end
-        if len(before) + _TIME_BYTES != end or not envelope.startswith(before):
+        envelope, time_at = self.envelope, self._header_end - _TIME_BYTES
+        if envelope[:time_at] != before:
             return None
-        time_ms = int.from_bytes(envelope[end - _TIME_BYTES : end], "big")
+        [time_ms] = _TIME.unpack_from(envelope, time_at)
         return time_ms if _LONG_TIME_MS <= time_ms <= UINT_MAX else None
 
     @property
@@ -230,7 +233,7 @@ def build(header_bytes: bytes, *body: bytes) -> bytes:
 
 def build_behind(head: bytes, *body: bytes) -> bytes:
     """Return the envelope of this `envelope_head`; the parts of the body are joined once."""
-    return _wire.encode_second(head, *body)
+    return _wire.encode_second(head, body)
 
 
 def envelope_head(header_bytes: bytes) -> bytes:
@@ -238,8 +241,39 @@ def envelope_head(header_bytes: bytes) -> bytes:
     return _wire.pair_head(len(header_bytes)) + header_bytes
 
 
-def message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
-    """Return the `envelope_prefix` of messages from one agent to another."""
+@frozen
+class MessageHeads:
+    """How the messages between an agent and a peer begin, but for the peer's DID: what all its sessions share.
+
+    Attributes:
+        outwards: What stands before the DID in what the agent sends.
+        before_time: What stands behind it there, up to the eight bytes of a `long_time`.
+        inwards: What stands before the DID in what the agent receives.
+        behind: What stands behind it there, up to the time.
+        header_at: Where the header begins.
+    """
+
+    outwards: bytes
+    before_time: bytes
+    inwards: bytes
+    behind: bytes
+    header_at: int
+
+
+@lru_cache(maxsize=1024)  # public: of agents in this process, for each length that a peer's DID has
+def message_heads(mesh: str, own_did: str, peer_did_bytes: int) -> MessageHeads:
+    """Return the heads of messages between an agent and a peer whose DID has this length.
+
+    Raises:
+        ArgumentInvalid: a name that no receiver would take.
+    """
+    peer_did = DID_PREFIX.ljust(peer_did_bytes, "1")  # the place of one
+    outwards, _, before_time = _message_prefix(mesh, own_did, peer_did).rpartition(peer_did.encode())
+    inwards, _, behind = _message_prefix(mesh, peer_did, own_did).partition(peer_did.encode())
+    return MessageHeads(outwards, before_time, inwards, behind, _wire.first_at(outwards))
+
+
+def _message_prefix(mesh: str, sender: str, recipient: str) -> bytes:
     header = Header(kind=Kind.MESSAGE, mesh=mesh, sender=sender, recipient=recipient, time_ms=0)
     return envelope_prefix(header.prefix())
 

@@ -89,11 +89,10 @@ class IdentityKey:
 
     Attributes:
         raw: The Ed25519 public key, 32 bytes.
-        dh: Its X25519 image, 32 bytes; always derived, never read from the wire.
         did: The identity's name, `did:agentmesh:...`.
     """
 
-    __slots__ = ("dh", "did", "raw")
+    __slots__ = ("did", "raw")
 
     def __init__(self, raw: BytesLike) -> None:
         """Validate a 32-byte Ed25519 public key.
@@ -104,8 +103,16 @@ class IdentityKey:
         """
         raw = bytes_argument("raw", raw)
         self.raw: Ed25519PublicKey = Ed25519PublicKey(raw)
-        self.dh: X25519PublicKey = X25519PublicKey(_converted(raw))
+        _converted(raw)  # which refuses what is none
         self.did: str = did_of(self.raw)
+
+    @property
+    def dh(self) -> X25519PublicKey:
+        """Its X25519 image, 32 bytes; always derived, never read from the wire.
+
+        Not kept: a hub knows thousands of identities, and an agreement asks for the one that was just seen.
+        """
+        return X25519PublicKey(_converted(self.raw))
 
     def verify(self, label: SignatureLabel, body: bytes, signature: bytes) -> None:
         """Verify this identity's signature over `label || body`.

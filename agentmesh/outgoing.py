@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from agentmesh.envelope import receipt_of
 from agentmesh.errors import BatchOpen, LocalError
@@ -48,9 +48,11 @@ class Withholding:
             raise AttributeError(name)
 
 
-@frozen(repr=False)
+@define(repr=False, unsafe_hash=True)
 class Outgoing(Withholding):
     """An envelope to hand to a relay. Every call that makes one returns this, or one of the kinds below.
+
+    Not frozen, because one is made for every message.
 
     Attributes:
         envelope: The bytes; `bytes(outgoing)` gives them too.
@@ -66,7 +68,7 @@ class Outgoing(Withholding):
         receipt = self._receipt
         if receipt is None:
             receipt = receipt_of(self.envelope)
-            object.__setattr__(self, "_receipt", receipt)  # frozen to everybody else
+            object.__setattr__(self, "_receipt", receipt)  # some kinds are frozen
         return receipt
 
     def __bytes__(self) -> bytes:
@@ -115,7 +117,7 @@ class Accepted(Outgoing):
 
 
 @final
-@frozen(repr=False)
+@define(repr=False, unsafe_hash=True)
 class Sealed(Outgoing):
     """A data message or a close.
 

@@ -91,6 +91,7 @@ WORKLOADS = {
     "audit_append_1k": Workload(partial(append, 1000), 1000),
     "audit_append_10k": Workload(partial(append, 10_000), 10_000),
     "audit_append_100k": Workload(partial(append, 100_000), 100_000),
+    "audit_append_at_10k": Workload(partial(append_at, 10_000), 1000),
     "audit_append_at_100k": Workload(partial(append_at, 100_000), 1000),
     "audit_verify_1k": Workload(partial(verify, 1000), 1000),
     "audit_verify_10k": Workload(partial(verify, 10_000), 10_000),

@@ -1,7 +1,8 @@
 """The floor: the primitives that the protocol needs, called bare, with nothing around them.
 
-No encoding, no state, no checks, no policy: only libsodium, OpenSSL and hashlib, called as `_crypto` calls
-them, as often as version 1 of the protocol needs them and no more. What each workload counts:
+No encoding, no state, no checks, no policy: only libsodium through PyNaCl's bindings, OpenSSL and hashlib, called as
+often as version 1 of the protocol needs them and no more. The library reaches libsodium by a shorter way than PyNaCl's
+bindings, so what is above the floor is more than the difference. What each workload counts:
 
     seal             24 random bytes; BLAKE2b of a chain key, BLAKE2b over nonce, header and context; secretbox of the
                      header (44 bytes) and of the padded plaintext

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from benchmarks import instructions
+from benchmarks.instructions import MAIN, NotCounted
 from benchmarks.sizes import SIZES
 from benchmarks.targets import middle
-from benchmarks.workers import OURS, ROOT, Worker, WorkerFailed, figure
+from benchmarks.workers import MAYBE_COMPILED, OURS, ROOT, Worker, WorkerFailed, figure
 
 Progress = Callable[[str], None]
 
@@ -22,7 +24,7 @@ class Scale(NamedTuple):
     rounds: int
     block_ms: float
     heavy: bool = True
-    sessions: int = 10_000
+    sessions: int = 5000
     records: int = 100_000
     growth: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000)
     peer_growth: tuple[int, ...] = (1000, 10_000, 100_000)
@@ -32,13 +34,48 @@ class Scale(NamedTuple):
     batch_rounds: int = 30
     shared_seconds: float = 10
     attached: int = 1 << 30
+    logged: int = 1_000_000
+    hubs: tuple[int, ...] = (1, 10, 100, 1000, 10_000, 100_000)
+    hub: int = 10_000
+    counted: bool = True
 
 
 FULL: Final = Scale(rounds=15, block_ms=100)
-QUICK: Final = Scale(
-    5, 15, False, 500, 20_000, (1000, 10_000, 50_000), (1000, 10_000), 1, (500,), (1, 10, 100), 5, 1, 1 << 28
+QUICK: Final = FULL._replace(
+    rounds=5,
+    block_ms=15,
+    heavy=False,
+    sessions=500,
+    records=20_000,
+    growth=(1000, 10_000, 50_000),
+    peer_growth=(1000, 10_000),
+    growths=1,
+    opened=(500,),
+    batches=(1, 10, 100),
+    batch_rounds=5,
+    shared_seconds=1,
+    attached=1 << 28,
+    logged=20_000,
+    hubs=(1, 10, 100),
+    hub=100,
 )
-TINY: Final = Scale(1, 0.1, False, 20, 200, (100, 1000), (100, 200), 1, (20,), (1, 10), 1, 0.1, 1 << 22)
+TINY: Final = QUICK._replace(
+    rounds=1,
+    block_ms=0.1,
+    sessions=20,
+    records=200,
+    growth=(100, 1000),
+    peer_growth=(100, 200),
+    opened=(20,),
+    batches=(1, 10),
+    batch_rounds=1,
+    shared_seconds=0.1,
+    attached=1 << 22,
+    logged=1000,
+    hubs=(1, 2),
+    hub=2,
+    counted=False,
+)
 
 MESSAGES: Final = tuple(f"{kind}_{size}" for size in SIZES for kind in ("enc", "dec", "frame", "frameaudit"))
 _HALVES: Final = tuple(
@@ -63,6 +100,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "audit": (
         "audit_append_1k",
         "audit_append_10k",
+        "audit_append_at_10k",
         "audit_append_at_100k",
         "audit_verify_1k",
         "audit_verify_10k",
@@ -78,6 +116,21 @@ HEAVY: Final[dict[str, tuple[str, ...]]] = {
     "audit": ("audit_append_100k", "audit_verify_100k", "audit_proof_100k"),
     "trust": ("trust_decision_10000", "trust_allowed_10000", "trust_update_10000"),
 }
+# What is measured beside the groups, each part by itself.
+FIGURES: Final = ("figures", "logs", "hubs", "instructions")
+# What the compiled build is measured at beside the pure one.
+COMPILED_JOBS: Final = frozenset(
+    {
+        "handshake_pair",
+        "handshake_pair_cold",
+        "pingpong",
+        "serialise",
+        "restore",
+        "framefile_256",
+        "framefile_1048576",
+        *(f"{kind}_{size}" for size in SIZES for kind in ("frame", "frameaudit")),
+    }
+)
 
 
 def groups(scale: Scale) -> dict[str, tuple[str, ...]]:
@@ -127,6 +180,7 @@ class Run:
         self.missing: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.measured: dict[str, list[float]] = {}
+        self.instructions: dict[str, float] = {}
         self.commands = dict(commands)
         self.workers: dict[str, Worker] = {}
         self._progress = progress
@@ -152,7 +206,7 @@ class Run:
         found = [
             (f"{party}:{workload}", worker, workload)
             for party, worker in self.workers.items()
-            if workload in worker.workloads
+            if workload in worker.workloads and (party != "compiled" or workload in COMPILED_JOBS)
         ]
         ours, bare = self.workers["ours"], f"bare:{workload}"
         return [*found, (bare, ours, bare)] if bare in ours.workloads else found
@@ -211,19 +265,46 @@ class Run:
             "attach_memory": {"size": scale.attached},
         }
         for name, arguments in sizes.items():
-            for party in self.commands:
+            for party in set(self.commands) - {"compiled"}:
                 self._take(party, name, arguments)
         self._take("ours", "mem_session_bytes", {"count": scale.sessions, "initiated": False}, ".accepted")
+        self._progress("figures: attachments by two threads")
+        for name, rounds in _alone("benchmarks.attaching", scale.rounds).items():
+            self.measured[f"ours:attach_threads.{name}"] = rounds
+
+    def take_logs(self, scale: Scale) -> None:
+        """Take what long audit logs cost: to grow, to open, to verify and to show."""
         for _ in range(scale.growths):
             self._take("ours", "audit_growth", {"sizes": scale.growth})
-        for party in set(self.commands) - {"ours"}:
+        for party in set(self.commands) - {"ours", "compiled"}:
             self._take(party, "audit_growth", {"sizes": scale.peer_growth})
         size = scale.growth[-1]
         self._progress(f"figures: hashes of an append, up to {size} records")
         self._keep("ours:audit_hashes", _alone("benchmarks.hashing", size))
-        self._progress("figures: attachments by two threads")
-        for name, rounds in _alone("benchmarks.attaching", scale.rounds).items():
-            self.measured[f"ours:attach_threads.{name}"] = rounds
+        self._take("ours", "long_log", {"count": scale.logged})
+
+    def take_hubs(self, scale: Scale) -> None:
+        """Take what a message costs an agent of many sessions, and what a second process gains."""
+        self._take("ours", "hub_curve", {"counts": scale.hubs})
+        one, many = (self.measured.get(f"ours:hub_curve.{count}.message_us") for count in (scale.hubs[0], scale.hub))
+        if one and many:
+            self._keep("ours:hub_curve.of_one", many[0] / one[0])
+        self._take("ours", "two_processes", {"seconds": scale.shared_seconds / 5})
+
+    def take_instructions(self) -> None:
+        """Count the instructions of the main rows, of ours, of the compiled build if it is here, and of the floor."""
+        names = list(dict.fromkeys([*MAIN, *(floor for floor in MAIN.values() if floor is not None)]))
+        self._progress("figures: instructions")
+        try:
+            for party, prefix in (("ours", ()), ("compiled", MAYBE_COMPILED)):
+                if party in self.commands:
+                    counts = instructions.count([names[::2], names[1::2]], prefix=prefix)
+                    own = {name: value for name, value in counts.items() if party == "ours" or name in MAIN}
+                    self.instructions |= {
+                        name if name.startswith("bare:") else f"{party}:{name}": value for name, value in own.items()
+                    }
+        except NotCounted as error:
+            self.failed["instructions"] = str(error)
 
     def take_store_figures(self, scale: Scale) -> None:
         """Take what is to be said of stores beside the workloads."""

@@ -103,10 +103,10 @@ def store_opening(count: int, times: int = 5) -> dict[str, float]:
     restored: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "agent.mesh"
-        _apart(_write, path, count)
+        apart(_write, path, count)
         for _ in range(times):
-            opened.append(_apart(_open, path))
-            restored.append(_apart(_restore, path))
+            opened.append(apart(_open, path))
+            restored.append(apart(_restore, path))
     seconds = statistics.median(seconds for seconds, _ in opened)
     return {
         "seconds": seconds,
@@ -117,7 +117,8 @@ def store_opening(count: int, times: int = 5) -> dict[str, float]:
     }
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 

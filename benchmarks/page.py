@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.instructions import MAIN
 from benchmarks.measure import GROUPS, HEAVY
 from benchmarks.parties import PARTIES, Medians
 from benchmarks.sharing import SERVER
@@ -27,6 +28,11 @@ _FIGURES: Final = (
     ("mem_session_bytes.accepted", "the same at the side that accepted, bytes"),
     ("mem_session_alone_bytes", "memory of the session object alone, bytes"),
     ("audit_memory", "memory of an audit record with a file sink, bytes"),
+    ("long_log.opening", "opening a long log in a file, seconds"),
+    ("long_log.verifying", "verifying it, seconds"),
+    ("long_log.showing", "`audit show` of it, seconds"),
+    ("long_log.bare", "two hashes of each of its records alone, seconds"),
+    ("two_processes", "messages a second of two processes, beside those of one"),
     ("audit_hashes.most", "the most hashes of one append"),
     ("audit_hashes.mean", "hashes of an append, on average"),
 )
@@ -75,6 +81,8 @@ def _limits(result: dict[str, Any]) -> Iterator[str]:
     yield "  beside it stands the middle half of the ratios of single rounds. Figures of bytes are taken once."
     yield "- What a round says is the median of its calls; of rows that keep audit records it is the mean, because what"
     yield "  they leave to Python's garbage collector, in few and long passes, is part of their cost."
+    if result["merged"]:
+        yield "- Measured in more than one run: each group of rows is whole in one of them, so no ratio is of two."
     if control:
         yield f"- Noise: the same primitives under two names gave a ratio of {control['ratio']:.2f}, its middle half"
         yield f"  {control['low']:.2f} to {control['high']:.2f}. Differences under 15 % mean nothing."
@@ -114,6 +122,58 @@ def _cells(found: Medians, parties: Sequence[str], named: Iterable[tuple[str, st
             yield (says, *("" if value is None else _number(value) for value in values))
 
 
+def _instructions(result: dict[str, Any]) -> Iterator[str]:
+    counts, times = result["instructions"], result["medians"]
+    if not counts:
+        yield "They were not counted: " + result["failed"].get("instructions", "this run left them out") + "."
+        return
+    yield "Thousands for one message, pair or record, counted by callgrind, beside the microseconds of the clock. The"
+    yield "processor that valgrind plays has no instructions for SHA-256, so that rows of many bytes count more of"
+    yield "others."
+    yield ""
+    compiled = any(key.startswith("compiled:") for key in counts)
+    parties = ("ours", *(("compiled",) if compiled else ()), "bare")
+
+    def cell(found: Medians, key: str | None, unit: float) -> str:
+        return _number(found[key] / unit) if key in found else ""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for name, floor in MAIN.items():
+            if f"ours:{name}" not in counts:
+                continue
+            keys = [floor if party == "bare" else f"{party}:{name}" for party in parties]
+            counted = [cell(counts, key, 1000) for key in keys]
+            ratio = f"{counts[keys[0]] / counts[floor]:.2f}" if floor in counts else ""
+            clocked = [cell(times, key, 1) for key in keys]
+            of_times = f"{times[keys[0]] / times[floor]:.2f}" if floor in times and keys[0] in times else ""
+            yield (f"`{name}`", *counted, ratio, *clocked, of_times)
+
+    names = ["floor" if party == "bare" else party for party in parties]
+    head = ("", *(f"{name}, k" for name in names), "ours to floor", *(f"{name}, us" for name in names), "ours to floor")
+    yield from _table(head, rows())
+
+
+def _hubs(found: Medians) -> Iterator[str]:
+    prefix = "ours:hub_curve."
+    names = (key.removeprefix(prefix).partition(".")[0] for key in found if key.startswith(prefix))
+    counts = sorted({int(name) for name in names if name.isdigit()})
+    if not counts:
+        return
+    yield ""
+    yield "### An agent of many sessions"
+    yield ""
+    kinds = ("message_us", "memory_bytes", "gc_ms", "gc_frozen_ms")
+
+    def rows() -> Iterator[Sequence[str]]:
+        for count in counts:
+            cells = (found.get(f"{prefix}{count}.{kind}") for kind in kinds)
+            yield (f"{count:,}", *("" if cell is None else _number(cell) for cell in cells))
+
+    head = ("sessions", "a message, microseconds", "memory of a session, bytes", "a full garbage collection, ms",
+            "the same after `gc.freeze`, ms")  # fmt: skip
+    yield from _table(head, rows())
+
+
 def _medians(result: dict[str, Any]) -> Iterator[str]:
     found = result["medians"]
     parties = [party for party in PARTIES if any(key.startswith(f"{party}:") for key in found)]
@@ -150,6 +210,7 @@ def _medians(result: dict[str, Any]) -> Iterator[str]:
 
     head = ("", "records", "append, amortised", "median", "p99.9", "longest", "inclusion proof")
     yield from _table(head, grown())
+    yield from _hubs(found)
 
 
 def measured_part(result: dict[str, Any], plots: Sequence[str]) -> str:
@@ -158,6 +219,9 @@ def measured_part(result: dict[str, Any], plots: Sequence[str]) -> str:
     parts: list[str] = [BEGIN, "", *_limits(result), "", "## Targets", "", *_targets(result["targets"]), ""]
     for picture in pictures:
         parts += [picture, ""]
+    if result["compiled"]:
+        parts += ["## Compiled build", "", *_targets(result["compiled"]), ""]
+    parts += ["## Instructions", "", *_instructions(result), ""]
     return "\n".join([*parts, *_medians(result), "", END])
 
 

@@ -7,6 +7,7 @@ from typing import Final
 # Party: name, colour, marker.
 PARTIES: Final = {
     "ours": ("AgentMesh", "#0b6e99", "o"),
+    "compiled": ("AgentMesh, compiled", "#1fa187", "v"),
     "bare": ("the floor: primitives alone", "#888888", "x"),
     "agt": ("AGT Python", "#c2571a", "s"),
     "vodozemac": ("vodozemac (Rust)", "#5a8f29", "^"),

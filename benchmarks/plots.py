@@ -109,7 +109,7 @@ def establishment(found: Medians, folder: Path) -> str:
         (axes[1], {"pingpong": ""}, "a message of a ping-pong: microseconds"),
     ):
         rows = [
-            (label + (suffix if party in ("ours", "bare") else ""), colour, found[f"{party}:{key}"])
+            (label + (suffix if party in ("ours", "compiled", "bare") else ""), colour, found[f"{party}:{key}"])
             for party, (label, colour, _) in PARTIES.items()
             for key, suffix in keys.items()
             if f"{party}:{key}" in found
@@ -145,6 +145,33 @@ def audit(found: Medians, folder: Path) -> str:
     return _save(figure, folder, "audit")
 
 
+def hubs(found: Medians, folder: Path) -> str:
+    """Draw what a message costs an agent by how many sessions it has, and how long a garbage collection takes it."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.2))
+    label, colour, marker = PARTIES["ours"]
+    prefix = "ours:hub_curve."
+
+    def points(kind: str) -> list[tuple[int, float]]:
+        named = ((key.removeprefix(prefix).partition("."), value) for key, value in found.items())
+        return sorted((int(count), value) for (count, _, found_kind), value in named if found_kind == kind)
+
+    for axis, kind, text, shade in (
+        (axes[0], "message_us", label, colour),
+        (axes[1], "gc_ms", "as it is", "#c2571a"),
+        (axes[1], "gc_frozen_ms", "after gc.freeze", colour),
+    ):
+        if points(kind):
+            axis.plot(*zip(*points(kind), strict=True), label=text, color=shade, marker=marker, **_LINE)
+    axes[0].set(xscale="log", title="a message, by sessions of the agent", ylabel="microseconds", ylim=(0, None))
+    axes[1].set(xscale="log", yscale="log", title="a full garbage collection", ylabel="milliseconds")
+    for axis in axes:
+        axis.set_xlabel("sessions")
+        axis.grid(axis="y", linewidth=0.3)
+    if points("gc_ms"):
+        axes[1].legend(frameon=False, fontsize=8)
+    return _save(figure, folder, "hubs")
+
+
 def targets(rows: Sequence[dict[str, Any]], folder: Path) -> str:
     """Draw each target: the measured ratio as a part of what it may be."""
     measured = [(number, row) for number, row in enumerate(rows, start=1) if row["ratio"] is not None]
@@ -171,4 +198,5 @@ def draw(result: dict[str, Any], folder: Path) -> list[str]:
         frames(found, folder),
         establishment(found, folder),
         audit(found, folder),
+        *([hubs(found, folder)] if any(key.startswith("ours:hub_curve.") for key in found) else []),
     ]

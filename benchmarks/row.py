@@ -8,7 +8,7 @@
 | frameaudit_out_N, frameaudit_in_N | the same with a journal and an audit log in memory |
 | pingpong | one message of a ping-pong of 256 bytes, whole frames, a turn of the ratchet on each |
 | reverse100 | one message of a hundred opened in reverse, whole frames |
-| mem_session_bytes | all that an agent keeps for one more idle session, with 10,000 of them |
+| mem_session_bytes | all that an agent keeps for one more idle session, with 5,000 of them |
 | serialise, restore | `export_session` and `restore_session`, unsealed |
 | audit_append_1k, 10k, 100k | one record of a log that grows from nothing to that size, in memory |
 

@@ -19,6 +19,15 @@ DEFAULT_CACHE: Final = Path(tempfile.gettempdir()) / f"agentmesh-benchmarks-{os.
 # megabyte and is none of ours or theirs. Raised for every worker, and said on the page.
 MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
 OURS: Final = (sys.executable, "-m", "benchmarks.ours")
+# Workers run the library's pure Python, whatever is installed, unless their command begins so.
+PURE: Final = {"AGENTMESH_PURE": "1"}
+MAYBE_COMPILED: Final = ("env", "-u", "AGENTMESH_PURE")
+COMPILED: Final = (*MAYBE_COMPILED, *OURS)
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that every worker is started with."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | MALLOC | PURE
 
 
 class WorkerFailed(Exception):
@@ -45,10 +54,9 @@ class Worker:
     """One subprocess that answers requests."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.command = tuple(command)
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=kept | MALLOC
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
         )
         about = self.ask(do="about")
         self.facts: dict[str, str] = about["facts"]

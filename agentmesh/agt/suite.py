@@ -63,7 +63,8 @@ def _kdf_chain(chain_key: ChainKey) -> tuple[ChainKey, MessageKey]:
 def _seal(
     _name: HeaderKey, message_key: MessageKey, header: RatchetHeader, context: bytes, plaintext: bytes, nonce: bytes
 ) -> tuple[bytes, ...]:
-    clear = _HEADER.pack(header.key, header.previous_length, header.n)
+    key, _, previous_length, n = header
+    clear = _HEADER.pack(key, previous_length, n)
     return clear, nonce, _crypto.chacha20poly1305_seal(message_key, nonce, plaintext, context + clear)
 
 
@@ -78,7 +79,7 @@ def _open_header(name: HeaderKey, frame: Frame) -> RatchetHeader | None:
     _, (key, previous_length, n), _, _, _ = frame
     if name not in (ANY_CHAIN, key):
         return None
-    return RatchetHeader(X25519PublicKey(key), 0, previous_length, n)
+    return X25519PublicKey(key), 0, previous_length, n
 
 
 def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:

@@ -7,7 +7,9 @@ log keeps no entries, only hashes; the sink keeps the bytes.
 
 A sink may keep, beside the entries, the hash of each complete chunk of 4,096 and of its last entry. Opening then
 verifies what stands behind the last of these, and that this entry is there. What stands before is verified when it is
-read: by a proof that goes through it, by `verify`, and by all who read the log from outside.
+read: by a proof that goes through it, by `verify`, and by all who read the log from outside. Before the owner signs a
+root, or hands it over to the next file, what only the sink has vouched for is read; so nobody who can write such
+hashes, and not the log, gets them signed.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from agentmesh.audit.checkpoint import Checkpoint, sign_checkpoint
 from agentmesh.audit.handover import Handover
 from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_hash
 from agentmesh.audit.owner import can_stand, owner_named
+from agentmesh.audit.page import check_entry, check_pages
 from agentmesh.audit.prepared import Prepared
 from agentmesh.audit.record import AuditEvent, Record
-from agentmesh.audit.sink import LongSink, Milestone, Sink
-from agentmesh.audit.verification import VerifiedLog, check_entry, check_root, covered_size, verify_entries
+from agentmesh.audit.sink import LongSink, Milestone, SealedSink, Sink
+from agentmesh.audit.verification import VerifiedLog, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
 from agentmesh.identity import Identity
 from agentmesh.limits import UINT_MAX
@@ -46,7 +49,7 @@ class AuditLog:
 
     __slots__ = (
         "_birthplace", "_encode", "_generation", "_handover", "_head", "_is_in_step", "_lock", "_long", "_owner",
-        "_sink", "_size", "_tree",
+        "_sink", "_size", "_tree", "_unread",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, checkpoint: Checkpoint | None = None) -> None:
@@ -74,6 +77,8 @@ class AuditLog:
         self._lock = threading.Lock()
         self._encode = _wire.public_encoder()
         size = None if checkpoint is None else covered_size(checkpoint)
+        # Those of a store are sealed with its other rows, under the owner's key.
+        vouched = 0 if self._long is None or isinstance(self._long, SealedSink) else len(self._long.milestones)
         self._load()
         if checkpoint is not None and size is not None:
             if len(self._tree) < size:
@@ -81,6 +86,10 @@ class AuditLog:
             if size < self._handover.size:
                 raise ArgumentInvalid("checkpoint")
             check_root(checkpoint, self._tree.root(size))
+        first = self._handover.size // CHUNK
+        # No other hashes of the chunks below its size give the root that was signed.
+        signed = 0 if size is None else size // CHUNK
+        self._unread = range(max(first, signed), first + vouched)
 
     def _load(self) -> None:
         long = self._long
@@ -98,12 +107,12 @@ class AuditLog:
                 head = milestone.head
             entries = _entries_behind(long, tree, head)
         milestones: list[Milestone] = []
-        for entry in entries:
-            head, record = check_entry(entry, len(tree), head)
-            owner = owner or owner_named(record)
-            node = tree.append(head)
-            if node is not None:
-                milestones.append(Milestone(node, head))
+        for page in check_pages(entries, len(tree), head):
+            owner = owner or next(page.owners(), "")
+            for head in page.hashes:
+                node = tree.append(head)
+                if node is not None:
+                    milestones.append(Milestone(node, head))
         self._tree, self._size, self._head, self._owner = tree, len(tree), head, owner
         self._is_in_step = True
         if long is not None and milestones:
@@ -309,18 +318,43 @@ class AuditLog:
             raise LogBroken(verified.size, "cut")
         if not _crypto.constant_time_equal(verified.root, root):
             raise LogBroken(size, "root")
+        with self._lock:
+            if self._handover == handover:
+                self._unread = range(0)
         return verified
 
     def checkpoint(self, identity: Identity, *, mesh: str, time_ms: int) -> Checkpoint:
         """Return a signed checkpoint over the whole log. Give it to somebody else: a log's owner can cut its tail.
 
+        The first one after a long log was opened reads it (`vouch`), but for what the checkpoint covers that was given
+        along: 4 s a million entries, in which others may append.
+
         Raises:
             ArgumentInvalid: not an identity, not a mesh name, or not milliseconds since the epoch.
             OwnerMismatch: the log is another identity's.
+            LogBroken: what stands in the log is not what the index beside it says; nothing is signed.
+            StoreError: the sink cannot be read.
         """
-        self._birthplace.check()
+        self.vouch()
         with self._lock:
             return self._signed(identity, mesh, time_ms)
+
+    def vouch(self) -> None:
+        """Read what, since the log was opened, only an index beside it has vouched for; the second time, nothing.
+
+        It holds up nobody but for a moment: so call it in a thread of its own where a checkpoint must not wait.
+
+        Raises:
+            LogBroken: what stands in the log is not what the index says.
+            StoreError: the sink cannot be read.
+        """
+        self._birthplace.check()
+        while self._unread:
+            with self._lock:
+                self._catch_up()
+                if self._unread:
+                    self._tree.check_chunk(self._unread[0])
+                    self._unread = self._unread[1:]
 
     def _signed(self, identity: Identity, mesh: str, time_ms: int) -> Checkpoint:
         tree = self._tree
@@ -343,11 +377,13 @@ class AuditLog:
         Raises:
             ArgumentInvalid: the sink cannot do it, `to` is no path, or one of the three is missing or wrong.
             OwnerMismatch: the log is another identity's.
+            LogBroken: as `checkpoint`.
             StoreError: the files are as they were.
         """
         self._birthplace.check()
         if self._long is None:
             raise ArgumentInvalid("sink")
+        self.vouch()
         with self._lock:
             self._catch_up()
             checkpoint = None
@@ -401,10 +437,10 @@ def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterato
         raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
     head = handover.head if before == 0 else milestones[before - 1].head
     sequence = start
-    for entry in islice(long.entries_from(start), end - start):
-        head, _ = check_entry(entry, sequence, head)
-        sequence += 1
-        yield head
+    for page in check_pages(islice(long.entries_from(start), end - start), start, head):
+        sequence += len(page.hashes)
+        head = page.hashes[-1]
+        yield from page.hashes
     if sequence < end:
         raise LogBroken(sequence, "cut")
     if head != milestones[before].head:

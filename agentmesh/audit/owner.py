@@ -28,11 +28,16 @@ _OF_EITHER: Final = {
 
 def owner_named(record: Record) -> str:
     """Return the DID of the one agent whose log this record can stand in, or empty text where it does not say."""
+    return owner_in(record.event, record.sender, record.recipient, has_receipt=bool(record.receipt))
+
+
+def owner_in(event: str, sender: str, recipient: str, *, has_receipt: bool) -> str:
+    """Return the same of a record's fields."""
     # A refusal without a receipt is of an envelope that was never made, to the recipient that it names.
-    unsent = record.event is AuditEvent.MESSAGE_REFUSED and not record.receipt
-    if unsent or record.event in _OF_SENDER:
-        return record.sender
-    return record.recipient if record.event in _OF_RECIPIENT else ""
+    unsent = event == AuditEvent.MESSAGE_REFUSED and not has_receipt
+    if unsent or event in _OF_SENDER:
+        return sender
+    return recipient if event in _OF_RECIPIENT else ""
 
 
 def can_stand(owner: str, record: Record) -> bool:

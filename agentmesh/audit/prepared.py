@@ -15,8 +15,8 @@ from attrs import field, frozen
 
 from agentmesh.audit.merkle import EntryHash
 from agentmesh.audit.owner import owner_named
+from agentmesh.audit.page import check_entry
 from agentmesh.audit.record import ENTRY_MAX_BYTES, Record, decode_entry
-from agentmesh.audit.verification import check_entry
 from agentmesh.errors import LogBroken, RemoteError, StoreBroken
 from agentmesh.primitives import _wire
 

@@ -99,6 +99,10 @@ _ENTRY: Final = _wire.array(
     _wire.Text(0, _WORD_MAX_BYTES),
     _wire.Uint(),
 )
+_KINDS: Final = tuple({_wire.Uint: int, _wire.Bin: bytes, _wire.Text: str}[type(kind)] for kind in _ENTRY.kinds)
+_NUMBERS: Final = tuple(at for at, kind in enumerate(_KINDS) if kind is int)
+_CLASSES: Final = frozenset({0, 1, 2})
+FIELDS: Final = len(_KINDS)
 
 
 @final
@@ -144,7 +148,7 @@ class Record:
     def __init__(
         self,
         event: AuditEvent,
-        *,
+        # Written by name, but for the two records of a message: a name costs there what the field does.
         at_ms: int,
         mesh: str,
         sender: str,
@@ -180,7 +184,27 @@ class Record:
         Raises:
             ArgumentInvalid: a field that no reader would take: written all the same, it would break the log for good.
         """
-        if not self._is_sound():
+        # Written out, because it is asked of every record.
+        event, outcome, bundle_class = self.event, self.outcome, self.bundle_class
+        at_ms, envelope_time_ms, number = self.at_ms, self.envelope_time_ms, self.number
+        size_bytes, count = self.size_bytes, self.count
+        receipt, session_id = self.receipt, self.session_id
+        mesh, sender, recipient, reason = self.mesh, self.sender, self.recipient, self.reason
+        if not (
+            type(at_ms) is type(envelope_time_ms) is type(number) is type(size_bytes) is type(count) is int
+            # Of numbers that have all bits of the largest, all are within it if what they have together is.
+            and 0 <= at_ms | envelope_time_ms | number | size_bytes | count <= UINT_MAX
+            and count
+            and type(event) is AuditEvent
+            and type(outcome) is Outcome
+            and (bundle_class is None or type(bundle_class) is BundleClass)
+            and type(receipt) is bytes
+            and type(session_id) is bytes
+            and len(receipt) in _RECEIPT_BYTES
+            and len(session_id) in _SESSION_BYTES
+            and type(mesh) is type(sender) is type(recipient) is type(reason) is str
+            and are_words(mesh, sender, recipient, reason)
+        ):
             raise ArgumentInvalid("record")
         if type(sequence) is not int or not 0 <= sequence <= UINT_MAX:
             raise ArgumentInvalid("sequence")
@@ -188,46 +212,10 @@ class Record:
             raise ArgumentInvalid("previous")
         return encode(
             [
-                _VERSION,
-                sequence,
-                previous,
-                self.at_ms,
-                self.event,
-                self.mesh,
-                self.sender,
-                self.recipient,
-                self.envelope_time_ms,
-                self.receipt,
-                self.session_id,
-                self.number,
-                self.size_bytes,
-                self.bundle_class or 0,
-                self.outcome,
-                self.reason,
-                self.count,
+                _VERSION, sequence, previous, at_ms, event, mesh, sender, recipient, envelope_time_ms, receipt,
+                session_id, number, size_bytes, bundle_class or 0, outcome, reason, count,
             ]
-        )
-
-    def _is_sound(self) -> bool:
-        # Written out, because it is asked of every record.
-        return (
-            type(self.at_ms) is type(self.envelope_time_ms) is type(self.number) is type(self.size_bytes) is int
-            and 0 <= self.at_ms <= UINT_MAX
-            and 0 <= self.envelope_time_ms <= UINT_MAX
-            and 0 <= self.number <= UINT_MAX
-            and 0 <= self.size_bytes <= UINT_MAX
-            and type(self.count) is int
-            and 0 < self.count <= UINT_MAX
-            and type(self.event) is AuditEvent
-            and type(self.outcome) is Outcome
-            and (self.bundle_class is None or type(self.bundle_class) is BundleClass)
-            and type(self.receipt) is bytes
-            and type(self.session_id) is bytes
-            and len(self.receipt) in _RECEIPT_BYTES
-            and len(self.session_id) in _SESSION_BYTES
-            and type(self.mesh) is type(self.sender) is type(self.recipient) is type(self.reason) is str
-            and _are_words(self.mesh, self.sender, self.recipient, self.reason)
-        )
+        )  # fmt: skip
 
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
@@ -243,7 +231,8 @@ class Record:
         return f"Record({self.event}, {names}, receipt={self.receipt.hex() or '-'})"
 
 
-def _are_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
+def are_words(mesh: str, sender: str, recipient: str, reason: str) -> bool:
+    """Say whether these texts are of the form that a record's have."""
     try:
         return _are_sound_words(mesh, sender, recipient, reason)
     except ArgumentInvalid:
@@ -270,8 +259,8 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         UnknownVersion: written by a newer release.
     """
     fields = _wire.decode(entry, _ENTRY, ENTRY_MAX_BYTES)
-    version, sequence, previous, at_ms, event, mesh, sender, recipient, envelope_time_ms, receipt, *rest = fields
-    session_id, number, size_bytes, bundle_class, outcome, reason, count = rest
+    version, sequence, previous, _, event, mesh, sender, recipient, _, receipt, session_id, *rest = fields
+    _, _, _, outcome, reason, count = rest
     if version != _VERSION:
         raise UnknownVersion
     if (
@@ -279,11 +268,42 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         or outcome not in _OUTCOMES
         or len(receipt) not in _RECEIPT_BYTES
         or len(session_id) not in _SESSION_BYTES
-        or not _are_words(mesh, sender, recipient, reason)
+        or not are_words(mesh, sender, recipient, reason)
         or count == 0
     ):
         raise Malformed
-    record = Record(
+    return sequence, previous, record_of(fields)
+
+
+def are_rows(columns: Sequence[Sequence[Any]]) -> bool:
+    """Say whether `decode_entry` takes each of many entries, field by field of all of them.
+
+    Not asked is whether each previous hash is 32 bytes long, because a page compares them.
+
+    Args:
+        columns: Of each of the seventeen fields what the entries have there: numbers, texts or byte strings.
+    """
+    versions, _, _, _, events, meshes, senders, recipients, _, receipts, sessions, *rest = columns
+    _, _, classes, outcomes, reasons, counts = rest
+    return (
+        all(set(map(type, columns[at])) == {kind} for at, kind in enumerate(_KINDS))
+        and all(min(columns[at]) >= 0 and max(columns[at]) <= UINT_MAX for at in _NUMBERS)
+        and set(versions) == {_VERSION}
+        and _EVENTS.keys() >= set(events)
+        and set(classes) <= _CLASSES
+        and _OUTCOMES.keys() >= set(outcomes)
+        and set(map(len, receipts)).issubset(_RECEIPT_BYTES)
+        and set(map(len, sessions)).issubset(_SESSION_BYTES)
+        and all(are_words(*words) for words in set(zip(meshes, senders, recipients, reasons, strict=True)))
+        and min(counts) > 0
+    )
+
+
+def record_of(row: Sequence[Any]) -> Record:
+    """Return the record of an entry's seventeen fields, which were found good."""
+    _, _, _, at_ms, event, mesh, sender, recipient, envelope_time_ms, receipt, *rest = row
+    session_id, number, size_bytes, bundle_class, outcome, reason, count = rest
+    return Record(
         _EVENTS[event],
         at_ms=at_ms,
         # One string for all records that name it: a log of a million names a few.
@@ -300,4 +320,3 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
         reason=intern(reason),
         count=count,
     )
-    return sequence, previous, record

@@ -79,6 +79,13 @@ class LongSink(Protocol):
         ...
 
 
+@runtime_checkable
+class SealedSink(LongSink, Protocol):
+    """One that nobody can alter without its owner's key, milestones included: the log in an agent's own store."""
+
+    is_sealed: bool  # True
+
+
 @final
 class MemorySink:
     """Entries in memory: for tests, and for what another system keeps."""

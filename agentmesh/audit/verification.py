@@ -6,41 +6,20 @@ The first entry that is not what it should be is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from attrs import field, frozen
 
 from agentmesh.audit.checkpoint import Checkpoint
 from agentmesh.audit.handover import FIRST_PREVIOUS, Handover
-from agentmesh.audit.merkle import EMPTY_ROOT, EntryHash, RootHash, RunningRoot, leaf_hash, verify_inclusion
-from agentmesh.audit.owner import owner_named
+from agentmesh.audit.merkle import EMPTY_ROOT, RootHash, RunningRoot, leaf_hash, verify_inclusion
+from agentmesh.audit.page import PAGE, Page, check_page, gathered
 from agentmesh.audit.record import Record, decode_entry
-from agentmesh.errors import ArgumentInvalid, LogBroken, Malformed, TooLarge, UnknownVersion
+from agentmesh.errors import ArgumentInvalid, LogBroken
 from agentmesh.primitives import _crypto
 
 _PROGRESS_EVERY: Final = 10_000
 Entries = Iterable[bytes | Handover]
-
-
-def check_entry(entry: bytes, sequence: int, previous: EntryHash) -> tuple[EntryHash, Record]:
-    """Return (entry hash, record) of an entry that stands where it should.
-
-    Raises:
-        LogBroken: it is not an entry (`entry`), has another number (`sequence`), or does not follow what stands before
-            it (`previous`).
-    """
-    fault = "entry"
-    try:
-        found, claimed_previous, record = decode_entry(entry)
-        if found != sequence:
-            fault = "sequence"
-        elif not _crypto.constant_time_equal(claimed_previous, previous):
-            fault = "previous"
-        else:
-            return leaf_hash(entry), record
-    except (Malformed, TooLarge, UnknownVersion):
-        pass
-    raise LogBroken(sequence, fault)
 
 
 def covered_size(checkpoint: Checkpoint) -> int:
@@ -109,6 +88,13 @@ class _Run:
         signer = "" if handover.checkpoint is None else handover.checkpoint.issuer.did
         self.name(handover.owner or signer)
 
+    def take(self, page: Page) -> None:
+        """Go on behind entries that were verified."""
+        self.running.extend(page.hashes)
+        self.head = page.hashes[-1]
+        for owner in page.owners():
+            self.name(owner)
+
     def name(self, owner: str) -> None:
         """Note an owner. Two are as bad as many, and a hostile log may name a million."""
         if owner and len(self.owners) < 2:
@@ -157,42 +143,57 @@ def verified_records(
 
     Take all of them before you believe one: what contradicts the checkpoint is found behind what it alters.
     """
-    return _verified(entries, checkpoint, progress, _Run())
+    pages = _verified(entries, checkpoint, progress, _Run())
+    return (record for page in pages for record in page.records())
+
+
+def verified_pages(entries: Entries, *, progress: Callable[[int], None] | None = None) -> Iterator[Page]:
+    """Yield a log by the page, for who has no use for a record of each entry; otherwise as `verified_records`."""
+    return _verified(entries, None, progress, _Run())
 
 
 def _verified(
-    entries: Entries,
-    checkpoint: Checkpoint | None,
-    progress: Callable[[int], None] | None,
-    run: _Run,
-) -> Iterator[Record]:
+    entries: Entries, checkpoint: Checkpoint | None, progress: Callable[[int], None] | None, run: _Run
+) -> Iterator[Page]:
     if not isinstance(entries, Iterable):
         raise ArgumentInvalid("entries")
     if progress is not None and not callable(progress):
         raise ArgumentInvalid("progress")
     covered = 0 if checkpoint is None else covered_size(checkpoint)
-    for entry in entries:
-        if isinstance(entry, Handover):
-            run.begin_file(entry)
+    for part in _parts(entries):
+        if isinstance(part, Handover):
+            run.begin_file(part)
             if checkpoint is not None and covered < run.first:
                 raise ArgumentInvalid("checkpoint")
-        else:
-            size = len(run.running)
-            run.head, record = check_entry(entry, size, run.head)
-            run.running.append(run.head)
-            run.name(owner_named(record))
-        size = len(run.running)
-        if size == covered and checkpoint is not None:
-            check_root(checkpoint, run.running.root())
-        if isinstance(entry, Handover):
+            if checkpoint is not None and len(run.running) == covered:
+                check_root(checkpoint, run.running.root())
             continue
-        if progress is not None and size % _PROGRESS_EVERY == 0:
-            progress(size)
-        yield record
+        while part:
+            size = len(run.running)
+            stops = [size // PAGE * PAGE + PAGE, size // _PROGRESS_EVERY * _PROGRESS_EVERY + _PROGRESS_EVERY]
+            stop = min(*stops, covered if covered > size else stops[0])
+            some, part = part[: stop - size], part[stop - size :]
+            for page in check_page(some, size, run.head):
+                run.take(page)
+                size = len(run.running)
+                if checkpoint is not None and size == covered:
+                    check_root(checkpoint, run.running.root())
+                if progress is not None and size % _PROGRESS_EVERY == 0:
+                    progress(size)
+                yield page
     if len(run.running) < covered:
         raise LogBroken(len(run.running), "cut")
     if checkpoint is not None and covered == 0:
         check_root(checkpoint, EMPTY_ROOT)
+
+
+def _parts(entries: Entries) -> Iterator[list[bytes] | Handover]:
+    """Yield the entries by the page; one by one in a page in which a file ends; and the handovers between them."""
+    for some in gathered(entries):
+        if Handover in set(map(type, some)):
+            yield from (part if isinstance(part, Handover) else [part] for part in some)
+        else:
+            yield cast(list[bytes], some)
 
 
 def verify_entry(entry: bytes, proof: Sequence[bytes], checkpoint: Checkpoint) -> Record:

@@ -1,4 +1,4 @@
-"""`python -m agentmesh attach seal|open|info`: a file sealed for any store, opened again, and what its reference says.
+"""`agentmesh attach seal|open|info`: a file sealed for any store, opened again, and what its reference says.
 
 A reference is as secret as the file: it is read from a file or standard input, never from an argument, and written to a
 file of mode 0600, or to standard output where that was asked for and is no terminal.
@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from itertools import chain
 from typing import Any, Final, NoReturn
 
 from agentmesh.attachments import Attachment, parse_reference
+from agentmesh.cli.command import Commands, add_command, add_group, answer
 from agentmesh.cli.streams import overwrite
 from agentmesh.cli.text import Exit, amount, escaped, fail, reason
+from agentmesh.cli.whole_files import read
 from agentmesh.errors import (
     AgentMeshError,
     ArgumentInvalid,
@@ -40,22 +42,21 @@ _STATUSES: Final[dict[type[AgentMeshError], Exit]] = {
 }
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Add `attach` and its commands to the command line."""
-    parser = commands.add_parser(
-        "attach",
-        help="seal a file for any store, and open it again",
+    attaches = add_group(
+        commands, "attach",
+        what="seal a file for any store, and open it again",
         description="Seal a file of any size into a blob that any store may have, and a reference that opens it.",
-    )
-    attaches = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    seal = attaches.add_parser(
-        "seal",
-        help="seal a file into a blob and a reference",
+    )  # fmt: skip
+    seal = add_command(
+        attaches, "seal", _seal,
+        what="seal a file into a blob and a reference",
         description="Seal FILE into BLOB, and write the reference to REFERENCE. Whoever has both has the file: give "
         "the blob to a store, the reference to nobody but in a message. Nothing is replaced. Broken off, run it again "
         "with --resume; to give up, delete what stands beside BLOB: the key is in it.",
-    )
+        example="q3.pdf q3.blob q3.reference",
+    )  # fmt: skip
     seal.add_argument("file", metavar="FILE", help="a regular file that nobody writes to meanwhile")
     seal.add_argument("blob", metavar="BLOB", help="where the blob is to stand")
     seal.add_argument("reference", metavar="REFERENCE", help="where the reference is to stand, mode 0600; `-` for "
@@ -69,29 +70,28 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="chunks of 2 to the power of C bytes, 16 to 24; 18 if left out, or what the size needs",
     )  # fmt: skip
     seal.add_argument("--resume", action="store_true", help="go on with what a run before left")
-    seal.set_defaults(run=_seal)
 
-    opened = attaches.add_parser(
-        "open",
-        help="open a blob with its reference",
+    opened = add_command(
+        attaches, "open", _open,
+        what="open a blob with its reference",
         description="Verify BLOB against the reference, and let TO stand, mode 0600, once all of it has passed. Broken "
         "off, run it again. Nothing is replaced, and no name that a peer chose is used.",
-    )
+        example="q3.reference q3.blob opened.pdf",
+    )  # fmt: skip
     opened.add_argument("reference", metavar="REFERENCE", help="the reference's file, `-` for standard input")
     opened.add_argument("blob", metavar="BLOB", help="the blob's file, `-` for standard input")
     opened.add_argument("to", metavar="TO", help="where the file is to stand")
     opened.add_argument("--anew", action="store_true", help="do not go on with what a run before left")
-    opened.set_defaults(run=_open)
 
-    info = attaches.add_parser(
-        "info",
-        help="show what a reference says that is not secret",
+    info = add_command(
+        attaches, "info", _info,
+        what="show what a reference says that is not secret",
         description="Show the sizes and the receipt of an attachment: nothing that is secret. Its name, type and "
         "address are content, and shown only where asked for.",
-    )
+        example="q3.reference",
+    )  # fmt: skip
     info.add_argument("reference", metavar="REFERENCE", help="the reference's file, `-` for standard input")
     info.add_argument("--texts", action="store_true", help="show name, type and address too: texts that a peer chose")
-    info.set_defaults(run=_info)
 
     for one in (seal, opened):
         one.add_argument("--threads", type=int, default=1, choices=range(1, THREADS_MAX + 1), metavar="N",
@@ -137,16 +137,7 @@ def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 def _reference(path: str) -> Attachment:
     shown = "standard input" if path == "-" else escaped(path)
-    try:
-        if path == "-":
-            encoded = sys.stdin.buffer.read(REFERENCE_MAX_BYTES + 1)
-        else:
-            with Path(path).open("rb") as file:
-                encoded = file.read(REFERENCE_MAX_BYTES + 1)
-    except OSError as error:
-        fail(f"cannot read {shown}: {reason(error)}", Exit.UNREADABLE)
-    except ValueError:
-        fail(f"cannot read {shown}: not a file name", Exit.UNREADABLE)
+    encoded = read(path, REFERENCE_MAX_BYTES)
     try:
         found = parse_reference(encoded)
     except AgentMeshError as error:
@@ -200,6 +191,8 @@ def _write_to_output(attachment: Attachment) -> None:
 
 def _seal(arguments: argparse.Namespace) -> int:
     to = arguments.reference
+    if to == "-" and arguments.json:
+        fail("standard output is the reference's or the answer's, and not both", Exit.USAGE)
     if to == "-" and sys.stdout.isatty():
         fail("a reference is binary, and secret: give a file, or standard output that is no terminal", Exit.USAGE)
     writing = (
@@ -217,7 +210,7 @@ def _seal(arguments: argparse.Namespace) -> int:
     except AgentMeshError as error:
         _refused(f"{escaped(arguments.file)}, {escaped(arguments.blob)}", error)
     if to != "-":
-        _print_sizes(attachment)
+        answer(arguments, _sizes_value(attachment), _sizes_lines(attachment))
     return Exit.OK
 
 
@@ -235,26 +228,39 @@ def _open(arguments: argparse.Namespace) -> int:
     except AgentMeshError as error:
         blob = "standard input" if arguments.blob == "-" else escaped(arguments.blob)
         _refused(f"{blob}, {escaped(arguments.to)}", error)
-    print(f"{escaped(arguments.to)}: {amount(attachment.size, 'bytes')}, all verified")
+    line = f"{escaped(arguments.to)}: {amount(attachment.size, 'bytes')}, all verified"
+    answer(arguments, {"path": arguments.to, "size_bytes": attachment.size}, (line,))
     return Exit.OK
 
 
 def _info(arguments: argparse.Namespace) -> int:
     attachment = _reference(arguments.reference)
-    _print_sizes(attachment)
-    if arguments.texts:
-        print(
-            "What a peer chose to call it: a name is no path, a type no verdict, an address not to be followed blindly"
-        )
-        print(f"name      {escaped(attachment.name, 255)}")
-        print(f"type      {escaped(attachment.media_type, 127)}")
-        print(f"where     {escaped(attachment.where, 2048)}")
+    texts = {"name": attachment.name, "media_type": attachment.media_type, "where": attachment.where}
+    value = {**_sizes_value(attachment), **(texts if arguments.texts else {})}
+    lines = (
+        "What a peer chose to call it: a name is no path, a type no verdict, an address not to be followed blindly",
+        f"name      {escaped(attachment.name, 255)}",
+        f"type      {escaped(attachment.media_type, 127)}",
+        f"where     {escaped(attachment.where, 2048)}",
+    )
+    answer(arguments, value, chain(_sizes_lines(attachment), lines if arguments.texts else ()))
     return Exit.OK
 
 
-def _print_sizes(attachment: Attachment) -> None:
-    print(f"size      {amount(attachment.size, 'bytes')}")
-    print(f"blob      {amount(attachment.blob_bytes, 'bytes')}: {amount(attachment.chunks, 'chunks')} of "
-          f"{1 << attachment.chunk_exponent:,} bytes")  # fmt: skip
-    print(f"blob id   {attachment.blob_id.hex()}")
-    print(f"receipt   {attachment.receipt.hex()}")
+def _sizes_value(attachment: Attachment) -> dict[str, Any]:
+    return {
+        "size_bytes": attachment.size,
+        "blob_bytes": attachment.blob_bytes,
+        "chunks": attachment.chunks,
+        "chunk_bytes": 1 << attachment.chunk_exponent,
+        "blob_id": attachment.blob_id.hex(),
+        "receipt": attachment.receipt.hex(),
+    }
+
+
+def _sizes_lines(attachment: Attachment) -> Iterator[str]:
+    yield f"size      {amount(attachment.size, 'bytes')}"
+    chunk_bytes = f"{1 << attachment.chunk_exponent:,} bytes"
+    yield f"blob      {amount(attachment.blob_bytes, 'bytes')}: {amount(attachment.chunks, 'chunks')} of {chunk_bytes}"
+    yield f"blob id   {attachment.blob_id.hex()}"
+    yield f"receipt   {attachment.receipt.hex()}"

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import re
-import sys
+import stat
 import warnings
-from pathlib import Path
 from typing import Final
 
-from agentmesh.cli.text import Exit, escaped, fail, reason
+from agentmesh.cli.streams import remark
+from agentmesh.cli.text import PROGRAM, Exit, escaped, fail
+from agentmesh.cli.whole_files import read
 from agentmesh.store.data_key import PASSPHRASE_MAX_BYTES
 
 _KEY_BYTES: Final = 32
+_OTHERS: Final = 0o077
 _HEX: Final = re.compile(rb"[0-9A-Fa-f]{64}\s*")
 
 
@@ -39,19 +42,35 @@ def key_of(arguments: argparse.Namespace, new: str = "") -> bytes | str:
     key_file = getattr(arguments, f"{new}key_file")
     passphrase_file = getattr(arguments, f"{new}passphrase_file")
     if key_file is not None:
-        data = _read(key_file)
-        if _HEX.fullmatch(data):
-            return bytes.fromhex(data.decode())
-        if len(data) != _KEY_BYTES:
-            fail(f"{escaped(key_file)}: no key: neither 32 bytes nor 64 hexadecimal digits", Exit.MALFORMED)
-        return data
+        return key_in(key_file)
     if passphrase_file is not None:
         return _first_line(passphrase_file)
     return _asked("new passphrase: ", again=True) if new else _asked("passphrase: ")
 
 
+def key_in(path: str) -> bytes:
+    """Return the 32 bytes of a key file; it is remarked on where others on this machine may read it."""
+    data = _secret_in(path)
+    if _HEX.fullmatch(data):
+        return bytes.fromhex(data.decode())
+    if len(data) != _KEY_BYTES:
+        fail(f"{escaped(path)}: no key: neither 32 bytes nor 64 hexadecimal digits", Exit.MALFORMED)
+    return data
+
+
+def _secret_in(path: str) -> bytes:
+    data = read(path, 2 * PASSPHRASE_MAX_BYTES)
+    try:
+        mode = os.stat(path).st_mode if path != "-" else 0
+    except OSError:
+        mode = 0  # it could be read, and is gone
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & _OTHERS:
+        remark(f"{PROGRAM}: {escaped(path)} may be read by others, mode {stat.S_IMODE(mode):04o}: chmod 600")
+    return data
+
+
 def _first_line(path: str) -> str:
-    line = _read(path).split(b"\n", 1)[0].removesuffix(b"\r")
+    line = _secret_in(path).split(b"\n", 1)[0].removesuffix(b"\r")
     try:
         passphrase = line.decode()
     except UnicodeDecodeError:
@@ -59,18 +78,6 @@ def _first_line(path: str) -> str:
     if not 1 <= len(line) <= PASSPHRASE_MAX_BYTES or not passphrase:
         fail(f"{escaped(path)}: no passphrase: a line of 1 to {PASSPHRASE_MAX_BYTES:,} bytes of UTF-8", Exit.MALFORMED)
     return passphrase
-
-
-def _read(path: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read(2 * PASSPHRASE_MAX_BYTES)
-        with Path(path).open("rb") as file:
-            return file.read(2 * PASSPHRASE_MAX_BYTES)
-    except OSError as error:
-        fail(f"cannot read {escaped(path)}: {reason(error)}", Exit.UNREADABLE)
-    except ValueError:
-        fail(f"cannot read {escaped(path)}: not a file name", Exit.UNREADABLE)
 
 
 def _asked(prompt: str, *, again: bool = False) -> str:

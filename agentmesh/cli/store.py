@@ -1,4 +1,4 @@
-"""`python -m agentmesh store info|check|backup|rekey|vacuum`: a store in a file of SQLite."""
+"""`agentmesh store info|check|backup|rekey|vacuum`: a store in a file of SQLite."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
+from agentmesh.cli.command import Commands, add_command, add_group, answer
 from agentmesh.cli.keys import add_key_arguments, key_of
 from agentmesh.cli.streams import remark
-from agentmesh.cli.text import PROGRAM, Exit, amount, escaped, exit_table, fail, reason
+from agentmesh.cli.text import PROGRAM, Exit, amount, escaped, fail, reason
 from agentmesh.errors import (
     AgentMeshError,
     LogBroken,
@@ -43,63 +45,53 @@ _STATUSES: Final[dict[type[AgentMeshError], Exit]] = {
 }
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Add `store` and its commands to the command line."""
-    parser = _add(commands, "store", "look after the file that agents are kept in", "Look after a store in a file.")
-    stores = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    info = _add(
-        stores, "info", "show what is in it, without its key",
-        "Show whose rows there are, how many, and how large. No key is needed, and nothing is written; another process "
-        "may have the store open.",
+    stores = add_group(
+        commands, "store", what="look after the file that agents are kept in", description="Look after a store."
+    )
+    info = add_command(
+        stores, "info", _info,
+        what="show what is in it, without its key",
+        description="Show whose rows there are, how many, and how large. No key is needed, and nothing is written; "
+        "another process may have the store open.",
+        example="alice.mesh",
     )  # fmt: skip
-    info.set_defaults(run=_info)
-
-    check = _add(
-        stores, "check", "open every row, and the audit logs",
-        "Open every row of every agent, hold them to one another, and verify the audit logs. Nothing is written; "
-        "another process may have the store open. An older copy of the whole store passes: only a counter outside "
-        "tells it.",
+    check = add_command(
+        stores, "check", _check,
+        what="open every row, and the audit logs",
+        description="Open every row of every agent, hold them to one another, and verify the audit logs. Nothing is "
+        "written; another process may have the store open. An older copy of the whole store passes: only a counter "
+        "outside tells it.",
+        example="alice.mesh --key-file alice.key",
     )  # fmt: skip
     add_key_arguments(check)
-    check.set_defaults(run=_check)
-
-    backup = _add(
-        stores, "backup", "copy it, while it is in use",
-        "Copy the store, as it is at one moment, to a new file of mode 0600. No key is needed; another process may "
-        "have the store open. The copy opens under the same key.",
+    backup = add_command(
+        stores, "backup", _backup,
+        what="copy it, while it is in use",
+        description="Copy the store, as it is at one moment, to a new file of mode 0600. No key is needed; another "
+        "process may have the store open. The copy opens under the same key.",
+        example="alice.mesh alice.mesh.1",
     )  # fmt: skip
-    backup.set_defaults(run=_backup)
-
-    rekey = _add(
-        stores, "rekey", "seal it anew, under another key",
-        "Seal every row anew, under new keys and another key or passphrase. Each agent is one transaction: broken off, "
-        "run it again with the same two keys. No other process may have the store open.",
+    rekey = add_command(
+        stores, "rekey", _rekey,
+        what="seal it anew, under another key",
+        description="Seal every row anew, under new keys and another key or passphrase. Each agent is one transaction: "
+        "broken off, run it again with the same two keys. No other process may have the store open.",
+        example="alice.mesh --key-file alice.key --new-key-file new.key",
     )  # fmt: skip
     add_key_arguments(rekey)
     add_key_arguments(rekey, "new-")
-    rekey.set_defaults(run=_rekey)
-
-    vacuum = _add(
-        stores, "vacuum", "give free space back to the file system",
-        "Write the file anew without the space that removed rows have left. Takes as much room again meanwhile. No "
-        "other process may have the store open.",
+    vacuum = add_command(
+        stores, "vacuum", _vacuum,
+        what="give free space back to the file system",
+        description="Write the file anew without the space that removed rows have left. Takes as much room again "
+        "meanwhile. No other process may have the store open.",
+        example="alice.mesh",
     )  # fmt: skip
-    vacuum.set_defaults(run=_vacuum)
-
     for one in (info, check, backup, rekey, vacuum):
         one.add_argument("path", metavar="PATH", help="the store's file")
     backup.add_argument("to", metavar="TO", help="where the copy is to stand; nothing may be there")
-
-
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, description: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name, help=what, description=description, epilog=exit_table(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # because `--key` with a key behind it must not pass for `--key-file`, and be shown
-    )  # fmt: skip
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
@@ -154,35 +146,52 @@ def _opened(path: str, key: bytes | str) -> Iterator[SQLiteStore]:
 
 def _info(arguments: argparse.Namespace) -> int:
     with _looked_at(arguments.path) as backend:
-        _print_file(arguments.path, *backend.space())
-        for name in backend.names():
-            _print_agent(care.info(backend, name))
+        size_bytes, free_bytes = backend.space()
+        agents = [care.info(backend, name) for name in backend.names()]
+    value = {
+        "format": FORMAT, "size_bytes": size_bytes, "free_bytes": free_bytes,
+        "agents": [_agent_value(info) for info in agents],
+    }  # fmt: skip
+    lines = _file_lines(arguments.path, size_bytes, free_bytes)
+    answer(arguments, value, chain(lines, *map(_agent_lines, agents)))
     return Exit.OK
 
 
-def _print_file(path: str, size_bytes: int, free_bytes: int) -> None:
-    print(f"store     {escaped(path)}")
-    print(f"format    {FORMAT}")
-    print(f"size      {amount(size_bytes, 'bytes')}, {free_bytes:,} of them free")
+def _agent_value(info: AgentInfo) -> dict[str, Any]:
+    costs = info.passphrase_costs
+    return {
+        "name": info.name,
+        "commits": info.commits,
+        "sealed": "passphrase" if costs is not None else "key" if info.commits else None,
+        "size_bytes": info.size_bytes,
+        "rows": info.rows,
+    }
+
+
+def _file_lines(path: str, size_bytes: int, free_bytes: int) -> Iterator[str]:
+    yield f"store     {escaped(path)}"
+    yield f"format    {FORMAT}"
+    yield f"size      {amount(size_bytes, 'bytes')}, {free_bytes:,} of them free"
     if free_bytes * _FREE_AT_MOST > size_bytes:
-        print("          more than a quarter is free: `store vacuum` gives it back")
+        yield "          more than a quarter is free: `store vacuum` gives it back"
 
 
-def _print_agent(info: AgentInfo) -> None:
-    print(f"name      {escaped(info.name)}")
-    print(f"  commits {info.commits:,}")
+def _agent_lines(info: AgentInfo) -> Iterator[str]:
+    yield f"name      {escaped(info.name)}"
+    yield f"  commits {info.commits:,}"
     if info.passphrase_costs is not None:
         passes, memory_kib = info.passphrase_costs
-        print(f"  sealed  under a passphrase: Argon2id, {amount(passes, 'passes')}, {memory_kib:,} KiB")
+        yield f"  sealed  under a passphrase: Argon2id, {amount(passes, 'passes')}, {memory_kib:,} KiB"
     elif info.commits:
-        print("  sealed  under a key")
-    print(f"  rows    {sum(info.rows.values()):,}, {amount(info.size_bytes, 'bytes')}")
+        yield "  sealed  under a key"
+    yield f"  rows    {sum(info.rows.values()):,}, {amount(info.size_bytes, 'bytes')}"
     for kind, count in info.rows.items():
-        print(f"          {escaped(kind):<10}{count:>10,}")
+        yield f"          {escaped(kind):<10}{count:>10,}"
 
 
 def _check(arguments: argparse.Namespace) -> int:
     key = key_of(arguments)
+    agents, lines = [], []
     with _looked_at(arguments.path) as backend:
         for name in backend.names():
             try:
@@ -190,9 +199,11 @@ def _check(arguments: argparse.Namespace) -> int:
             except AgentMeshError as error:
                 _refused(arguments.path, error, name)
             entries = found.rows.get(LOG, 0)
-            rows = f"{amount(sum(found.rows.values()) - entries, 'rows')} open and agree"
+            others = sum(found.rows.values()) - entries
             log = f", {amount(entries, 'entries')} of its log verified" if entries else ""
-            print(f"{escaped(name)}: {rows}{log}")
+            agents.append({"name": name, "rows": others, "log_entries": entries})
+            lines.append(f"{escaped(name)}: {amount(others, 'rows')} open and agree{log}")
+    answer(arguments, {"agents": agents}, lines)
     return Exit.OK
 
 
@@ -202,8 +213,11 @@ def _backup(arguments: argparse.Namespace) -> int:
         fail(f"{shown} is there already; a backup replaces nothing", Exit.USAGE)
     with _looked_at(arguments.path) as backend:
         backend.backup(arguments.to)
-    print(f"{shown}: {amount(Path(arguments.to).stat().st_size, 'bytes')}")
-    print("It opens under the store's key as it is now. Put back, it is an older copy: see `Back up and restore`.")
+    size_bytes = Path(arguments.to).stat().st_size
+    answer(arguments, {"path": arguments.to, "size_bytes": size_bytes}, (
+        f"{shown}: {amount(size_bytes, 'bytes')}",
+        "It opens under the store's key as it is now. Put back, it is an older copy: see `Back up and restore`.",
+    ))  # fmt: skip
     return Exit.OK
 
 
@@ -212,10 +226,10 @@ def _rekey(arguments: argparse.Namespace) -> int:
     with _opened(arguments.path, old) as store:
         done = store.rekey(new)
         left = len(store.names()) - len(done)
-    print(f"{len(done):,} sealed anew, under new keys; to be done no more: {left:,}")
-    print(
-        "Backups and copies from before open under the old key, for ever: make a new backup, and delete the old ones."
-    )
+    answer(arguments, {"sealed_anew": len(done), "sealed_before": left}, (
+        f"{len(done):,} sealed anew, under new keys; to be done no more: {left:,}",
+        "Backups and copies from before open under the old key, for ever: make a new backup, and delete the old ones.",
+    ))  # fmt: skip
     return Exit.OK
 
 
@@ -226,5 +240,6 @@ def _vacuum(arguments: argparse.Namespace) -> int:
         before, _ = backend.space()
         backend.vacuum()
         after, _ = backend.space()
-    print(f"{escaped(arguments.path)}: {amount(after, 'bytes')}, {before - after:,} less")
+    value = {"path": arguments.path, "size_bytes": after, "freed_bytes": before - after}
+    answer(arguments, value, (f"{escaped(arguments.path)}: {amount(after, 'bytes')}, {before - after:,} less",))
     return Exit.OK

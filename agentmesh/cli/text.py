@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import textwrap
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -58,6 +59,15 @@ def amount(count: int, unit: str) -> str:
         endings = {"ies": "y", "sses": "ss", "s": ""}
         unit = next(unit.removesuffix(many) + one for many, one in endings.items() if unit.endswith(many))
     return f"{count:,} {unit}"
+
+
+def moment(time_ms: int) -> str:
+    """Return a time as `2026-01-01T00:00:00.000Z`, or the number where no calendar has it."""
+    try:
+        second = datetime.datetime.fromtimestamp(time_ms // 1000, tz=datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return f"{time_ms} ms since the epoch"
+    return f"{second:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
 
 
 def folded(head: str, text: str, width: int) -> list[str]:

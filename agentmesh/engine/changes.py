@@ -17,7 +17,7 @@ from agentmesh.engine.state import AgentState
 from agentmesh.handshake.prekeys import PublishedBundle
 from agentmesh.identity import IdentityKey
 from agentmesh.primitives.keys import BundleRef, Redacted, SessionId, TranscriptHash
-from agentmesh.session.chains import OpenDelta
+from agentmesh.session.chains import Delta, OpenDelta
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended
 from agentmesh.session.pending import Pending, Undecided
@@ -142,9 +142,9 @@ class SessionPut(Redacted):
 
     __slots__ = ("held", "opened")
 
-    def __init__(self, held: Pending | Undecided | Session, opened: OpenDelta | None = None) -> None:
+    def __init__(self, held: Pending | Undecided | Session, opened: Delta | None = None) -> None:
         self.held: Pending | Undecided | Session = held
-        self.opened: OpenDelta | None = opened
+        self.opened: Delta | None = opened
 
     def apply(self, state: AgentState, /) -> None:
         """Hold it in its new phase."""

@@ -26,8 +26,7 @@ from agentmesh.errors import (
 )
 from agentmesh.events import Delivered, Event, Events, MessageReceived, PeerAhead, PeerClosed, SessionOver, SignalDue
 from agentmesh.outgoing import Sealed
-from agentmesh.primitives.arguments import BytesLike
-from agentmesh.primitives.keys import Disclosure, Receipt, SessionId
+from agentmesh.primitives.keys import Disclosure, DisclosureKey, Receipt, SessionId
 from agentmesh.session.content import ContentType
 from agentmesh.session.established import AckTaken, MessageSent, MessageTaken, Session
 from agentmesh.session.facts import SESSION_ID_BYTES, Ended, Facts
@@ -36,6 +35,8 @@ from agentmesh.session.opening import Incoming, open_message
 from agentmesh.session.pending import Pending, Undecided
 from agentmesh.session.phases import TRANSITIONS, Happening
 from agentmesh.session.sealing import answer_close, seal_close, seal_data, seal_signal
+
+_SIGNAL, _CLOSE = ContentType.SIGNAL, ContentType.CLOSE  # looking up a member costs as much as a call
 
 # --- sending ---------------------------------------------------------------------------------------------------------
 
@@ -62,19 +63,13 @@ def session_with(core: Core, did: str, session_id: SessionId | None, now_ms: int
     return session
 
 
-def send(
-    core: Core,
-    did: str,
-    data: BytesLike,
-    *,
-    action: str | None,
-    session_id: SessionId | None,
-    disclosable: bool,
-    label: bytes,
-    now_ms: int,
-    attachments: tuple[Attachment, ...] = (),
-) -> Step[Sealed]:
+# What a call to send is given: DID, data, action, session id, disclosable, label, attachments; as `Agent.send`.
+Sending = tuple[str, bytes, str | None, SessionId | None, bool, bytes, tuple[Attachment, ...]]
+
+
+def send(core: Core, asked: Sending, now_ms: int) -> Step[Sealed]:
     """Seal a data message."""
+    did, data, action, session_id, disclosable, label, attachments = asked
     session = session_with(core, did, session_id, now_ms)
     core.check_allowed(session.facts.peer)
     facts = session.facts
@@ -100,7 +95,7 @@ def send(
             core, facts, attachments, now_ms, number=sealed.number, time_ms=now_ms, sent=True
         )
     heard = partial(core.unheard.pop, facts.session_id, None) if acknowledge else None
-    return Step((sent,), trail, sealed, afterwards=heard, label=label)
+    return Step((sent,), trail, sealed, heard, label)
 
 
 def close(core: Core, did: str, reason: str, session_id: SessionId | None, now_ms: int) -> Step[Sealed]:
@@ -169,21 +164,27 @@ def receive_by_prefix(core: Core, outer: OuterEnvelope, now_ms: int, *, disclosa
     Version, kind, mesh, sender and recipient are right then. Raises as `receive_message` does from the policy on.
     """
     session = core.state.sessions.get(_session_id(outer))
-    if not isinstance(session, Session):
+    if type(session) is not Session:
         return None
-    time_ms = session.facts.message_time_ms(outer)
-    if time_ms is None:
+    facts = session.facts
+    known = facts.incoming(outer)
+    if known is None:
         return None
-    core.check_allowed(session.facts.peer)
-    return _receive_message(core, session, outer, now_ms, disclosable, time_ms)
+    core.check_allowed(facts.peer)
+    return _receive_message(core, session, outer, now_ms, disclosable, known)
 
 
 def _receive_message(
-    core: Core, session: Session, outer: OuterEnvelope, now_ms: int, disclosable: bool, time_ms: int | None = None
+    core: Core,
+    session: Session,
+    outer: OuterEnvelope,
+    now_ms: int,
+    disclosable: bool,
+    known: tuple[int, bytes] | None = None,
 ) -> Step[Events]:
     facts, limits = session.facts, core.limits
     try:
-        incoming = open_message(session, outer, now_ms=now_ms, limits=limits, disclosable=disclosable, time_ms=time_ms)
+        incoming = open_message(session, outer, now_ms, limits, disclosable, known)
     except DuplicateMessage:
         if core.acknowledge and session.may_signal(now_ms):
             _note_duplicate(core, facts.session_id, outer, now_ms)
@@ -192,12 +193,14 @@ def _receive_message(
     changes: tuple[Change, ...] = ()
     if session.begin_by_ms is not None and not facts.initiator:
         changes = (AnswerDropped(facts.th),)
-    if incoming.content_type is ContentType.SIGNAL:
+    content_type = incoming.content_type
+    if content_type is _SIGNAL:
         told = () if incoming.ack is None else _acknowledged(facts, incoming.ack)
         return Step((*changes, taken), (), told, afterwards=partial(_note_signal, core, facts, outer, now_ms))
     trail = records.message_opened(core, facts, outer, incoming, now_ms)
-    if incoming.content_type is ContentType.CLOSE:
+    if content_type is _CLOSE:
         return _receive_close(core, session, incoming, outer.receipt, taken, changes, trail, now_ms)
+    lost, key = taken.opened.lost, incoming.disclosure_key
     event: Event = MessageReceived(
         facts.peer,
         facts.session_id,
@@ -206,8 +209,8 @@ def _receive_message(
         incoming.number,
         incoming.time_ms,
         outer,
-        _disclosure(facts, incoming),
-        facts.positions_in(taken.opened.lost),
+        None if key is None else _disclosure(facts, key),
+        facts.positions_in(lost) if lost else (),
         incoming.references,
     )
     if incoming.references:
@@ -232,9 +235,8 @@ def _acknowledged(facts: Facts, ack: AckTaken) -> Events:
     return (PeerAhead(peer=facts.peer, session_id=facts.session_id),)
 
 
-def _disclosure(facts: Facts, incoming: Incoming) -> Disclosure | None:
-    key = incoming.disclosure_key
-    return None if key is None else Disclosure(facts.th + key.reveal())
+def _disclosure(facts: Facts, key: DisclosureKey) -> Disclosure:
+    return Disclosure(facts.th + key.reveal())
 
 
 def _receive_close(
@@ -269,7 +271,7 @@ def _receive_close(
         peer_opened=close.data_opened,
         lost_at=facts.positions_in(taken.opened.lost),
         reply=reply,
-        disclosure=_disclosure(facts, incoming),
+        disclosure=None if incoming.disclosure_key is None else _disclosure(facts, incoming.disclosure_key),
     )
     if not session.received.has_all(close.data_sent):
         return Step(changes, trail, (event,))

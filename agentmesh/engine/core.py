@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 from agentmesh.engine.hooks import Clock, Hooks
@@ -106,20 +107,17 @@ class Core(Hooks):
             isinstance(held, Session) and held.facts.th == th and held.ending(now_ms) is None for held in peer.sessions
         )
 
-    def has_room(self, peer: Peer | None, now_ms: int, *, replaced: int = 0, leave: int = 0) -> bool:
-        """Say whether one more session with this peer can be held, with room left for `leave` of others."""
-        return (
-            len(self.open_sessions(peer, now_ms)) - replaced < OPEN_SESSIONS_PER_PEER
-            and len(self.state.sessions) < self.limits.sessions_max - leave
-        )
+    def has_room(self, open_sessions: int, *, leave: int = 0) -> bool:
+        """Say whether one more session can be held beside so many of its peer, with room left for `leave` of others."""
+        return open_sessions < OPEN_SESSIONS_PER_PEER and len(self.state.sessions) < self.limits.sessions_max - leave
 
-    def gives_way(self, initiator: IdentityKey, knock_ms: int, now_ms: int, *, fresh: bool) -> list[Session]:
-        """Return the sessions that a KNOCK of this peer supersedes when it is accepted. Section 7.
+    @staticmethod
+    def gives_way(held: Sequence[Pending | Undecided | Session], knock_ms: int, *, fresh: bool) -> list[Session]:
+        """Return which of a peer's open sessions a KNOCK of it supersedes when it is accepted. Section 7.
 
         A fresh one: all that the peer had entered before, because it says that it holds none. Another one: beyond five,
         those of its earlier KNOCKs whose ACCEPT may never have come, the oldest first.
         """
-        held = self.open_sessions(self.state.peers.get(initiator.raw), now_ms)
         established = [one for one in held if isinstance(one, Session)]
         if fresh:
             return [one for one in established if _entered_ms(one) < knock_ms]

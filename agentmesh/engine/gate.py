@@ -234,9 +234,8 @@ def decide(core: Core, request: KnockReceived, now_ms: int, *, known: bool = Fal
     peer = core.state.peers.get(request.peer.raw)
     if peer is not None and request.time_ms <= peer.latest_knock_ms:
         return Deny(Reason.STALE)
-    replaced = len(core.gives_way(request.peer, request.time_ms, now_ms, fresh=request.fresh))
     leave = core.must_leave(core.limits.sessions_max, known=known)
-    if not core.has_room(peer, now_ms, replaced=replaced, leave=leave):
+    if not core.has_room(request.open_sessions, leave=leave):
         return Deny(Reason.BUSY)
     try:
         decision = core.policy.decide(request)

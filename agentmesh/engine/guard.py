@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
 
 from agentmesh.attachments.reference import Attachment
 from agentmesh.engine.core import Core
 from agentmesh.engine.hooks import Clock
 from agentmesh.engine.seam import INSIDE, Seam
-from agentmesh.engine.state import AgentState
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, StoreError
+from agentmesh.engine.state import AgentState, Step
+from agentmesh.errors import AgentMeshError, ArgumentInvalid
 from agentmesh.identity import did_argument
 from agentmesh.limits import REFERENCES_MAX, Limits
+from agentmesh.namesake import warn_of_namesake
 from agentmesh.outgoing import LABEL_MAX_BYTES
 from agentmesh.policy import AskApplication, KnockRequest, Policy
-from agentmesh.primitives.arguments import bytes_argument
+from agentmesh.primitives.arguments import bare, bytes_argument
 from agentmesh.primitives.backend import check_backend
 from agentmesh.primitives.entropy import Entropy, SystemEntropy, check_entropy
 from agentmesh.primitives.keys import BundleRef, SessionId
@@ -38,41 +40,69 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+@overload
+def make_call(seam: Seam, compute: Callable[[], _R]) -> _R: ...
+
+
+@overload
+def make_call(
+    seam: Seam, compute: Callable[..., Step[_R]], asked: tuple[Any, ...], envelope: bytes | None = None
+) -> _R: ...
+
+
+def make_call(
+    seam: Seam, compute: Callable[..., Any], asked: tuple[Any, ...] | None = None, envelope: bytes | None = None
+) -> Any:
+    """Make a call that changes something and may be broken off anywhere: its output is kept until it has returned.
+
+    It holds the agent's lock. See `agentmesh.engine.seam`.
+
+    Args:
+        seam: The agent's.
+        compute: Where nothing is `asked`, the call, within which `Seam.run` may be called; else what that is to run.
+        asked: As for `Seam.run`.
+        envelope: As for `Seam.run`.
+
+    Raises:
+        ForkedChild, ReentrantCall: a child of a fork, or a hook, makes it; before any lock.
+    """
+    lock, step = seam.lock, None
+    if INSIDE and (refusal := seam.refusal()) is not None:
+        raise refusal
+    try:
+        with lock:
+            INSIDE[lock] = None
+            try:
+                output = compute() if asked is None else seam.run(compute, asked, envelope)
+                if seam.batch is not None:
+                    output = seam.batch.hold(output)
+                step, seam.step = seam.step, None
+            finally:
+                del INSIDE[lock]
+        return output  # where nothing is called any more, Python looks for no signal
+    except AgentMeshError:
+        raise
+    except BaseException:
+        if step is not None:
+            seam.left.append(step)  # one call, so that nothing comes before it
+            seam.keep()
+        raise
+
+
 def changing(call: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
     """Make a method of an agent a call that changes something, may be broken off anywhere, and is `frameless`.
 
-    It is refused in a child of a fork and inside a hook, before any lock; else it holds the agent's lock. Until it has
-    returned, its output is kept: see `agentmesh.engine.seam`.
+    See `make_call`. The two that every message passes are written out, without this.
     """
 
     @functools.wraps(call)
     def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        seam = self._seam
-        lock, step = seam.lock, None
-        if not INSIDE or (left := seam.refusal()) is None:
-            try:
-                with lock:
-                    INSIDE[lock] = None
-                    try:
-                        result = call(self, *args, **kwargs)
-                        if seam.batch is not None:
-                            result = seam.batch.hold(result)
-                        step, seam.step = seam.step, None
-                    finally:
-                        del INSIDE[lock]
-                return result  # where nothing is called any more, Python looks for no signal
-            except AgentMeshError as error:
-                left = error
-            except BaseException:
-                if step is not None:
-                    seam.left.append(step)  # one call, so that nothing comes before it
-                    seam.keep()
-                raise
-        del self, seam, args, kwargs  # this frame stays in the traceback
-        left.__context__ = None
-        if not isinstance(left, StoreError):
-            left.__cause__ = None
-        raise left.with_traceback(None)
+        try:
+            return make_call(self._seam, partial(call, self, *args, **kwargs))
+        except AgentMeshError as error:
+            left = error
+        del self, args, kwargs  # this frame stays in the traceback
+        raise bare(left)
 
     return guarded
 
@@ -258,6 +288,7 @@ def working_entropy(entropy: Entropy | None) -> Entropy:
         RandomnessFailed: the source is visibly stuck.
     """
     check_backend()
+    warn_of_namesake()
     source = SystemEntropy() if entropy is None else entropy
     check_entropy(source)
     return source

@@ -54,8 +54,9 @@ def knock(
     """Make a KNOCK on a bundle. Sections 3 and 5."""
     bundle = _usable_bundle(core, did, bundle_bytes, now_ms, require_one_time=require_one_time)
     peer = core.state.peer(did)
-    if not core.has_room(peer, now_ms):
-        raise TooManySessions(tuple(held.facts.session_id for held in core.open_sessions(peer, now_ms)))
+    held = core.open_sessions(peer, now_ms)
+    if not core.has_room(len(held)):
+        raise TooManySessions(tuple(one.facts.session_id for one in held))
     is_last_resort = bundle.bundle_class is BundleClass.LAST_RESORT
     withheld = early_payload is not None and is_last_resort and not early_with_last_resort
     time_ms = _knock_time_ms(peer, now_ms)

@@ -79,17 +79,7 @@ def _try_send(
     size: int,
 ) -> Step[Sealed] | LocalError:
     try:
-        step = conversing.send(
-            core,
-            did,
-            data,
-            action=action,
-            session_id=None,
-            disclosable=disclosable,
-            label=label,
-            now_ms=now_ms,
-            attachments=attachments,
-        )
+        step = conversing.send(core, (did, data, action, None, disclosable, label, attachments), now_ms)
         if core.reliable:
             check_outbox(core, len(step.output.envelope), count, size)
         return step

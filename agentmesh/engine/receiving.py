@@ -9,8 +9,15 @@ from agentmesh.envelope import Kind, OuterEnvelope
 from agentmesh.events import Events
 
 
-def receive(core: Core, envelope: bytes, now_ms: int, *, disclosable: bool) -> Step[Events]:
-    """Receive an envelope of any kind. What a known session is of is known by its first bytes."""
+def receive(core: Core, asked: tuple[bytes, bool], now_ms: int) -> Step[Events]:
+    """Receive an envelope of any kind; what a known session is of is known by its first bytes.
+
+    Args:
+        core: The agent's.
+        asked: The envelope, and whether the message is to be disclosable.
+        now_ms: The agent's clock.
+    """
+    envelope, disclosable = asked
     outer = OuterEnvelope(envelope, core.limits)
     conversed = conversing.receive_by_prefix(core, outer, now_ms, disclosable=disclosable)
     if conversed is not None:

@@ -7,10 +7,10 @@ Each returns the records, or nothing where no journal reads them. What was refus
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from agentmesh.attachments.reference import Attachment, UnknownReference
-from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.audit.record import AuditEvent, Outcome, Record
 from agentmesh.engine.core import Core
 from agentmesh.envelope import OuterEnvelope
 from agentmesh.handshake.prekeys import BundleClass
@@ -21,6 +21,9 @@ from agentmesh.session.opening import Incoming
 
 Records = tuple[Record, ...]
 _NOTHING: Records = ()
+_SEALED: Final = AuditEvent.MESSAGE_SEALED
+_OPENED: Final = AuditEvent.MESSAGE_OPENED
+_INFO: Final = Outcome.INFO  # of both
 
 
 # --- bundles ---------------------------------------------------------------------------------------------------------
@@ -83,7 +86,7 @@ def rejection_received(core: Core, facts: Facts, outer: OuterEnvelope, now_ms: i
 
 # --- conversations ---------------------------------------------------------------------------------------------------
 #
-# The two of a message are written out, because every message passes here.
+# The two of a message are written out and by position, because every message passes here.
 
 
 def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Records:
@@ -92,19 +95,10 @@ def message_sealed(core: Core, facts: Facts, sealed: Sealed, now_ms: int) -> Rec
         return _NOTHING
     return (
         Record(
-            AuditEvent.MESSAGE_SEALED,
-            at_ms=now_ms,
-            mesh=facts.mesh,
-            sender=facts.own_did,
-            recipient=facts.peer.did,
-            envelope_time_ms=now_ms,
-            receipt=sealed.receipt,
-            session_id=facts.session_id,
-            number=sealed.number,
-            size_bytes=len(sealed.envelope),
-            bundle_class=facts.bundle_class,
+            _SEALED, now_ms, facts.mesh, facts.own_did, facts.peer.did, now_ms, sealed.receipt, facts.session_id,
+            sealed.number, len(sealed.envelope), facts.bundle_class, _INFO,
         ),
-    )
+    )  # fmt: skip
 
 
 def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Incoming, now_ms: int) -> Records:
@@ -113,19 +107,10 @@ def message_opened(core: Core, facts: Facts, outer: OuterEnvelope, incoming: Inc
         return _NOTHING
     return (
         Record(
-            AuditEvent.MESSAGE_OPENED,
-            at_ms=now_ms,
-            mesh=facts.mesh,
-            sender=facts.peer.did,
-            recipient=facts.own_did,
-            envelope_time_ms=incoming.time_ms,
-            receipt=outer.receipt,
-            session_id=facts.session_id,
-            number=incoming.number,
-            size_bytes=outer.size_bytes,
-            bundle_class=facts.bundle_class,
+            _OPENED, now_ms, facts.mesh, facts.peer.did, facts.own_did, incoming.time_ms, outer.receipt,
+            facts.session_id, incoming.number, outer.size_bytes, facts.bundle_class, _INFO,
         ),
-    )
+    )  # fmt: skip
 
 
 def attachments_named(

@@ -77,7 +77,8 @@ class KnockMemory:
 
     def __init__(self) -> None:
         self.by_th: dict[TranscriptHash, KnockMemo] = {}
-        self._of: dict[Ed25519PublicKey, set[TranscriptHash]] = {}  # sets, because a count cannot be set twice
+        # Which are a sender's, because a count cannot be set twice. Most have one, and a set is four times as large.
+        self._of: dict[Ed25519PublicKey, TranscriptHash | set[TranscriptHash]] = {}
         self._order: list[tuple[int, TranscriptHash]] = []  # a heap; entries of replaced memos are skipped
 
     def __len__(self) -> int:
@@ -92,16 +93,21 @@ class KnockMemory:
 
     def is_full(self, initiator: Ed25519PublicKey, limits: Limits, *, leave: int = 0) -> bool:
         """Say whether another KNOCK of this sender cannot be remembered, with room left for `leave` of others."""
+        of = self._of.get(initiator, ())
         return (
             len(self.by_th) >= limits.remembered_knocks - leave
-            or len(self._of.get(initiator, ())) >= limits.remembered_knocks_per_identity
+            or (1 if isinstance(of, bytes) else len(of)) >= limits.remembered_knocks_per_identity
         )
 
     def remember(self, memo: KnockMemo) -> None:
         """Add or replace a memory; `by_th` says that it is there, so it comes behind what follows from it."""
         before = self.by_th.get(memo.th)
         if before is None:
-            self._of.setdefault(memo.initiator, set()).add(memo.th)
+            of = self._of.setdefault(memo.initiator, memo.th)
+            if isinstance(of, set):
+                of.add(memo.th)
+            elif of != memo.th:
+                self._of[memo.initiator] = {of, memo.th}
         if before is None or before.forget_at_ms != memo.forget_at_ms:
             heapq.heappush(self._order, (memo.forget_at_ms, memo.th))
         self.by_th[memo.th] = memo
@@ -128,8 +134,9 @@ class KnockMemory:
         memo = self.by_th.get(th)
         if memo is None:
             return
-        of = self._of.get(memo.initiator, set())
-        of.discard(th)
-        if not of:
+        of = self._of.get(memo.initiator)
+        if isinstance(of, set):
+            of.discard(th)
+        if not of or of == th:
             self._of.pop(memo.initiator, None)
         self.by_th.pop(th, None)

@@ -140,14 +140,17 @@ class Seam(Redacted):
             finally:
                 del INSIDE[self.lock]
 
-    def run(self, compute: Callable[[int], Step[_Output]], *, envelope: bytes | None = None) -> _Output:
-        """Compute a step from the state, commit it, return its output; within a call that is `changing`.
+    def run(
+        self, compute: Callable[..., Step[_Output]], asked: tuple[Any, ...] | None = None, envelope: bytes | None = None
+    ) -> _Output:
+        """Compute a step from the state, commit it, return its output; within a call that is guarded.
 
         A refusal of `envelope` is counted, where a journal reads the counts, and so is the policy's word that a peer
         is not to be sent anything.
 
         Args:
-            compute: Gives the step of the time that it is given.
+            compute: Gives the step of the time that it is given; of (core, asked, time) where something is asked.
+            asked: What the call was given, where `compute` is no closure over it.
             envelope: What was received, if that is what the call is about.
 
         Raises:
@@ -158,14 +161,14 @@ class Seam(Redacted):
         if self.left:
             self._take_up()
         if self._unreturned:
-            again: Step[_Output] | None = self._again(compute if envelope is None else envelope)
+            again: Step[_Output] | None = self._again((compute, asked) if envelope is None else envelope)
             if again is not None:
                 return again.output
         now_ms = self._core.now_ms()
         if self._counted.counts:
             self._record(self._counted.due(now_ms))
         try:
-            step = compute(now_ms)
+            step = compute(now_ms) if asked is None else compute(self._core, asked, now_ms)
             if self._core.reliable:
                 step = self._kept(step, now_ms)
         except AgentMeshError as error:
@@ -174,7 +177,7 @@ class Seam(Redacted):
             elif self._journal is not None and isinstance(error, PeerNotAllowed):
                 self._counted.count_unsent(error.code, error.did, now_ms=now_ms)
             raise
-        step.call = compute if envelope is None else envelope
+        step.call = (compute, asked) if envelope is None else envelope
         self._commit(step)
         return step.output
 
@@ -401,7 +404,10 @@ def _named(call: Any) -> object:
     """Return what is equal for the same call alone: the envelope, or the function over equal arguments."""
     if type(call) is bytes:
         return call
-    return call.__code__, [cell.cell_contents for cell in call.__closure__ or ()]
+    compute, asked = call
+    if asked is None:  # a closure over them
+        return compute.__code__, [cell.cell_contents for cell in compute.__closure__ or ()]
+    return call
 
 
 def _are_events(output: object) -> bool:

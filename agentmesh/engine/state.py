@@ -203,10 +203,10 @@ class Step(Redacted, Generic[_Output]):
         changes: tuple[Change, ...],
         records: tuple[Record, ...],
         output: _Output,
-        *,
         afterwards: Callable[[], None] | None = None,
-        charged: Ed25519PublicKey | None = None,
         label: bytes = b"",
+        *,
+        charged: Ed25519PublicKey | None = None,
     ) -> None:
         self.changes: tuple[Change, ...] = changes
         self.records: tuple[Record, ...] = records

@@ -174,11 +174,11 @@ def pending(core: Core, now_ms: int) -> tuple[KnockReceived, ...]:
 def request_of(core: Core, undecided: Undecided, now_ms: int) -> KnockReceived:
     """Return what the policy and the application are asked about a KNOCK."""
     facts, content = undecided.facts, undecided.content
-    peer = core.state.peers.get(facts.peer.raw)
+    held = core.open_sessions(core.state.peers.get(facts.peer.raw), now_ms)
     # Sessions that the KNOCK is to take the place of are not open beside it.
-    replaced = core.gives_way(facts.peer, facts.knock_time_ms, now_ms, fresh=content.fresh)
-    gone = {facts.session_id, *(held.facts.session_id for held in replaced)}
-    others = [held for held in core.open_sessions(peer, now_ms) if held.facts.session_id not in gone]
+    replaced = core.gives_way(held, facts.knock_time_ms, fresh=content.fresh)
+    gone = {facts.session_id, *(one.facts.session_id for one in replaced)}
+    others = [one for one in held if one.facts.session_id not in gone]
     return KnockReceived(
         peer=facts.peer,
         session_id=facts.session_id,
@@ -239,7 +239,8 @@ def reject_knock(core: Core, session_id: SessionId, denial: Deny, now_ms: int) -
 def _accepting(core: Core, session: Session, content: KnockContent, now_ms: int) -> list[Change]:
     changes: list[Change] = [SessionPut(session)]
     facts = session.facts
-    for held in core.gives_way(facts.peer, facts.knock_time_ms, now_ms, fresh=content.fresh):
+    others = core.open_sessions(core.state.peers.get(facts.peer.raw), now_ms)
+    for held in core.gives_way(others, facts.knock_time_ms, fresh=content.fresh):
         changes.append(SessionSuperseded(held.facts.session_id, now_ms))
     return changes
 

@@ -103,6 +103,7 @@ from agentmesh.errors.remote import (
     WrongMesh,
     WrongRecipient,
 )
+from agentmesh.errors.warned import NameShared
 
 __all__ = [
     "AgentMeshError",
@@ -154,6 +155,7 @@ __all__ = [
     "MessageAfterClose",
     "MessageEarly",
     "MessageRefused",
+    "NameShared",
     "NoBundle",
     "NoSession",
     "NotYet",

@@ -42,7 +42,7 @@ from agentmesh.primitives.keys import (
 )
 
 _VERSION: Final = 1
-_BODY: Final = _wire.array(
+_BODY: Final = _wire.often(
     _wire.Uint(),
     _wire.Uint(),
     _wire.Text(1, MESH_MAX_BYTES),

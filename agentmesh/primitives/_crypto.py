@@ -1,18 +1,18 @@
-"""The one importer of nacl, cryptography and hashlib: every primitive of section 1, and their errors mapped to ours.
+"""The importer of nacl, cryptography and hashlib: every primitive of section 1, and their errors mapped to ours.
 
 Four more are what AGT's protocol is made of: HMAC and HKDF with SHA-256, ChaCha20-Poly1305, and the way back from an
 X25519 key to the Ed25519 keys that it can come from.
 
-Nothing here is home-made: each function is a call into libsodium, OpenSSL or hashlib with the checks that its contract
-asks for. Byte strings come in with the right length (the key types and the wire layouts see to it); what a peer can
-choose freely is checked here.
+Nothing here is home-made: each function is a call into libsodium (`_sodium`), OpenSSL or hashlib with the checks that
+its contract asks for. Byte strings come in with the right length (the key types and the wire layouts see to it); what a
+peer can choose freely is checked here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -25,25 +25,20 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import (
     crypto_aead_chacha20poly1305_ietf_decrypt,
     crypto_aead_chacha20poly1305_ietf_encrypt,
-    crypto_scalarmult,
-    crypto_scalarmult_base,
-    crypto_secretbox_easy,
-    crypto_secretbox_open_easy,
-    crypto_sign,
     crypto_sign_ed25519_pk_to_curve25519,
     crypto_sign_ed25519_sk_to_curve25519,
-    crypto_sign_open,
     crypto_sign_seed_keypair,
 )
 
-from agentmesh.errors import BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
+from agentmesh.errors import ArgumentInvalid, BackendUnfit, BadIdentityKey, BadPoint, BadSignature, DecryptionFailed
+from agentmesh.primitives import _sodium, build
 from agentmesh.primitives._labels import HkdfInfo, KdfLabel
 
-KEY_BYTES: Final = 32
-NONCE_BYTES: Final = 24
-TAG_BYTES: Final = 16
+KEY_BYTES: Final = _sodium.KEY_BYTES
+NONCE_BYTES: Final = _sodium.NONCE_BYTES
+TAG_BYTES: Final = _sodium.TAG_BYTES
+SIGNATURE_BYTES: Final = _sodium.SIGNATURE_BYTES
 CHACHA_NONCE_BYTES: Final = 12
-SIGNATURE_BYTES: Final = 64
 ML_KEM: Final = "ML-KEM-768"
 KEM_SEED_BYTES: Final = 64
 KEM_PUBLIC_BYTES: Final = 1184
@@ -58,12 +53,16 @@ constant_time_equal = hmac.compare_digest
 # --- hashes (RFC 7693, FIPS 180-4) -----------------------------------------------------------------------------------
 
 
-def kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
+def _kdf(key: bytes, label: KdfLabel, data: bytes, size: int) -> bytes:
     """Return `size` bytes of BLAKE2b, keyed with `key` (empty for none), personalised with `label`, over `data`.
 
     `size` is BLAKE2b's own digest size, 1 to 64, not a truncation. Section 1.1; RFC 7693.
     """
     return hashlib.blake2b(data, digest_size=size, key=key, person=label).digest()
+
+
+_calls, kdf = build.chosen(_sodium.SODIUM, _kdf)
+secretbox, secretbox_try_open, _scalarmult, _scalarmult_base, _sign, _sign_open = _calls
 
 
 def keyed_kdf(key: bytes, label: KdfLabel, size: int) -> Callable[[bytes], bytes]:
@@ -81,6 +80,12 @@ def keyed_kdf(key: bytes, label: KdfLabel, size: int) -> Callable[[bytes], bytes
 def sha256(data: bytes) -> bytes:
     """Return the SHA-256 of `data`, 32 bytes. FIPS 180-4."""
     return hashlib.sha256(data).digest()
+
+
+def sha256_each(prefix: bytes, parts: Iterable[bytes]) -> list[bytes]:
+    """Return the SHA-256 of `prefix` and each part: for what is hashed by the million."""
+    sha256 = hashlib.sha256
+    return [sha256(prefix + part).digest() for part in parts]
 
 
 def sha256_of_two(first: bytes, second: bytes) -> bytes:
@@ -147,8 +152,12 @@ def ed25519_keypair(seed: bytes) -> tuple[bytes, bytes]:
 
 def ed25519_sign(signing_key: bytes, message: bytes) -> bytes:
     """Return the 64-byte signature. Deterministic, RFC 8032 section 5.1.6."""
-    signed: bytes = crypto_sign(message, signing_key)
-    return signed[:SIGNATURE_BYTES]
+    signature = _sign(message, signing_key)
+    if signature is None:
+        size = len(signing_key)
+        del signing_key  # a traceback keeps this frame
+        raise ArgumentInvalid("signing_key", "of another length", size, _sodium.SIGNING_KEY_BYTES)
+    return signature
 
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> None:
@@ -161,14 +170,8 @@ def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> None:
     Raises:
         BadSignature: the signature does not verify.
     """
-    if len(signature) != SIGNATURE_BYTES:
+    if len(signature) != SIGNATURE_BYTES or _sign_open(signature + message, public_key) is None:
         raise BadSignature
-    try:
-        crypto_sign_open(signature + message, public_key)
-        return
-    except nacl.exceptions.BadSignatureError:
-        pass
-    raise BadSignature
 
 
 def ed25519_to_x25519(public_key: bytes) -> bytes:
@@ -233,9 +236,10 @@ def x25519_public(secret: bytes) -> bytes:
     Raises:
         BadPoint: `secret` is not 32 bytes.
     """
-    if len(secret) != KEY_BYTES:
+    public = _scalarmult_base(secret)
+    if public is None:
+        del secret  # a traceback keeps this frame
         raise BadPoint
-    public: bytes = crypto_scalarmult_base(secret)
     return public
 
 
@@ -243,16 +247,13 @@ def x25519(secret: bytes, public: bytes) -> bytes:
     """Return the 32-byte shared secret.
 
     Raises:
-        BadPoint: the result is all zero, so `public` has small order (RFC 7748, section 6.1).
+        BadPoint: the result is all zero, so `public` has small order (RFC 7748, section 6.1); or one is not 32 bytes.
     """
-    if len(public) != KEY_BYTES or len(secret) != KEY_BYTES:  # libsodium would read behind the end of a shorter one
+    shared = _scalarmult(secret, public)
+    if shared is None:
+        del secret  # a traceback keeps this frame
         raise BadPoint
-    try:
-        shared: bytes = crypto_scalarmult(secret, public)
-        return shared
-    except nacl.exceptions.RuntimeError:
-        pass
-    raise BadPoint
+    return shared
 
 
 def check_x25519_encoding(public: bytes) -> None:
@@ -350,29 +351,18 @@ def kem_decapsulate(key: KemKey, ciphertext: bytes) -> bytes:
 # --- XSalsa20-Poly1305 (NaCl secretbox) ------------------------------------------------------------------------------
 
 
-secretbox: Final[Callable[[bytes, bytes, bytes], bytes]] = crypto_secretbox_easy
-"""Return tag (16 bytes) || ciphertext of (plaintext, 24-byte nonce, 32-byte key)."""
+# `secretbox` returns tag (16 bytes) || ciphertext of (plaintext, 24-byte nonce, 32-byte key). `secretbox_try_open`
+# returns the plaintext of (box, nonce, key) or `None`, for trial opening: there failing is the usual case, and an error
+# of ours would only be thrown away.
 
 
-def secretbox_try_open(box: bytes, nonce: bytes, key: bytes) -> bytes | None:
-    """Return the plaintext of a box of at least 16 bytes, or `None` if its tag does not verify.
-
-    For trial opening, where failing is the usual case and an error of ours would only be thrown away.
-    """
-    try:
-        plaintext: bytes = crypto_secretbox_open_easy(box, nonce, key)
-    except nacl.exceptions.CryptoError:
-        return None
-    return plaintext
-
-
-def secretbox_open(box: bytes, nonce: bytes, key: bytes) -> bytes:
-    """Return the plaintext of a box.
+def secretbox_open(box: bytes, nonce: bytes, key: bytes, start: int = 0) -> bytes:
+    """Return the plaintext of a box, which may be the end of something longer, from `start` on.
 
     Raises:
         DecryptionFailed: the tag does not verify, or there is none.
     """
-    plaintext = secretbox_try_open(box, nonce, key) if len(box) >= TAG_BYTES else None
+    plaintext = secretbox_try_open(box, nonce, key, start)
     if plaintext is None:
         raise DecryptionFailed
     return plaintext

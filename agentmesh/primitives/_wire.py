@@ -4,18 +4,24 @@ A structure's layout is data, a tuple of field kinds, and `decode` holds the byt
 `encode` writes: after the layout has been checked, the values are encoded again and compared, so that every structure
 has one encoding. (msgpack alone takes longer forms of numbers and lengths, maps with repeated keys, floats, ext types
 and trailing bytes.) Nothing is allocated for a length that the input does not have.
+
+A layout that is met thousands of times, as each session's in a store is, says so: `often`. Then a pattern that only
+canonical encodings match says the same of most of them, for a sixth of the cost. What it does not match is looked at
+as everything else is, so it decides nothing but how long that takes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, final
 
 import msgpack
 from attrs import field, frozen
 
 from agentmesh.errors import Malformed, TooLarge
 from agentmesh.limits import UINT_MAX
+from agentmesh.primitives import _patterns
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
 
@@ -30,6 +36,9 @@ class Uint:
         # type() and not isinstance: True is an int to Python and must not be one on the wire.
         if type(value) is not int or not 0 <= value <= self.maximum:
             raise Malformed
+
+    def pattern(self) -> bytes:
+        return _patterns.uint(self.maximum)
 
 
 @frozen
@@ -47,6 +56,10 @@ class Bin:
         if type(value) is not bytes or not self.minimum <= len(value) <= self.maximum:
             raise Malformed
 
+    def pattern(self) -> bytes:
+        most = self.minimum if self.minimum == self.maximum else min(self.maximum, _patterns.SHORT_STRING)
+        return _patterns.strings((_bin_head(size), size) for size in range(self.minimum, most + 1))
+
 
 @frozen
 class Text:
@@ -59,6 +72,11 @@ class Text:
         if type(value) is not str or not self.minimum <= len(value.encode()) <= self.maximum:
             raise Malformed
 
+    def pattern(self) -> bytes:
+        # Whether it is UTF-8 is seen when it is decoded.
+        sizes = range(self.minimum, min(self.maximum, _patterns.SHORT_STRING) + 1)
+        return _patterns.strings((_text_head(size), size) for size in sizes)
+
 
 @frozen
 class Maybe:
@@ -69,6 +87,9 @@ class Maybe:
     def check(self, value: Any) -> None:
         if value is not None:
             self.kind.check(value)
+
+    def pattern(self) -> bytes:
+        return _patterns.one_of([_patterns.NIL, self.kind.pattern()])
 
 
 @frozen
@@ -84,6 +105,9 @@ class ArrayOf:
         for item in value:
             self.kind.check(item)
 
+    def pattern(self) -> bytes:
+        return _patterns.arrays(self.kind.pattern(), self.maximum)
+
 
 @frozen
 class Array:
@@ -93,9 +117,11 @@ class Array:
         kinds: Its fields.
         most_arrays: How many arrays it can hold, itself included.
         longest_array: How many fields the longest of them can have.
+        often: Says of bytes that they are of this layout, if it is met often.
     """
 
     kinds: tuple[Kind, ...]
+    often: Often | None = field(default=None, eq=False, repr=False)
     most_arrays: int = field(init=False)
     longest_array: int = field(init=False)
 
@@ -112,6 +138,9 @@ class Array:
             raise Malformed
         for kind, item in zip(self.kinds, value, strict=True):
             kind.check(item)
+
+    def pattern(self) -> bytes:
+        return _patterns.array([kind.pattern() for kind in self.kinds])
 
 
 Kind = Uint | Bin | Text | Maybe | ArrayOf | Array
@@ -138,7 +167,40 @@ def array(*kinds: Kind) -> Array:
     return Array(kinds)
 
 
+_OFTEN: Final = 16  # a pattern takes milliseconds to make, which few encodings give back
+
+
+@final
+class Often:
+    """What knows the short encodings of a layout by one pattern, once it was asked often enough to make it."""
+
+    __slots__ = ("_asked", "_layout", "_match")
+
+    def __init__(self, layout: Array) -> None:
+        self._layout = layout
+        self._asked = 0
+        self._match: Callable[[bytes], object] | None = None
+
+    def knows(self, data: bytes) -> bool:
+        """Say whether these are the canonical encoding of an array of the layout, its texts apart. It may say no."""
+        match = self._match
+        if match is None:
+            self._asked += 1
+            if self._asked <= _OFTEN:
+                return False
+            match = self._match = re.compile(self._layout.pattern(), re.DOTALL).fullmatch
+        return match(data) is not None
+
+
+def often(*kinds: Kind) -> Array:
+    """Return the layout of an array with exactly these fields, fewer than 16, that is met thousands of times."""
+    return Array(kinds, Often(Array(kinds)))
+
+
 # --- codec -----------------------------------------------------------------------------------------------------------
+
+
+_BUFFER_BYTES: Final = 1024  # to begin with: it grows
 
 
 def _refuse_ext(_code: int, _data: bytes) -> NoReturn:
@@ -189,7 +251,7 @@ def peek_version(data: bytes) -> int | None:
 
 def encode(value: Sequence[Any]) -> bytes:
     """Return the canonical encoding of an array of ints, bytes, str, None and arrays of these."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = msgpack.packb(value, use_bin_type=True, buf_size=_BUFFER_BYTES)
     return packed
 
 
@@ -206,6 +268,9 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
         TooLarge: `data` is longer than `max_bytes`; nothing was parsed.
         Malformed: any other shape, or a longer form of the same.
     """
+    known = layout.often
+    if known is not None and type(data) is bytes and len(data) <= max_bytes and known.knows(data):
+        return _unpack_known(data)
     value = _unpack(data, layout, max_bytes)
     layout.check(value)
     if encode(value) != data:
@@ -214,8 +279,51 @@ def decode(data: bytes, layout: Array, max_bytes: int) -> list[Any]:
     return fields
 
 
+def decode_rows(parts: Sequence[bytes], width: int) -> list[tuple[Any, ...]]:
+    """Return the fields of each part, if each is the one encoding of an array of so many fields; in one go for all.
+
+    For what is read by the million. What the fields are is for the caller to see to, who has bounded the parts.
+
+    Raises:
+        Malformed: at least one is anything else; `decode` says of each what it is.
+    """
+    data = b"".join(parts)
+    try:
+        unpacker = msgpack.Unpacker(
+            raw=False,
+            use_list=False,
+            max_buffer_size=max(1, len(data)),
+            max_array_len=width,
+            max_map_len=0,
+            max_ext_len=0,
+            ext_hook=_refuse_ext,
+        )
+        unpacker.feed(data)
+        rows = list(unpacker)
+        # Part by part: so no part's end can be the next one's beginning.
+        if (
+            set(map(type, rows)) == {tuple}
+            and set(map(len, rows)) == {width}
+            and list(map(public_encoder(), rows)) == list(parts)
+        ):
+            return rows
+    except (ValueError, RecursionError):
+        pass
+    raise Malformed
+
+
+def _unpack_known(data: bytes) -> list[Any]:
+    try:
+        fields: list[Any] = msgpack.unpackb(data)
+        return fields
+    except ValueError:  # a text that is not UTF-8
+        pass
+    raise Malformed
+
+
 _PAIR: Final = b"\x92"
-_SHORT: Final = b"\xc4"  # begins a byte string of less than 256 bytes
+_PAIR_BYTE: Final = 0x92
+_SHORT_BYTE: Final = 0xC4  # begins a byte string of less than 256 bytes
 
 
 def _bin_at(data: bytes, at: int) -> tuple[int, int]:
@@ -236,6 +344,10 @@ def _bin_at(data: bytes, at: int) -> tuple[int, int]:
 _SHORT_HEADS: Final = tuple(bytes((0xC4, size)) for size in range(0x100))
 
 
+def _text_head(size: int) -> bytes:
+    return bytes((0xA0 | size,)) if size < 0x20 else bytes((0xD9, size))
+
+
 def _bin_head(size: int) -> bytes:
     if size < 0x100:
         return _SHORT_HEADS[size]
@@ -249,7 +361,7 @@ def pair_head(first_bytes: int) -> bytes:
 
 def first_at(pair: bytes) -> int:
     """Return where the first byte string of a pair begins, which is shorter than 64 KiB."""
-    return len(_PAIR) + (2 if pair[len(_PAIR)] == 0xC4 else 3)
+    return 3 if pair[1] == _SHORT_BYTE else 4
 
 
 def encode_pair(first: bytes, *second: bytes) -> bytes:
@@ -258,9 +370,12 @@ def encode_pair(first: bytes, *second: bytes) -> bytes:
     return b"".join((_PAIR, _bin_head(len(first)), first, _bin_head(size), *second))
 
 
-def encode_second(before: bytes, *second: bytes) -> bytes:
+def encode_second(before: bytes, second: Sequence[bytes]) -> bytes:
     """Return a pair of which everything `before` its second byte string is encoded already, with one copy."""
-    return b"".join((before, _bin_head(sum(map(len, second))), *second))
+    size = 0
+    for part in second:
+        size += len(part)
+    return b"".join((before, _bin_head(size), *second))
 
 
 def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
@@ -275,10 +390,10 @@ def pair_bounds(data: bytes, max_bytes: int) -> tuple[int, int, int]:
     """
     if type(data) is not bytes or len(data) > max_bytes:
         _check_size(data, max_bytes)
-    if not data.startswith(_PAIR):
+    if len(data) < 3 or data[0] != _PAIR_BYTE:
         raise Malformed
     # Most begin with a short one, for which no call is made.
-    first_at, first_end = (3, 3 + data[2]) if data[1:2] == _SHORT and len(data) > 2 else _bin_at(data, 1)
+    first_at, first_end = (3, 3 + data[2]) if data[1] == _SHORT_BYTE else _bin_at(data, 1)
     second_at, second_end = _bin_at(data, first_end)
     if second_end != len(data):
         raise Malformed

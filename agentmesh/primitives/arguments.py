@@ -36,12 +36,17 @@ def frameless(call: Callable[_P, _R]) -> Callable[_P, _R]:
         except AgentMeshError as error:
             left = error
         del args, kwargs  # this frame stays in the traceback
-        left.__context__ = None
-        if not isinstance(left, StoreError):  # a store is the caller's own, and so is its error
-            left.__cause__ = None
-        raise left.with_traceback(None)
+        raise bare(left)
 
     return guarded
+
+
+def bare(error: AgentMeshError) -> AgentMeshError:
+    """Return an error without the frames it came through, and without what it came from."""
+    error.__context__ = None
+    if not isinstance(error, StoreError):  # a store is the caller's own, and so is its error
+        error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def frameless_init(kind: type[_R]) -> type[_R]:

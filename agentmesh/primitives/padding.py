@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agentmesh.errors import DecryptionFailed
 from agentmesh.limits import PADDED_MIN_BYTES
 
 
-def padded_length(length: int) -> int:
-    """Return the Padmé length for `length` >= 1 bytes (Nikitin et al., PoPETs 2019), at least 64: at most 12 % more."""
+def _padme(length: int) -> int:
     if length <= PADDED_MIN_BYTES:
         return PADDED_MIN_BYTES
     exponent = length.bit_length() - 1
@@ -16,10 +17,22 @@ def padded_length(length: int) -> int:
     return (length + mask) & ~mask
 
 
+_SHORT: Final = tuple(map(_padme, range(1 << 12)))  # by the length; what most messages look up
+
+
+def padded_length(length: int) -> int:
+    """Return the Padmé length for `length` >= 1 bytes (Nikitin et al., PoPETs 2019), at least 64: at most 12 % more."""
+    return _SHORT[length] if length < len(_SHORT) else _padme(length)
+
+
+def padding(length: int) -> bytes:
+    """Return what stands behind `length` bytes up to their padded length: `0x80 || zeros`."""
+    return b"\x80".ljust(padded_length(length + 1) - length, b"\x00")
+
+
 def pad(*parts: bytes) -> bytes:
-    """Return the concatenated parts `|| 0x80 || zeros`, of Padmé length, in one copy."""
-    length = sum(map(len, parts)) + 1
-    return b"".join((*parts, b"\x80", bytes(padded_length(length) - length)))
+    """Return the concatenated parts and their `padding`, in one copy."""
+    return b"".join((*parts, padding(sum(map(len, parts)))))
 
 
 def unpadded_length(padded: bytes) -> int:
@@ -29,8 +42,7 @@ def unpadded_length(padded: bytes) -> int:
         DecryptionFailed: the marker is missing, or the length is not exactly the padded one.
     """
     length = padded.rfind(b"\x80")
-    zeros = len(padded) - length - 1
-    if length < 0 or padded.count(b"\x00", length) != zeros or len(padded) != padded_length(length + 1):
+    if length < 0 or padded[length:] != padding(length):
         raise DecryptionFailed
     return length
 

@@ -16,14 +16,6 @@ from agentmesh.handshake.verdict import Conditions
 from agentmesh.identity import IdentityKey
 from agentmesh.limits import ACTION_MAX_BYTES, COUNTER_MAX, UINT_MAX, Limits
 from agentmesh.primitives import _wire
-from agentmesh.primitives.keys import (
-    HeaderKey,
-    Receipt,
-    RootKey,
-    SessionId,
-    TranscriptHash,
-    X25519PublicKey,
-)
 from agentmesh.session.established import Session
 from agentmesh.session.facts import Ended, Facts, PeerClose
 from agentmesh.session.held import Held
@@ -54,7 +46,7 @@ _OWED: Final = _wire.array(_U32, _MS)
 
 _PENDING: Final = _wire.array(_wire.Uint(), _FACTS, RATCHET, _MS, _wire.Bin(1, UINT_MAX))
 _UNDECIDED: Final = _wire.array(_wire.Uint(), _FACTS, _KEY, _KEY, _KEY, _KEY, _MS, _wire.Bin(1, UINT_MAX))
-_SESSION: Final = _wire.array(
+_SESSION: Final = _wire.often(
     _wire.Uint(),
     _FACTS,
     RATCHET,
@@ -86,6 +78,7 @@ _ENDED: Final = _wire.array(
 _HEARD: Final = 1  # in the place of the time until which the initiator is to be heard
 _TAGS: Final = {1: _PENDING, 2: _UNDECIDED, 3: _SESSION, 4: _ENDED}
 
+_CLASSES: Final = {int(bundle_class): bundle_class for bundle_class in BundleClass}
 _OVER: Final = {str(phase) for phase in ENDINGS}
 
 # An intent and a payload were held to the limits of the agent that took them; here any that can exist may come back.
@@ -182,19 +175,25 @@ def _key_of(raw: bytes, known: IdentityKey | None) -> IdentityKey:
     return known if known is not None and known.raw == raw else IdentityKey(raw)
 
 
+def _bundle_class(value: int) -> BundleClass:
+    found = _CLASSES.get(value)
+    if found is None:
+        raise Malformed
+    return found
+
+
 def _restore_facts(fields: list[Any], mesh: str, own_did: str, known: IdentityKey | None) -> Facts:
     session_id, th, peer, initiator, bundle_class, knock_time_ms, knock_receipt, action, early_payload = fields
-    require(bundle_class in (1, 2))
     return Facts(
-        session_id=SessionId(session_id),
-        th=TranscriptHash(th),
+        session_id=session_id,
+        th=th,
         mesh=mesh,
         own_did=own_did,
         peer=_key_of(peer, known),
         initiator=bool(initiator),
-        bundle_class=BundleClass(bundle_class),
+        bundle_class=_bundle_class(bundle_class),
         knock_time_ms=knock_time_ms,
-        knock_receipt=Receipt(knock_receipt),
+        knock_receipt=knock_receipt,
         action=action,
         early_payload=bool(early_payload),
     )
@@ -215,10 +214,10 @@ def _restore_undecided(fields: list[Any], mesh: str, own_did: str, known: Identi
     require(not facts.initiator and facts.early_payload == (restored.early_payload is not None))
     return Undecided(
         facts,
-        root=RootKey(root),
-        header_key_ab=HeaderKey(header_key_ab),
-        header_key_ba=HeaderKey(header_key_ba),
-        ephemeral=X25519PublicKey(ephemeral),
+        root=root,
+        header_key_ab=header_key_ab,
+        header_key_ba=header_key_ba,
+        ephemeral=ephemeral,
         expires_ms=expires_ms,
         content=restored,
     )
@@ -265,14 +264,14 @@ def _restore_indices(fields: list[Any]) -> Indices:
 
 def _restore_ended(fields: list[Any], known: IdentityKey | None) -> Ended:
     _, session_id, peer, phase, detail, at_ms, bundle_class, initiated, data_sent, data_opened = fields
-    require(phase in _OVER and bundle_class in (1, 2))
+    require(phase in _OVER)
     return Ended(
-        session_id=SessionId(session_id),
+        session_id=session_id,
         peer=_key_of(peer, known),
         phase=Phase(phase),
         detail=detail,
         at_ms=at_ms,
-        bundle_class=BundleClass(bundle_class),
+        bundle_class=_bundle_class(bundle_class),
         initiated=bool(initiated),
         data_sent=data_sent,
         data_opened=data_opened,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Any, ClassVar, Final, final
 
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.epochs import Half
+
+SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
 
 
 @final
@@ -25,8 +28,14 @@ class SendingChain(Redacted):
 
 @final
 class ReceivingChain(Redacted):
-    """The chain that the peer seals with now: `n` is the number that is expected next, `epoch` that of its headers."""
+    """The chain that the peer seals with now: `n` is the number that is expected next, `epoch` that of its headers.
 
+    It is all that a message in its order changes, so it stands for an `OpenDelta` of nothing else.
+    """
+
+    turn: ClassVar[None] = None
+    lost: ClassVar[tuple[int, ...]] = ()
+    evicted: ClassVar[tuple[SkippedAt, ...]] = ()
     __slots__ = ("epoch", "header_key", "key", "n", "peer_key", "previous_length", "serial", "start")
 
     def __init__(
@@ -63,7 +72,22 @@ class PastChain(Redacted):
         self.serial: int = serial
 
 
-SkippedAt = tuple[int, int]  # (serial of the chain, number in it)
+_PAST: Final = Struct(">32sIQQ")  # header key, length, start, serial
+
+
+def packed(past: Iterable[PastChain]) -> bytes:
+    """Return past chains as bytes, as a ratchet keeps them: objects of theirs would be a quarter of what it takes."""
+    return b"".join(_PAST.pack(one.header_key, one.length, one.start, one.serial) for one in past)
+
+
+def unpacked(past: bytes) -> tuple[PastChain, ...]:
+    """Return the past chains that were packed."""
+    return tuple(PastChain(*fields) for fields in _PAST.iter_unpack(past))
+
+
+def fields_of(past: bytes) -> list[list[Any]]:
+    """Return [header key, length, start, serial] of each past chain that was packed."""
+    return [list(fields) for fields in _PAST.iter_unpack(past)]
 
 
 @final
@@ -129,3 +153,6 @@ class OpenDelta(Redacted):
         self.lost: Sequence[int] = lost
         self.at_ms: int = at_ms
         self.epochs: Half | None = epochs
+
+
+Delta = ReceivingChain | OpenDelta

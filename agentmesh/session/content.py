@@ -19,7 +19,7 @@ from agentmesh.attachments.reference import Attachment, UnknownReference, parse_
 from agentmesh.errors import Malformed, MessageRefused, TooLarge
 from agentmesh.limits import ACK_RANGES_MAX, ACTION_MAX_BYTES, COUNTER_MAX, REFERENCES_MAX
 from agentmesh.primitives import _wire
-from agentmesh.primitives.padding import pad, unpadded_length
+from agentmesh.primitives.padding import pad, padding, unpadded_length
 from agentmesh.session.epochs import ANSWER_BYTES, OFFER_BYTES
 from agentmesh.session.indices import IndexRange
 
@@ -55,6 +55,7 @@ _ALLOWED: Final = {
 }
 
 _DATA: Final = Struct(">BBIB")  # type, parts, index, length of the action
+_DATA_PLAIN_BYTES: Final = _DATA.size
 _DATA_PARTS: Final = Struct(">BBI")
 _DATA_HEAD_BYTES: Final = _DATA_PARTS.size
 _RANGE: Final = Struct(">II")
@@ -98,7 +99,9 @@ def pad_data(
         references: Up to 16 of them, each of 1 to 4,096 bytes, or none.
     """
     if not item and not ack and not references:
-        return pad(_DATA.pack(_DATA_TYPE, 0, index, len(action)), action, data)
+        size = len(action)
+        head = _DATA.pack(_DATA_TYPE, 0, index, size)
+        return b"".join((head, action, data, padding(_DATA_PLAIN_BYTES + size + len(data))))
     parts = _parts_of(item, ack) | (Part.REFERENCES if references else 0)
     head = _DATA_PARTS.pack(_DATA_TYPE, parts, index)
     return pad(head, item, _encode_ack(ack), _encode_references(references), bytes([len(action)]), action, data)

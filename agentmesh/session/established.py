@@ -13,7 +13,7 @@ from attrs import frozen
 from agentmesh.handshake.verdict import UNLIMITED, Conditions
 from agentmesh.limits import CLOCK_TOLERANCE_MS, COUNTER_MAX, LATE_WINDOW_MS, PENDING_GRACE_MS, Limits
 from agentmesh.primitives.keys import Redacted
-from agentmesh.session.chains import OpenDelta, SendingChain
+from agentmesh.session.chains import Delta, SendingChain
 from agentmesh.session.epochs import Half
 from agentmesh.session.facts import Facts, PeerClose
 from agentmesh.session.indices import NONE, Indices
@@ -94,14 +94,14 @@ class MessageTaken(Redacted):
     def __init__(
         self,
         session: Session,
-        opened: OpenDelta,
+        opened: Delta,
         received: Indices,
         owed: Owed | None,
         ack: AckTaken | None,
         peer_close: PeerClose | None,
     ) -> None:
         self.session: Session = session
-        self.opened: OpenDelta = opened
+        self.opened: Delta = opened
         self.received: Indices = received
         self.owed: Owed | None = owed
         self.ack: AckTaken | None = ack
@@ -246,8 +246,8 @@ class Session(Redacted):
         """Return what has ended it by `now_ms`, or `None` while it lives."""
         close = self.peer_close
         closing = close is not None or self.own_close_at_ms is not None or self.superseded_at_ms is not None
-        if not closing and self.conditions.ttl_seconds is None and self.begin_by_ms is None:
-            return None
+        if not closing and self.conditions.ttl_seconds is None:
+            return Happening.TIMED_OUT if self.unheard(now_ms) else None
         if close is not None and self.own_close_at_ms is not None and self.received.has_all(close.data_sent):
             return Happening.COMPLETED
         deadline_ms = self.deadline_ms

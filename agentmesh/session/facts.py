@@ -7,10 +7,9 @@ from typing import Final
 
 from attrs import field, frozen
 
-from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, long_time, message_prefix
+from agentmesh.envelope import Header, Kind, MessageHeads, OuterEnvelope, envelope_head, long_time, message_heads
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.identity import IdentityKey
-from agentmesh.primitives import _wire
 from agentmesh.primitives.keys import Receipt, SessionId, TranscriptHash
 from agentmesh.session.phases import Phase
 
@@ -46,9 +45,8 @@ class Facts:
     knock_receipt: Receipt
     action: str = field(repr=False)
     early_payload: bool
-    # What all messages of a direction share, made once: the envelope up to the header's time.
-    _envelope_out: bytes = field(init=False, eq=False, repr=False)
-    _envelope_in: bytes = field(init=False, eq=False, repr=False)
+    # How its messages begin. Shared by all sessions of the agent, because a hub has thousands.
+    _heads: MessageHeads = field(init=False, eq=False, repr=False)
 
     def position_out(self, running_number: int) -> int:
         """Return the position in the direction of this side: A's first message is 1, or 2 after an early payload."""
@@ -69,13 +67,9 @@ class Facts:
                 found.append(range(position, position + 1))
         return tuple(found)
 
-    @_envelope_out.default
-    def _(self) -> bytes:
-        return message_prefix(self.mesh, self.own_did, self.peer.did)
-
-    @_envelope_in.default
-    def _(self) -> bytes:
-        return message_prefix(self.mesh, self.peer.did, self.own_did)
+    @_heads.default
+    def _(self) -> MessageHeads:
+        return message_heads(self.mesh, self.own_did, len(self.peer.did))
 
     def header(self, kind: Kind, now_ms: int) -> bytes:
         """Return the encoded outer header of an envelope from this side."""
@@ -91,12 +85,15 @@ class Facts:
         if time is None:
             header_bytes = self.header(Kind.MESSAGE, now_ms)
             return envelope_head(header_bytes), self.context(header_bytes)
-        head = self._envelope_out + time
-        return head, self.session_id + self.th + head[_wire.first_at(head) :]
+        heads = self._heads
+        head = heads.outwards + self.peer.did.encode() + heads.before_time + time
+        return head, self.session_id + self.th + head[heads.header_at :]
 
-    def message_time_ms(self, outer: OuterEnvelope) -> int | None:
-        """Return the header's time of a kind 4 from the peer to this side, if its bytes tell that it is one."""
-        return outer.time_behind(self._envelope_in)
+    def incoming(self, outer: OuterEnvelope) -> tuple[int, bytes] | None:
+        """Return (header time, context) of a kind 4 from the peer to this side, if its bytes tell that it is one."""
+        heads = self._heads
+        time_ms = outer.time_behind(heads.inwards + self.peer.did.encode() + heads.behind)
+        return None if time_ms is None else (time_ms, self.session_id + self.th + outer.header_bytes)
 
 
 @frozen

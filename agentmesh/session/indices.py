@@ -70,7 +70,8 @@ class Indices:
         """Return the indices with this one, which is new: most often the next. Otherwise as `with_range`."""
         ranges = self.ranges
         if ranges and ranges[-1][1] + 1 == index:
-            return Indices((*ranges[:-1], (ranges[-1][0], index)), self.count + 1, self.floor)
+            last = ((ranges[-1][0], index),)
+            return Indices(last if len(ranges) == 1 else ranges[:-1] + last, self.count + 1, self.floor)
         return self.with_range(index, index, most)
 
     def with_range(self, first: int, last: int, most: int) -> Indices:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from agentmesh.limits import KEPT_CHAINS, LATE_CHAINS, Limits
 from agentmesh.primitives.keys import ChainKey, MessageKey
-from agentmesh.session.chains import PastChain, SkippedAt
+from agentmesh.session.chains import OpenDelta, PastChain, SkippedAt
 
 Skipped = Mapping[SkippedAt, tuple[MessageKey, int]]
 NOTHING: Final[tuple[Any, ...]] = ()
+NO_KEYS: Final[Skipped] = MappingProxyType({})  # one for all sessions that miss nothing
+
+
+def kept_after(skipped: Skipped, delta: OpenDelta) -> Skipped:
+    """Return what is kept once a message was opened: the same, changed, or `NO_KEYS`. Once more changes nothing."""
+    after = skipped if isinstance(skipped, dict) else {}
+    if delta.taken is not None:
+        after.pop(delta.taken, None)
+    for at in delta.evicted:
+        after.pop(at, None)
+    for at, message_key in delta.added:
+        after[at] = (message_key, delta.at_ms)
+    return after or NO_KEYS
 
 
 def skip(

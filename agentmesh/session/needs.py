@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from attrs import frozen
 
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
 
-
-class RatchetHeader(NamedTuple):
-    """What a message says about itself, sealed: the sender's ratchet key, the epoch of its chain, `pn`, and `n`."""
-
-    key: X25519PublicKey
-    epoch: int
-    previous_length: int
-    n: int
+# What a message says about itself, sealed: the sender's ratchet key, the epoch of its chain, the length of the chain
+# before it, and its number. Not a class, because one is made and one read for every message.
+RatchetHeader = tuple[X25519PublicKey, int, int, int]
 
 
 @frozen(kw_only=True)

@@ -124,11 +124,10 @@ def indices_kept(limits: Limits) -> int:
 def open_message(
     session: Session,
     outer: OuterEnvelope,
-    *,
     now_ms: int,
     limits: Limits,
     disclosable: bool = False,
-    time_ms: int | None = None,
+    known: tuple[int, bytes] | None = None,
 ) -> Incoming:
     """Return an authentic message that may stand here. Steps 3 to 6 of section 6.1; changes nothing.
 
@@ -138,7 +137,7 @@ def open_message(
         now_ms: This side's clock.
         limits: This side's limits.
         disclosable: Keep the message's key (section 8.1).
-        time_ms: The header's time, where `Facts.message_time_ms` has told it; the header is parsed otherwise.
+        known: What `Facts.incoming` has told of it; the header is parsed otherwise.
 
     Raises:
         ClosedSession: the session is over.
@@ -153,11 +152,10 @@ def open_message(
     if session.ending(now_ms) is not None:
         raise ClosedSession
     facts, close = session.facts, session.peer_close
-    opened = open_in_session(facts, session.ratchet, outer, now_ms, limits)
+    is_message = known is not None or outer.header.kind is Kind.MESSAGE
+    time_ms, context = (outer.header.time_ms, facts.context(outer.header_bytes)) if known is None else known
+    opened = open_in_session(facts, session.ratchet, outer, context, now_ms, limits)
     position = facts.position_in(opened.number)
-    is_message = True
-    if time_ms is None:
-        time_ms, is_message = outer.header.time_ms, outer.header.kind is Kind.MESSAGE
     padded = opened.plaintext
     length = unpadded_length(padded)
     content_type = content_type_of(padded, length)
@@ -242,12 +240,12 @@ def _parse_close(session: Session, content: bytes, position: int, now_ms: int) -
     return reason.encode(), PeerClose(position, data_sent, data_opened, now_ms)
 
 
-def open_in_session(facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, now_ms: int, limits: Limits) -> Opened:
+def open_in_session(
+    facts: Facts, ratchet: Ratchet, outer: OuterEnvelope, context: bytes, now_ms: int, limits: Limits
+) -> Opened:
     """Open the message of an envelope in its session's context. Raises as `Ratchet.open`; a gap names the session."""
-    context = facts.context(outer.header_bytes)
     try:
-        start = outer.body_at + SESSION_ID_BYTES
-        return ratchet.open(outer.envelope, context, now_ms, limits, start)
+        return ratchet.open(outer.envelope, context, now_ms, limits, outer.body_at + SESSION_ID_BYTES)
     except GapTooLarge as error:
         got, allowed = error.got, error.allowed
     raise GapTooLarge(facts.session_id, got, allowed)

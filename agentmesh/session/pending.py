@@ -69,7 +69,9 @@ class Pending(Redacted):
         if outer.header.kind is not Kind.ACCEPT:
             is_early = self.ratchet.awaits(outer.envelope, start=outer.body_at + SESSION_ID_BYTES)
             raise NotYet if is_early else DecryptionFailed
-        opened = open_in_session(self.facts, self.ratchet, outer, now_ms, limits)
+        opened = open_in_session(
+            self.facts, self.ratchet, outer, self.facts.context(outer.header_bytes), now_ms, limits
+        )
         content_type, _, content, _ = parse_content(opened.plaintext)
         if content_type is not ContentType.ACCEPT or opened.number != 0:
             raise MessageRefused
@@ -102,7 +104,7 @@ def _accept_conditions(content: bytes, facts: Facts, outer: OuterEnvelope, opene
             header_bytes=outer.header_bytes,
             th=facts.th,
             knock_receipt=facts.knock_receipt,
-            ratchet_key=opened.header.key,
+            ratchet_key=opened.header[0],
         )
     except (Malformed, TooLarge):
         pass

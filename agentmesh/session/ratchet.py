@@ -23,17 +23,31 @@ This module calls no primitive. A `Suite` gives them, and says how a header name
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, final
+from struct import Struct
+from typing import Any, Final, final
 
 from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFailed, DuplicateMessage, GapTooLarge
 from agentmesh.limits import COUNTER_MAX, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.chains import OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
+from agentmesh.session.chains import (
+    Delta,
+    OpenDelta,
+    PastChain,
+    ReceivingChain,
+    SendingChain,
+    SkippedAt,
+    Turn,
+    fields_of,
+    packed,
+    unpacked,
+)
 from agentmesh.session.epochs import Answering, Half, Item, Offering
-from agentmesh.session.kept import NOTHING, evictions, skip, staying
+from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.turns import turn_of
+
+_TURN_KEYS: Final = Struct("32s32s32s32s")  # root, secret, next sending, next receiving
 
 
 @final
@@ -55,7 +69,7 @@ class Opened(Redacted):
         header: RatchetHeader,
         number: int,
         message_key: MessageKey,
-        delta: OpenDelta | Callable[[Entropy, Item | None], OpenDelta],
+        delta: Delta | Callable[[Entropy, Item | None], OpenDelta],
         epochs: Half,
     ) -> None:
         self.plaintext: bytes = plaintext
@@ -65,7 +79,7 @@ class Opened(Redacted):
         self._delta = delta
         self._epochs = epochs
 
-    def delta(self, entropy: Entropy, item: Item | None = None) -> OpenDelta:
+    def delta(self, entropy: Entropy, item: Item | None = None) -> Delta:
         """Return what accepting this message changes.
 
         Args:
@@ -74,6 +88,10 @@ class Opened(Redacted):
                 for or false is left aside.
         """
         delta = self._delta
+        if isinstance(delta, ReceivingChain):
+            if item is None:
+                return delta
+            return OpenDelta(delta, None, NOTHING, None, NOTHING, NOTHING, 0, self._epochs.take(item, entropy))
         if not isinstance(delta, OpenDelta):
             return delta(entropy, item)
         if item is None:
@@ -91,19 +109,8 @@ class Ratchet(Redacted):
     `Opened.delta` with the item; `apply`.
     """
 
-    __slots__ = (
-        "epochs",
-        "next_receiving",
-        "next_sending",
-        "past",
-        "public",
-        "receiving",
-        "root",
-        "secret",
-        "sending",
-        "skipped",
-        "suite",
-    )
+    # What a turn alone uses, its keys and the past chains, lies packed: a hub has thousands that rest.
+    __slots__ = ("_past", "_turn_keys", "epochs", "public", "receiving", "sending", "skipped", "suite")
 
     def __init__(
         self,
@@ -117,19 +124,45 @@ class Ratchet(Redacted):
         next_receiving: HeaderKey,
         epochs: Half,
         past: tuple[PastChain, ...] = (),
-        skipped: dict[SkippedAt, tuple[MessageKey, int]] | None = None,
+        skipped: Skipped = NO_KEYS,
     ) -> None:
         self.suite: Suite = suite
-        self.root: RootKey = root
-        self.secret: X25519Secret = secret
         self.public: X25519PublicKey = public
         self.sending: SendingChain | None = sending
         self.receiving: ReceivingChain | None = receiving
-        self.next_sending: HeaderKey = next_sending
-        self.next_receiving: HeaderKey = next_receiving
+        self._turn_keys: bytes = root + secret + next_sending + next_receiving
         self.epochs: Half = epochs
-        self.past: tuple[PastChain, ...] = past  # oldest first
-        self.skipped: dict[SkippedAt, tuple[MessageKey, int]] = {} if skipped is None else skipped  # oldest first
+        self._past: bytes = packed(past)
+        self.skipped: Skipped = skipped  # oldest first
+
+    @property
+    def root(self) -> RootKey:
+        """The root key."""
+        return RootKey(self._turn_keys[:32])
+
+    @property
+    def secret(self) -> X25519Secret:
+        """The secret of this side's ratchet key."""
+        return X25519Secret(self._turn_keys[32:64])
+
+    @property
+    def next_sending(self) -> HeaderKey:
+        """The header key of this side's next chain."""
+        return HeaderKey(self._turn_keys[64:96])
+
+    @property
+    def next_receiving(self) -> HeaderKey:
+        """The header key of the peer's next chain."""
+        return HeaderKey(self._turn_keys[96:])
+
+    def packed_fields(self) -> tuple[tuple[RootKey, X25519Secret, HeaderKey, HeaderKey], list[list[Any]]]:
+        """Return root, secret and the next header keys, sending first; and the fields of each past chain."""
+        return _TURN_KEYS.unpack(self._turn_keys), fields_of(self._past)
+
+    @property
+    def past(self) -> tuple[PastChain, ...]:
+        """The chains that the peer has left, oldest first."""
+        return unpacked(self._past)
 
     @classmethod
     def initiator(
@@ -164,19 +197,12 @@ class Ratchet(Redacted):
 
     def copy(self) -> Ratchet:
         """Return a ratchet of the same state that can be changed apart."""
-        return Ratchet(
-            self.suite,
-            self.root,
-            self.secret,
-            self.public,
-            self.sending,
-            self.receiving,
-            self.next_sending,
-            self.next_receiving,
-            self.epochs,
-            self.past,
-            dict(self.skipped),
-        )
+        twin = Ratchet.__new__(Ratchet)
+        for name in Ratchet.__slots__:
+            setattr(twin, name, getattr(self, name))
+        if self.skipped:
+            twin.skipped = dict(self.skipped)
+        return twin
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +247,7 @@ class Ratchet(Redacted):
         if chain is None or chain.n >= COUNTER_MAX:
             raise ChainExhausted
         chain_key, message_key = self.suite.kdf_chain(chain.key)
-        header = RatchetHeader(public, epoch, chain.previous_length, chain.n)
+        header = (public, epoch, chain.previous_length, chain.n)
         message = self.suite.seal(chain.header_key, message_key, header, context, plaintext, nonce)
         after = SendingChain(chain_key, chain.header_key, chain.n + 1, chain.previous_length, chain.start)
         return message, message_key, after
@@ -254,20 +280,27 @@ class Ratchet(Redacted):
             BadPoint: an authentic header with a ratchet key of small order.
         """
         frame = self.suite.parse(message, start)
-        open_header = self.suite.open_header
-        receiving = self.receiving
+        open_header, past_first = self.suite.open_header, self.suite.past_first
+        receiving, sending = self.receiving, self.sending
+        # Whoever has sealed in its chain awaits the peer's next one: tried first, a turn takes one opening and not two.
+        turn_first = sending is not None and sending.n > 0 and not past_first
+        if turn_first:
+            header = open_header(self.next_receiving, frame)
+            if header is not None:
+                return self._open_turn(header, frame, context, now_ms, limits)
         if receiving is not None:
             header = open_header(receiving.header_key, frame)
             if header is not None:
                 return self._open_current(receiving, header, frame, context, now_ms, limits)
-        if not self.suite.past_first:
+        if not turn_first and not past_first:
             header = open_header(self.next_receiving, frame)
             if header is not None:
                 return self._open_turn(header, frame, context, now_ms, limits)
         for past in reversed(self.past):
             header = open_header(past.header_key, frame)
             if header is not None:
-                if header.n >= past.length:
+                _, _, _, n = header
+                if n >= past.length:
                     raise ContradictoryHeader
                 return self._open_skipped(past.serial, past.start, header, frame, context, now_ms, limits)
         if self.suite.past_first:
@@ -300,40 +333,41 @@ class Ratchet(Redacted):
         after = ReceivingChain(
             chain_key, chain.header_key, key, epoch, n + 1, previous_length, chain.start, chain.serial
         )
-        evicted = evictions(self.skipped, len(skipped), now_ms, limits) if self.skipped else NOTHING
-        delta = OpenDelta(after, None, skipped, None, evicted, self.numbers(evicted) if evicted else NOTHING, now_ms)
+        delta: Delta = after
+        if skipped or self.skipped:
+            evicted = evictions(self.skipped, len(skipped), now_ms, limits)
+            delta = OpenDelta(after, None, skipped, None, evicted, self.numbers(evicted), now_ms)
         return Opened(plaintext, header, chain.start + n, message_key, delta, self.epochs)
 
     def _open_turn(self, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits) -> Opened:
+        key, epoch, previous_length, n = header
         old = self.receiving
         received = 0 if old is None else old.n
-        if header.previous_length < received or header.n >= COUNTER_MAX or (old is None and header.previous_length):
+        if previous_length < received or n >= COUNTER_MAX or (old is None and previous_length):
             raise ContradictoryHeader
-        following = self.epochs.followed(header.epoch)
+        following = self.epochs.followed(epoch)
         if following is None:
             raise ContradictoryHeader
-        gap = header.previous_length - received + header.n
+        gap = previous_length - received + n
         if gap > limits.skipped_keys_per_step:
             raise GapTooLarge(None, gap, limits.skipped_keys_per_step)
         half, mixed = following
         kdf_chain = self.suite.kdf_chain
-        shared = self.suite.dh(self.secret, header.key)
+        shared = self.suite.dh(self.secret, key)
         root, chain_key, next_receiving = self.suite.kdf_root(self.root, shared + mixed)
         serial = 0 if old is None else old.serial + 1
-        start = 0 if old is None else old.start + header.previous_length
-        chain_key, skipped = skip(kdf_chain, chain_key, serial, 0, header.n)
+        start = 0 if old is None else old.start + previous_length
+        chain_key, skipped = skip(kdf_chain, chain_key, serial, 0, n)
         chain_key, message_key = kdf_chain(chain_key)
         plaintext = self.suite.open_body(message_key, frame, context)
 
         def finish(entropy: Entropy, item: Item | None) -> OpenDelta:
-            name = self.suite.chain_name(self.next_receiving, header.key)
-            receiving = ReceivingChain(
-                chain_key, name, header.key, header.epoch, header.n + 1, header.previous_length, start, serial
-            )
+            name = self.suite.chain_name(self.next_receiving, key)
+            receiving = ReceivingChain(chain_key, name, key, epoch, n + 1, previous_length, start, serial)
             past, added = self.past, skipped
             if old is not None:
-                past = (*past, PastChain(old.header_key, header.previous_length, old.start, old.serial))
-                _, rest = skip(kdf_chain, old.key, old.serial, old.n, header.previous_length)
+                past = (*past, PastChain(old.header_key, previous_length, old.start, old.serial))
+                _, rest = skip(kdf_chain, old.key, old.serial, old.n, previous_length)
                 added = [*rest, *skipped]
             past, evicted = staying(past, self.skipped, evictions(self.skipped, len(added), now_ms, limits))
             turn = turn_of(
@@ -341,7 +375,7 @@ class Ratchet(Redacted):
                 entropy,
                 now_ms,
                 root=root,
-                peer_key=header.key,
+                peer_key=key,
                 half=half if item is None else half.take(item, entropy),
                 sent=self.sending,
                 header_key=self.next_sending,
@@ -350,12 +384,13 @@ class Ratchet(Redacted):
             )
             return OpenDelta(receiving, turn, added, None, evicted, self.numbers(evicted), now_ms)
 
-        return Opened(plaintext, header, start + header.n, message_key, finish, half)
+        return Opened(plaintext, header, start + n, message_key, finish, half)
 
     def _open_skipped(
         self, serial: int, start: int, header: RatchetHeader, frame: Any, context: bytes, now_ms: int, limits: Limits
     ) -> Opened:
-        at = (serial, header.n)
+        _, _, _, n = header
+        at = (serial, n)
         kept = self.skipped.get(at)
         if kept is None or kept[1] < now_ms - limits.skipped_key_lifetime_seconds * 1000:
             raise DuplicateMessage
@@ -363,7 +398,7 @@ class Ratchet(Redacted):
         plaintext = self.suite.open_body(message_key, frame, context)
         evicted = [gone for gone in evictions(self.skipped, 0, now_ms, limits) if gone != at]
         delta = OpenDelta(None, None, NOTHING, at, evicted, self.numbers(evicted), now_ms)
-        return Opened(plaintext, header, start + header.n, message_key, delta, self.epochs)
+        return Opened(plaintext, header, start + n, message_key, delta, self.epochs)
 
     def numbers(self, kept: Collection[SkippedAt]) -> Sequence[int]:
         """Return the running numbers of messages that keys are kept for."""
@@ -379,26 +414,21 @@ class Ratchet(Redacted):
         evicted = evictions(self.skipped, 0, now_ms, limits)
         return OpenDelta(None, None, NOTHING, None, evicted, self.numbers(evicted), now_ms) if evicted else None
 
-    def apply(self, delta: OpenDelta) -> None:
+    def apply(self, delta: Delta) -> None:
         """Commit what `Opened.delta` returned. Once more changes nothing."""
-        skipped = self.skipped
-        if delta.taken is not None:
-            skipped.pop(delta.taken, None)
-        for at in delta.evicted:
-            skipped.pop(at, None)
-        for at, message_key in delta.added:
-            skipped[at] = (message_key, delta.at_ms)
+        if isinstance(delta, ReceivingChain):
+            self.receiving = delta
+            return
+        if delta.added or self.skipped:
+            self.skipped = kept_after(self.skipped, delta)
         if delta.receiving is not None:
             self.receiving = delta.receiving
         turn = delta.turn
         if turn is not None:
-            self.root = turn.root
-            self.secret = turn.secret
+            self._turn_keys = turn.root + turn.secret + turn.next_sending + turn.next_receiving
             self.public = turn.public
             self.sending = turn.sending
-            self.next_sending = turn.next_sending
-            self.next_receiving = turn.next_receiving
-            self.past = turn.past
+            self._past = packed(turn.past)
             self.epochs = turn.epochs
         elif delta.epochs is not None:
             self.epochs = delta.epochs

@@ -7,9 +7,10 @@ from typing import Any, Final
 from agentmesh.at_rest import MANY, require
 from agentmesh.limits import COUNTER_MAX, KEPT_CHAINS, LATE_CHAINS
 from agentmesh.primitives import _crypto, _wire
-from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, RootKey, X25519PublicKey, X25519Secret
+from agentmesh.primitives.keys import MessageKey
 from agentmesh.session.chains import PastChain, ReceivingChain, SendingChain, SkippedAt
 from agentmesh.session.epochs import ANSWER_BYTES, Answering, Half, Offering, Standing
+from agentmesh.session.kept import NO_KEYS
 from agentmesh.session.needs import Suite
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
@@ -48,9 +49,10 @@ KEPT_AT: Final = 8  # where the skipped keys stand in it
 def ratchet_fields(ratchet: Ratchet, *, with_kept: bool = True) -> list[Any]:
     """Return what `RATCHET` lays out; without the kept keys where a store has them apart."""
     sending, receiving = ratchet.sending, ratchet.receiving
+    (root, secret, next_sending, next_receiving), past = ratchet.packed_fields()
     return [
-        ratchet.root,
-        ratchet.secret,
+        root,
+        secret,
         ratchet.public,
         None
         if sending is None
@@ -67,9 +69,9 @@ def ratchet_fields(ratchet: Ratchet, *, with_kept: bool = True) -> list[Any]:
             receiving.start,
             receiving.serial,
         ],
-        ratchet.next_sending,
-        ratchet.next_receiving,
-        [[past.header_key, past.length, past.start, past.serial] for past in ratchet.past],
+        next_sending,
+        next_receiving,
+        past,
         [[serial, n, key, at_ms] for (serial, n), (key, at_ms) in ratchet.skipped.items()] if with_kept else [],
         *_half_fields(ratchet.epochs),
     ]
@@ -103,23 +105,17 @@ def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite | None = No
     half = _restore_half(rest, initiator)
     sending = receiving = None
     if sent is not None:
-        key, header_key, n, previous_length, start = sent
-        sending = SendingChain(ChainKey(key), HeaderKey(header_key), n, previous_length, start)
+        sending = SendingChain(*sent)
     if received is not None:
-        key, header_key, peer_key, epoch, n, previous_length, start, serial = received
-        require(n > 0)  # a chain exists since its first message was opened
-        name = suite.chain_name(HeaderKey(header_key), X25519PublicKey(peer_key))
-        require(_crypto.constant_time_equal(name, header_key))
+        receiving = ReceivingChain(*received)
+        require(receiving.n > 0)  # a chain exists since its first message was opened
+        name = suite.chain_name(receiving.header_key, receiving.peer_key)
+        require(_crypto.constant_time_equal(name, receiving.header_key))
         # A may have mixed behind the chain of B that it has; B has followed by the chain of A that it has.
-        require(epoch == half.epoch or (initiator and epoch == half.epoch - 1))
-        receiving = ReceivingChain(
-            ChainKey(key), HeaderKey(header_key), X25519PublicKey(peer_key), epoch, n, previous_length, start, serial
-        )
+        require(receiving.epoch == half.epoch or (initiator and receiving.epoch == half.epoch - 1))
     else:
         require(_half_fields(half) == _half_fields(Offering() if initiator else Answering()))
-    past = tuple(
-        PastChain(HeaderKey(header_key), length, start, serial) for header_key, length, start, serial in past_fields
-    )
+    past = tuple(PastChain(*one) for one in past_fields)
     _check_past([chain.serial for chain in past], None if receiving is None else receiving.serial)
     lengths: dict[int, int] = {chain.serial: chain.length for chain in past}
     if receiving is not None:
@@ -129,20 +125,20 @@ def restore_ratchet(fields: list[Any], initiator: bool, suite: Suite | None = No
     for serial, n, message_key, at_ms in skipped_fields:
         at = (serial, n)
         require(n < lengths.get(serial, 0) and (previous is None or previous < at))
-        skipped[at] = (MessageKey(message_key), at_ms)
+        skipped[at] = (message_key, at_ms)
         previous = at
     return Ratchet(
         suite,
-        RootKey(root),
-        X25519Secret(secret),
-        X25519PublicKey(public),
+        root,
+        secret,
+        public,
         sending,
         receiving,
-        HeaderKey(next_sending),
-        HeaderKey(next_receiving),
+        next_sending,
+        next_receiving,
         half,
         past,
-        skipped,
+        skipped or NO_KEYS,
     )
 
 

@@ -55,9 +55,9 @@ def _kdf_chain(chain_key: ChainKey) -> tuple[ChainKey, MessageKey]:
 def _seal(
     header_key: HeaderKey, message_key: MessageKey, header: RatchetHeader, context: bytes, padded: bytes, nonce: bytes
 ) -> tuple[bytes, ...]:
-    sealed_header = _crypto.secretbox(_HEADER.pack(*header), nonce, header_key)
-    box_key, commitment = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64))
-    return nonce, sealed_header, commitment, _crypto.secretbox(padded, nonce, box_key)
+    head = nonce + _crypto.secretbox(_HEADER.pack(*header), nonce, header_key)
+    box_key, commitment = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, head + context, 64))
+    return head, commitment, _crypto.secretbox(padded, nonce, box_key)
 
 
 def _parse(message: bytes, start: int) -> Frame:
@@ -69,7 +69,7 @@ def _parse(message: bytes, start: int) -> Frame:
 def _open_header(header_key: HeaderKey, frame: Frame) -> RatchetHeader | None:
     (nonce, sealed_header, _), _, _ = frame
     clear = _crypto.secretbox_try_open(sealed_header, nonce, header_key)
-    return None if clear is None else RatchetHeader(*_HEADER.unpack(clear))
+    return None if clear is None else _HEADER.unpack(clear)
 
 
 def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
@@ -77,7 +77,10 @@ def _open_body(message_key: MessageKey, frame: Frame, context: bytes) -> bytes:
     box_key, expected = _HALVES.unpack(_crypto.kdf(message_key, MESSAGE, nonce + sealed_header + context, 64))
     if not _crypto.constant_time_equal(expected, commitment):
         raise DecryptionFailed
-    return _crypto.secretbox_open(message[box_at:], nonce, box_key)
+    plaintext = _crypto.secretbox_try_open(message[box_at:], nonce, box_key)  # `_parse` has seen that there is a tag
+    if plaintext is None:
+        raise DecryptionFailed
+    return plaintext
 
 
 def _chain_name(header_key: HeaderKey, _peer_key: X25519PublicKey) -> HeaderKey:

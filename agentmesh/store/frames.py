@@ -7,6 +7,7 @@ magic = "agentmesh-log-1" 0x0a, or "agentmesh-log-1" 0x2b and then len32 || hand
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
@@ -19,6 +20,7 @@ from agentmesh.store import files
 MAGIC: Final = b"agentmesh-log-1\n"
 CONTINUED: Final = b"agentmesh-log-1+"
 LENGTH_BYTES: Final = 4
+_LENGTH: Final = struct.Struct(">I")
 Read = Callable[[], bytes]
 Source = files.Path | BinaryIO
 
@@ -65,22 +67,22 @@ def read_entries(read: Read, sequence: int) -> Iterator[bytes]:
     Raises:
         LogBroken: a length that no entry has.
     """
-    buffer = b""
+    buffer, length_at = b"", _LENGTH.unpack_from
     while True:
         piece = read()
         buffer += piece
-        start, available = 0, len(buffer)
-        while available - start >= LENGTH_BYTES:
-            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+        start, begins, available = 0, LENGTH_BYTES, len(buffer)  # of a frame, and of the entry in it
+        while begins <= available:
+            (length,) = length_at(buffer, start)
             if not 0 < length <= ENTRY_MAX_BYTES:
                 if length == 0 and is_zero(buffer[start:], read):
                     return
                 raise LogBroken(sequence, "entry")
-            end = start + LENGTH_BYTES + length
+            end = begins + length
             if end > available:
                 break
-            yield buffer[start + LENGTH_BYTES : end]
-            start = end
+            yield buffer[begins:end]
+            start, begins = end, end + LENGTH_BYTES
             sequence += 1
         buffer = buffer[start:]
         if not piece:

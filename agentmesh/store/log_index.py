@@ -5,23 +5,28 @@
 
 It can be made again from the log, so whatever happens to it costs time and nothing else: one that is missing or damaged
 is none. One that is whole is written after the entries are on disk; so where it contradicts the log, the log is at
-fault, and is refused. It is no proof against whoever can write both.
+fault, and is refused. Its check is against damage: whoever can write it can forge it. So what it alone says of the log
+is read from the log before it is signed or handed over (`AuditLog.checkpoint`), proved or verified.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from typing import Final, Self, final
 
 from attrs import define, field, frozen
 
 from agentmesh.audit.merkle import EntryHash
+from agentmesh.audit.record import ENTRY_MAX_BYTES
 from agentmesh.audit.sink import Milestone
 from agentmesh.errors import RemoteError
 from agentmesh.limits import DID_MAX_BYTES
 from agentmesh.primitives import _crypto, _wire
+from agentmesh.store.frames import LENGTH_BYTES
 
 _MAGIC: Final = b"agentmesh-idx-1\n"
 _VERSION: Final = 1
@@ -63,7 +68,7 @@ class LogIndex:
         """Return the index at a path; an empty one, where there is none that can be read, or another file's."""
         index = cls(path, first)
         try:
-            with open(path, "rb") as file:
+            with open(_regular(path, os.O_RDONLY), "rb") as file:
                 data = file.read(_MAX_BYTES)
             body, check = data[len(_MAGIC) : -_CHECK_BYTES], data[-_CHECK_BYTES:]
             if not data.startswith(_MAGIC) or _crypto.sha256(data[:-_CHECK_BYTES]) != check:
@@ -73,11 +78,16 @@ class LogIndex:
             return index
         if version != _VERSION or claimed != first or len(rows) % _ROW_BYTES:
             return index
-        index.owner = owner
+        places, milestones, before = [], [], 0
         for at in range(0, len(rows), _ROW_BYTES):
             row = rows[at : at + _ROW_BYTES]
-            index.rows.append(Row(int.from_bytes(row[:8], "big"), int.from_bytes(row[8:16], "big")))
-            index.milestones.append(Milestone(row[48:], EntryHash(row[16:48])))
+            place = Row(int.from_bytes(row[:8], "big"), int.from_bytes(row[8:16], "big"))
+            if not before <= place.last < place.end <= place.last + LENGTH_BYTES + ENTRY_MAX_BYTES:
+                return index
+            before = place.end
+            places.append(place)
+            milestones.append(Milestone(row[48:], EntryHash(row[16:48])))
+        index.owner, index.rows, index.milestones = owner, places, milestones
         return index
 
     def add(self, owner: str, milestones: Sequence[Milestone]) -> None:
@@ -94,8 +104,10 @@ class LogIndex:
         data = _MAGIC + _wire.encode([_VERSION, self.owner, self.first, rows])
         beside = f"{self.path}.new"
         with contextlib.suppress(OSError):
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
-            with open(descriptor, "wb") as file:
+            # Never written over: what stands there may be another name of somebody's file.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            with open(_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(data + _crypto.sha256(data))
             os.replace(beside, self.path)
 
@@ -107,3 +119,14 @@ class LogIndex:
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def _regular(path: str, flags: int) -> int:
+    """Return a descriptor of a regular file. A pipe that somebody put there would wait for its other end for ever."""
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", "O_NOINHERIT"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file")

@@ -61,6 +61,8 @@ class StoreLog:
 
     __slots__ = ("_milestones", "_read", "_staged", "_tail", "_written")
 
+    is_sealed: bool = True  # all rows but the entries stand in the store's set hash; these, one by one, under its key
+
     def __init__(self, read: Read, rows: Mapping[Name, bytes]) -> None:
         """Open the log that is in a store; an empty one, where there is none.
 

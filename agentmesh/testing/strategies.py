@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from agentmesh.agent import Agent
-from agentmesh.envelope import Header, Kind
+from agentmesh.envelope import Header, Kind, OuterEnvelope
 from agentmesh.events import KnockReceived, SignalDue
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.prekeys import Bundle, BundleClass, PublishedBundle, issue_bundle, verify_bundle
 from agentmesh.handshake.verdict import Conditions, Reason
-from agentmesh.identity import DID_PREFIX, Identity
+from agentmesh.identity import DID_PREFIX, Identity, IdentityKey
 from agentmesh.limits import ACTION_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
 from agentmesh.outgoing import Outgoing
 from agentmesh.policy import ASK, Decision, Deny, Grant
@@ -78,6 +78,11 @@ def mesh_names() -> SearchStrategy[str]:
 def identities() -> SearchStrategy[Identity]:
     """Return identities, each from a seed of 32 bytes."""
     return st.binary(min_size=32, max_size=32).map(Identity.from_seed)
+
+
+def identity_keys() -> SearchStrategy[IdentityKey]:
+    """Return the public halves of identities."""
+    return identities().map(lambda identity: identity.key)
 
 
 def dids() -> SearchStrategy[str]:
@@ -156,14 +161,24 @@ def limits() -> SearchStrategy[Limits]:
 
 def decisions() -> SearchStrategy[Decision]:
     """Return what a policy may say of a KNOCK."""
-    return st.one_of(st.just(ASK), st.builds(Grant, conditions()), st.builds(Deny, reasons(), st.integers(0, UINT_MAX)))
+    return st.one_of(st.just(ASK), grants(), denials())
+
+
+def grants() -> SearchStrategy[Grant]:
+    """Return decisions to accept, under any conditions."""
+    return st.builds(Grant, conditions())
+
+
+def denials() -> SearchStrategy[Deny]:
+    """Return decisions to reject, for any reason."""
+    return st.builds(Deny, reasons(), st.integers(0, UINT_MAX))
 
 
 def knocks_received() -> SearchStrategy[KnockReceived]:
     """Return what a policy or an application is asked about a KNOCK. No agent holds these sessions."""
     return st.builds(
         KnockReceived,
-        peer=identities().map(lambda identity: identity.key),
+        peer=identity_keys(),
         session_id=st.binary(min_size=16, max_size=16).map(SessionId),
         receipt=st.binary(min_size=32, max_size=32).map(Receipt),
         intent=intents(),
@@ -316,6 +331,11 @@ def deliveries(kind: Kind | None = None) -> SearchStrategy[Delivery]:
 def envelopes(kind: Kind | None = None) -> SearchStrategy[bytes]:
     """Return genuine envelopes of one kind, or of all."""
     return deliveries(kind).map(lambda delivery: delivery.envelope)
+
+
+def outer_envelopes(kind: Kind | None = None) -> SearchStrategy[OuterEnvelope]:
+    """Return genuine envelopes, parsed, of one kind, or of all."""
+    return envelopes(kind).map(OuterEnvelope.parse)
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------

@@ -248,3 +248,28 @@ def verify_revocation(data: bytes, *, mesh: str, may_count: MayCount | None = No
     """
     common, _ = _verify(data, SIGN_REVOCATION, _REVOCATION, mesh=mesh, may_count=may_count, about_itself=True)
     return Revocation(**common)
+
+
+def verify_as_claimed(data: bytes) -> Statement:
+    """Return the statement that these bytes are, of whichever kind, verified for the mesh that it names: to show it.
+
+    Whether it counts anywhere is not asked.
+
+    Raises:
+        ArgumentInvalid: not bytes.
+        TooLarge, Malformed, UnknownVersion, StatementUnfit: no statement.
+        BadIdentityKey, BadSignature: a key or the signature is not acceptable.
+    """
+    data = bytes_argument("statement", data)
+    body, _ = split_statement(data, STATEMENT_MAX_BYTES)
+    kinds = (
+        (_TRUST, verify_trust), (_EDGE, verify_edge), (_CONTINUITY, verify_continuity),
+        (_REVOCATION, verify_revocation),
+    )  # fmt: skip
+    for layout, verify in kinds:
+        try:
+            fields = _wire.decode(body, layout, STATEMENT_MAX_BYTES)
+        except Malformed:
+            continue  # the layouts exclude one another
+        return verify(data, mesh=fields[1])
+    raise Malformed

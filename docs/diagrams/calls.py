@@ -28,6 +28,7 @@ LEFT_OUT = (
     "engine.core:Core.gives_way",
     "engine.core:Core.open_sessions",
     "engine.core:Core.sending_session",
+    "engine.guard:make_call",
     "engine.replay:KnockMemory.get",
     "engine.replay:KnockMemory.is_full",
     "engine.state:*",
@@ -36,7 +37,6 @@ LEFT_OUT = (
     "envelope:envelope_prefix",
     "envelope:is_mesh_name",
     "envelope:long_time",
-    "envelope:message_prefix",
     "handshake.prekeys:PublishedBundle.used",
     "handshake.prekeys:is_valid_at",
     "identity:is_did_shaped",
@@ -56,7 +56,6 @@ CLOSED = (
     "engine.replay:KnockMemory.remember",
     "handshake.knock:decode_content",
     "handshake.knock:parse_knock_body",
-    "primitives._crypto:secretbox_open",
     "primitives.padding:*",
 )
 
@@ -71,11 +70,18 @@ class Call:
     inner: list[Call] = field(factory=list)
 
 
-def _named() -> dict[CodeType, tuple[str, str]]:
-    """Return what goes by another name: the ratchet calls its suite's fields, and secretbox is NaCl's own."""
+def _named() -> dict[object, tuple[str, str]]:
+    """Return what goes by another name: the ratchet calls its suite's fields, and some primitives are libsodium's own.
+
+    A function is known by its code; what is compiled has none, and is known by itself.
+    """
     fields = {f"SUITE.{at.name}": getattr(SUITE, at.name) for at in attrs.fields(Suite)}
     named = {call.__code__: ("session.suite", name) for name, call in fields.items() if callable(call)}
-    return {**named, _crypto.secretbox.__code__: ("primitives._crypto", "secretbox")}
+    primitives = {name: getattr(_crypto, name) for name in ("kdf", "secretbox", "secretbox_try_open")}
+    return {
+        **named,
+        **{getattr(call, "__code__", call): ("primitives._crypto", name) for name, call in primitives.items()},
+    }
 
 
 def _properties() -> frozenset[CodeType]:
@@ -108,6 +114,7 @@ def unused() -> set[str]:
 def record(call: Callable[[], object]) -> list[Call]:
     """Return what `call` calls in the package, as a tree: public functions and methods, in their order."""
     named, properties = _named(), _properties()
+    compiled = [call for call in named if not isinstance(call, CodeType)]
 
     def shown(code: CodeType) -> tuple[str, str] | None:
         if code in named:
@@ -123,9 +130,11 @@ def record(call: Callable[[], object]) -> list[Call]:
     root = Call("", "")
     stack: list[Call | None] = [root]  # None below what is closed
 
-    def profile(frame: FrameType, event: str, _argument: object) -> None:
+    def profile(frame: FrameType, event: str, argument: object) -> None:
         if event == "return" and len(stack) > 1:
             stack.pop()
+        if event == "c_call" and stack[-1] is not None and argument in compiled:
+            stack[-1].inner.append(Call(*named[argument]))
         if event != "call":
             return
         step, above = shown(frame.f_code), stack[-1]

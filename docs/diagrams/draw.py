@@ -127,11 +127,13 @@ class Talk:
             for name, agent in (("alice", pair.alice), ("bob", pair.bob))
         )
         self.clock: ManualClock = pair.clock
-        bundle = self.bob.publish_bundles(2).one_time[0]
-        knock = self.alice.knock(self.bob.did, bundle, Intent(ACTION))
-        self.knock_in, [asked] = self._recorded(lambda: self.bob.receive(knock))
-        self.alice.receive(self.bob.accept(asked))
-        self.bob.receive(self.alice.send(self.bob.did, b"the first message turns the ratchet"))
+        self.bundle = self.bob.publish_bundles(2).one_time[0]
+        self.knock = self.alice.knock(self.bob.did, self.bundle, Intent(ACTION))
+        self.knock_in, [self.asked] = self._recorded(lambda: self.bob.receive(self.knock))
+        self.accepted = self.bob.accept(self.asked)
+        [self.established] = self.alice.receive(self.accepted)
+        self.first = self.alice.send(self.bob.did, b"the first message turns the ratchet")
+        [self.opened] = self.bob.receive(self.first)
         did = self.bob.did
         self.out, self.sealed = self._recorded(lambda: self.alice.send(did, DATA))
         self.into, self.events = self._recorded(lambda: self.bob.receive(self.sealed))
@@ -152,6 +154,61 @@ def envelope_in() -> str:
 
 def knock_in() -> str:
     return way("A KNOCK in: through the gate", talk().knock_in, "(KnockReceived,), or what the policy decided")
+
+
+# --- the handshake ---------------------------------------------------------------------------------------------------
+
+ALICE, MIDDLE, BOB = 140, 505, 870
+
+
+def handshake() -> str:
+    """Draw who makes and who gets what until two agents converse, with the sizes and names of the run."""
+    run = talk()
+    canvas = Canvas(1010, 620, "The handshake")
+    canvas.text(24, 34, "From a bundle to the first message", size=17, bold=True)
+    for x, name, (edge, fill) in zip(
+        (ALICE, MIDDLE, BOB), ("Alice", "registry, relay", "Bob"), (COLOURS[0], COLOURS[7], COLOURS[2]), strict=True
+    ):
+        canvas.path(f"M{x} 92V596", edge=edge, dashed=True)
+        canvas.box(x - 80, 58, 160, 34, fill=fill, edge=edge, radius=17)
+        canvas.text(x, 80, name, size=14, bold=True, anchor="middle")
+    y = 122
+    _made(canvas, BOB, y, "publish_bundles()", 2)
+    _sent(canvas, y, BOB, MIDDLE, f"a bundle, {len(run.bundle):,} bytes", "X25519 and ML-KEM-768, signed whole")
+    _sent(canvas, y + 78, MIDDLE, ALICE, "the same bytes", "a registry can withhold them, and change nothing")
+    steps = (
+        ("knock(did, bundle, intent)", ALICE, run.knock, run.asked, "in clear: who, to whom, mesh, time, which bundle",
+         "sealed: the intent; signed by Alice"),
+        ("accept(event, conditions)", BOB, run.accepted, run.established, "in clear: who, to whom, mesh, time, session",
+         "sealed: the conditions, signed by Bob"),
+        ("send(did, data)", ALICE, run.first, run.opened, "in clear: who, to whom, mesh, time, session",
+         "sealed: number, action, data, padded"),
+    )  # fmt: skip
+    for index, (call, maker, made, event, clear, sealed) in enumerate(steps):
+        y = 296 + 112 * index
+        taker = BOB if maker == ALICE else ALICE
+        kind = OuterEnvelope.parse(made.envelope).header.kind.name
+        _made(canvas, maker, y, call, 0 if maker == ALICE else 2)
+        _sent(canvas, y, maker, taker, f"{kind}, {len(made.envelope):,} bytes", f"{clear}; {sealed}")
+        _made(canvas, taker, y + 52, type(event).__name__, 0 if taker == ALICE else 2)
+    return canvas.svg()
+
+
+def _made(canvas: Canvas, x: float, y: float, name: str, colour: int) -> None:
+    """Draw what an agent calls, or is told, on its line."""
+    width = mono_width(name, 12) + 16
+    at = min(max(x - width / 2, 12), 1010 - 12 - width)
+    canvas.box(at, y - 15, width, 22, fill=COLOURS[colour][1], edge=COLOURS[colour][0])
+    canvas.text(at + 8, y, name, size=12, mono=True)
+
+
+def _sent(canvas: Canvas, y: float, source: float, target: float, name: str, said: str) -> None:
+    """Draw what crosses, below whoever made it: its name above the arrow, what it holds below."""
+    side = 1 if target > source else -1
+    canvas.path(f"M{source} {y + 26}H{target - side * 2}", edge=INK, tip=True)
+    middle = (source + target) / 2
+    canvas.text(middle, y + 19, name, size=13, bold=True, anchor="middle", halo=True)
+    canvas.text(middle, y + 44, said, size=12, fill=GREY, anchor="middle", halo=True)
 
 
 # --- the phases ------------------------------------------------------------------------------------------------------
@@ -303,6 +360,7 @@ PICTURES: dict[str, Callable[[], str]] = {
     "envelope_out.svg": envelope_out,
     "envelope_in.svg": envelope_in,
     "knock_in.svg": knock_in,
+    "handshake.svg": handshake,
     "phases.svg": phases,
     "envelope_bytes.svg": envelope_bytes,
 }

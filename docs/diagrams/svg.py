@@ -18,6 +18,14 @@ COLOURS = (
     ("#6b6f1d", "#f2f3d6"),
     ("#4d5866", "#e9edf1"),
 )
+# What each colour becomes where a page is dark. A picture is an image, so it asks for the page's scheme by itself.
+DARK = {
+    INK: "#e4e9f0", GREY: "#9fb0c3", LINE: "#65727f", PAPER: "#16191d", "#d3dae2": "#343b44", "#dbe1e8": "#39424c",
+    "#3a5f9e": "#7fa6e6", "#e3ecf9": "#1c2a42", "#9a5b13": "#dba258", "#fbecd8": "#3a2a14",
+    "#2f7a4d": "#6cc28d", "#dff3e6": "#173321", "#7a4a9c": "#c096df", "#f0e5f8": "#30203d",
+    "#a33d52": "#e58a9b", "#fae3e7": "#40202a", "#1f7a80": "#63c3c9", "#dcf2f3": "#14363a",
+    "#6b6f1d": "#c3c768", "#f2f3d6": "#33351a", "#4d5866": "#a3afbd", "#e9edf1": "#2a3038",
+}  # fmt: skip
 
 
 def mono_width(text: str, size: float) -> float:
@@ -30,7 +38,7 @@ def _number(value: float) -> str:
 
 
 class Canvas:
-    """A picture on a sheet of its own colour, so that it reads the same on a dark page."""
+    """A picture on a sheet of its own, light or dark as the page that shows it."""
 
     def __init__(self, width: float, height: float, title: str) -> None:
         self._parts = [
@@ -74,4 +82,8 @@ class Canvas:
         )
 
     def svg(self) -> str:
-        return "\n".join([*self._parts, "</svg>", ""])
+        drawn = "\n".join(self._parts[1:])
+        used = [colour for colour in DARK if f'"{colour}"' in drawn]
+        rules = (f'[{kind}="{colour}"]{{{kind}:{DARK[colour]}}}' for colour in used for kind in ("fill", "stroke"))
+        style = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
+        return "\n".join([self._parts[0], style, drawn, "</svg>", ""])

@@ -1,7 +1,8 @@
 """Every Python code block of README.md and docs/ runs, as a file and pasted; every relative link leads somewhere.
 
 The blocks of a page run in order in one namespace, so that a later block continues an earlier one. A block under the
-comment `<!-- not run: reason -->` is only compiled.
+comment `<!-- not run: reason -->` is only compiled; so is one under `<!-- file: name.py -->`, which is to be saved as
+that: `test_tutorial.py` runs those.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Page(NamedTuple):
 
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<info>[^`]*)$")
-_NOT_RUN = re.compile(r"^\s*<!--\s*not run\b:?\s*(?P<reason>.*?)\s*-->\s*$")
+_NOT_RUN = re.compile(r"^\s*<!--\s*(?:not run|file)\b:?\s*(?P<reason>.*?)\s*-->\s*$")
 
 
 def read_page(text: str) -> Page:

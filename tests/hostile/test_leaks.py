@@ -43,11 +43,12 @@ from agentmesh.primitives._labels import EXTRACT, KNOCK_KEY
 from agentmesh.primitives.keys import Disclosure, DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret
 from agentmesh.session.established import Session
 from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, with_header
 
 MESH = "example/leaks"
-GUARD = "guarded"
+GUARDS = {"guarded", "send", "receive"}  # the one frame that stays: of a call that guards itself its own
 
 
 # --- what is looked for ----------------------------------------------------------------------------------------------
@@ -183,6 +184,8 @@ def reachable(*roots: Any) -> list[Any]:
         for name in {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}:
             waiting.append(getattr(value, name, None))
         waiting += list(getattr(value, "__dict__", {}).values())
+        if isinstance(value, Ratchet):  # of which a part lies packed
+            waiting += [value.root, value.secret, value.next_sending, value.next_receiving, value.past]
     return list(seen.values())
 
 
@@ -363,8 +366,9 @@ def fails(story: Story, call: Callable[[], object], error: type[AgentMeshError] 
     watch.look(caught, caught.args, vars(caught), getattr(caught, "__notes__", None))
     watch.texts += traceback.format_exception_only(type(caught), caught)
     frames = frames_of_ours(caught)
-    assert [frame.name for frame in frames] == [GUARD]
+    assert [frame.name in GUARDS for frame in frames] == [True]
     for frame in frames:
+        assert set(frame.locals or ()) <= {"left", "call", "disclosable"}  # of what it was given
         watch.texts += [f"{name} = {value}" for name, value in (frame.locals or {}).items()]
     assert caught.__context__ is None
     if not isinstance(caught, CommitFailed):

@@ -62,7 +62,6 @@ from agentmesh.limits import COUNTER_MAX
 from agentmesh.primitives.keys import MessageKey
 from agentmesh.primitives.padding import pad
 from agentmesh.session.established import Session
-from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.pending import Undecided
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, Pair, SeededEntropy, agent_pair, establish, established_pair, with_header
@@ -151,7 +150,7 @@ def with_ratchet_header(sender: Agent, receiver: Agent, **fields: Any) -> bytes:
     parts = ratchet.suite.seal(
         chain.header_key,
         message_key,
-        RatchetHeader(**(genuine | fields)),
+        tuple((genuine | fields).values()),
         facts.context(header),
         pad(DATA + b"\x00data"),
         os.urandom(24),
@@ -824,7 +823,7 @@ def test_an_authentic_first_message_that_is_no_accept(plaintext: bytes) -> None:
             chain.header_key,
             # The chain's first key is gone from the session; the root gives it again.
             first_key(undecided, session) if n == 0 else SUITE.kdf_chain(chain.key)[1],
-            RatchetHeader(session.ratchet.public, 0, 0, n),
+            (session.ratchet.public, 0, 0, n),
             session.facts.context(header),
             pad(plaintext),
             os.urandom(24),
@@ -876,7 +875,7 @@ def test_an_accept_far_ahead_is_refused_with_its_session() -> None:
     parts = ratchet.suite.seal(
         chain.header_key,
         ratchet.suite.kdf_chain(chain.key)[1],
-        RatchetHeader(ratchet.public, 0, 0, 5000),
+        (ratchet.public, 0, 0, 5000),
         facts.context(header),
         pad(b"\x01"),
         os.urandom(24),

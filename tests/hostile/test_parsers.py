@@ -109,7 +109,7 @@ def genuine() -> Genuine:
         "header_bytes": OuterEnvelope.parse(accept).header_bytes,
         "th": session.facts.th,
         "knock_receipt": session.facts.knock_receipt,
-        "ratchet_key": opened.header.key,
+        "ratchet_key": opened.header[0],
     }
     return Genuine(
         clock,

@@ -88,7 +88,7 @@ class Names:
         for key in self.keys:
             header = SUITE.open_header(key, frame)
             if header is not None:
-                return header.key, header.n
+                return header[0], header[3]
         raise AssertionError("a header that no key opens")
 
 

@@ -152,7 +152,7 @@ class Ours:
 
     def open(self, message: bytes) -> bytes:
         opened = self.ratchet.open(message, CONTEXT, 0, self.limits)
-        assert opened.header.epoch == 0
+        assert opened.header[1] == 0
         self.ratchet.apply(opened.delta(self.entropy))
         return opened.plaintext
 

@@ -27,7 +27,7 @@ from agentmesh.audit import (
     verified_records,
 )
 from agentmesh.audit.merkle import EMPTY_ROOT, RootHash
-from agentmesh.cli import audit
+from agentmesh.cli import audit_log
 from agentmesh.cli.main import main
 from agentmesh.cli.text import exit_table
 from agentmesh.envelope import OuterEnvelope, receipt_of
@@ -239,7 +239,7 @@ def test_a_terminal_is_told_of_a_long_log_unasked(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert main(["audit", "verify", str(path)]) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(audit, "_WATCHED_FROM_BYTES", 1)
+    monkeypatch.setattr(audit_log, "_WATCHED_FROM_BYTES", 1)
     assert main(["audit", "verify", str(path)]) == 0
     shown = capsys.readouterr().err
     assert shown.startswith("\rverifying")
@@ -277,6 +277,23 @@ def test_show_a_table(tmp_path: Path, run: Run) -> None:
     assert third.endswith("2097152  00010203  message.unknown_session, 12,345 times")
     assert count == "3 entries"
     assert run("show", path, "--progress")[2] == ""  # too short to be told of
+
+
+def test_show_shows_every_entry_of_a_log_of_many_pages_up_to_what_is_wrong(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "log"
+    write_log(path, [record(number) for number in range(1, 2_501)])
+    status, out, err = run("show", path)
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    assert [(row[0], row[-2], row[-1]) for row in rows] == [
+        (str(number), "no.", str(number + 1)) for number in range(2_500)
+    ]
+    entries = list(read_log_file(path))
+    for wrong in (1_023, 1_024, 2_000):
+        write_frames(path, [*entries[:wrong], *entries[wrong + 1 :]])
+        status, out, err = run("show", path)
+        assert (status, len(out.splitlines())) == (5, 1 + wrong)
+        assert f"entry {wrong:,} has another number" in err
 
 
 def test_show_stops_at_what_is_wrong(log: Path, run: Run) -> None:

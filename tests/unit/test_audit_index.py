@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentmesh import Identity
-from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, log, verify_entries, verify_entry
+from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, page, verify_entries, verify_entry
 from agentmesh.errors import ArgumentInvalid, LogBroken
 from agentmesh.store import LogFile, log_index, read_log_file
 
@@ -53,13 +53,13 @@ def path(written: tuple[bytes, bytes, AuditLog], tmp_path: Path) -> Iterator[Pat
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the entries that were verified."""
     numbers: list[int] = []
-    real = log.check_entry
+    real = page.check_page
 
-    def check(entry: bytes, sequence: int, previous: Any) -> Any:
-        numbers.append(sequence)
-        return real(entry, sequence, previous)
+    def check(entries: list[bytes], sequence: int, previous: Any) -> Any:
+        numbers.extend(range(sequence, sequence + len(entries)))
+        return real(entries, sequence, previous)
 
-    monkeypatch.setattr(log, "check_entry", check)
+    monkeypatch.setattr(page, "check_page", check)
     return numbers
 
 
@@ -258,6 +258,255 @@ def test_a_long_log_in_a_file_keeps_no_hash_an_entry(path: Path) -> None:
         assert held < 64 * (COUNT % 4_096 + 10)
         opened.inclusion_proof(1)
         assert opened._tree._chunk is not None
+
+
+# --- an index that somebody else wrote -------------------------------------------------------------------------------
+#
+# Its check is against damage. Whoever can write beside the log makes one that is whole.
+
+
+def _forged(index: bytes, **changes: bytes | int | str) -> bytes:
+    """A whole index with something else in it."""
+    import hashlib
+
+    import msgpack
+
+    body = dict(zip(("version", "owner", "first", "rows"), msgpack.unpackb(index[16:-32]), strict=True))
+    data = index[:16] + msgpack.packb([*(body | changes).values()])
+    return data + hashlib.sha256(data).digest()
+
+
+def _rows(index: bytes) -> list[bytearray]:
+    import msgpack
+
+    rows = msgpack.unpackb(index[16:-32])[3]
+    return [bytearray(rows[at : at + 80]) for at in range(0, len(rows), 80)]
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_a_forged_hash_is_never_signed_nor_handed_over_nor_verified(
+    chunk: int, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    rows = _rows(written[1])
+    rows[chunk][48] ^= 1
+    forged = _forged(written[1], rows=b"".join(rows))
+    before = path.read_bytes()
+    calls: tuple[Any, ...] = (
+        lambda opened: opened.checkpoint(OWNER, mesh=MESH, time_ms=1),
+        lambda opened: opened.rotate(path.with_name("log.1")),
+        lambda opened: opened.rotate(path.with_name("log.1"), identity=OWNER, mesh=MESH, time_ms=1),
+        lambda opened: opened.verify(),
+        lambda opened: opened.inclusion_proof(chunk * 4_096 + 7),
+        lambda opened: opened.consistency_proof(chunk * 4_096 + 7),
+        lambda opened: opened.root(chunk * 4_096 + 7),
+    )
+    for call in calls:
+        path.with_name("log.index").write_bytes(forged)
+        with LogFile(path) as sink:
+            opened = AuditLog(sink)
+            for _ in range(2):
+                with pytest.raises(LogBroken):
+                    call(opened)
+        assert path.read_bytes() == before
+        assert not path.with_name("log.1").exists()
+    # A proof that does not read the chunk is made of the forged hash, and proves nothing under an honest checkpoint.
+    from agentmesh.errors import ProofInvalid
+
+    checkpoint = written[2].checkpoint(OWNER, mesh=MESH, time_ms=1)
+    with LogFile(path) as sink:
+        other = (chunk + 1) % 3 * 4_096
+        entry, proof = next(iter(sink.entries_from(other))), AuditLog(sink).inclusion_proof(other)
+        with pytest.raises(ProofInvalid):
+            verify_entry(entry, proof, checkpoint)
+    # And whoever has a checkpoint at opening finds it there.
+    with LogFile(path) as sink, pytest.raises(LogBroken, match="root"):
+        AuditLog(sink, checkpoint=checkpoint)
+
+
+def test_a_log_that_a_forged_index_let_grow_is_not_signed_and_is_whole_without_it(
+    path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    rows = _rows(written[1])
+    rows[1][50] ^= 1
+    index = path.with_name("log.index")
+    index.write_bytes(_forged(written[1], rows=b"".join(rows)))
+    more = [Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(4_096)]
+    with LogFile(path, fsync_every=None) as sink:
+        opened = AuditLog(sink)
+        opened.append(more)  # which writes the index with the forged hash again
+        with pytest.raises(LogBroken, match="index"):
+            opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+    with LogFile(path) as sink, pytest.raises(LogBroken, match="index"):
+        AuditLog(sink).checkpoint(OWNER, mesh=MESH, time_ms=1)
+    index.unlink()
+    with LogFile(path) as sink:
+        assert AuditLog(sink).checkpoint(OWNER, mesh=MESH, time_ms=1).size == COUNT + 4_096
+
+
+def test_what_a_checkpoint_covers_or_was_verified_is_not_read_again_to_be_signed(
+    path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    for size, unread, reads in (
+        (None, [0, 1, 2], [0, 1, 2]),
+        (4_095, [0, 1, 2], [1, 2]),  # the chunk that its root goes through was read for it
+        (4_096, [1, 2], [1, 2]),
+        (9_000, [2], []),
+        (COUNT, [], []),
+    ):
+        with LogFile(path) as sink:
+            opened = AuditLog(sink, checkpoint=None if size is None else _checkpoint(written[2], size))
+            assert [*opened._unread] == unread
+            checked.clear()
+            signed = opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+            assert signed.root == written[2].root()
+            assert sorted({number // 4_096 for number in checked}) == reads
+            checked.clear()
+            opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+            assert checked == []
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        opened.verify()
+        checked.clear()
+        opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+        opened.append(Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(4_096))
+        opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+        assert checked == []
+        opened.rotate(path.with_name("log.1"))
+        assert len(opened) == COUNT + 4_096
+
+
+def test_an_agent_is_not_held_while_what_it_signs_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentmesh import Agent
+    from agentmesh.audit import AuditJournal
+
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        agent = Agent.create(MESH, identity=OWNER, journal=AuditJournal(opened))
+        held: list[bool] = []
+        real = page.check_page
+
+        def check(*arguments: Any) -> Any:
+            held.append(agent._seam.lock._is_owned())  # type: ignore[attr-defined]
+            return real(*arguments)
+
+        monkeypatch.setattr(page, "check_page", check)
+        assert agent.checkpoint(opened).size == COUNT
+        assert held == [False] * 12
+
+
+def test_a_log_that_was_rotated_within_a_chunk_is_read_from_where_its_file_begins(path: Path) -> None:
+    more = [Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did) for _ in range(9_000)]
+    with LogFile(path, fsync_every=None) as sink:
+        opened = AuditLog(sink)
+        opened.rotate(path.with_name("log.1"))
+        opened.append(more)
+        root = opened.root()
+    with LogFile(path) as sink:
+        opened = AuditLog(sink)
+        assert [*opened._unread] == [3, 4]
+        assert opened.checkpoint(OWNER, mesh=MESH, time_ms=1).root == root
+        assert [*opened._unread] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"first": 1}, {"first": 4_096}, {"rows": b"x"}, {"rows": bytes(79)}, {"owner": 1}],
+    ids=str,
+)
+def test_a_whole_index_of_another_form_is_none(
+    change: dict[str, Any], path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    index = path.with_name("log.index")
+    index.write_bytes(_forged(written[1], **change))
+    with LogFile(path) as sink:
+        assert AuditLog(sink).root() == written[2].root()
+    assert checked == [*range(COUNT)]
+    assert index.read_bytes() == written[1]
+
+
+def test_an_older_index_is_caught_up_with(
+    path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    index = path.with_name("log.index")
+    for rows in range(3):
+        index.write_bytes(_forged(written[1], rows=b"".join(_rows(written[1])[:rows])))
+        checked.clear()
+        with LogFile(path) as sink:
+            assert AuditLog(sink).root() == written[2].root()
+        assert checked == [*range(rows * 4_096, COUNT)]
+        assert index.read_bytes() == written[1]
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 8])
+@pytest.mark.parametrize("value", [0, 16, 2**40, 2**63, 2**64 - 1])
+def test_places_that_no_log_has_are_no_index(
+    value: int, at: int, row: int, path: Path, written: tuple[bytes, bytes, AuditLog], checked: list[int]
+) -> None:
+    rows = _rows(written[1])
+    rows[row][at : at + 8] = value.to_bytes(8, "big")
+    path.with_name("log.index").write_bytes(_forged(written[1], rows=b"".join(rows)))
+    with LogFile(path) as sink:
+        assert AuditLog(sink).root() == written[2].root()
+    assert checked == [*range(COUNT)]
+
+
+def test_places_beyond_the_file_are_a_log_that_was_cut(path: Path, written: tuple[bytes, bytes, AuditLog]) -> None:
+    for far in (2**40, 2**64 - 200):
+        rows = _rows(written[1])
+        rows[2][:16] = far.to_bytes(8, "big") + (far + 100).to_bytes(8, "big")
+        path.with_name("log.index").write_bytes(_forged(written[1], rows=b"".join(rows)))
+        with pytest.raises(LogBroken, match="cut"):
+            LogFile(path)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("shift", [-1, 1, 50])
+def test_a_forged_place_is_refused_and_changes_nothing(
+    row: int, shift: int, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    rows = _rows(written[1])
+    rows[row][:8] = (int.from_bytes(rows[row][:8], "big") + shift).to_bytes(8, "big")
+    path.with_name("log.index").write_bytes(_forged(written[1], rows=b"".join(rows)))
+    if row == 2:
+        with pytest.raises(LogBroken, match="index"):
+            LogFile(path)
+    else:
+        with LogFile(path) as sink:
+            opened = AuditLog(sink)
+            with pytest.raises(LogBroken):
+                opened.inclusion_proof((row + 1) * 4_096 + 10)
+            with pytest.raises(LogBroken):
+                opened.checkpoint(OWNER, mesh=MESH, time_ms=1)
+            assert opened.verify().root == written[2].root()
+    assert path.read_bytes() == written[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["log.index", "log.index.new"])
+def test_a_pipe_or_a_link_in_the_place_of_an_index_stops_nothing(
+    name: str, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    index = path.with_name("log.index")
+    mine = path.with_name("mine")
+    for put in (
+        lambda at: os.mkfifo(at),
+        lambda at: at.symlink_to(mine),
+        lambda at: at.hardlink_to(mine),
+        lambda at: at.mkdir(),
+    ):
+        mine.write_bytes(b"mine")
+        index.unlink(missing_ok=True)
+        place = path.with_name(name)
+        put(place)
+        with LogFile(path) as sink:
+            assert AuditLog(sink).root() == written[2].root()
+        assert mine.read_bytes() == b"mine"
+        if not place.is_dir():
+            assert index.read_bytes() == written[1]
+            place.unlink(missing_ok=True)
+        else:
+            place.rmdir()
 
 
 # --- whose log it is --------------------------------------------------------------------------------------------------

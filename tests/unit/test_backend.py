@@ -89,21 +89,21 @@ FAULTS: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "no SHA-256": ("sha256", gone, {"SHA-256", "ML-KEM-768"}),
     "mixed-order keys": ("crypto_sign_ed25519_pk_to_curve25519", lax_conversion, {"strict Ed25519 identity keys"}),
-    "any signature": ("crypto_sign_open", lambda *_: b"", {"strict Ed25519 signatures"}),
-    "no signature": ("crypto_sign", lambda message, _: bytes(64) + message, {"Ed25519"}),
+    "any signature": ("_sign_open", lambda *_: b"", {"strict Ed25519 signatures"}),
+    "no signature": ("_sign", lambda *_: bytes(64), {"Ed25519"}),
     "small order agrees": (
-        "crypto_scalarmult",
-        lambda secret, public, real=_crypto.crypto_scalarmult: real(secret, public) if any(public) else bytes(32),
+        "_scalarmult",
+        lambda secret, public, real=_crypto._scalarmult: real(secret, public) if any(public) else bytes(32),
         {"X25519"},
     ),
-    "another X25519": ("crypto_scalarmult", lambda *_: bytes(32), {"X25519"}),
-    "no X25519": ("crypto_scalarmult_base", gone, {"X25519"}),
+    "another X25519": ("_scalarmult", lambda *_: bytes(32), {"X25519"}),
+    "no X25519": ("_scalarmult_base", gone, {"X25519"}),
     "no secretbox": ("secretbox", gone, {"XSalsa20-Poly1305"}),
     "no HMAC": ("hmac_sha256", gone, {"HMAC and HKDF with SHA-256"}),
     "another HKDF": ("hkdf_sha256", lambda *_: bytes(64), {"HMAC and HKDF with SHA-256"}),
     "no ChaCha20": ("crypto_aead_chacha20poly1305_ietf_encrypt", gone, {"ChaCha20-Poly1305"}),
     "any AEAD box": ("crypto_aead_chacha20poly1305_ietf_decrypt", lambda *_: b"abc", {"ChaCha20-Poly1305"}),
-    "any box": ("crypto_secretbox_open_easy", lambda *_: b"abc", {"XSalsa20-Poly1305"}),
+    "any box": ("secretbox_try_open", lambda *_: b"abc", {"XSalsa20-Poly1305"}),
 }
 
 

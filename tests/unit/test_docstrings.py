@@ -24,7 +24,6 @@ NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\([^()]*\))?")
 # What is named and is no name of Python's, each with what it is.
 NOT_OURS = {
     "th": "the protocol's transcript hash",
-    "pn": "the protocol's length of the previous chain",
     "verify_": "how names of functions begin",
     **dict.fromkeys(
         ("AuditEntry", "MerkleAuditChain", "entry_hash", "previous_hash", "verify_hash"),

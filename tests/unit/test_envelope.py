@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh import envelope
-from agentmesh.envelope import Header, Kind, OuterEnvelope, is_mesh_name, receipt_of
+from agentmesh.envelope import Header, Kind, OuterEnvelope, envelope_head, is_mesh_name, message_heads, receipt_of
 from agentmesh.errors import ArgumentInvalid, Malformed, RemoteError, TooLarge, UnknownVersion
 from agentmesh.identity import DID_PREFIX
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX, Limits
@@ -60,6 +60,24 @@ def test_the_longest_header_passes() -> None:
     for change in ({"sender": did + "2"}, {"recipient": did + "2"}, {"mesh": "m" * 65}, {"time_ms": UINT_MAX + 1}):
         with pytest.raises(ArgumentInvalid):
             attrs.evolve(longest, **change).encode()
+
+
+in_place = st.integers(1, 114).map(lambda count: DID_PREFIX + "1" * count)  # what stands in for a peer's DID
+
+
+@given(meshes, dids | in_place, dids | in_place, st.integers(2**32, UINT_MAX))
+def test_what_all_messages_of_an_agent_begin_with_is_what_an_encoder_writes(
+    mesh: str, own: str, peer: str, time_ms: int
+) -> None:
+    heads = message_heads(mesh, own, len(peer))
+    time = time_ms.to_bytes(8, "big")
+    for before, behind, sender, recipient in (
+        (heads.outwards, heads.before_time, own, peer),
+        (heads.inwards, heads.behind, peer, own),
+    ):
+        header = Header(kind=Kind.MESSAGE, mesh=mesh, sender=sender, recipient=recipient, time_ms=time_ms).encode()
+        assert before + peer.encode() + behind + time == envelope_head(header)
+        assert (before + peer.encode() + behind + time)[heads.header_at :] == header
 
 
 def test_a_mesh_name_has_forty_letters() -> None:

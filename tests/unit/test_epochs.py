@@ -48,7 +48,7 @@ from agentmesh.session.epochs import (
     item_bytes,
     parse_item,
 )
-from agentmesh.session.needs import RatchetHeader, Suite
+from agentmesh.session.needs import Suite
 from agentmesh.session.ratchet import Opened, Ratchet
 from agentmesh.session.ratchet_export import ratchet_fields, restore_ratchet
 from agentmesh.session.suite import SUITE
@@ -775,7 +775,7 @@ def lying(side: Side, epoch: int, n: int = 0) -> bytes:
     key = chain.key
     for _ in range(n - chain.n):
         key, _ = SUITE.kdf_chain(key)
-    header = RatchetHeader(side.ratchet.public, epoch, chain.previous_length, n)
+    header = (side.ratchet.public, epoch, chain.previous_length, n)
     message_key = SUITE.kdf_chain(key)[1]
     return b"".join(SUITE.seal(chain.header_key, message_key, header, CONTEXT, framed(b"", b"!"), bytes(24)))
 

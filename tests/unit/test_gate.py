@@ -48,6 +48,7 @@ from agentmesh.errors import (
     RandomnessFailed,
     SenderMismatch,
 )
+from agentmesh.limits import OPEN_SESSIONS_PER_PEER
 from agentmesh.outgoing import Accepted, Knock
 from agentmesh.policy import ASK, AskApplication, KnockRequest
 from agentmesh.testing import ManualClock, SeededEntropy
@@ -317,7 +318,9 @@ def test_step_6_is_stale_then_room_then_policy(room: Room) -> None:
     room.policy.decision = Grant()
     assert gate.decide(room.core, later, now_ms) == Deny(Reason.STALE)
     room.policy.asked = 0
-    assert gate.decide(room.core, evolve(event, time_ms=now_ms + 99, fresh=False), now_ms) == Deny(Reason.BUSY)
+    # A request says how many sessions are open beside it, by the state that it is decided on.
+    full = evolve(event, time_ms=now_ms + 99, fresh=False, open_sessions=OPEN_SESSIONS_PER_PEER)
+    assert gate.decide(room.core, full, now_ms) == Deny(Reason.BUSY)
     assert room.policy.asked == 0
 
 

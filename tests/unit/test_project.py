@@ -74,14 +74,14 @@ THIRD_PARTY = {
     "cryptography": ("primitives._crypto",),
     "hypothesis": ("testing", "testing.*"),
     "msgpack": ("primitives._wire",),
-    "nacl": ("primitives._crypto",),
+    "nacl": ("primitives._crypto", "primitives._sodium"),
     "psycopg": ("store.postgres_link",),
 }
 STANDARD_LIBRARY = {
     "datetime": ("agt.encoding", "audit.exports", *TOUCHES_THE_WORLD),
     "hashlib": ("primitives._crypto",),
     "hmac": ("primitives._crypto",),
-    "os": ("primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
+    "os": ("namesake", "primitives.build", "primitives.entropy", "primitives.forked", *TOUCHES_THE_WORLD),
     "random": ("testing.*",),
     "secrets": (),
     "threading": ("engine.seam", "audit.log", *LOCKED, *TOUCHES_THE_WORLD),
@@ -92,6 +92,8 @@ STANDARD_LIBRARY = {
 }
 # Where only a part of such a module may be used.
 PARTS = {
+    ("os", "namesake"): {"listdir"},  # once a process, where metadata of another package would be
+    ("os", "primitives.build"): {"environ", "urandom"},
     ("os", "primitives.entropy"): {"urandom"},
     ("os", "primitives.forked"): {"getpid", "register_at_fork"},
     ("threading", "engine.seam"): {"RLock"},
@@ -676,8 +678,12 @@ def test_the_installed_version_is_the_packages_own() -> None:
 ERRORS = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, BaseException) and value.__module__.startswith(errors.__name__)
+    if isinstance(value, type)
+    and issubclass(value, BaseException)
+    and value.__module__.startswith(errors.__name__)
+    and not issubclass(value, Warning)
 ]
+WARNINGS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Warning)]
 BRANCHES = [error for error in ERRORS if any(other is not error and issubclass(other, error) for other in ERRORS)]
 LEAVES = [error for error in ERRORS if error not in BRANCHES]
 
@@ -696,7 +702,7 @@ def test_the_tree_has_the_branches_that_callers_catch() -> None:
 
 
 def test_the_error_module_exports_its_errors_and_nothing_else() -> None:
-    names = sorted(error.__name__ for error in ERRORS)
+    names = sorted(error.__name__ for error in (*ERRORS, *WARNINGS))
     own = [
         value for value in vars(errors).values() if str(getattr(value, "__module__", "")).startswith(errors.__name__)
     ]
@@ -783,7 +789,7 @@ def project_files() -> list[Path]:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         return [path for name in sorted(set(listed)) if name and (path := ROOT / name).is_file()]
-    hidden = re.compile(r"\.(?!ci$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
+    hidden = re.compile(r"\.(?!ci$|github$|gitignore$)|__pycache__$|dist$|build$|.*\.egg-info$")
     return [
         path
         for path in sorted(ROOT.rglob("*"))

@@ -488,7 +488,12 @@ def test_a_header_is_known_by_its_bytes_if_and_only_if_it_is_the_canonical_one(t
     assert Header.decode(header_bytes).time_ms == time_ms
 
     def told(header_bytes: bytes) -> int | None:
-        return b.facts.message_time_ms(OuterEnvelope(build(header_bytes, b"body"), LIMITS))
+        known = b.facts.incoming(OuterEnvelope(build(header_bytes, b"body"), LIMITS))
+        if known is None:
+            return None
+        time_ms, context = known
+        assert context == b.facts.context(header_bytes)
+        return time_ms
 
     known = told(header_bytes)
     assert known == (time_ms if time_ms >= 2**32 else None)

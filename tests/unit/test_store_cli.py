@@ -47,6 +47,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+def private(path: Path, content: bytes) -> None:
+    """Write a secret as its owner alone may read it."""
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store of two agents, of which one keeps its log there, with the files of two keys beside it."""
@@ -54,8 +60,8 @@ def store(tmp_path: Path) -> Path:
     with SQLiteStore(path, key=KEY) as opened:
         opened.open_agent(MESH, keep_log=True, entropy=SeededEntropy(1)).publish_bundles(3)
         opened.open_agent(MESH, name="b\x1b[31m\u202e", entropy=SeededEntropy(2))
-    (tmp_path / "key").write_bytes(KEY)
-    (tmp_path / "new").write_text(NEW_KEY.hex() + "\n")
+    private(tmp_path / "key", KEY)
+    private(tmp_path / "new", NEW_KEY.hex().encode() + b"\n")
     return path
 
 
@@ -204,13 +210,13 @@ def test_another_key_has_a_status_of_its_own(store: Path, run: Run) -> None:
     status, out, err = run("check", store, "--key-file", store.with_name("new"))
     assert (status, out) == (Exit.KEY, "")
     assert "store.key" in err
-    store.with_name("phrase").write_text("a passphrase\n")
+    private(store.with_name("phrase"), b"a passphrase\n")
     assert run("check", store, "--passphrase-file", store.with_name("phrase"))[0] == Exit.KEY
 
 
 @pytest.mark.parametrize("command", ["info", "check", "vacuum", "rekey", "backup"])
 def test_what_is_no_store(command: str, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "key").write_bytes(KEY)
+    private(tmp_path / "key", KEY)
     (tmp_path / "empty").touch(0o600)
     (tmp_path / "text").write_text("x" * 5000)
     (tmp_path / "text").chmod(0o600)

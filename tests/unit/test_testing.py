@@ -40,7 +40,7 @@ from agentmesh.identity import IdentityKey, parse_did
 from agentmesh.limits import KEPT_CHAINS, LATE_CHAINS
 from agentmesh.policy import ASK, AskApplication, Decision, Grant
 from agentmesh.primitives.keys import Receipt, SessionId
-from agentmesh.session.chains import OpenDelta
+from agentmesh.session.chains import Delta
 from agentmesh.session.indices import Indices
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.testing import (
@@ -693,10 +693,10 @@ def test_it_notices_a_refusal_that_changes_the_state() -> None:
 def test_it_notices_a_message_that_is_delivered_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = Ratchet.apply
 
-    def apply_and_keep(ratchet: Ratchet, delta: OpenDelta) -> None:
+    def apply_and_keep(ratchet: Ratchet, delta: Delta) -> None:
         kept = {} if delta.taken is None else {delta.taken: ratchet.skipped[delta.taken]}
         apply(ratchet, delta)
-        ratchet.skipped.update(kept)
+        ratchet.skipped = {**ratchet.skipped, **kept}
 
     monkeypatch.setattr(Ratchet, "apply", apply_and_keep)
     monkeypatch.setattr(Indices, "is_new", lambda *_: True)  # the second guard: an index opens once

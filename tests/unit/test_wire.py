@@ -499,6 +499,94 @@ def test_a_hostile_pair_costs_no_more_memory_than_an_honest_one(data: bytes) -> 
     assert peak < 2 * len(data)  # an honest pair is sliced into two: its own size once more
 
 
+# --- layouts that are met often ---------------------------------------------------------------------------------------
+
+
+def met_often(layout: _wire.Array) -> _wire.Array:
+    """The same layout, whose pattern is made already."""
+    often = _wire.often(*layout.kinds)
+    assert often.often is not None
+    while not often.often._match:
+        assert not often.often.knows(b"")
+    return often
+
+
+def decoded(data: bytes, layout: _wire.Array) -> list[Any] | None:
+    try:
+        return _wire.decode(data, layout, AMPLE)
+    except Malformed:
+        return None
+
+
+def is_usual(kind: _wire.Kind, value: Any) -> bool:
+    """Whether a pattern is to know it: short, and its numbers small, or bounded as most are."""
+    if isinstance(kind, _wire.Maybe):
+        return value is None or is_usual(kind.kind, value)
+    if isinstance(kind, _wire.Uint):
+        return value < 128 or kind.maximum == UINT_MAX
+    if isinstance(kind, _wire.ArrayOf):
+        return len(value) <= 6 and all(is_usual(kind.kind, item) for item in value)
+    if isinstance(kind, _wire.Array):
+        return len(value) < 16 and all(map(is_usual, kind.kinds, value))
+    return len(value) <= 15
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> tuple[_wire.Array, bytes]:
+    """A layout, and an encoding for it of which some bytes are others, most of them heads of msgpack."""
+    layout, value = draw(arrays())
+    data = bytearray(shortest(value))
+    heads = st.sampled_from(b"\x00\x01\x7f\x80\x90\x91\x92\xa0\xa1\xbf\xc0\xc4\xc5\xcc\xcd\xce\xcf\xd0\xd9\xdc\xff")
+    for _ in range(draw(st.integers(1, 3))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(heads | st.integers(0, 255))
+    return layout, bytes(data)
+
+
+@given(arrays())
+@thorough
+def test_a_pattern_knows_the_short_encodings_and_no_longer_form(pair: tuple[_wire.Array, list[Any]]) -> None:
+    layout, value = pair
+    if len(layout.kinds) > 15:
+        return
+    often = met_often(layout)
+    assert often.often is not None
+    assert decoded(shortest(value), often) == value
+    if is_usual(layout, value):
+        assert often.often.knows(shortest(value))
+    for data in longer(value):
+        assert not often.often.knows(data)
+        assert decoded(data, often) is None
+
+
+@given(spoiled())
+@thorough
+def test_what_a_pattern_knows_is_what_the_layout_takes(made: tuple[_wire.Array, bytes]) -> None:
+    layout, data = made
+    if len(layout.kinds) > 15:
+        return
+    assert decoded(data, met_often(layout)) == decoded(data, layout)
+
+
+@pytest.mark.parametrize("maximum", [0, 1, 2, 126, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, UINT_MAX])
+def test_a_pattern_of_numbers_ends_where_the_layout_does(maximum: int) -> None:
+    layout = _wire.array(_wire.Uint(maximum))
+    often = met_often(layout)
+    near = {at + step for at in (0, 127, 255, 65535, 2**32 - 1, UINT_MAX, maximum) for step in (-1, 0, 1, 2)}
+    for value in near:
+        for form in int_forms(value):
+            data = b"\x91" + form
+            assert decoded(data, often) == decoded(data, layout), (maximum, value, form)
+
+
+def test_a_text_that_a_pattern_knows_is_utf8() -> None:
+    often = met_often(_wire.array(_wire.Text(1, 9)))
+    assert often.often is not None
+    for text in (b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xc0\x80"):
+        data = b"\x91" + bytes((0xA0 | len(text),)) + text
+        assert often.often.knows(data)
+        assert decoded(data, often) is None
+
+
 # --- base58btc --------------------------------------------------------------------------------------------------------
 
 PUBLISHED_BASE58 = [  # draft-msporny-base58-03, section 5, and Bitcoin Core's base58_encode_decode.json
@@ -604,7 +692,7 @@ def test_refusals_hold_on_the_pure_python_msgpack() -> None:
 @given(st.binary(max_size=600) | st.integers(0, 70_000).map(bytes), st.lists(st.binary(max_size=40), max_size=4))
 def test_a_pair_in_pieces_is_the_pair(first: bytes, second: list[bytes]) -> None:
     before = _wire.pair_head(len(first)) + first
-    whole = _wire.encode_second(before, *second)
+    whole = _wire.encode_second(before, second)
     assert whole == _wire.encode([first, b"".join(second)])
     first_at, first_end, second_at = _wire.pair_bounds(whole, AMPLE)
     assert (whole[first_at:first_end], whole[second_at:]) == (first, b"".join(second))

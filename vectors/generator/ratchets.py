@@ -10,7 +10,6 @@ from agentmesh.limits import Limits
 from agentmesh.primitives import _crypto
 from agentmesh.primitives.keys import X25519PublicKey
 from agentmesh.session.chains import SendingChain
-from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from generator import curve, trace, wire
@@ -112,7 +111,7 @@ class Side:
         """Return the other side's next message with another header, without the other side going on."""
         chain = self._chain()
         _, message_key = SUITE.kdf_chain(chain.key)
-        header = RatchetHeader(
+        header = (
             X25519PublicKey(self.peer.public if key is None else key),
             self.peer.epochs.epoch if epoch is None else epoch,
             chain.previous_length if pn is None else pn,

@@ -17,7 +17,6 @@ from agentmesh.primitives.padding import pad, unpad
 from agentmesh.session.chains import SendingChain
 from agentmesh.session.content import pad_close, pad_data, pad_signal
 from agentmesh.session.established import Session
-from agentmesh.session.needs import RatchetHeader
 from agentmesh.session.suite import SUITE
 from generator import trace, wire
 from generator.forge import ACTION, ForgedKnock, content, knock
@@ -334,7 +333,7 @@ class Talk:
             key, _ = SUITE.kdf_chain(key)
         after, message_key = SUITE.kdf_chain(key)
         number = chain.n + ahead
-        sent = RatchetHeader(
+        sent = (
             X25519PublicKey(ratchet.public if ratchet_key is None else ratchet_key),
             ratchet.epochs.epoch,
             chain.previous_length if pn is None else pn,
@@ -433,7 +432,7 @@ def forged_accept(
     parts = SUITE.seal(
         HeaderKey(bytes.fromhex(values["hk_ba"])),
         message_key,
-        RatchetHeader(X25519PublicKey(public if ratchet_key is None else ratchet_key), 0, pn, n),
+        (X25519PublicKey(public if ratchet_key is None else ratchet_key), 0, pn, n),
         context(header, sealed_th),
         pad(inside) if padded is None else padded,
         token("bob/forged/nonce", 24),

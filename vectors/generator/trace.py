@@ -68,9 +68,8 @@ def _message_keys(message_key: MessageKey, nonce: bytes, sealed_header: bytes, c
 
 
 def _clear(header: RatchetHeader) -> bytes:
-    return header.key + b"".join(
-        number.to_bytes(4, "big") for number in (header.epoch, header.previous_length, header.n)
-    )
+    key, *numbers = header
+    return key + b"".join(number.to_bytes(4, "big") for number in numbers)
 
 
 def _seal(
@@ -83,7 +82,7 @@ def _seal(
         "ratchet_header": _clear(header).hex(),
         "ck": chain_key.hex(),
         "ck_next": after.hex(),
-        **_message_keys(message_key, nonce, parts[1], context),
+        **_message_keys(message_key, nonce, parts[0][len(nonce) :], context),
         "box_content": padded.hex(),
     }
     if "ratchet_header" in _events:  # a close is answered in the step that opens it

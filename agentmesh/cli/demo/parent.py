@@ -1,4 +1,4 @@
-"""`python -m agentmesh demo [FILE]`: two agents and a blind relay, three processes; a file there, its SHA-256 back.
+"""`agentmesh demo [FILE]`: two agents and a blind relay, three processes; a file there, its SHA-256 back.
 
 A file that is larger than a message goes as an attachment, over a folder that stands for a store nobody trusts.
 """
@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 
 from attrs import frozen
 
+from agentmesh.cli.command import Commands, add_command, answer
 from agentmesh.cli.demo.child import Child, blame
 from agentmesh.cli.demo.leaks import Counted, Plaintext, find_leak, plaintext_of
 from agentmesh.cli.demo.peers import MESSAGE_MAX_BYTES, intent_of
@@ -33,17 +34,17 @@ _CHUNK_BYTES: Final = 256 << 10  # what is read at once, and what each has a str
 _PROGRESS_FROM_BYTES: Final = 16 << 20
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Add `demo` to the command line."""
-    parser = commands.add_parser(
-        "demo",
-        help="send a file between two agents over a blind relay, and check what the relay saw",
+    parser = add_command(
+        commands, "demo", run,
+        what="send a file between two agents over a blind relay, and check what the relay saw",
         description="Start two agents and a blind relay as three processes, send FILE from one agent to the other and "
         "its SHA-256 back, and show what each of the three saw. A FILE larger than a message goes as an attachment, "
         "over a folder for temporary files. Exit status 0 only if all checks pass.",
-    )
+        example="report.pdf",
+    )  # fmt: skip
     parser.add_argument("file", nargs="?", metavar="FILE", help="what to send; a sample if left out")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         file = _measure(path)
         store = stack.enter_context(tempfile.TemporaryDirectory()) if file.size_bytes > MESSAGE_MAX_BYTES else ""
         reports, pids = _converse(file, store)
-    return _show(reports, pids)
+    return _show(arguments, reports, pids)
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
@@ -220,14 +221,24 @@ def _progress(size_bytes: int) -> Iterator[Callable[[int], None]]:
 # --- afterwards ------------------------------------------------------------------------------------------------------
 
 
-def _show(reports: Reports, pids: dict[str, int]) -> int:
+def _show(arguments: argparse.Namespace, reports: Reports, pids: dict[str, int]) -> int:
     width = page_width()
     results = checks(reports)
     passed = all(check.passed for check in results)
     lines = page(reports, pids, width)
     if passed:
         lines += ["", *next_steps(width)]
-    print("\n".join(lines), flush=True)
+    value = {
+        "passed": passed,
+        "name": reports.name,
+        "size_bytes": reports.size_bytes,
+        "sha256": reports.sha256,
+        "sender": reports.alice,
+        "recipient": reports.bob,
+        "checks": [{"name": check.name, "passed": check.passed, "found": check.text} for check in results],
+    }
+    answer(arguments, value, lines)
+    sys.stdout.flush()
     if not passed:
         failed = [check.name for check in results if not check.passed]
         complain(f"{amount(len(failed), 'checks')} failed: {', '.join(failed)}")

@@ -1,0 +1,166 @@
+"""Tables of the pages that are read off the code: `python -m docs.tables` writes them anew, a test compares.
+
+They stand in the pages, between comments, and so are there for whoever reads the pages without a site.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NewType
+
+from agentmesh import errors, limits
+
+PAGES = Path(__file__).parent
+MARK = re.compile(
+    r"^<!-- table: (?P<kind>\w+)(?: (?P<of>[\w.]+))? -->\n(?P<table>.*?)^<!-- table -->$", re.MULTILINE | re.DOTALL
+)
+
+
+def table(head: str, rows: Iterator[tuple[str, ...]]) -> str:
+    """Return a Markdown table; `head` names its columns, with bars between."""
+    columns = head.split(" | ")
+    lines = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in (columns, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(columns)}", *lines[1:], ""])
+
+
+# --- the names of a module -------------------------------------------------------------------------------------------
+
+
+def public_names(module: str) -> list[str]:
+    """Return what a module offers: its `__all__`, or what is defined in it under a name without an underscore."""
+    home = importlib.import_module(module)
+    defined = [name for name, value in vars(home).items() if getattr(value, "__module__", "") == module]
+    return list(getattr(home, "__all__", [name for name in defined if not name.startswith("_")]))
+
+
+def names(module: str) -> str:
+    """Return the public names of a module, each with the first line of its docstring."""
+    home = importlib.import_module(module)
+    return table("name | is", ((f"`{name}`", _said(name, getattr(home, name))) for name in public_names(module)))
+
+
+def _said(name: str, value: object) -> str:
+    if isinstance(value, NewType):
+        return f"`{value.__supertype__.__name__}` under a name for type checkers"
+    if not inspect.isclass(value) and not inspect.isfunction(value):
+        return OF_VALUES[name]
+    lines = (inspect.getdoc(value) or "").split("\n\n")[0].splitlines()
+    return " ".join(lines).replace("|", "\\|")
+
+
+# What has no docstring, because it is no class and no function.
+OF_VALUES = {
+    "Acknowledge": "What tells a broker that an envelope is taken: called once it is durable.",
+    "Clock": "What tells the time: a callable that returns milliseconds since the epoch.",
+    "DIRECT_THRESHOLD": "From this score on trust is direct; one by a path stays below it, unless told otherwise.",
+    "Event": "Any event.",
+    "HONEST": "The faults of an honest network: none.",
+    "Reference": "What a message can name: an `Attachment`, or an `UnknownReference`.",
+    "StoreKey": "The key of a store: 32 bytes, a passphrase, or a callable that asks a key service.",
+    "__version__": "The release, as `1.2.3`.",
+}
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+MAGIC = re.compile(r"__\w+__")  # which Markdown would set in bold
+
+
+def leaves_of(branch: str) -> str:
+    """Return the errors right below a branch of the tree: code, class, what is said, and what to do next."""
+    base = getattr(errors, branch)
+    found = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), errors.AgentMeshError)]
+    rows = [
+        (f"`{error.code}`", f"`{error.__name__}`", error.text, MAGIC.sub(r"`\g<0>`", error.hint))
+        for error in sorted(found, key=lambda error: error.code)
+        if base in error.__bases__ and error.hint
+    ]
+    return table("code | class | says | hint", iter(rows))
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+CONSTANT = re.compile(r"^(?P<name>[A-Z]\w+): Final = (?P<value>[^#]+?)(?:  # (?P<why>.*))?$")
+FIELD = re.compile(r"^    (?P<name>[a-z]\w+): int = _limit\((?P<value>[^#]+)\)(?:  # (?P<why>.*))?$")
+UNITS = {"bytes": ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")),
+         "seconds": ((86_400, "days"), (3600, "hours"), (60, "minutes")),
+         "ms": ((86_400_000, "days"), (60_000, "minutes"), (1000, "s"))}  # fmt: skip
+
+
+def shown(name: str, value: int) -> str:
+    """Return a number, and in a larger unit what is a round number of it."""
+    for size, unit in UNITS.get(name.lower().rpartition("_")[2], ()):
+        if value >= size and value % size == 0:
+            return f"{value:,} ({value // size:,} {unit if value > size else unit.removesuffix('s') or unit})"
+    return f"{value:,}"
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    """Yield (line, the comment lines right behind it), so that a reason that goes on is whole."""
+    lines = (PAGES.parent / "agentmesh" / "limits.py").read_text("utf-8").splitlines()
+    for index, line in enumerate(lines):
+        more = []
+        for following in lines[index + 1 :]:
+            if not following.startswith("# ") or following.startswith("# ---"):
+                break
+            more.append(following.removeprefix("# "))
+        yield line, " ".join(more)
+
+
+def constants(_of: str) -> str:
+    """Return what the protocol fixes, with the reason that stands behind each."""
+    rows = [
+        (
+            f"`{match['name']}`",
+            shown(match["name"], getattr(limits, match["name"])),
+            f"{match['why'] or ''} {more}".strip(),
+        )
+        for line, more in _lines()
+        if (match := CONSTANT.match(line))
+    ]
+    return table("constant | value | why", iter(rows))
+
+
+def settable(_of: str) -> str:
+    """Return what an agent may set, in the groups of `Limits`, each under the reason that stands above it."""
+    defaults, parts, comment, fresh = limits.Limits(), [], [], False
+    for line, _ in _lines():
+        if line.startswith("    # "):
+            comment = [line.strip(" #")] if fresh else [*comment, line.strip(" #")]
+            fresh = False
+        elif match := FIELD.match(line):
+            row = (f"`{match['name']}`", shown(match["name"], getattr(defaults, match["name"])), match["why"] or "")
+            if not fresh:
+                parts.append((" ".join(comment), [row]))
+            else:
+                parts[-1][1].append(row)
+            fresh = True
+        elif parts and line.strip():
+            break
+    return "\n".join(f"{why}\n\n{table('limit | default | why', iter(rows))}" for why, rows in parts)
+
+
+KINDS = {"names": names, "errors": leaves_of, "constants": constants, "limits": settable}
+
+
+def written(page: str) -> str:
+    """Return a page with its tables as the code has them now."""
+    return MARK.sub(
+        lambda mark: mark[0].replace(f"-->\n{mark['table']}", f"-->\n\n{KINDS[mark['kind']](mark['of'])}\n", 1), page
+    )
+
+
+def main() -> None:
+    for path in sorted(PAGES.rglob("*.md")):
+        page = path.read_text("utf-8")
+        if (anew := written(page)) != page:
+            path.write_text(anew, "utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""Pictures of audit logs: what is in them, what can never be, and that the same log gives the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentmesh import Agent, Intent
+from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, Record
+from agentmesh.cli.main import main
+from agentmesh.cli.pictures import graph as graphs
+from agentmesh.cli.pictures import report as reports
+from agentmesh.cli.pictures.graph import graph
+from agentmesh.cli.pictures.report import report
+from agentmesh.cli.pictures.traffic import TEXT_MAX, Traffic
+from agentmesh.cli.text import Exit
+from agentmesh.store import LogFile
+from agentmesh.testing import ManualClock, SeededEntropy
+
+PAGE_TAGS = {
+    "html", "head", "meta", "title", "style", "body", "script", "a", "header", "h1", "h2", "p", "dl", "div", "dt", "dd",
+    "br", "main", "section", "svg", "desc", "rect", "text", "g", "circle", "path", "polygon", "line", "table", "thead",
+    "tbody", "tr", "th", "td", "noscript", "form", "label", "select", "option", "input", "button", "output", "nav",
+    "span",
+}  # fmt: skip
+SVG = "{http://www.w3.org/2000/svg}"
+CANARIES = (b"the canary sings sixteen notes", b"an intent nobody else may read", b"a reason for the end of it")
+ANY_TEXT = st.one_of(
+    st.text(st.characters(codec=None, exclude_categories=()), max_size=40),
+    st.sampled_from(
+        (
+            "</script><script>",
+            "<img src=x>",
+            "<b>",
+            "]]>",
+            "<!--",
+            "\u202e",
+            "'\"&<>",
+            "\x00\x1b[2J",
+            "x" * 10_000,
+            "\ud800",
+        )
+    ),
+)
+
+
+def traffic_of(records: list[Record]) -> Traffic:
+    traffic = Traffic()
+    for record in records:
+        traffic.add(record)
+    return traffic
+
+
+def sent(number: int, sender: str = "did:a:alice", recipient: str = "did:a:bob", **fields: Any) -> Record:
+    return Record(
+        AuditEvent.MESSAGE_SEALED, at_ms=1000 * number, mesh="m", sender=sender, recipient=recipient, **fields
+    )
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of an agent that knocked, sent, was answered and refused a copy; what was said holds the canaries."""
+    path = tmp_path_factory.mktemp("log") / "alice.log"
+    clock = ManualClock()
+    with LogFile(path) as file:
+        alice = Agent.create(
+            "example/test", clock=clock, entropy=SeededEntropy(1), journal=AuditJournal(AuditLog(file))
+        )
+        bob = Agent.create("example/test", clock=clock, entropy=SeededEntropy(2))
+        bundle = bob.publish_bundles(1).one_time[0]
+        intent = Intent("summarise", description=CANARIES[1].decode())
+        [asked] = bob.receive(alice.knock(bob.did, bundle, intent, early_payload=CANARIES[0]).envelope)
+        alice.receive(bob.accept(asked).envelope)  # type: ignore[arg-type]
+        for number in range(6):
+            clock.advance(seconds=1)
+            bob.receive(alice.send(bob.did, CANARIES[0] + b"%d" % number).envelope)
+            answer = bob.send(alice.did, CANARIES[0]).envelope
+            alice.receive(answer)
+        with pytest.raises(Exception, match="duplicate"):
+            alice.receive(answer)
+        bob.receive(alice.close(bob.did, CANARIES[2].decode()).envelope)
+        clock.advance(seconds=120)
+        alice.record_refusals()
+    return path
+
+
+def drawn(log: Path, command: str, to: Path) -> str:
+    assert main(["audit", command, str(log), "-o", str(to)]) == Exit.OK
+    return to.read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", ["graph", "report"])
+def test_no_content_is_in_a_picture_in_any_form(command: str, log: Path, tmp_path: Path) -> None:
+    picture = drawn(log, command, tmp_path / "picture").encode()
+    for canary in (*CANARIES, b"summarise"):
+        for form in (canary, canary.hex().encode(), base64.b64encode(canary)[:-4], canary[:16], canary[-16:]):
+            assert form not in picture
+    assert b"example/test" not in picture  # not even the mesh: nobody asked for it
+
+
+@pytest.mark.parametrize("command", ["graph", "report"])
+def test_the_same_log_gives_the_same_bytes(command: str, log: Path, tmp_path: Path) -> None:
+    first = drawn(log, command, tmp_path / "first")
+    again = tmp_path / "elsewhere" / "under another name.log"
+    again.parent.mkdir()
+    again.write_bytes(log.read_bytes())
+    assert drawn(again, command, tmp_path / "second") == first
+    assert (tmp_path / "first").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_graph_says_who_how_many_and_what_was_refused(log: Path, tmp_path: Path) -> None:
+    root = ElementTree.fromstring(drawn(log, "graph", tmp_path / "picture"))
+    titles = [found.text for found in root.iter(f"{SVG}title")]
+    desc = root.find(f"{SVG}desc")
+    assert desc is not None
+    assert "2 agents, 1 refused" in (desc.text or "")
+    assert len([title for title in titles if title and title.startswith("did:") and " to " in title]) == 2
+    assert len([one for one in root.iter() if one.get("class") == "r"]) == 1  # one dashed way, in the other colour
+    assert len([one for one in root.iter() if one.get("class") == "rb"]) == 2  # its bar, and the legend's
+    assert root.get("role") == "img"
+    assert {one.tag.removeprefix(SVG) for one in root.iter()} == {
+        "svg", "style", "title", "desc", "rect", "text", "g", "circle", "path", "polygon", "line",
+    }  # fmt: skip
+
+
+def test_a_report_has_what_the_log_has(log: Path, tmp_path: Path) -> None:
+    data = data_of(drawn(log, "report", tmp_path / "picture"))
+    shown = len(data["columns"]["at"])
+    assert {len(column) for column in data["columns"].values()} == {shown}
+    assert sum(data["columns"]["refused"]) == 1
+    events = [data["words"][word] for word in data["columns"]["event"]]
+    assert (events.count("message.sealed"), events.count("message.opened")) == (7, 6)  # the closing is one
+    assert main(["audit", "verify", str(log), "--json"]) == 0
+
+
+def data_of(page: str) -> dict[str, Any]:
+    [block] = re.findall(r'<script type="application/json" id="data">([^<]*)</script>', page)
+    data: dict[str, Any] = json.loads(block)
+    return data
+
+
+# --- hostile text ----------------------------------------------------------------------------------------------------
+#
+# A log that passes has no such text: a record's fields are DIDs and fixed words. A picture does not rely on it.
+
+
+class Seen(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+
+
+@given(texts=st.lists(ANY_TEXT, min_size=1, max_size=6), at_ms=st.sampled_from((0, 1_767_225_600_000, 2**64 - 1)))
+def test_whatever_a_log_says_is_text_and_stays_text(texts: list[str], at_ms: int) -> None:
+    records = [
+        Record(AuditEvent.MESSAGE_REFUSED, at_ms=at_ms, mesh=text, sender=text, recipient=texts[0], reason=text)
+        for text in texts
+    ]
+    traffic = traffic_of(records)
+    svg, page = graph(traffic), report(traffic)
+    for picture in (svg, page):
+        assert re.fullmatch(r"[\n -~]*", picture)
+    assert len(svg) < 40_000 + 2_000 * len(texts)
+    tags = {one.tag for one in ElementTree.fromstring(svg).iter()}
+    assert f"{SVG}script" not in tags
+    seen = Seen(page)
+    assert seen.tags.count("script") == 2
+    assert set(seen.tags) <= PAGE_TAGS
+    assert not {"img", "iframe", "object", "embed", "link", "base"} & set(seen.tags)
+    assert {value for name, value in seen.attributes if name in {"href", "src", "action"}} == {"#records"}
+    assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "style"]
+    assert all(len(name) <= TEXT_MAX for name in data_of(page)["agents"])
+
+
+def test_the_policy_names_the_script_and_the_style_and_nothing_else() -> None:
+    page = report(traffic_of([sent(1)]))
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (script, style)
+    ]
+    assert policy == (
+        f"default-src 'none'; script-src {hashes[0]}; style-src {hashes[1]}; base-uri 'none'; form-action 'none'"
+    )
+    for forbidden in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "fetch(",
+                      "XMLHttp", "import(", "localStorage", "cookie"):  # fmt: skip
+        assert forbidden not in script
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_log_has_a_picture_too() -> None:
+    traffic = traffic_of([])
+    assert "No envelope is recorded" in graph(traffic)
+    assert data_of(report(traffic))["columns"]["at"] == []
+
+
+def test_of_many_agents_the_busiest_are_drawn_and_the_rest_is_counted() -> None:
+    records = [sent(number, f"did:a:{number % 50:03}", "did:a:hub") for number in range(200)]
+    svg = graph(traffic_of(records))
+    assert len(re.findall('class="n"', svg)) == graphs.AGENTS_MAX
+    assert f"and {51 - graphs.AGENTS_MAX} agents that sent less" in svg
+    assert f"and {50 - graphs.LANES_MAX} more ways, with less" in svg
+    assert "200 envelopes between 51 agents" in svg
+
+
+def test_of_too_many_records_the_last_are_listed_and_all_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "ROWS_MAX", 5)
+    page = report(traffic_of([sent(number) for number in range(12)]))
+    data = data_of(page)
+    assert (data["first"], len(data["columns"]["at"])) == (7, 5)
+    assert "The last 5 are listed; 7 records before them are in the sums." in page
+    assert '<dd class="">12</dd>' in page
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 10**6), st.booleans(), st.integers(1, 9)))
+)
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_drawn_adds_up(rows: list[tuple[int, int, int, bool, int]]) -> None:
+    records = [
+        Record(
+            AuditEvent.MESSAGE_REFUSED if refused else AuditEvent.ENVELOPE_SEEN,
+            at_ms=at_ms, mesh="m", sender=f"did:a:{sender}", recipient=f"did:a:{recipient}", count=count,
+        )
+        for sender, recipient, at_ms, refused, count in rows
+    ]  # fmt: skip
+    traffic = traffic_of(records)
+    assert traffic.envelopes == sum(count for *_, count in rows)
+    assert traffic.refused == sum(count for *_, refused, count in rows if refused)
+    binned = traffic.binned(7)
+    assert binned.keys() == traffic.pairs.keys()
+    for ends, (taken, refused) in binned.items():
+        assert sum(taken) + sum(refused) == traffic.pairs[ends].envelopes
+        assert sum(refused) == traffic.pairs[ends].refused
+    ElementTree.fromstring(graph(traffic))
+
+
+# --- how they end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["graph", "report"])
+def test_nothing_is_replaced_and_nothing_is_written_of_a_log_that_is_broken(
+    command: str, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(path: Path, to: object) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main(["audit", command, str(path), "-o", str(to)])
+        assert capsys.readouterr().err.count("\n") == 1
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code
+
+    before = log.read_bytes()
+    assert ends(log, log) == Exit.USAGE  # the log itself, by mistake
+    assert log.read_bytes() == before
+    broken = tmp_path / "broken.log"
+    broken.write_bytes(before[:60] + bytes([before[60] ^ 1]) + before[61:])
+    assert ends(broken, tmp_path / "picture") == Exit.TAMPERED
+    broken.write_bytes(before[:-3])
+    assert ends(broken, tmp_path / "picture") == Exit.TORN
+    assert not (tmp_path / "picture").exists()
+    assert ends(log, tmp_path / "no folder" / "picture") == Exit.UNREADABLE
+    assert ends(log, "a\0b") == Exit.UNREADABLE
+
+
+def test_a_picture_goes_to_standard_output_where_asked(log: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["audit", "graph", str(log), "-o", "-"]) == Exit.OK
+    assert capsys.readouterr().out == drawn(log, "graph", tmp_path / "picture")
+    with pytest.raises(SystemExit) as stopped:
+        main(["audit", "graph", str(log), "-o", "-", "--json"])
+    assert stopped.value.code == Exit.USAGE
+
+
+def test_a_log_that_was_rotated_is_drawn_whole_or_from_where_it_goes_on(tmp_path: Path, capsys: Any) -> None:
+    with LogFile(tmp_path / "new") as file:
+        journal = AuditLog(file)
+        journal.append([sent(1), sent(2)])
+        journal.rotate(str(tmp_path / "old"))
+        journal.append([sent(3)])
+        root = journal.root().hex()
+    for files, first in ((("old", "new"), 0), (("new",), 2)):
+        capsys.readouterr()
+        to = tmp_path / f"from {first}"
+        assert main(["audit", "report", *(str(tmp_path / name) for name in files), "-o", str(to), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["root"] == root
+        assert data_of(to.read_text())["first"] == first
