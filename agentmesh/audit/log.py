@@ -26,7 +26,7 @@ from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_
 from agentmesh.audit.owner import can_stand, owner_named
 from agentmesh.audit.page import check_entry, check_pages
 from agentmesh.audit.prepared import Prepared
-from agentmesh.audit.record import AuditEvent, Record
+from agentmesh.audit.record import AuditEvent, Record, decode_entry
 from agentmesh.audit.sink import LongSink, Milestone, SealedSink, Sink
 from agentmesh.audit.verification import VerifiedLog, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
@@ -64,6 +64,7 @@ class AuditLog:
             ArgumentInvalid: not a sink; not a `Checkpoint`, or one of before this file, which only all files together
                 can be held against.
             LogBroken: an entry of the sink is not what it should be, or the log is not the checkpoint's.
+            OwnerMismatch: the checkpoint is another identity's than the log.
             StoreError: the sink cannot be read.
         """
         if isinstance(sink, type) or not (
@@ -86,6 +87,8 @@ class AuditLog:
             if size < self._handover.size:
                 raise ArgumentInvalid("checkpoint")
             check_root(checkpoint, self._tree.root(size))
+            if self._owner not in ("", checkpoint.issuer.did):
+                raise OwnerMismatch
         first = self._handover.size // CHUNK
         # No other hashes of the chunks below its size give the root that was signed.
         signed = 0 if size is None else size // CHUNK
@@ -101,7 +104,6 @@ class AuditLog:
         if long is None:
             entries = iter(self._sink.entries())
         else:
-            owner = owner or long.owner
             for milestone in long.milestones:
                 tree.append_chunk(milestone.node)
                 head = milestone.head
@@ -113,6 +115,8 @@ class AuditLog:
                 node = tree.append(head)
                 if node is not None:
                     milestones.append(Milestone(node, head))
+        if long is not None and not owner:  # last, because whoever can write an index can forge it
+            owner = long.owner
         self._tree, self._size, self._head, self._owner = tree, len(tree), head, owner
         self._is_in_step = True
         if long is not None and milestones:
@@ -436,8 +440,11 @@ def _leaves(long: LongSink, handover: Handover, start: int, end: int) -> Iterato
     if before >= len(milestones):
         raise StoreFailed  # an append was interrupted on its way there; the next reads the sink again
     head = handover.head if before == 0 else milestones[before - 1].head
+    owners = {handover.owner or long.owner}
     sequence = start
     for page in check_pages(islice(long.entries_from(start), end - start), start, head):
+        if not owners.issuperset(page.owners()):
+            raise LogBroken(sequence, "index")
         sequence += len(page.hashes)
         head = page.hashes[-1]
         yield from page.hashes
@@ -476,6 +483,14 @@ def _entries_behind(long: LongSink, tree: MerkleTree, head: EntryHash) -> Iterat
     last = len(tree) - 1
     entries = iter(long.entries_from(last))
     entry = next(entries, None)
-    if entry is None or leaf_hash(entry) != head:
+    # Its number too: any other entry has a hash as well, and the log would go on behind it with a number that it has.
+    if entry is None or leaf_hash(entry) != head or _number_of(entry) != last:
         raise LogBroken(last, "index")
     return entries
+
+
+def _number_of(entry: bytes) -> int | None:
+    try:
+        return decode_entry(entry)[0]
+    except RemoteError:
+        return None

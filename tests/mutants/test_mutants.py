@@ -1125,6 +1125,48 @@ FAULTS = (
         index("places_that_no_log_has_are_no_index"),
     ),
     Fault(
+        "any entry may stand where an index says that a chunk ends",
+        "audit/log.py",
+        " or _number_of(entry) != last:",
+        ":",
+        index("a_place_of_an_entry_with_another_number_is_refused"),
+    ),
+    Fault(
+        "an index says whose log it is, whatever the entries say",
+        "audit/log.py",
+        "        if not owners.issuperset(page.owners()):",
+        "        if False:",
+        index("a_forged_owner_is_not_signed_nor_handed_over"),
+    ),
+    Fault(
+        "whose log it is may be anything in an index",
+        "store/log_index.py",
+        " or not is_name(owner):",
+        ":",
+        index("a_forged_owner_is_not_signed_nor_handed_over"),
+    ),
+    Fault(
+        "a log opens with a checkpoint of another identity",
+        "audit/log.py",
+        'if self._owner not in ("", checkpoint.issuer.did):\n                raise',
+        "if False:\n                raise",
+        index("a_checkpoint_of_another_identity_opens_no_log"),
+    ),
+    Fault(
+        "a page of small arrays is built whole",
+        "primitives/_wire.py",
+        "            list_hook=check_width,\n",
+        "",
+        ("tests/unit/test_audit_page.py::test_a_page_of_what_is_small_to_write_and_large_to_build_is_not_built",),
+    ),
+    Fault(
+        "compiled calls of another release end the import",
+        "primitives/build.py",
+        "    except Exception:  # built for",
+        "    except ImportError:  # built for",
+        ("tests/unit/test_build.py::test_compiled_calls_of_another_release_are_left_alone",),
+    ),
+    Fault(
         "a pipe in the place of an index is waited for, or a link written through",
         "store/log_index.py",
         "                os.unlink(beside)\n"
