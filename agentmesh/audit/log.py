@@ -79,7 +79,8 @@ class AuditLog:
         self._encode = _wire.public_encoder()
         size = None if checkpoint is None else covered_size(checkpoint)
         # Those of a store are sealed with its other rows, under the owner's key.
-        vouched = 0 if self._long is None or isinstance(self._long, SealedSink) else len(self._long.milestones)
+        is_sealed = isinstance(sink, SealedSink) and sink.is_sealed is True
+        vouched = 0 if self._long is None or is_sealed else len(self._long.milestones)
         self._load()
         if checkpoint is not None and size is not None:
             if len(self._tree) < size:

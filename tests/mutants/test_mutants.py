@@ -1167,6 +1167,13 @@ FAULTS = (
         ("tests/unit/test_build.py::test_compiled_calls_of_another_release_are_left_alone",),
     ),
     Fault(
+        "a sync that fails before the index is written is forgotten",
+        "store/log_file.py",
+        "                if self._fsync_every is not None:  # else nothing",
+        "                if False:  # else nothing",
+        index("a_sync_that_fails_before_the_index_is_written_loses_nothing_acknowledged"),
+    ),
+    Fault(
         "a pipe in the place of an index is waited for, or a link written through",
         "store/log_index.py",
         "                os.unlink(beside)\n"
