@@ -68,12 +68,15 @@ OF_VALUES = {
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
+MAGIC = re.compile(r"__\w+__")  # which Markdown would set in bold
+
+
 def leaves_of(branch: str) -> str:
     """Return the errors right below a branch of the tree: code, class, what is said, and what to do next."""
     base = getattr(errors, branch)
     found = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), errors.AgentMeshError)]
     rows = [
-        (f"`{error.code}`", f"`{error.__name__}`", error.text, error.hint)
+        (f"`{error.code}`", f"`{error.__name__}`", error.text, MAGIC.sub(r"`\g<0>`", error.hint))
         for error in sorted(found, key=lambda error: error.code)
         if base in error.__bases__ and error.hint
     ]

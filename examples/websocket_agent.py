@@ -53,15 +53,18 @@ class WebSocketTransport:
             async for frame in socket:
                 said = json.loads(frame)
                 if "answer" not in said:
-                    come.put_nowait((said["number"], b64decode(said["envelope"])))
+                    come.put_nowait((said["number"], _decoded(said["envelope"])))
                 elif not (asked := self._asked.pop(said["answer"], asyncio.Future())).done():
                     asked.set_result(said)
+        except (ValueError, LookupError, TypeError):
+            pass  # no frame of the relay's: a new connection begins
         finally:
             self._socket = None
             come.put_nowait(None)
             for waiting in self._asked.values():
                 waiting.cancel()
             self._asked.clear()
+            await socket.close()
 
     async def _ask(self, do: str, **what: Any) -> dict[str, Any]:
         socket, number = await self._connected(), next(self._numbers)
@@ -101,6 +104,14 @@ class WebSocketTransport:
         """Take a bundle from the relay's shelf."""
         taken = (await self._ask("take", did=did))["bundle"]
         return b64decode(taken) if taken else None
+
+
+def _decoded(envelope: str) -> bytes:
+    """Return the bytes; none of what is no base64, so that it is refused and acknowledged, and not in the way."""
+    try:
+        return b64decode(envelope)
+    except (ValueError, TypeError):
+        return b""
 
 
 if __name__ == "__main__":

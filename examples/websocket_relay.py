@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from base64 import b64decode
 from collections import defaultdict
 from contextlib import suppress
 from itertools import count
@@ -29,33 +30,44 @@ class Relay:
         self._bundles: dict[str, list[str]] = defaultdict(list)
         self._last_resort: dict[str, str] = {}
         self._numbers = count()
-        self._connected: dict[str, ServerConnection] = {}
+        self._come: dict[str, asyncio.Event] = {}  # of who is connected: there is more
 
     async def serve(self, socket: ServerConnection) -> None:
         """Serve a connection: first what waits for its agent, then what it asks."""
         did = socket.request.path.lstrip("/") if socket.request is not None else ""
-        self._connected[did] = socket
+        come = self._come[did] = asyncio.Event()
+        handing = asyncio.create_task(self._hand(did, socket, come))
         try:
-            for number, envelope in list(self._queues[did].items()):
-                await socket.send(json.dumps({"number": number, "envelope": envelope}))
             async for frame in socket:
                 asked = json.loads(frame)
                 answer = {"answer": asked.get("n"), "bundle": None, "ok": False}
-                await self._do(did, asked, answer)
+                self._do(did, asked, answer)
                 await socket.send(json.dumps(answer))
-        except (ConnectionClosed, ValueError, LookupError, TypeError, AttributeError):
+        except (ConnectionClosed, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass  # no frame of this relay's: the connection ends
         finally:
-            if self._connected.get(did) is socket:
-                del self._connected[did]
+            handing.cancel()
+            if self._come.get(did) is come:
+                del self._come[did]
 
-    async def _do(self, did: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    async def _hand(self, did: str, socket: ServerConnection, come: asyncio.Event) -> None:
+        """Hand over what waits for an agent, then what comes. Who does not read it holds up nobody else."""
+        handed = -1
+        with suppress(ConnectionClosed):  # it comes again over the next connection
+            while True:
+                come.clear()
+                for number, envelope in list(self._queues[did].items()):
+                    if number > handed:
+                        await socket.send(json.dumps({"number": number, "envelope": envelope}))
+                        handed = number
+                await come.wait()
+
+    def _do(self, did: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
         if asked["do"] == "publish" and len(self._queues[asked["to"]]) < KEPT_MAX:
-            number, answer["ok"] = next(self._numbers), True
-            self._queues[asked["to"]][number] = asked["envelope"]
-            if (recipient := self._connected.get(asked["to"])) is not None:
-                with suppress(ConnectionClosed):  # it comes again over the next connection
-                    await recipient.send(json.dumps({"number": number, "envelope": asked["envelope"]}))
+            b64decode(asked["envelope"], validate=True)  # rubbish ends the connection of its sender, and no other
+            self._queues[asked["to"]][next(self._numbers)], answer["ok"] = asked["envelope"], True
+            if (come := self._come.get(asked["to"])) is not None:
+                come.set()
         elif asked["do"] == "acknowledge":
             answer["ok"] = self._queues[did].pop(asked["number"], None) is not None
         elif asked["do"] == "put":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, final
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Any, ClassVar, Final, final
 
 from agentmesh.primitives.keys import ChainKey, HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
 from agentmesh.session.epochs import Half
@@ -69,6 +70,24 @@ class PastChain(Redacted):
         self.length: int = length
         self.start: int = start
         self.serial: int = serial
+
+
+_PAST: Final = Struct(">32sIQQ")  # header key, length, start, serial
+
+
+def packed(past: Iterable[PastChain]) -> bytes:
+    """Return past chains as bytes, as a ratchet keeps them: objects of theirs would be a quarter of what it takes."""
+    return b"".join(_PAST.pack(one.header_key, one.length, one.start, one.serial) for one in past)
+
+
+def unpacked(past: bytes) -> tuple[PastChain, ...]:
+    """Return the past chains that were packed."""
+    return tuple(PastChain(*fields) for fields in _PAST.iter_unpack(past))
+
+
+def fields_of(past: bytes) -> list[list[Any]]:
+    """Return [header key, length, start, serial] of each past chain that was packed."""
+    return [list(fields) for fields in _PAST.iter_unpack(past)]
 
 
 @final

@@ -23,17 +23,31 @@ This module calls no primitive. A `Suite` gives them, and says how a header name
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, final
+from struct import Struct
+from typing import Any, Final, final
 
 from agentmesh.errors import ChainExhausted, ContradictoryHeader, DecryptionFailed, DuplicateMessage, GapTooLarge
 from agentmesh.limits import COUNTER_MAX, Limits
 from agentmesh.primitives.entropy import Entropy
 from agentmesh.primitives.keys import HeaderKey, MessageKey, Redacted, RootKey, X25519PublicKey, X25519Secret
-from agentmesh.session.chains import Delta, OpenDelta, PastChain, ReceivingChain, SendingChain, SkippedAt, Turn
+from agentmesh.session.chains import (
+    Delta,
+    OpenDelta,
+    PastChain,
+    ReceivingChain,
+    SendingChain,
+    SkippedAt,
+    Turn,
+    fields_of,
+    packed,
+    unpacked,
+)
 from agentmesh.session.epochs import Answering, Half, Item, Offering
 from agentmesh.session.kept import NO_KEYS, NOTHING, Skipped, evictions, kept_after, skip, staying
 from agentmesh.session.needs import RatchetHeader, Suite
 from agentmesh.session.turns import turn_of
+
+_TURN_KEYS: Final = Struct("32s32s32s32s")  # root, secret, next sending, next receiving
 
 
 @final
@@ -95,19 +109,8 @@ class Ratchet(Redacted):
     `Opened.delta` with the item; `apply`.
     """
 
-    __slots__ = (
-        "epochs",
-        "next_receiving",
-        "next_sending",
-        "past",
-        "public",
-        "receiving",
-        "root",
-        "secret",
-        "sending",
-        "skipped",
-        "suite",
-    )
+    # What a turn alone uses, its keys and the past chains, lies packed: a hub has thousands that rest.
+    __slots__ = ("_past", "_turn_keys", "epochs", "public", "receiving", "sending", "skipped", "suite")
 
     def __init__(
         self,
@@ -124,16 +127,42 @@ class Ratchet(Redacted):
         skipped: Skipped = NO_KEYS,
     ) -> None:
         self.suite: Suite = suite
-        self.root: RootKey = root
-        self.secret: X25519Secret = secret
         self.public: X25519PublicKey = public
         self.sending: SendingChain | None = sending
         self.receiving: ReceivingChain | None = receiving
-        self.next_sending: HeaderKey = next_sending
-        self.next_receiving: HeaderKey = next_receiving
+        self._turn_keys: bytes = root + secret + next_sending + next_receiving
         self.epochs: Half = epochs
-        self.past: tuple[PastChain, ...] = past  # oldest first
+        self._past: bytes = packed(past)
         self.skipped: Skipped = skipped  # oldest first
+
+    @property
+    def root(self) -> RootKey:
+        """The root key."""
+        return RootKey(self._turn_keys[:32])
+
+    @property
+    def secret(self) -> X25519Secret:
+        """The secret of this side's ratchet key."""
+        return X25519Secret(self._turn_keys[32:64])
+
+    @property
+    def next_sending(self) -> HeaderKey:
+        """The header key of this side's next chain."""
+        return HeaderKey(self._turn_keys[64:96])
+
+    @property
+    def next_receiving(self) -> HeaderKey:
+        """The header key of the peer's next chain."""
+        return HeaderKey(self._turn_keys[96:])
+
+    def packed_fields(self) -> tuple[tuple[RootKey, X25519Secret, HeaderKey, HeaderKey], list[list[Any]]]:
+        """Return root, secret and the next header keys, sending first; and the fields of each past chain."""
+        return _TURN_KEYS.unpack(self._turn_keys), fields_of(self._past)
+
+    @property
+    def past(self) -> tuple[PastChain, ...]:
+        """The chains that the peer has left, oldest first."""
+        return unpacked(self._past)
 
     @classmethod
     def initiator(
@@ -168,19 +197,12 @@ class Ratchet(Redacted):
 
     def copy(self) -> Ratchet:
         """Return a ratchet of the same state that can be changed apart."""
-        return Ratchet(
-            self.suite,
-            self.root,
-            self.secret,
-            self.public,
-            self.sending,
-            self.receiving,
-            self.next_sending,
-            self.next_receiving,
-            self.epochs,
-            self.past,
-            dict(self.skipped) if self.skipped else NO_KEYS,
-        )
+        twin = Ratchet.__new__(Ratchet)
+        for name in Ratchet.__slots__:
+            setattr(twin, name, getattr(self, name))
+        if self.skipped:
+            twin.skipped = dict(self.skipped)
+        return twin
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -403,13 +425,10 @@ class Ratchet(Redacted):
             self.receiving = delta.receiving
         turn = delta.turn
         if turn is not None:
-            self.root = turn.root
-            self.secret = turn.secret
+            self._turn_keys = turn.root + turn.secret + turn.next_sending + turn.next_receiving
             self.public = turn.public
             self.sending = turn.sending
-            self.next_sending = turn.next_sending
-            self.next_receiving = turn.next_receiving
-            self.past = turn.past
+            self._past = packed(turn.past)
             self.epochs = turn.epochs
         elif delta.epochs is not None:
             self.epochs = delta.epochs

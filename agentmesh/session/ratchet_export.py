@@ -49,9 +49,10 @@ KEPT_AT: Final = 8  # where the skipped keys stand in it
 def ratchet_fields(ratchet: Ratchet, *, with_kept: bool = True) -> list[Any]:
     """Return what `RATCHET` lays out; without the kept keys where a store has them apart."""
     sending, receiving = ratchet.sending, ratchet.receiving
+    (root, secret, next_sending, next_receiving), past = ratchet.packed_fields()
     return [
-        ratchet.root,
-        ratchet.secret,
+        root,
+        secret,
         ratchet.public,
         None
         if sending is None
@@ -68,9 +69,9 @@ def ratchet_fields(ratchet: Ratchet, *, with_kept: bool = True) -> list[Any]:
             receiving.start,
             receiving.serial,
         ],
-        ratchet.next_sending,
-        ratchet.next_receiving,
-        [[past.header_key, past.length, past.start, past.serial] for past in ratchet.past],
+        next_sending,
+        next_receiving,
+        past,
         [[serial, n, key, at_ms] for (serial, n), (key, at_ms) in ratchet.skipped.items()] if with_kept else [],
         *_half_fields(ratchet.epochs),
     ]

@@ -23,8 +23,6 @@ MARK = re.compile(r"^<!-- docstrings: (?P<module>[\w.]+)(?:: (?P<names>[\w ]+))?
 HOMES = ("agentmesh.errors", "agentmesh.attachments")
 # What a page can mean as a name: a class, what stands in one, or a place in the package.
 NAMED = re.compile(r"(?:agentmesh\.)?(?:\w+\.)*[A-Z]\w*[a-z]\w*(?:\.\w+)?|agentmesh(?:\.\w+)+")
-# Whose members are not shown again with every class that has them.
-PYTHONS = "object, BaseException, int, str, bytes, tuple, IOBase, RawIOBase, Executor"
 # By the code of each error, the class that has it.
 CODES = {
     error.code: f"agentmesh.errors.{name}"
@@ -48,7 +46,9 @@ def docstrings(module: str, names: list[str]) -> str:
         if home := elsewhere(module, name):
             moved.append(f":py:class:`{home}.{name}`")
         elif inspect.isclass(value):
-            lines += [f".. autoclass:: {module}.{name}", f"   :inherited-members: {PYTHONS}"]
+            # What comes of Python's own classes is not shown again with each of ours.
+            pythons = [base.__name__ for base in value.__mro__ if not base.__module__.startswith("agentmesh")]
+            lines += [f".. autoclass:: {module}.{name}", f"   :inherited-members: {', '.join(pythons)}"]
             lines += ["   :show-inheritance:"] if issubclass(value, Exception) else []
         elif inspect.isfunction(value):
             lines += [f".. autofunction:: {module}.{name}"]
@@ -80,7 +80,9 @@ class Ticked(XRefRole):
 def find(documented: dict[str, Any], target: str) -> str | None:
     """Return the one documented name that `target` can mean, be it its end alone or the place of its definition."""
     own = [name for name, entry in documented.items() if not entry.aliased]
-    for wanted in (target, target.rpartition(".")[2] if target.startswith("agentmesh.") else target):
+    last = target.rpartition(".")[2]
+    is_class = target.startswith("agentmesh.") and last[:1].isupper()  # a module's own name is no name within it
+    for wanted in (target, last) if is_class else (target,):
         found = [name for name in own if name == wanted or name.endswith(f".{wanted}")]
         if len(found) == 1:
             return found[0]

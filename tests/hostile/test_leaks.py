@@ -43,6 +43,7 @@ from agentmesh.primitives._labels import EXTRACT, KNOCK_KEY
 from agentmesh.primitives.keys import Disclosure, DisclosureKey, IdentitySeed, KemSeed, PrekeySecret, Redacted, Secret
 from agentmesh.session.established import Session
 from agentmesh.session.pending import Pending, Undecided
+from agentmesh.session.ratchet import Ratchet
 from agentmesh.session.suite import SUITE
 from agentmesh.testing import ManualClock, with_header
 
@@ -183,6 +184,8 @@ def reachable(*roots: Any) -> list[Any]:
         for name in {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}:
             waiting.append(getattr(value, name, None))
         waiting += list(getattr(value, "__dict__", {}).values())
+        if isinstance(value, Ratchet):  # of which a part lies packed
+            waiting += [value.root, value.secret, value.next_sending, value.next_receiving, value.past]
     return list(seen.values())
 
 

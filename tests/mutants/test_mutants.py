@@ -46,6 +46,8 @@ ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/
 ATTACHMENT_FILE, ATTACHMENT_SEALING = ((f"tests/unit/test_attachment_{name}.py",) for name in ("file", "sealing"))
 ATTACHMENTS_IO, MANY = (("tests/hostile/test_attachments_io.py",), ("tests/hostile/test_many.py",))
 
+COURIER = ("tests/unit/test_courier.py",)
+
 
 def broken_off(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/hostile/test_broken_off.py::test_{test}" for test in tests)
@@ -57,6 +59,8 @@ def index(*tests: str) -> tuple[str, ...]:
 
 FORGED = index("a_forged_hash_is_never_signed_nor_handed_over_nor_verified")
 PAGES = ("tests/unit/test_audit_page.py",)
+
+PICTURES = ("tests/unit/test_audit_pictures.py",)
 
 ONCE = broken_off("a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again")
 
@@ -618,6 +622,13 @@ FAULTS = (
         "    if encode(value) != data:\n        raise Malformed\n",
         "",
         ("tests/unit/test_wire.py",),
+    ),
+    Fault(
+        "each session keeps how its messages begin",
+        "envelope.py",
+        "@lru_cache(maxsize=1024)  # public: of agents in this process, for each length that a peer's DID has\n",
+        "",
+        ("tests/unit/test_hub.py",),
     ),
     Fault(
         "a pattern knows a longer form of a number",
@@ -1220,6 +1231,146 @@ FAULTS = (
         "if len(waiting) > threads:",
         "if len(waiting) > 1 << 30:",
         ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "the data of a page can end their block",
+        "cli/pictures/report.py",
+        r'return text.replace("<", "\\u003c")',
+        "return text",
+        PICTURES,
+    ),
+    Fault(
+        "a name in a table of a page is markup",
+        "cli/pictures/report.py",
+        "{escape(names[recipient])}",
+        "{names[recipient]}",
+        PICTURES,
+    ),
+    Fault(
+        "what could act on a page stays in a picture",
+        "cli/pictures/traffic.py",
+        "return escaped(text, TEXT_MAX, plain=True)",
+        "return text",
+        PICTURES,
+    ),
+    Fault(
+        "what may be good later is acknowledged to the broker",
+        "courier/intake.py",
+        "            if _may_be_good(refused):",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "what is bad stays with the broker for ever",
+        "courier/intake.py",
+        "        return isinstance(refused, TryAgain)",
+        "        return True",
+        COURIER,
+    ),
+    Fault(
+        "what was held is not taken again",
+        "courier/offering.py",
+        "        await self._intake.take_held()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an envelope that the broker never takes holds up the others",
+        "courier/offering.py",
+        "            self._unlucky.add(one.receipt)\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "bundles that the shelf did not take are forgotten",
+        "courier/stocking.py",
+        "                self._to_put.appendleft(made)\n",
+        "                pass\n",
+        COURIER,
+    ),
+    Fault(
+        "a last-resort bundle is taken for a shelf that is filled",
+        "courier/stocking.py",
+        "served is not None and self._is_one_time(served)",
+        "served is not None",
+        COURIER,
+    ),
+    Fault(
+        "a stock that is full stays full",
+        "courier/stocking.py",
+        "        agent.withdraw_bundles()  # of so many the most are lost, and nobody can say which\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "the shelf is not looked at when the courier connects",
+        "courier/courier.py",
+        "                await self._stocking.look()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an event is told for as long as it is not done",
+        "courier/courier.py",
+        "[event for event in inbox if id(event) not in told]",
+        "list(inbox)",
+        COURIER,
+    ),
+    Fault(
+        "nothing is offered by whoever leaves",
+        "courier/courier.py",
+        "            if error is None and self._failed is None:\n",
+        "            if False:\n",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels its own ends the courier",
+        "courier/courier.py",
+        "                if task is None or task.cancelling():",
+        "                if True:",
+        COURIER,
+    ),
+    Fault(
+        "expired bundles are not passed over",
+        "courier/courier.py",
+        "            with suppress(BundleExpired):",
+        "            if True:",
+        COURIER,
+    ),
+    Fault(
+        "what ends a store is tried again",
+        "courier/courier.py",
+        "            except (StoreError, ArgumentInvalid):\n                raise\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels a call is not told from who waits",
+        "courier/workings.py",
+        "            if asked.cancelled():",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "a broker that never answers is waited for",
+        "courier/workings.py",
+        "self._pause(self._answer_seconds)",
+        "self._pause(1e9)",
+        COURIER,
+    ),
+    Fault(
+        "pauses do not grow",
+        "courier/pauses.py",
+        "min(2 * self._next, self._longest)",
+        "self._next",
+        COURIER,
+    ),
+    Fault(
+        "the broker is told before the agent has it",
+        "courier/intake.py",
+        "        refused: AgentMeshError | None = None\n",
+        "        refused: AgentMeshError | None = None\n        await workings.reach(lambda: _said(acknowledge))\n",
+        COURIER,
     ),
 )
 

@@ -15,9 +15,11 @@ from agentmesh.at_rest import StateKind, export_fields
 from agentmesh.audit import AuditJournal, AuditLog, MemorySink
 from agentmesh.engine.rows import Rows, rows_of, state_of
 from agentmesh.engine.state import AgentState, RowKind
-from agentmesh.errors import AgentMeshError, ArgumentInvalid, CommitFailed, StateStale, StoreError
+from agentmesh.errors import AgentMeshError, ArgumentInvalid, CommitFailed, StateMalformed, StateStale, StoreError
 from agentmesh.limits import UINT_MAX
 from agentmesh.policy import KnockRequest
+from agentmesh.primitives import _wire
+from agentmesh.session import at_rest
 from agentmesh.testing import ManualClock, Pair, agent_pair, established_pair
 from agentmesh.trust import AdmissionPolicy
 
@@ -281,3 +283,41 @@ def test_no_generation_and_no_flag_of_another_kind_is_taken() -> None:
             Agent.restore(export_fields(StateKind.AGENT, MESH, 0, [seed, wrong, [], [], []]))
         with pytest.raises(StoreError):
             Agent.restore(export_fields(StateKind.AGENT, MESH, -1 if wrong == 2 else wrong, fields))  # type: ignore[arg-type]
+
+
+# --- the pattern of a session ----------------------------------------------------------------------------------------
+
+
+def restored(data: bytes, agent: Agent, layout: _wire.Array) -> bytes | None:
+    """What is exported again of a session that is restored by this layout; `None` where it is refused."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(at_rest, "_TAGS", {**at_rest._TAGS, 3: layout})
+        patched.setattr(at_rest, "_SESSION", layout)
+        try:
+            return at_rest.export_session(at_rest.restore_session(data, mesh=agent.mesh, own_did=agent.did))
+        except StateMalformed:
+            return None
+
+
+@given(st.integers(0, 7), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3))
+def test_a_session_is_restored_alike_by_its_pattern_and_by_its_fields(
+    turns: int, spoiled: list[tuple[int, int]]
+) -> None:
+    by_pattern, by_fields = at_rest._SESSION, _wire.array(*at_rest._SESSION.kinds)
+    pair = established_pair(turns)
+    for _ in range(turns):
+        pair.bob.receive(pair.alice.send(pair.bob.did, b"x"))
+        pair.alice.receive(pair.bob.send(pair.alice.did, b"y"))
+    for agent in (pair.alice, pair.bob):
+        [held] = agent._core.state.sessions.values()
+        data = bytearray(at_rest.export_session(held))
+        for at, byte in spoiled:
+            data[at % len(data)] = byte
+        for _ in range(20):  # the pattern is made once the layout was met so often
+            found = restored(bytes(data), agent, by_pattern)
+        assert found == restored(bytes(data), agent, by_fields)
+        assert found in (None, bytes(data))
+        if not spoiled:
+            assert found is not None
+            assert by_pattern.often is not None
+            assert by_pattern.often.knows(bytes(data))
