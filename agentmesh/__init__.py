@@ -2,7 +2,8 @@
 
 Applications use `Agent` and the values around it. The rooms below are importable and useful alone:
 `agentmesh.primitives`, `agentmesh.identity`, `agentmesh.envelope`, `agentmesh.handshake`, `agentmesh.session`,
-`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`, `agentmesh.retries`, `agentmesh.attachments`, `agentmesh.agt`.
+`agentmesh.audit`, `agentmesh.trust`, `agentmesh.relay`, `agentmesh.retries`, `agentmesh.attachments`, `agentmesh.agt`,
+`agentmesh.courier`.
 """
 
 import sys

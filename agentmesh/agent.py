@@ -351,7 +351,7 @@ class Agent(AgentBoxes):
                 check_flags(disclosable=disclosable)
             if type(data) is not bytes:  # a copy, because its owner may write into it before the call is made again
                 data = bytes_argument("data", data, 0, self._core.limits.plaintext_max_bytes)
-            if label != b"":
+            if type(label) is not bytes or label:
                 label = label_argument(label, self._core)
             if type(attachments) is not tuple or attachments:
                 attachments = attachments_argument(attachments)
@@ -360,7 +360,7 @@ class Agent(AgentBoxes):
             )
         except AgentMeshError as error:
             left = error
-        del self, did, data, action, session_id, label, attachments  # this frame stays in the traceback
+        del self, did, data, action, session_id, disclosable, label, attachments  # this frame stays in the traceback
         raise bare(left)
 
     @changing
@@ -457,5 +457,5 @@ class Agent(AgentBoxes):
             return make_call(self._seam, receiving.receive, (envelope, disclosable), envelope)
         except AgentMeshError as error:
             left = error
-        del self, envelope  # this frame stays in the traceback
+        del self, envelope, disclosable  # this frame stays in the traceback
         raise bare(left)

@@ -207,6 +207,10 @@ def _refuse_ext(_code: int, _data: bytes) -> NoReturn:
     raise Malformed
 
 
+def _refuse_map(_items: dict[Any, Any]) -> NoReturn:
+    raise Malformed
+
+
 def _check_size(data: bytes, max_bytes: int) -> None:
     if not isinstance(data, bytes):
         raise Malformed
@@ -288,10 +292,19 @@ def decode_rows(parts: Sequence[bytes], width: int) -> list[tuple[Any, ...]]:
         Malformed: at least one is anything else; `decode` says of each what it is.
     """
     data = b"".join(parts)
+
+    def check_width(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        # A map or an array costs one byte to write and sixty to build, so the first that is no row ends it.
+        if len(row) != width:
+            raise Malformed
+        return row
+
     try:
         unpacker = msgpack.Unpacker(
             raw=False,
             use_list=False,
+            list_hook=check_width,
+            object_hook=_refuse_map,
             max_buffer_size=max(1, len(data)),
             max_array_len=width,
             max_map_len=0,
@@ -301,11 +314,7 @@ def decode_rows(parts: Sequence[bytes], width: int) -> list[tuple[Any, ...]]:
         unpacker.feed(data)
         rows = list(unpacker)
         # Part by part: so no part's end can be the next one's beginning.
-        if (
-            set(map(type, rows)) == {tuple}
-            and set(map(len, rows)) == {width}
-            and list(map(public_encoder(), rows)) == list(parts)
-        ):
+        if set(map(type, rows)) == {tuple} and list(map(public_encoder(), rows)) == list(parts):
             return rows
     except (ValueError, RecursionError):
         pass

@@ -38,7 +38,7 @@ _SIGNING: Final = bytes.fromhex(
 Kdf = Callable[[bytes, KdfLabel, bytes, int], bytes]
 Build = Literal[
     "compiled", "pure", "pure, as the environment asks", "pure, because PyNaCl has no such handle",
-    "pure, because the compiled calls answer otherwise",
+    "pure, because the compiled calls cannot be bound", "pure, because the compiled calls answer otherwise",
 ]  # fmt: skip
 BUILD: Build = "pure"
 """Which build runs in this process, and why it is not another."""
@@ -55,12 +55,16 @@ def chosen(sodium: _sodium.Calls, kdf: Kdf) -> tuple[_sodium.Calls, Kdf]:
     if not _sodium.fits(_sodium.HANDLE, _SHAPES):
         BUILD = "pure, because PyNaCl has no such handle"
         return sodium, kdf
-    compiled = bound(_fast, sodium, kdf)
-    if not alike((*compiled, _fast.kdf), (*sodium, kdf)):
+    try:
+        compiled, compiled_kdf = bound(_fast, sodium, kdf), _fast.kdf
+    except Exception:  # built for another release, or bound already where this module is imported once more
+        BUILD = "pure, because the compiled calls cannot be bound"
+        return sodium, kdf
+    if not alike((*compiled, compiled_kdf), (*sodium, kdf)):
         BUILD = "pure, because the compiled calls answer otherwise"
         return sodium, kdf
     BUILD = "compiled"
-    return compiled, _fast.kdf
+    return compiled, compiled_kdf
 
 
 def bound(module: Any, sodium: _sodium.Calls, kdf: Kdf) -> _sodium.Calls:

@@ -82,7 +82,7 @@ def packed(past: Iterable[PastChain]) -> bytes:
 
 def unpacked(past: bytes) -> tuple[PastChain, ...]:
     """Return the past chains that were packed."""
-    return tuple(PastChain(HeaderKey(key), length, start, n) for key, length, start, n in _PAST.iter_unpack(past))
+    return tuple(PastChain(*fields) for fields in _PAST.iter_unpack(past))
 
 
 def fields_of(past: bytes) -> list[list[Any]]:

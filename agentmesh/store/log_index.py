@@ -21,7 +21,7 @@ from typing import Final, Self, final
 from attrs import define, field, frozen
 
 from agentmesh.audit.merkle import EntryHash
-from agentmesh.audit.record import ENTRY_MAX_BYTES
+from agentmesh.audit.record import ENTRY_MAX_BYTES, is_name
 from agentmesh.audit.sink import Milestone
 from agentmesh.errors import RemoteError
 from agentmesh.limits import DID_MAX_BYTES
@@ -76,7 +76,7 @@ class LogIndex:
             version, owner, claimed, rows = _wire.decode(body, _LAYOUT, _MAX_BYTES)
         except (OSError, ValueError, RemoteError):
             return index
-        if version != _VERSION or claimed != first or len(rows) % _ROW_BYTES:
+        if version != _VERSION or claimed != first or len(rows) % _ROW_BYTES or not is_name(owner):
             return index
         places, milestones, before = [], [], 0
         for at in range(0, len(rows), _ROW_BYTES):

@@ -80,7 +80,9 @@ class Ticked(XRefRole):
 def find(documented: dict[str, Any], target: str) -> str | None:
     """Return the one documented name that `target` can mean, be it its end alone or the place of its definition."""
     own = [name for name, entry in documented.items() if not entry.aliased]
-    for wanted in (target, target.rpartition(".")[2] if target.startswith("agentmesh.") else target):
+    last = target.rpartition(".")[2]
+    is_class = target.startswith("agentmesh.") and last[:1].isupper()  # a module's own name is no name within it
+    for wanted in (target, last) if is_class else (target,):
         found = [name for name in own if name == wanted or name.endswith(f".{wanted}")]
         if len(found) == 1:
             return found[0]

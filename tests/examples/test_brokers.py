@@ -48,6 +48,7 @@ def test_either_side_is_killed_at_any_point(broker: Any, brokers: ModuleType, tm
         reader = pair.reader(
             point("agentmesh:Agent.accept", 1),  # durable, and not sent
             point("agentmesh:Agent.receive", 3),  # durable, and not acknowledged
+            point("rows:Table.write", 2, "before"),  # told, and neither written down nor done
             point("rows:Table.write", 3),  # written down, and not done
         )
         pair.until(lambda: bool(reader.lines("ready")), "the reader can be reached")

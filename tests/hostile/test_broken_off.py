@@ -884,7 +884,7 @@ def test_a_child_of_a_fork_is_refused_by_every_call_before_any_lock(tmp_path: Pa
         "export_state": bob.export_state,
     }
     public = {name for name in dir(Agent) if not name.startswith("_")}
-    assert public - calls.keys() == {"create", "restore", "did", "key", "mesh"}
+    assert public - calls.keys() == {"create", "restore", "did", "is_reliable", "key", "mesh"}
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:

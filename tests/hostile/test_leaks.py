@@ -368,7 +368,7 @@ def fails(story: Story, call: Callable[[], object], error: type[AgentMeshError] 
     frames = frames_of_ours(caught)
     assert [frame.name in GUARDS for frame in frames] == [True]
     for frame in frames:
-        assert set(frame.locals or ()) <= {"left", "call", "disclosable"}  # of what it was given
+        assert set(frame.locals or ()) <= {"left", "call"}  # nothing of what it was given
         watch.texts += [f"{name} = {value}" for name, value in (frame.locals or {}).items()]
     assert caught.__context__ is None
     if not isinstance(caught, CommitFailed):
@@ -403,6 +403,9 @@ def test_every_failure_of_a_caller_shows_nothing(story: Story) -> None:
         fails(story, lambda action=action: alice.send(bob.did, canaries["plaintext"], action=action).envelope)
     for data in (too_much, bytearray(too_much), canaries["plaintext"].hex()):
         fails(story, lambda data=data: alice.send(bob.did, data).envelope)
+    for name in ("disclosable", "label", "session_id", "attachments", "action"):
+        fails(story, lambda name=name: alice.send(bob.did, b"", **{name: canaries["plaintext"] * 9}))
+    fails(story, lambda: bob.receive(b"", disclosable=canaries["plaintext"]))  # type: ignore[arg-type]
     fails(story, lambda: alice.close(bob.did, story.watch.action * 10).envelope)
     fails(story, lambda: alice.accept(canaries["plaintext"]))  # type: ignore[arg-type]
     alice.close(bob.did)

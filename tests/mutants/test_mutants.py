@@ -46,6 +46,8 @@ ATTACHMENTS, ATTACHMENT_ATTACKS = (("tests/unit/test_attachments.py",), ("tests/
 ATTACHMENT_FILE, ATTACHMENT_SEALING = ((f"tests/unit/test_attachment_{name}.py",) for name in ("file", "sealing"))
 ATTACHMENTS_IO, MANY = (("tests/hostile/test_attachments_io.py",), ("tests/hostile/test_many.py",))
 
+COURIER = ("tests/unit/test_courier.py",)
+
 
 def broken_off(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/hostile/test_broken_off.py::test_{test}" for test in tests)
@@ -57,6 +59,8 @@ def index(*tests: str) -> tuple[str, ...]:
 
 FORGED = index("a_forged_hash_is_never_signed_nor_handed_over_nor_verified")
 PAGES = ("tests/unit/test_audit_page.py",)
+
+PICTURES = ("tests/unit/test_audit_pictures.py",)
 
 ONCE = broken_off("a_call_that_is_broken_off_did_nothing_or_all_and_can_be_made_again")
 
@@ -1121,6 +1125,71 @@ FAULTS = (
         index("places_that_no_log_has_are_no_index"),
     ),
     Fault(
+        "any entry may stand where an index says that a chunk ends",
+        "audit/log.py",
+        " or number_in(entry) != last:",
+        ":",
+        index("a_place_of_an_entry_with_another_number_is_refused"),
+    ),
+    Fault(
+        "an index says whose log it is, whatever the entries say",
+        "audit/log.py",
+        "        if not owners.issuperset(page.owners()):",
+        "        if False:",
+        index("a_forged_owner_is_not_signed_nor_handed_over"),
+    ),
+    Fault(
+        "whose log it is may be anything in an index",
+        "store/log_index.py",
+        " or not is_name(owner):",
+        ":",
+        index("a_forged_owner_is_not_signed_nor_handed_over"),
+    ),
+    Fault(
+        "a log opens with a checkpoint of another identity",
+        "audit/log.py",
+        'if self._owner not in ("", checkpoint.issuer.did):\n                raise',
+        "if False:\n                raise",
+        index("a_checkpoint_of_another_identity_opens_no_log"),
+    ),
+    Fault(
+        "a page of small arrays is built whole",
+        "primitives/_wire.py",
+        "            list_hook=check_width,\n",
+        "",
+        ("tests/unit/test_audit_page.py::test_a_page_of_what_is_small_to_write_and_large_to_build_is_not_built",),
+    ),
+    Fault(
+        "compiled calls of another release end the import",
+        "primitives/build.py",
+        "    except Exception:  # built for",
+        "    except ImportError:  # built for",
+        ("tests/unit/test_build.py::test_compiled_calls_of_another_release_are_left_alone",),
+    ),
+    Fault(
+        "a sync that fails before the index is written is forgotten",
+        "store/log_file.py",
+        "                if self._fsync_every is not None:  # else nothing",
+        "                if False:  # else nothing",
+        index("a_sync_that_fails_before_the_index_is_written_loses_nothing_acknowledged"),
+    ),
+    Fault(
+        "a root over half a call is signed",
+        "audit/log.py",
+        "            self._catch_up()\n            return self._signed(",
+        "            return self._signed(",
+        (
+            "tests/hostile/test_audit_broken_off.py::test_what_is_told_behind_a_call_that_was_broken_off_is_of_the_log_as_it_is",
+        ),
+    ),
+    Fault(
+        "a chunk that was broken off leaves its place to the next",
+        "audit/log.py",
+        "        if long is not None and milestones:\n            long.mark",
+        "        self._is_in_step = True\n        if long is not None and milestones:\n            long.mark",
+        ("tests/hostile/test_audit_broken_off.py::test_a_chunk_of_a_call_that_was_broken_off_keeps_its_place",),
+    ),
+    Fault(
         "a pipe in the place of an index is waited for, or a link written through",
         "store/log_index.py",
         "                os.unlink(beside)\n"
@@ -1162,6 +1231,146 @@ FAULTS = (
         "if len(waiting) > threads:",
         "if len(waiting) > 1 << 30:",
         ATTACHMENT_SEALING,
+    ),
+    Fault(
+        "the data of a page can end their block",
+        "cli/pictures/report.py",
+        r'return text.replace("<", "\\u003c")',
+        "return text",
+        PICTURES,
+    ),
+    Fault(
+        "a name in a table of a page is markup",
+        "cli/pictures/report.py",
+        "{escape(names[recipient])}",
+        "{names[recipient]}",
+        PICTURES,
+    ),
+    Fault(
+        "what could act on a page stays in a picture",
+        "cli/pictures/traffic.py",
+        "return escaped(text, TEXT_MAX, plain=True)",
+        "return text",
+        PICTURES,
+    ),
+    Fault(
+        "what may be good later is acknowledged to the broker",
+        "courier/intake.py",
+        "            if _may_be_good(refused):",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "what is bad stays with the broker for ever",
+        "courier/intake.py",
+        "        return isinstance(refused, TryAgain)",
+        "        return True",
+        COURIER,
+    ),
+    Fault(
+        "what was held is not taken again",
+        "courier/offering.py",
+        "        await self._intake.take_held()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an envelope that the broker never takes holds up the others",
+        "courier/offering.py",
+        "            self._unlucky.add(one.receipt)\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "bundles that the shelf did not take are forgotten",
+        "courier/stocking.py",
+        "                self._to_put.appendleft(made)\n",
+        "                pass\n",
+        COURIER,
+    ),
+    Fault(
+        "a last-resort bundle is taken for a shelf that is filled",
+        "courier/stocking.py",
+        "served is not None and self._is_one_time(served)",
+        "served is not None",
+        COURIER,
+    ),
+    Fault(
+        "a stock that is full stays full",
+        "courier/stocking.py",
+        "        agent.withdraw_bundles()  # of so many the most are lost, and nobody can say which\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "the shelf is not looked at when the courier connects",
+        "courier/courier.py",
+        "                await self._stocking.look()\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "an event is told for as long as it is not done",
+        "courier/courier.py",
+        "[event for event in inbox if id(event) not in told]",
+        "list(inbox)",
+        COURIER,
+    ),
+    Fault(
+        "nothing is offered by whoever leaves",
+        "courier/courier.py",
+        "            if error is None and self._failed is None:\n",
+        "            if False:\n",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels its own ends the courier",
+        "courier/courier.py",
+        "                if task is None or task.cancelling():",
+        "                if True:",
+        COURIER,
+    ),
+    Fault(
+        "expired bundles are not passed over",
+        "courier/courier.py",
+        "            with suppress(BundleExpired):",
+        "            if True:",
+        COURIER,
+    ),
+    Fault(
+        "what ends a store is tried again",
+        "courier/courier.py",
+        "            except (StoreError, ArgumentInvalid):\n                raise\n",
+        "",
+        COURIER,
+    ),
+    Fault(
+        "a transport that cancels a call is not told from who waits",
+        "courier/workings.py",
+        "            if asked.cancelled():",
+        "            if False:",
+        COURIER,
+    ),
+    Fault(
+        "a broker that never answers is waited for",
+        "courier/workings.py",
+        "self._pause(self._answer_seconds)",
+        "self._pause(1e9)",
+        COURIER,
+    ),
+    Fault(
+        "pauses do not grow",
+        "courier/pauses.py",
+        "min(2 * self._next, self._longest)",
+        "self._next",
+        COURIER,
+    ),
+    Fault(
+        "the broker is told before the agent has it",
+        "courier/intake.py",
+        "        refused: AgentMeshError | None = None\n",
+        "        refused: AgentMeshError | None = None\n        await workings.reach(lambda: _said(acknowledge))\n",
+        COURIER,
     ),
 )
 

@@ -12,12 +12,24 @@ from typing import Any
 import pytest
 
 from agentmesh import Identity
-from agentmesh.audit import AuditEvent, AuditLog, MemorySink, Record, decode_entry, page, verify_entries, verify_entry
-from agentmesh.errors import ArgumentInvalid, LogBroken
-from agentmesh.store import LogFile, log_index, read_log_file
+from agentmesh.audit import (
+    AuditEvent,
+    AuditLog,
+    MemorySink,
+    Record,
+    decode_entry,
+    page,
+    sign_checkpoint,
+    verify_entries,
+    verify_entry,
+)
+from agentmesh.audit.merkle import leaf_hash
+from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, StoreFailed
+from agentmesh.store import LogFile, files, log_index, read_log_file
 
 MESH = "example/test"
 OWNER = Identity.from_seed(bytes(31) + b"\x01")
+OTHER = Identity.from_seed(bytes(31) + b"\x02")
 COUNT = 3 * 4_096 + 100
 
 
@@ -89,8 +101,6 @@ def test_what_stands_behind_the_last_chunk_is_verified_and_no_more(
 
 
 def _checkpoint(whole: AuditLog, size: int) -> Any:
-    from agentmesh.audit import sign_checkpoint
-
     return sign_checkpoint(OWNER, mesh=MESH, size=size, root=whole.root(size), time_ms=1)
 
 
@@ -251,6 +261,45 @@ def test_the_index_says_nothing_that_a_power_cut_could_undo(tmp_path: Path, monk
         assert happened == ["fsync", "index"]
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_sync_that_fails_before_the_index_is_written_loses_nothing_acknowledged(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a sync may drop what it was to write and forget it: the next one would succeed without it."""
+    path = tmp_path / "log"
+    record = Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did)
+    written: list[tuple[int, int]] = []
+    failing = [errno.EIO] * failures
+    fsync, overwrite = os.fsync, files.overwrite
+
+    def sync(descriptor: int) -> None:
+        if failing:
+            raise OSError(failing.pop(), "")
+        fsync(descriptor)
+
+    def over(name: str, descriptor: int, data: bytes, at: int) -> None:
+        written.append((at, len(data)))
+        overwrite(name, descriptor, data, at)
+
+    with LogFile(path, fsync_every=3) as sink:
+        opened = AuditLog(sink)
+        opened.append([record] * 4_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            patch.setattr(files, "overwrite", over)
+            opened.append([record] * 100)
+        size = path.stat().st_size
+        assert sum(length for _, length in written) == size - 16
+        assert not path.with_name("log.index").exists()
+        if failures == 1:
+            opened.append([record] * 4_096)
+        else:  # written again, and not known to be on the disk: nothing more is acknowledged
+            with pytest.raises(StoreFailed):
+                opened.append(record)
+    with LogFile(path) as sink:
+        assert len(AuditLog(sink)) == (8_196 if failures == 1 else 4_100)
+
+
 def test_a_long_log_in_a_file_keeps_no_hash_an_entry(path: Path) -> None:
     with LogFile(path) as sink:
         opened = AuditLog(sink)
@@ -375,6 +424,23 @@ def test_what_a_checkpoint_covers_or_was_verified_is_not_read_again_to_be_signed
         assert len(opened) == COUNT + 4_096
 
 
+@pytest.mark.parametrize(("is_sealed", "unread"), [(True, []), (False, [0, 1, 2]), ("no", [0, 1, 2])])
+def test_a_sink_is_sealed_where_it_says_so_and_not_where_it_can_say(
+    is_sealed: object, unread: list[int], path: Path
+) -> None:
+    with LogFile(path) as sink:
+
+        class Around:
+            handover, owner, milestones = sink.handover, sink.owner, sink.milestones
+            append, entries, entries_from, mark, rotate = (
+                sink.append, sink.entries, sink.entries_from, sink.mark, sink.rotate,
+            )  # fmt: skip
+
+        around = Around()
+        around.is_sealed = is_sealed  # type: ignore[attr-defined]
+        assert [*AuditLog(around)._unread] == unread
+
+
 def test_an_agent_is_not_held_while_what_it_signs_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from agentmesh import Agent
     from agentmesh.audit import AuditJournal
@@ -482,6 +548,34 @@ def test_a_forged_place_is_refused_and_changes_nothing(
     assert path.read_bytes() == written[0]
 
 
+@pytest.mark.parametrize("number", [0, 4_094, 8_191, COUNT - 1])
+def test_a_place_of_an_entry_with_another_number_is_refused(
+    number: int, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    # Else the log went on with a number that it has already, behind its last entry.
+    entries = list(written[2].entries())
+    end = 16 + sum(4 + len(entry) for entry in entries[: number + 1])
+    last = end - 4 - len(entries[number])
+    row = last.to_bytes(8, "big") + end.to_bytes(8, "big") + leaf_hash(entries[number]) + bytes(32)
+    path.with_name("log.index").write_bytes(_forged(written[1], rows=row))
+    with LogFile(path) as sink, pytest.raises(LogBroken):
+        AuditLog(sink)
+    assert path.read_bytes() == written[0]
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"\xc1" * 100, b"\x91" * 1_000])
+def test_an_entry_that_is_none_where_the_index_ends_is_refused(
+    garbage: bytes, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    start = len(written[0])
+    path.write_bytes(written[0] + len(garbage).to_bytes(4, "big") + garbage)
+    end = start + 4 + len(garbage)
+    row = start.to_bytes(8, "big") + end.to_bytes(8, "big") + leaf_hash(garbage) + bytes(32)
+    path.with_name("log.index").write_bytes(_forged(written[1], rows=row))
+    with LogFile(path) as sink, pytest.raises(LogBroken, match="index at 4095"):
+        AuditLog(sink)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize("name", ["log.index", "log.index.new"])
 def test_a_pipe_or_a_link_in_the_place_of_an_index_stops_nothing(
@@ -513,9 +607,7 @@ def test_a_pipe_or_a_link_in_the_place_of_an_index_stops_nothing(
 
 
 def test_the_owner_of_a_long_log_is_known_without_reading_it(path: Path) -> None:
-    from agentmesh.errors import OwnerMismatch
-
-    other = Identity.from_seed(bytes(31) + b"\x02")
+    other = OTHER
     with LogFile(path) as sink:
         opened = AuditLog(sink)
         before = path.read_bytes()
@@ -547,10 +639,48 @@ def test_the_owner_is_known_where_nothing_behind_the_index_names_one(tmp_path: P
         assert AuditLog(sink).owner == OWNER.did
 
 
+@pytest.mark.parametrize("owner", ["", OTHER.did, "did:example:x", "not a name", "\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize("count", [3 * 4_096, COUNT], ids=["whole chunks", "and some"])
+def test_a_forged_owner_is_not_signed_nor_handed_over(
+    owner: str, count: int, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    """The next file would begin with what nobody can read, or be another's for ever."""
+    entries = list(written[2].entries())[:count]
+    before = b"agentmesh-log-1\n" + b"".join(len(entry).to_bytes(4, "big") + entry for entry in entries)
+    path.write_bytes(before)
+    index = path.with_name("log.index")
+    ended = path.with_name("log.1")
+    for call in (
+        lambda opened: opened.checkpoint(OTHER, mesh=MESH, time_ms=1),
+        lambda opened: opened.rotate(ended, identity=OTHER, mesh=MESH, time_ms=1),
+        lambda opened: opened.rotate(ended),
+    ):
+        index.write_bytes(_forged(written[1], owner=owner))
+        with LogFile(path) as sink:
+            opened = AuditLog(sink)
+            try:
+                call(opened)
+            except (LogBroken, OwnerMismatch):
+                assert path.read_bytes() == before
+                assert not ended.exists()
+            else:  # an index that is none
+                assert (owner.isascii() and owner.startswith("did:"), opened.owner) == (False, OWNER.did)
+    if count == COUNT and not ended.exists():
+        # What stands behind the chunks says whose it is, whatever the index says.
+        index.write_bytes(_forged(written[1], owner=owner))
+        with LogFile(path) as sink:
+            AuditLog(sink).append(Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did))
+
+
+def test_a_checkpoint_of_another_identity_opens_no_log(path: Path, written: tuple[bytes, bytes, AuditLog]) -> None:
+    other = sign_checkpoint(OTHER, mesh=MESH, size=COUNT, root=written[2].root(), time_ms=1)
+    with LogFile(path) as sink, pytest.raises(OwnerMismatch):
+        AuditLog(sink, checkpoint=other)
+
+
 def test_a_second_identity_cannot_write_into_a_log(tmp_path: Path) -> None:
     from agentmesh import Agent
     from agentmesh.audit import AuditJournal
-    from agentmesh.errors import OwnerMismatch
 
     with LogFile(tmp_path / "log") as sink:
         opened = AuditLog(sink)

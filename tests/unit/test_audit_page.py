@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -148,6 +149,25 @@ def test_any_altered_bytes_are_found_as_one_by_one(data: st.DataObject) -> None:
     to = data.draw(st.binary(max_size=3))
     entries[place] = entries[place][:at] + to + entries[place][at + data.draw(st.integers(0, 3)) :]
     assert _by_the_page(check_pages(entries, 0, FIRST_PREVIOUS)) == _one_by_one(entries)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    {
+        "maps": b"\x80" * 1_024, "maps in arrays": b"\x91\x80" * 512, "arrays": b"\x91\xc0" * 512,
+        "deep arrays": (b"\x91" * 500 + b"\xc0") * 2, "rows of maps": (b"\xdc\x00\x11" + b"\x80" * 17) * 51,
+    }.items(),
+    ids=lambda entry: entry[0],
+)  # fmt: skip
+def test_a_page_of_what_is_small_to_write_and_large_to_build_is_not_built(entry: tuple[str, bytes]) -> None:
+    entries = [entry[1]] * PAGE
+    tracemalloc.start()
+    try:
+        with pytest.raises(LogBroken, match="entry at 0"):
+            next(check_page(entries, 0, FIRST_PREVIOUS))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # the page is 1 MiB; built, it were 30 to 80
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_stands_before_a_failing_source_is_given_out_before_it() -> None:

@@ -85,6 +85,22 @@ def test_no_address_is_taken_from_a_handle_of_another_shape(monkeypatch: pytest.
     assert compiled.told == []
 
 
+@pytest.mark.parametrize("how", ["bind", "kdf", *_sodium.Calls._fields, "refuses", "bound already"])
+def test_compiled_calls_of_another_release_are_left_alone(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    compiled: Any = Compiled()
+    if how in NAMES:
+        delattr(compiled, how)
+    else:
+        error = {"bind": AttributeError, "refuses": TypeError, "bound already": RuntimeError}[how]
+
+        def bind(*_: Any) -> None:
+            raise error("bind")
+
+        compiled.bind = bind
+    assert is_pure(chosen(monkeypatch, compiled))
+    assert build.BUILD == "pure, because the compiled calls cannot be bound"
+
+
 def _flipped(value: Any) -> Any:
     return bytes([value[0] ^ 1]) + value[1:] if type(value) is bytes and value else value
 

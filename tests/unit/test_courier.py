@@ -443,6 +443,27 @@ async def test_a_shelf_that_lost_its_bundles_is_filled_again(world: World) -> No
 
 
 @in_a_world
+async def test_bundles_that_the_shelf_did_not_take_are_put_again(world: World) -> None:
+    bob = world.agent()
+    tried: list[tuple[bytes, ...]] = []
+
+    class Transport:
+        def __init__(self, inner: MemoryTransport) -> None:
+            self._inner = inner
+            self.envelopes, self.publish, self.take_bundle = inner.envelopes, inner.publish, inner.take_bundle
+
+        async def put_bundles(self, did: str, one_time: Any, last_resort: Any, /) -> None:
+            tried.append(tuple(one_time))
+            if len(tried) == 1:
+                raise ConnectionError
+            await self._inner.put_bundles(did, one_time, last_resort)
+
+    async with world.courier(bob, Transport(world.broker.transport(bob.did))):
+        await world.until(lambda: world.broker.shelf.stock(bob.did) == 2)
+    assert tried[0] == tried[1]  # and no new ones: the agent would take the first for unused
+
+
+@in_a_world
 async def test_a_knock_on_a_last_resort_bundle_has_the_shelf_looked_at(world: World) -> None:
     alice, bob = world.agent(), world.agent()
     async with world.courier(bob, one_time=2), world.courier(alice, one_time=0) as courier:
@@ -514,8 +535,12 @@ async def test_what_ends_the_store_ends_the_courier(world: World) -> None:
                 await asyncio.sleep(0)
 
     for run in (listen, wait):  # also where nobody asks for events
+        running = asyncio.create_task(run())
+        for _ in range(500):
+            await asyncio.sleep(0)
+        running.cancel()
         with pytest.raises(StoreFenced):
-            await run()
+            await running
         assert world.broker.kept(bob.did) == (envelope,)
 
 

@@ -112,7 +112,18 @@ def test_what_only_a_reliable_agent_can_do_is_refused_elsewhere() -> None:
     assert pair.alice.export_state() == before
 
 
-@pytest.mark.parametrize("label", [b"x" * 65, "text", 7, None], ids=["long", "text", "int", "none"])
+class Uncomparable:
+    """As an array of numbers is, whose comparison has no one answer."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, _: object) -> bool:
+        raise ValueError("ambiguous")
+
+
+@pytest.mark.parametrize(
+    "label", [b"x" * 65, "text", 7, None, Uncomparable()], ids=["long", "text", "int", "none", "uncomparable"]
+)
 def test_a_label_is_up_to_64_bytes(label: object) -> None:
     pair = reliable_pair()
     before = pair.alice.export_state()

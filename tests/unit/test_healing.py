@@ -100,7 +100,8 @@ def derives(thief: Side, message: bytes) -> bool:
     if header is None:
         return False
     chain_key = sending.key
-    for _ in range(header.n - sending.n):
+    _, _, _, n = header
+    for _ in range(n - sending.n):
         chain_key, _ = SUITE.kdf_chain(chain_key)
     _, message_key = SUITE.kdf_chain(chain_key)
     try:
