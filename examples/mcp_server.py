@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
@@ -60,8 +60,7 @@ class Allowed:
 
 def shown(event: events.Event) -> dict[str, Any]:
     """Return what a model is told of an event: fixed words and DIDs, and under `untrusted_` what the peer chose."""
-    told: dict[str, Any] = {"event": type(event).__name__}
-    told["from"] = event.peer.did if hasattr(event, "peer") else None
+    told: dict[str, Any] = {"event": type(event).__name__, "from": event.peer.did if hasattr(event, "peer") else None}
     if isinstance(event, events.KnockReceived):
         told["untrusted_intent"] = {"action": event.intent.action, "description": event.intent.description}
     if isinstance(event, events.MessageReceived):
@@ -88,7 +87,7 @@ class Tools:
 
     def __init__(self, courier: Courier) -> None:
         self._courier = courier
-        self._told: list[events.Event] = []
+        self._told: Sequence[events.Event] = []
 
     async def knock(self, did: str, action: str, description: str = "") -> str:
         """Ask another agent for a session: for what, in one word, and in a sentence of your own."""
@@ -101,12 +100,13 @@ class Tools:
         return f"Message {sent.number} is on its way. inbox will tell Delivered."
 
     async def inbox(self) -> str:
-        """Return what has come since the last call, as JSON, and the KNOCKs that wait to be accepted."""
+        """Return what has come since the last call, as JSON in ASCII, and the KNOCKs that wait to be accepted."""
         for event in self._told:  # the model has had them: it asks for more
             await self._courier.done(event)
-        told = (await self._courier.call(self._courier.agent.inbox))[:EVENTS_MAX]
-        self._told = [event for event in told if not isinstance(event, events.KnockReceived)]
-        return PREFACE + "\n" + json.dumps([shown(event) for event in told])  # ASCII: no line break of a peer's
+        told = await self._courier.call(self._courier.agent.inbox)
+        knocks = [event for event in told if isinstance(event, events.KnockReceived)]  # however many wait, others pass
+        self._told = [event for event in told if not isinstance(event, events.KnockReceived)][:EVENTS_MAX]
+        return PREFACE + "\n" + json.dumps([shown(event) for event in (*self._told, *knocks[:EVENTS_MAX])])
 
     async def accept(self, did: str) -> str:
         """Accept the KNOCK of an agent that waits, under the operator's conditions."""

@@ -77,7 +77,8 @@ class NatsTransport:
 
     async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
         """Pull from this agent's durable consumer."""
-        config = ConsumerConfig(ack_wait=AGAIN_SECONDS)
+        # However many are held back and not acknowledged: what one peer sends too much of must not stop the others.
+        config = ConsumerConfig(ack_wait=AGAIN_SECONDS, max_ack_pending=-1)
         stream = await self._stream()
         consumer = await stream.pull_subscribe(f"{STREAM}.{self._name}", durable=self._name, config=config)
         while True:

@@ -72,7 +72,9 @@ def _did(arguments: argparse.Namespace) -> int:
         did = parse_did(name) if key is None else key.did
     except (AgentMeshError, ValueError) as error:
         said = reason(error) if isinstance(error, AgentMeshError) else "neither a DID nor 64 hexadecimal digits"
-        fail(f"{escaped(name)}: {said}", Exit.MALFORMED)
+        # A DID is shown; what is no DID may be a secret that was given in the place of a public key.
+        given = escaped(name) if name is not None and name.startswith("did:") else "what was given"
+        fail(f"{given}: {said}", Exit.MALFORMED)
     raw = None if key is None else key.raw.hex()
     answer(arguments, {"did": did, "public_key": raw}, [f"did       {did}", *([f"key       {raw}"] if raw else ())])
     return Exit.OK

@@ -29,6 +29,8 @@ def escaped(text: str, width: int = WIDTH, *, plain: bool = False) -> str:
         width: In columns of a terminal.
         plain: Printable ASCII alone, whatever the terminal knows.
     """
+    if len(text) <= width and text.isascii() and text.isprintable() and "\\" not in text:
+        return text  # as most are: a picture has a million names
     beyond_ascii = not (plain or text.isascii()) and shows_all_letters()
     # What is beyond cannot show: a megabyte is not escaped to be cut away.
     seen = text[: (width + 1) * (1 + MARKS_MAX if beyond_ascii else 1)]

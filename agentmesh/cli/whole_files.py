@@ -32,17 +32,22 @@ def read(path: str, max_bytes: int) -> bytes:
 
 
 def write_new(path: str, data: bytes) -> None:
-    """Write a new file of mode 0600, whole and durable.
+    """Write a new file of mode 0600, whole and durable; nothing stands there where that failed.
 
     Raises:
         SystemExit: something is there already, or it cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+        except BaseException:
+            # Half a key would stand in the way of the next try, or pass for one.
+            os.unlink(path)
+            raise
     except FileExistsError:
         fail(f"{shown(path)} is there already; nothing is replaced", Exit.USAGE)
     except OSError as error:

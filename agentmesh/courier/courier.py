@@ -20,10 +20,10 @@ from agentmesh.attachments.reference import Attachment
 from agentmesh.courier.intake import Intake
 from agentmesh.courier.offering import Offering
 from agentmesh.courier.stocking import Stocking
-from agentmesh.courier.transport import Transport
+from agentmesh.courier.transport import Acknowledge, Transport
 from agentmesh.courier.workings import Notice, Pause, Workings
 from agentmesh.engine.hooks import Clock, system_clock_ms
-from agentmesh.errors import ArgumentInvalid, BundleExpired, CourierStopped, NoBundle, StoreError, TransportFailed
+from agentmesh.errors import ArgumentInvalid, BundleExpired, CourierStopped, NoBundle, TransportFailed
 from agentmesh.events import Event
 from agentmesh.handshake.knock import Intent
 from agentmesh.handshake.verdict import UNLIMITED, Conditions, Reason
@@ -152,23 +152,16 @@ class Courier(Redacted):
             try:
                 await self._stocking.look()
                 workings.work.ring()  # the broker is there
-                async with aclosing(_closable(workings.transport.envelopes())) as envelopes:
+                async with aclosing(_coming(workings.transport)) as envelopes:
                     async for envelope, acknowledge in envelopes:
                         await self._intake.take(envelope, acknowledge)
                         pauses.reset()
-            except (StoreError, ArgumentInvalid):
-                raise
-            except TransportFailed as error:
-                workings.note(error)
-            except Exception as error:
-                failed = TransportFailed()
-                failed.__cause__ = error
-                workings.note(failed)
-            except asyncio.CancelledError:
+            except (TransportFailed, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                workings.note(TransportFailed())  # the transport cancelled something of its own
+                if task is None or task.cancelling():  # whatever the transport raised when it was broken off
+                    raise asyncio.CancelledError from None
+                # Where nobody cancelled this task, the transport cancelled something of its own.
+                workings.note(error if isinstance(error, TransportFailed) else TransportFailed())
             await workings.rest(pauses)
 
     async def _offer_once(self) -> None:
@@ -237,7 +230,7 @@ class Courier(Redacted):
         for _ in range(_TRIES):
             if self._stopped:
                 raise CourierStopped
-            bundle = await workings.reach(lambda: workings.transport.take_bundle(did))
+            bundle = await workings.taken(did)
             if bundle is None:
                 break
             with suppress(BundleExpired):
@@ -288,12 +281,23 @@ class Courier(Redacted):
         return f"Courier({self.agent!r})"
 
 
-async def _closable(envelopes: AsyncIterator[_Output]) -> AsyncGenerator[_Output, None]:
-    """Yield what a transport yields, and close it where it can be: it need not be a generator."""
+async def _coming(transport: Transport) -> AsyncGenerator[tuple[bytes, Acknowledge], None]:
+    """Yield what a transport yields, and close it where it can be: it need not be a generator.
+
+    Raises:
+        TransportFailed: it raised, whatever it was, or yielded something else.
+    """
+    envelopes: AsyncIterator[tuple[bytes, Acknowledge]] | None = None
     try:
-        async for one in envelopes:
-            yield one
-    finally:
-        close = getattr(envelopes, "aclose", None)
-        if close is not None:
-            await close()
+        try:
+            envelopes = transport.envelopes()
+            async for envelope, acknowledge in envelopes:
+                yield envelope, acknowledge
+        finally:
+            close = getattr(envelopes, "aclose", None)
+            if close is not None:
+                await close()
+    except TransportFailed:
+        raise
+    except Exception as error:
+        raise TransportFailed from error

@@ -44,12 +44,18 @@ class Intake:
         """Receive an envelope. It is acknowledged once that is durable, or once it is known to be bad.
 
         What may be good later, or is denied by this side's own policy or disk, is held and not acknowledged: whatever
-        becomes of this process, the broker has it.
+        becomes of this process, the broker has it. What is held waits for its own pause, however often it comes.
 
         Raises:
             StoreError: the agent cannot go on; the envelope is not acknowledged.
             TransportFailed: the broker did not take the acknowledgement; the envelope comes again, and is known then.
         """
+        if isinstance(envelope, bytes) and envelope in self._held and envelope in self._later:
+            self._held[envelope] = acknowledge  # one of a connection that has ended acknowledges nothing
+            return
+        await self._receive(envelope, acknowledge)
+
+    async def _receive(self, envelope: bytes, acknowledge: Acknowledge) -> None:
         workings = self._workings
         events: Events = ()
         refused: AgentMeshError | None = None
@@ -81,7 +87,7 @@ class Intake:
             if acknowledge is None:
                 continue
             try:
-                await self.take(envelope, acknowledge)
+                await self._receive(envelope, acknowledge)
             except TransportFailed as error:  # of a connection that has ended, perhaps: it comes again in the next one
                 self._workings.note(error)
 
@@ -92,7 +98,7 @@ class Intake:
 
     def _hold(self, envelope: bytes, acknowledge: Acknowledge) -> None:
         self._later.hold(envelope, self._workings.now_ms())
-        self._held[envelope] = acknowledge  # the newest: one of a connection that has ended acknowledges nothing
+        self._held[envelope] = acknowledge
         if len(self._held) > len(self._later):
             self._held = {one: told for one, told in self._held.items() if one in self._later}
 

@@ -40,7 +40,7 @@ class Stocking:
         await self.put()
         workings = self._workings
         did = workings.agent.did
-        served = await workings.reach(lambda: workings.transport.take_bundle(did))
+        served = await workings.taken(did)
         if served is not None and self._is_one_time(served):
             await workings.reach(lambda: workings.transport.put_bundles(did, (served,), None))
         else:

@@ -12,6 +12,7 @@ from agentmesh.courier.pauses import Pauses
 from agentmesh.courier.transport import Transport
 from agentmesh.engine.hooks import Clock, read_clock
 from agentmesh.errors import AgentMeshError, CourierStopped, TransportFailed
+from agentmesh.primitives.arguments import bytes_argument
 from agentmesh.primitives.entropy import Entropy
 
 Pause = Callable[[float], Awaitable[object]]
@@ -107,6 +108,19 @@ class Workings:
             raise
         except Exception as error:
             raise TransportFailed from error
+
+    async def taken(self, did: str) -> bytes | None:
+        """Return a bundle of an agent from the shelf, or `None` where there is none.
+
+        Raises:
+            TransportFailed: the shelf was not reached, or served what is no bytes.
+        """
+
+        async def take() -> bytes | None:
+            served = await self.transport.take_bundle(did)
+            return None if served is None else bytes_argument("bundle", served)
+
+        return await self.reach(take)
 
     async def _within(self, answer: Awaitable[_Output]) -> _Output:
         asked, over = asyncio.ensure_future(answer), asyncio.ensure_future(self._pause(self._answer_seconds))

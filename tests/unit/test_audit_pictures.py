@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,23 @@ def test_of_many_agents_the_busiest_are_drawn_and_the_rest_is_counted() -> None:
     assert "200 envelopes between 51 agents" in svg
 
 
+def test_parties_without_number_fill_nothing() -> None:
+    """Who writes to a relay under a new name each time must not make a picture of its log cost kilobytes a name."""
+    traffic = traffic_of([sent(number, f"did:a:{number}") for number in range(20_000)])
+    tracemalloc.start()
+    graph(traffic)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000 * 1000
+
+
+def test_who_is_in_no_listed_record_is_not_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "ROWS_MAX", 5)
+    data = data_of(report(traffic_of([sent(number, f"did:a:{number}") for number in range(300)])))
+    assert sorted(data["agents"]) == ["did:a:295", "did:a:296", "did:a:297", "did:a:298", "did:a:299", "did:a:bob"]
+    assert [data["agents"][who] for who in data["columns"]["from"]] == [f"did:a:{number}" for number in range(295, 300)]
+
+
 def test_of_too_many_records_the_last_are_listed_and_all_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "ROWS_MAX", 5)
     page = report(traffic_of([sent(number) for number in range(12)]))
@@ -249,7 +267,7 @@ def test_what_is_drawn_adds_up(rows: list[tuple[int, int, int, bool, int]]) -> N
     traffic = traffic_of(records)
     assert traffic.envelopes == sum(count for *_, count in rows)
     assert traffic.refused == sum(count for *_, refused, count in rows if refused)
-    binned = traffic.binned(7)
+    binned = traffic.binned(7, traffic.pairs)
     assert binned.keys() == traffic.pairs.keys()
     for ends, (taken, refused) in binned.items():
         assert sum(taken) + sum(refused) == traffic.pairs[ends].envelopes

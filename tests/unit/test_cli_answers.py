@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -278,6 +279,30 @@ def test_a_key_is_new_private_and_shown_nowhere(folder: Path, capsys: pytest.Cap
         main(["keygen", "one.key"])
     assert stopped.value.code == Exit.USAGE
     assert (folder / "one.key").read_text().strip() == before
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_key_that_could_not_be_written_is_not_half_there(
+    error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{type(error).__name__}.key"
+
+    def full(descriptor: int) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with contextlib.suppress(SystemExit):
+            assert main(["keygen", name]) == Exit.INTERRUPTED
+    assert not (folder / name).exists()
+    run(capsys, "keygen", name)
+
+
+def test_a_secret_in_the_place_of_a_public_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "b0a1961da471bc6fa609fd08b8f00aa80d0bf71beaf54bdd431cd9a5e83c0880"  # none that is a public key too
+    with pytest.raises(SystemExit):
+        main(["did", secret])
+    assert secret[:8] not in "".join(capsys.readouterr())
 
 
 def test_a_stores_key_has_no_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from agentmesh import (
     Agent,
     AgentMeshError,
+    Identity,
     Intent,
     KnockReceived,
     Limits,
@@ -85,6 +87,21 @@ def in_a_world(test: Callable[[World], Awaitable[None]]) -> Callable[[], None]:
         asyncio.run(main())
 
     run.__name__ = test.__name__  # type: ignore[attr-defined]
+    return run
+
+
+def in_a_world_with(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a coroutine with one parameter more as a test."""
+
+    def run(**given: Any) -> None:
+        async def main() -> None:
+            await test(World(), **given)
+
+        asyncio.run(main())
+
+    run.__name__ = test.__name__  # type: ignore[attr-defined]
+    names = list(inspect.signature(test).parameters.values())[1:]
+    run.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
     return run
 
 
@@ -172,6 +189,26 @@ async def test_an_acknowledgement_that_was_lost_costs_a_duplicate(world: World) 
     async with world.courier(bob):
         await world.until(lambda: not world.broker.kept(bob.did))
     assert world.notes == [("message.duplicate", envelope)]
+
+
+@in_a_world
+async def test_what_is_held_is_not_taken_again_because_the_broker_gives_it_again(world: World) -> None:
+    bob = world.agent(limits=Limits(knocks_per_identity=1, knock_refill_seconds=3600))
+    bundle, identity = bob.publish_bundles(1).last_resort, Identity.from_seed(bytes(32))
+    assert bundle is not None
+    for number in range(2):
+        mallory = Agent.create(MESH, identity=identity, clock=world.timer.clock, entropy=SeededEntropy(100 + number))
+        world.broker.keep(bob.did, mallory.knock(bob.did, bundle, Intent("x")).envelope)
+    async with world.courier(bob, one_time=0):
+        await world.until(lambda: bool(world.notes))
+        [(code, envelope)] = world.notes
+        assert code == "knock.busy"
+        for number in range(50):
+            world.broker.keep(bob.did, b"rubbish %d" % number)
+            world.broker.cut()  # so that all of it comes again
+            await world.until(lambda number=number: ("wire.malformed", b"rubbish %d" % number) in world.notes)
+        assert sum(one == envelope for _, one in world.notes) <= 10
+        await world.until(lambda: world.broker.kept(bob.did) == (envelope,))
 
 
 @in_a_world
@@ -284,6 +321,107 @@ async def test_a_transport_that_cancels_something_of_its_own_has_failed(world: W
     world.broker.keep(alice.did, b"rubbish")
     async with world.courier(alice, Transport(world.broker.transport(alice.did))):
         await world.until(lambda: envelope in world.broker.kept(bob.did) and not world.broker.kept(alice.did))
+
+
+class Bare:
+    """A transport over which nothing comes, and that takes everything."""
+
+    async def publish(self, recipient: str, envelope: bytes, /) -> None:
+        pass
+
+    async def envelopes(self) -> Any:
+        await asyncio.Event().wait()
+        yield
+
+    async def put_bundles(self, did: str, one_time: Any, last_resort: Any, /) -> None:
+        pass
+
+    async def take_bundle(self, did: str, /) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("served", ["a bundle", 5, [b"bundle"]])
+@in_a_world_with
+async def test_a_shelf_that_serves_no_bytes_was_not_reached(world: World, served: Any) -> None:
+    class Transport(Bare):
+        async def take_bundle(self, did: str, /) -> Any:
+            return served
+
+    async with world.courier(world.agent(), Transport()) as courier:
+        await world.until(lambda: len(world.notes) >= 3)
+        with pytest.raises(TransportFailed):
+            await courier.knock(world.agent().did, Intent("x"))
+    assert {code for code, _ in world.notes} == {"transport.failed"}
+
+
+@pytest.mark.parametrize("error", [ArgumentInvalid("x", "y"), StoreFailed(), StoreFenced(), KeyError("x")])
+@in_a_world_with
+async def test_whatever_a_transport_raises_means_that_the_broker_was_not_reached(
+    world: World, error: Exception
+) -> None:
+    class Transport(Bare):
+        async def envelopes(self) -> Any:
+            raise error
+            yield
+
+        async def take_bundle(self, did: str, /) -> Any:
+            raise error
+
+        async def publish(self, recipient: str, envelope: bytes, /) -> None:
+            raise error
+
+    alice, bob = world.agent(), world.agent()
+    world.established(alice, bob)
+    alice.send(bob.did, b"1")
+    for one_time in (0, 2):
+        world.notes.clear()
+        async with world.courier(alice, Transport(), one_time=one_time):
+            await world.until(lambda: len(world.notes) >= 6)
+        assert {code for code, _ in world.notes} == {"transport.failed"}
+
+
+@pytest.mark.parametrize("where", ["publish", "envelopes", "put_bundles", "take_bundle"])
+@in_a_world_with
+async def test_a_transport_that_raises_where_it_is_broken_off_does_not_keep_the_courier(
+    world: World, where: str
+) -> None:
+    waits: set[str] = set()
+
+    class Transport(Bare):
+        async def wait(self, name: str) -> None:
+            if name == where:
+                waits.add(name)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    raise ConnectionError("no connection to unsubscribe over")
+
+        async def publish(self, recipient: str, envelope: bytes, /) -> None:
+            await self.wait("publish")
+
+        async def envelopes(self) -> Any:
+            await self.wait("envelopes")
+            await asyncio.Event().wait()
+            yield
+
+        async def put_bundles(self, did: str, one_time: Any, last_resort: Any, /) -> None:
+            await self.wait("put_bundles")
+
+        async def take_bundle(self, did: str, /) -> Any:
+            await self.wait("take_bundle")
+
+    alice, bob = world.agent(), world.agent()
+    world.established(alice, bob)
+    alice.send(bob.did, b"1")
+    courier = world.courier(alice, Transport())
+
+    async def run() -> None:
+        async with courier:
+            await world.until(lambda: where in waits)
+
+    left = asyncio.create_task(run())
+    await world.until(left.done)
+    await left
 
 
 # --- the shelf -------------------------------------------------------------------------------------------------------

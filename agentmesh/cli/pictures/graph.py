@@ -170,7 +170,7 @@ def _lanes(traffic: Traffic, lanes: list[tuple[tuple[int, int], Pair]], top: int
     if not lanes:
         return
     yield _text(24, top + 16, "When", "t h")
-    names, binned = traffic.names(), traffic.binned(BINS)
+    names, binned = traffic.names(), traffic.binned(BINS, [ends for ends, _ in lanes])
     most = max(taken + refused for ends, _ in lanes for taken, refused in zip(*binned[ends], strict=True))
     width = _LANES_WIDTH / BINS
     for number, (ends, pair) in enumerate(lanes):

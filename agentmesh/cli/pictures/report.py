@@ -65,15 +65,19 @@ def _data(traffic: Traffic) -> str:
     """Return the rows as columns, each text once, and numbers where they stand."""
     listed = traffic.rows[-ROWS_MAX:]
     words: dict[str, int] = {"": 0}
+    agents: dict[str, int] = {}  # those of the rows that are listed
 
     def word(text: str) -> int:
         return words.setdefault(text, len(words))
 
+    def agent(did: str) -> int:
+        return agents.setdefault(did, len(agents))
+
     columns: dict[str, list[Any]] = {
         "at": [row.at_ms for row in listed],
         "event": [word(safe(str(row.event))) for row in listed],
-        "from": [traffic.agents[row.sender] for row in listed],
-        "to": [traffic.agents[row.recipient] for row in listed],
+        "from": [agent(row.sender) for row in listed],
+        "to": [agent(row.recipient) for row in listed],
         "size": [row.size_bytes for row in listed],
         "count": [row.count for row in listed],
         "number": [row.number for row in listed],
@@ -83,7 +87,7 @@ def _data(traffic: Traffic) -> str:
     }
     data = {
         "first": traffic.first + len(traffic.rows) - len(listed),
-        "agents": traffic.names(),
+        "agents": [safe(did) for did in agents],
         "words": list(words),
         "columns": columns,
     }

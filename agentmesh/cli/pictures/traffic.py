@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field
@@ -11,6 +11,7 @@ from agentmesh.audit import Handover, Outcome, Record
 from agentmesh.audit.merkle import RunningRoot, leaf_hash
 from agentmesh.cli.text import escaped
 
+_Ends = tuple[int, int]  # the numbers of sender and recipient
 TEXT_MAX: Final = 200  # of any text in a picture; a DID has 128 characters at most
 
 
@@ -102,17 +103,16 @@ class Traffic:
         """Return every agent as it may be shown: ASCII, without what could act on a page or turn its direction."""
         return [safe(did) for did in self.agents]
 
-    def binned(self, count: int) -> dict[tuple[int, int], tuple[array[int], array[int]]]:
-        """Return for each pair how many envelopes, and how many refused, fall into each of `count` equal times."""
+    def binned(self, count: int, pairs: Iterable[_Ends]) -> dict[_Ends, tuple[list[int], list[int]]]:
+        """Return for some pairs how many envelopes, and how many refused, fall into each of `count` equal times."""
         first, last = self.span_ms
         step = max(1, last - first + 1)
-        found: dict[tuple[int, int], tuple[array[int], array[int]]] = {}
+        found = {pair: ([0] * count, [0] * count) for pair in pairs}
         for row in self.rows:
-            if row.sender and row.recipient:
-                pair = (self.agents[row.sender], self.agents[row.recipient])
-                taken, refused = found.setdefault(pair, (array("Q", [0] * count), array("Q", [0] * count)))
-                place = (row.at_ms - first) * count // step
-                (refused if is_refusal(row) else taken)[place] += row.count
+            bins = found.get((self.agents[row.sender], self.agents[row.recipient]))
+            if bins is not None:
+                taken, refused = bins
+                (refused if is_refusal(row) else taken)[(row.at_ms - first) * count // step] += row.count
         return found
 
 
