@@ -1,6 +1,6 @@
 r"""An agent on the registry and the relay of Microsoft's Agent Governance Toolkit (AGT): it echoes, or checks echoes.
 
-It needs `websockets` beside this project: `pip install 'agentmesh-e2ee[examples]'`. Two shells, two agents:
+It needs `websockets` beside this project: `pip install '.[examples]'`. Two shells, two agents:
 
     python examples/agt_agent.py --role wait --registry http://127.0.0.1:8082 --relay ws://127.0.0.1:8083 \
         --name bob --count 10

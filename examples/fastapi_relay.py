@@ -1,6 +1,6 @@
 """A relay as an endpoint of FastAPI: it limits rates, and writes a log of what passed, without holding a key.
 
-It needs `fastapi` and `uvicorn`: `pip install 'agentmesh-e2ee[examples]'`.
+It needs `fastapi` and `uvicorn`: `pip install '.[examples]'`.
 
     python examples/fastapi_relay.py --port 8080 --log relay.log
     python -m agentmesh audit verify relay.log

@@ -1,6 +1,6 @@
 r"""An agent over HTTP, for the relay of examples/fastapi_relay.py.
 
-It needs `httpx` beside this project: `pip install 'agentmesh-e2ee[examples]'`. With the relay in a third shell:
+It needs `httpx` beside this project: `pip install '.[examples]'`. With the relay in a third shell:
 
     python examples/http_agent.py http://127.0.0.1:8080 --store bob.mesh --key-file key --table bob.rows
     python examples/http_agent.py http://127.0.0.1:8080 --store alice.mesh --key-file key --table alice.rows \

@@ -1,6 +1,6 @@
 r"""An MCP server that lets a model converse with other agents: the tools `knock`, `send`, `inbox` and `accept`.
 
-It needs `mcp` and `websockets` beside this project, `pip install 'agentmesh-e2ee[examples]'`, and the relay of
+It needs `mcp` and `websockets` beside this project, `pip install '.[examples]'`, and the relay of
 examples/websocket_relay.py. A client of MCP starts it, and speaks to it over standard input and output:
 
     python examples/mcp_server.py ws://127.0.0.1:8765 --store agent.mesh --key-file key \

@@ -1,10 +1,10 @@
 r"""An agent over NATS JetStream: one subject an agent, a durable consumer each, the shelf in a key-value bucket.
 
-It needs `nats-py` beside this project, `pip install 'agentmesh-e2ee[examples]'`, and a server: `nats-server -js`. Two
+It needs `nats-py` beside this project, `pip install '.[examples]'`, and a server: `nats-server -a 127.0.0.1 -js`. Two
 shells, and what each prints is in examples/rows.py:
 
-    python examples/nats_agent.py nats://127.0.0.1:4222 --store bob.mesh --key-file key --table bob.rows
-    python examples/nats_agent.py nats://127.0.0.1:4222 --store alice.mesh --key-file key --table alice.rows \
+    python examples/nats_agent.py nats://127.0.0.1:4222 --store bob.mesh --key-file bob.key --table bob.rows
+    python examples/nats_agent.py nats://127.0.0.1:4222 --store alice.mesh --key-file alice.key --table alice.rows \
         --peer did:agentmesh:...
 
 docs/how-to/nats.md says why it is as it is.
@@ -12,117 +12,10 @@ docs/how-to/nats.md says why it is as it is.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator, Sequence
-from hashlib import sha256
-from typing import Any, Final
 
-import nats
-from nats.aio.client import Client
-from nats.errors import TimeoutError as NothingCame
-from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, RetentionPolicy
-from nats.js.errors import BucketNotFoundError, KeyWrongLastSequenceError
-from nats.js.kv import KeyValue
+from nats_transport import NatsTransport
 from rows import main
-
-from agentmesh.courier import Acknowledge
-
-STREAM: Final = "agentmesh"
-BUCKET: Final = "agentmesh-bundles"
-DAY_SECONDS: Final = 86_400
-AGAIN_SECONDS: Final = 2  # after which what was not acknowledged comes again
-LOOK_SECONDS: Final = 1
-LAST_RESORT: Final = "last-resort"
-
-
-class NatsTransport:
-    """One agent's connection to a server, made when it is needed and there is none."""
-
-    def __init__(self, url: str, did: str) -> None:
-        self._url, self._name = url, name_of(did)
-        self._client: Client | None = None
-        self._lock = asyncio.Lock()
-
-    async def _stream(self) -> JetStreamContext:
-        async with self._lock:
-            if self._client is None or self._client.is_closed:
-                # Without its own way of connecting again: the courier has one, and wants to know of each end.
-                self._client = await nats.connect(self._url, allow_reconnect=False, connect_timeout=2)
-                await self._client.jetstream().add_stream(
-                    name=STREAM,
-                    subjects=[f"{STREAM}.*"],
-                    retention=RetentionPolicy.WORK_QUEUE,
-                    max_age=14 * DAY_SECONDS,
-                )
-            return self._client.jetstream(timeout=5)
-
-    async def close(self) -> None:
-        """End the connection, if there is one."""
-        if self._client is not None:
-            await self._client.close()
-
-    async def _bucket(self) -> KeyValue:
-        stream = await self._stream()
-        try:
-            return await stream.key_value(BUCKET)
-        except BucketNotFoundError:
-            return await stream.create_key_value(bucket=BUCKET, ttl=30 * DAY_SECONDS)
-
-    async def publish(self, recipient: str, envelope: bytes, /) -> None:
-        """Publish, and wait until the stream has it."""
-        await (await self._stream()).publish(f"{STREAM}.{name_of(recipient)}", envelope)
-
-    async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
-        """Pull from this agent's durable consumer."""
-        # However many are held back and not acknowledged: what one peer sends too much of must not stop the others.
-        config = ConsumerConfig(ack_wait=AGAIN_SECONDS, max_ack_pending=-1)
-        stream = await self._stream()
-        consumer = await stream.pull_subscribe(f"{STREAM}.{self._name}", durable=self._name, config=config)
-        while True:
-            try:
-                messages = await consumer.fetch(16, timeout=LOOK_SECONDS)
-            except NothingCame:
-                if self._client is None or self._client.is_closed:
-                    raise ConnectionError from None
-                continue
-            for message in messages:
-                yield message.data, message.ack
-
-    async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
-        """Put each under a key of its own: one that is put twice is there once."""
-        bucket = await self._bucket()
-        if last_resort is not None:
-            await bucket.put(f"{name_of(did)}.{LAST_RESORT}", last_resort)
-        for bundle in one_time:
-            await bucket.put(f"{name_of(did)}.{sha256(bundle).hexdigest()}", bundle)
-
-    async def take_bundle(self, did: str, /) -> bytes | None:
-        """Take one that nobody else takes: a key is deleted at the revision that was read, or not at all."""
-        bucket = await self._bucket()
-        last: bytes | None = None
-        watcher: Any = await bucket.watch(f"{name_of(did)}.*", ignore_deletes=True)
-        try:
-            async for entry in watcher:
-                if entry is None:  # that was all
-                    break
-                if entry.key.endswith(LAST_RESORT):
-                    last = entry.value
-                    continue
-                with contextlib.suppress(KeyWrongLastSequenceError):  # somebody else took it
-                    await bucket.delete(entry.key, last=entry.revision)
-                    return bytes(entry.value)
-        finally:
-            await watcher.stop()
-        return last
-
-
-def name_of(did: str) -> str:
-    """Return what an agent is called in subjects, consumers and keys: a colon may not stand in all of them."""
-    return did.rpartition(":")[2]
-
 
 if __name__ == "__main__":
     sys.exit(main(NatsTransport))

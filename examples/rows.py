@@ -109,8 +109,9 @@ def tell(event: str, **facts: Any) -> None:
 
 
 def note(error: object, _envelope: bytes | None = None) -> None:
-    """Tell a person."""
-    print(error, file=sys.stderr, flush=True)
+    """Tell a person, and what was the cause."""
+    cause = error.__cause__ if isinstance(error, BaseException) else None
+    print(error, *([] if cause is None else [repr(cause)]), file=sys.stderr, flush=True)
 
 
 async def run(agent: Agent, transport: Transport, options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 r"""An agent over the relay of examples/websocket_relay.py.
 
-It needs `websockets` beside this project: `pip install 'agentmesh-e2ee[examples]'`. With the relay in a third shell:
+It needs `websockets` beside this project: `pip install '.[examples]'`. With the relay in a third shell:
 
     python examples/websocket_agent.py ws://127.0.0.1:8765 --store bob.mesh --key-file key --table bob.rows
     python examples/websocket_agent.py ws://127.0.0.1:8765 --store alice.mesh --key-file key --table alice.rows \

@@ -1,6 +1,6 @@
 """A plain relay over WebSocket: it keeps envelopes and bundles in memory, and knows nothing of what they are.
 
-It needs `websockets`: `pip install 'agentmesh-e2ee[examples]'`. `python examples/websocket_relay.py 8765` serves the
+It needs `websockets`: `pip install '.[examples]'`. `python examples/websocket_relay.py 8765` serves the
 agents of examples/websocket_agent.py. Whoever connects says who it is: docs/how-to/websocket.md says what to add.
 """
 

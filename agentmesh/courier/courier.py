@@ -19,6 +19,7 @@ from agentmesh.agent import Agent
 from agentmesh.attachments.reference import Attachment
 from agentmesh.courier.intake import Intake
 from agentmesh.courier.offering import Offering
+from agentmesh.courier.pauses import Pauses
 from agentmesh.courier.stocking import Stocking
 from agentmesh.courier.transport import Acknowledge, Transport
 from agentmesh.courier.workings import Notice, Pause, Workings
@@ -117,14 +118,15 @@ class Courier(Redacted):
     ) -> None:
         """Stop; where it was left without an error, offer once more what waits. What stays waits in the store.
 
+        It ends whatever the transport does. One that swallows its cancellation is cancelled again after
+        `answer_seconds`, and left alone after as long again; who is cancelled while leaving waits no more.
+
         Raises:
             StoreError: what ended it, where no other error is on its way.
         """
         self.stop()
         try:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._workings.end(*self._tasks)
             if error is None and self._failed is None:
                 with suppress(TransportFailed):
                     await self._workings.reach(self._offer_once)
@@ -147,22 +149,27 @@ class Courier(Redacted):
 
     async def _receive(self) -> None:
         """Take what the broker has, over one connection after another, until it is cancelled."""
-        workings, pauses = self._workings, self._workings.pauses()
+        pauses = self._workings.pauses()
         while True:
             try:
-                await self._stocking.look()
-                workings.work.ring()  # the broker is there
-                async with aclosing(_coming(workings.transport)) as envelopes:
-                    async for envelope, acknowledge in envelopes:
-                        await self._intake.take(envelope, acknowledge)
-                        pauses.reset()
+                await self._connection(pauses)
             except (TransportFailed, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():  # whatever the transport raised when it was broken off
-                    raise asyncio.CancelledError from None
-                # Where nobody cancelled this task, the transport cancelled something of its own.
-                workings.note(error if isinstance(error, TransportFailed) else TransportFailed())
-            await workings.rest(pauses)
+                if not _is_broken_off():  # else it is what the transport made of that
+                    # Where nobody cancelled this task, the transport cancelled something of its own.
+                    self._workings.note(error if isinstance(error, TransportFailed) else TransportFailed())
+            if _is_broken_off():
+                return
+            await self._workings.rest(pauses)
+
+    async def _connection(self, pauses: Pauses) -> None:
+        await self._stocking.look()
+        self._workings.work.ring()  # the broker is there
+        async with aclosing(_coming(self._workings.transport)) as envelopes:
+            async for envelope, acknowledge in envelopes:
+                if _is_broken_off():  # a transport may swallow that, and go on
+                    return
+                await self._intake.take(envelope, acknowledge)
+                pauses.reset()
 
     async def _offer_once(self) -> None:
         await self._offering.offer(await self._workings.ask(self.agent.outbox))
@@ -279,6 +286,11 @@ class Courier(Redacted):
 
     def __repr__(self) -> str:
         return f"Courier({self.agent!r})"
+
+
+def _is_broken_off() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _coming(transport: Transport) -> AsyncGenerator[tuple[bytes, Acknowledge], None]:

@@ -13,7 +13,7 @@ class Transport(Protocol):
 
     Whatever a method raises means that the broker was not reached: the courier makes the call again later, or, where
     an application waits for it, raises `TransportFailed`. So a method need not connect again by itself, and must not
-    swallow errors. Any of them may be cancelled while it waits. Several may be called at once.
+    swallow errors, nor a cancellation: any of them may be cancelled while it waits. Several may be called at once.
     """
 
     async def publish(self, recipient: str, envelope: bytes, /) -> None:

@@ -20,6 +20,7 @@ Notice = Callable[[AgentMeshError, bytes | None], object]
 
 LOOK_SECONDS: Final = 60.0  # a clock that is set is noticed so late at most
 _SHORT_SECONDS: Final = 0.25
+_CANCELLATIONS: Final = 2
 _Output = TypeVar("_Output")
 _P = ParamSpec("_P")
 
@@ -132,7 +133,26 @@ class Workings:
                 raise ConnectionError
             return asked.result()
         finally:
-            await _ended(asked, over)
+            await _ended(over)
+            await self.end(asked)
+
+    async def end(self, *futures: asyncio.Future[Any]) -> None:
+        """Cancel what is not awaited any more, and wait until it has ended.
+
+        A transport may swallow a cancellation. So there is another after `answer_seconds`, and what goes on for as long
+        again is left alone: it would hold up whoever leaves for ever.
+        """
+        ended: asyncio.Future[Any] = asyncio.gather(*futures, return_exceptions=True)
+        for _ in range(_CANCELLATIONS):
+            for future in futures:
+                future.cancel()
+            if all(future.done() for future in futures):
+                return
+            over: asyncio.Future[Any] = asyncio.ensure_future(self._pause(self._answer_seconds))
+            try:
+                await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _ended(over)
 
     async def until(self, bell: asyncio.Event, seconds: float) -> None:
         """Wait for a bell, or so long; never so long that a clock which was set would go unnoticed."""

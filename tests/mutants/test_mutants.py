@@ -1305,7 +1305,7 @@ FAULTS = (
     Fault(
         "the shelf is not looked at when the courier connects",
         "courier/courier.py",
-        "                await self._stocking.look()\n",
+        "        await self._stocking.look()\n",
         "",
         COURIER,
     ),
@@ -1326,8 +1326,30 @@ FAULTS = (
     Fault(
         "a transport that cancels its own ends the courier",
         "courier/courier.py",
-        "                if task is None or task.cancelling():",
-        "                if True:",
+        "                if not _is_broken_off():  # else",
+        "                raise\n                if True:  # else",
+        COURIER,
+    ),
+    Fault(
+        "a transport that answers its cancellation with an error has whoever leaves wait for ever",
+        "courier/courier.py",
+        "            except (TransportFailed, asyncio.CancelledError) as error:",
+        "            except TransportFailed:\n                await self._workings.rest(pauses)\n"
+        "                continue\n            except asyncio.CancelledError as error:",
+        COURIER,
+    ),
+    Fault(
+        "what comes after leaving is taken",
+        "courier/courier.py",
+        "                if _is_broken_off():  # a transport may",
+        "                if False:  # a transport may",
+        COURIER,
+    ),
+    Fault(
+        "whoever leaves waits for a transport that swallows its cancellation",
+        "courier/workings.py",
+        "                await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)\n            finally",
+        "                await ended\n            finally",
         COURIER,
     ),
     Fault(
@@ -1340,8 +1362,8 @@ FAULTS = (
     Fault(
         "what ends a store is tried again",
         "courier/courier.py",
-        "            except (StoreError, ArgumentInvalid):\n                raise\n",
-        "",
+        "            except (TransportFailed, asyncio.CancelledError) as error:",
+        "            except (Exception, asyncio.CancelledError) as error:",
         COURIER,
     ),
     Fault(
@@ -1357,6 +1379,7 @@ FAULTS = (
         "self._pause(self._answer_seconds)",
         "self._pause(1e9)",
         COURIER,
+        times=2,
     ),
     Fault(
         "pauses do not grow",

@@ -562,6 +562,82 @@ async def test_leaving_offers_what_waits_and_then_takes_no_calls(world: World) -
         await courier.__aenter__()
 
 
+class Stubborn(Bare):
+    """Waits where it is told to, and does with a cancellation what it is told to."""
+
+    def __init__(self, where: str, cancelled: str) -> None:
+        self._where, self.cancelled = where, cancelled
+        self.waiting = 0
+
+    async def _wait(self, where: str) -> None:
+        swallows = self._where == where
+        while swallows:
+            self.waiting += 1
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if self.cancelled == "raises":
+                    raise ConnectionError from None
+                swallows = self.cancelled == "goes on"
+
+    async def publish(self, recipient: str, envelope: bytes, /) -> None:
+        await self._wait("publish")
+
+    async def envelopes(self) -> Any:
+        await self._wait("envelopes")
+        if self._where != "envelopes":
+            await asyncio.Event().wait()
+        elif self.cancelled == "yields":
+            yield b"rubbish", self.put_bundles
+
+    async def put_bundles(self, did: str, one_time: Any, last_resort: Any, /) -> None:
+        await self._wait("put_bundles")
+
+
+@pytest.mark.parametrize("cancelled", ["raises", "returns", "yields", "goes on"])
+@pytest.mark.parametrize("where", ["publish", "envelopes", "put_bundles"])
+def test_leaving_ends_it_whatever_a_transport_makes_of_its_cancellation(where: str, cancelled: str) -> None:
+    async def leave(world: World, *, again: bool) -> None:
+        alice, bob = world.agent(), world.agent()
+        world.established(alice, bob)
+        if where == "publish":
+            alice.send(bob.did, b"1")
+        transport, left = Stubborn(where, cancelled), asyncio.Event()
+
+        async def run() -> None:
+            async with world.courier(alice, transport, one_time=2 if where == "put_bundles" else 0, answer_seconds=7.0):
+                await left.wait()
+
+        running = asyncio.create_task(run())
+        try:
+            await world.until(lambda: transport.waiting > 0)
+            world.notes.clear()
+            began_ms = world.timer.clock()
+            left.set()
+            for _ in range(20 * again):
+                await asyncio.sleep(0)
+            if again:
+                running.cancel()
+            await world.until(running.done)
+            # At most: two cancellations of what runs, an offer that is not taken, and two cancellations of that.
+            answers = 0 if again else 5 if cancelled == "goes on" else 1 if where == "publish" else 0
+            assert world.timer.clock() - began_ms <= answers * 7_000
+            assert world.notes == []
+        finally:
+            transport.cancelled = "raises"
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    for again in (False, True):
+        loop = asyncio.new_event_loop()  # not `run`, which waits for ever for a task that does not end: that is to fail
+        try:
+            loop.run_until_complete(leave(World(), again=again))
+        finally:
+            loop.close()
+
+
 def test_a_thread_of_its_own_ends_with_it() -> None:
     async def run() -> None:
         alice = Agent.create(MESH, reliable=True)
