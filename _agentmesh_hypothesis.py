@@ -75,13 +75,17 @@ class _Loader(Loader):
 
 
 def _register_types(package: ModuleType) -> None:
-    """Register a strategy for each type that an application meets; what is under that name may be another package."""
+    """Register a strategy for each type that an application meets.
+
+    What is under that name may be another package, with a type of a name of ours: then not all of them are there, and
+    what Hypothesis draws for it is left alone.
+    """
     from hypothesis import strategies as st
 
-    for name, strategy in _STRATEGIES.items():
-        kind = getattr(package, name, None)
-        if isinstance(kind, type):
-            st.register_type_strategy(kind, _drawing(strategy))
+    kinds: dict[str, Any] = {name: getattr(package, name, None) for name in _STRATEGIES}
+    if all(isinstance(kind, type) for kind in kinds.values()):
+        for name, kind in kinds.items():
+            st.register_type_strategy(kind, _drawing(_STRATEGIES[name]))
 
 
 def _drawing(strategy: str) -> Callable[[type], Any]:

@@ -42,6 +42,7 @@ class CompiledCalls(BuildHookInterface[Any]):
         command: Any = Distribution({"ext_modules": [extension]}).get_command_obj("build_ext")
         command.build_lib = command.build_temp = str(Path(self.directory) / "compiled")
         command.inplace = version == "editable"
+        command.force = True  # flags count too, and a source may be older than what was built of another release
         os.chdir(self.root)
         command.ensure_finalized()
         command.run()

@@ -53,21 +53,21 @@ WIDER: Final = 1.12
 LIMITS_ARE_OF: Final = "CPython 3.11.7, GCC 12.2.0"
 # fmt: off
 LIMITS: Final = (
-    Limit("frame_256", "bare:frame_256", 2.093, None, "256 bytes to the wire and back, beside its primitives"),
-    Limit("frameaudit_256", "bare:frameaudit_256", 2.046, None, "the same with an audit record on both sides"),
-    Limit("framefile_256", "bare:frameaudit_256", 2.221, None, "the same with a log in a file"),
-    Limit("frameaudit_1048576", "bare:box_and_hash_1048576", 1.089, None, "1 MiB, beside secretbox and SHA-256"),
-    Limit("pingpong", "bare:pingpong", 1.231, None, "a message of a ping-pong, beside its primitives"),
-    Limit("handshake_pair", "bare:handshake_pair", 1.201, None, "establishing a pair, beside its primitives"),
-    Limit("handshake_pair_cold", "bare:handshake_pair_cold", 1.051, None, "a pair that has not met, likewise"),
-    Limit("inorder100", "bare:inorder100", 2.084, None, "opening one of a hundred, beside its primitives"),
-    Limit("reverse100", "bare:reverse100", 2.456, None, "the same in reverse, beside its primitives"),
-    Limit("refused_header_256", "bare:frame_256", 1.077, None, "refusing a random header, beside a message's floor"),
-    Limit("restore", "bare:frame_256", 1.225, None, "restoring a session, beside a message's primitives"),
-    Limit("serialise", "bare:frame_256", 0.511, None, "exporting it, likewise"),
-    Limit("audit_append_1k", "bare:audit_append_1k", 1.971, None, "an audit append, beside its two hashes"),
-    Limit("audit_append_at_10k", "bare:audit_append_1k", 1.971, None, "the same at 10,000 records"),
-    Limit("audit_verify_1k", "bare:audit_verify_1k", 2.118, None, "verifying a record, beside its two hashes"),
+    Limit("frame_256", "bare:frame_256", 2.084, 1.641, "256 bytes to the wire and back, beside its primitives"),
+    Limit("frameaudit_256", "bare:frameaudit_256", 2.036, 1.78, "the same with an audit record on both sides"),
+    Limit("framefile_256", "bare:frameaudit_256", 2.212, 1.956, "the same with a log in a file"),
+    Limit("frameaudit_1048576", "bare:box_and_hash_1048576", 1.089, 1.034, "1 MiB, beside secretbox and SHA-256"),
+    Limit("pingpong", "bare:pingpong", 1.259, 1.169, "a message of a ping-pong, beside its primitives"),
+    Limit("handshake_pair", "bare:handshake_pair", 1.178, 1.142, "establishing a pair, beside its primitives"),
+    Limit("handshake_pair_cold", "bare:handshake_pair_cold", 1.048, 1.019, "a pair that has not met, likewise"),
+    Limit("inorder100", "bare:inorder100", 2.062, 1.662, "opening one of a hundred, beside its primitives"),
+    Limit("reverse100", "bare:reverse100", 2.482, 2.083, "the same in reverse, beside its primitives"),
+    Limit("refused_header_256", "bare:frame_256", 1.253, 0.957, "refusing a random header, beside a message's floor"),
+    Limit("restore", "bare:frame_256", 1.29, 1.294, "restoring a session, beside a message's primitives"),
+    Limit("serialise", "bare:frame_256", 0.549, 0.549, "exporting it, likewise"),
+    Limit("audit_append_1k", "bare:audit_append_1k", 1.978, 1.975, "an audit append, beside its two hashes"),
+    Limit("audit_append_at_10k", "bare:audit_append_1k", 1.983, 1.976, "the same at 10,000 records"),
+    Limit("audit_verify_1k", "bare:audit_verify_1k", 2.139, 2.136, "verifying a record, beside its two hashes"),
 )
 # fmt: on
 

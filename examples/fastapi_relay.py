@@ -14,11 +14,13 @@ import argparse
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import suppress
 from itertools import count
 from typing import Annotated, Final
 
 import uvicorn
-from fastapi import Body, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from pydantic import BaseModel, Field, ValidationError
 
 from agentmesh import OuterEnvelope, RemoteError
 from agentmesh.audit import AuditLog
@@ -27,11 +29,18 @@ from agentmesh.relay import RelayLimiter, relay_record
 from agentmesh.store import LogFile
 
 KEPT_MAX: Final = 10_000  # of one agent: envelopes, and bundles
-BODY_MAX_BYTES: Final = 2 << 20
+BODY_MAX_BYTES, PUT_MAX_BYTES = 2 << 20, 10 << 20
 BUNDLE_MAX_CHARACTERS: Final = 8192
 WAIT_MAX_SECONDS: Final = 20.0
-OneTime = Annotated[list[str], Body(max_length=1000)]
-LastResort = Annotated[str | None, Body(max_length=BUNDLE_MAX_CHARACTERS)]
+Wait = Annotated[float, Query(ge=0, le=WAIT_MAX_SECONDS, allow_inf_nan=False)]
+Bundle = Annotated[str, Field(max_length=BUNDLE_MAX_CHARACTERS, pattern="^[A-Za-z0-9+/]*=*$")]
+
+
+class Put(BaseModel):
+    """What an agent adds to the shelf."""
+
+    one_time: Annotated[list[Bundle], Field(max_length=1000)]
+    last_resort: Bundle | None = None
 
 
 class Relay:
@@ -44,7 +53,7 @@ class Relay:
         self._bundles: dict[str, list[str]] = defaultdict(list)
         self._last_resort: dict[str, str] = {}
         self._numbers = count(1)
-        self._come: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._come = asyncio.Event()
 
     async def pass_on(self, did: str, body: bytes, source: str) -> None:
         """Let an envelope pass, or say by the answer's status why not. It is logged before anybody can have it."""
@@ -52,46 +61,50 @@ class Relay:
             envelope = OuterEnvelope.parse(body)
             if envelope.header.recipient != did:
                 raise HTTPException(400, "for another agent")
-            if len(self._queues[did]) >= KEPT_MAX:
+            if len(self._queues.get(did, ())) >= KEPT_MAX:
                 raise HTTPException(503, "no more is kept for this agent")
             self._limiter.admit(envelope, source=source)
         except EnvelopeReplayed:
-            return  # it passed, and is kept until the agent has acknowledged it
+            return  # it passed, and is kept until it is acknowledged
         except Busy as error:
             raise HTTPException(429, error.code, {"Retry-After": "1"}) from None
         except RemoteError as error:
             raise HTTPException(400, error.code) from None
         await asyncio.to_thread(self._log.append, relay_record(envelope, at_ms=time.time_ns() // 1_000_000))
         self._queues[did][next(self._numbers)] = body
-        self._come.pop(did, asyncio.Event()).set()
+        self._come.set()
+        self._come = asyncio.Event()
 
     async def next_for(self, did: str, after: int, wait_seconds: float) -> tuple[int, bytes] | None:
         """Return the first envelope behind a number, as soon as there is one."""
-        try:
-            async with asyncio.timeout(min(wait_seconds, WAIT_MAX_SECONDS)):
-                while True:
-                    come = self._come[did]
-                    for number, body in self._queues[did].items():
-                        if number > after:
-                            return number, body
-                    await come.wait()
-        except TimeoutError:
-            return None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_seconds):
+                while not (found := [one for one in self._queues.get(did, {}).items() if one[0] > after][:1]):
+                    await self._come.wait()
+                return found[0]
+        return None
 
     def acknowledge(self, did: str, number: int) -> None:
         """Forget an envelope that its agent has."""
-        self._queues[did].pop(number, None)
+        self._queues.get(did, {}).pop(number, None)
 
-    def put(self, did: str, one_time: list[str], last_resort: str | None) -> None:
+    def put(self, did: str, made: Put) -> None:
         """Add to the shelf."""
-        new = [one for one in one_time if one not in self._bundles[did] and len(one) <= BUNDLE_MAX_CHARACTERS]
-        self._bundles[did] = [*self._bundles[did], *new][:KEPT_MAX]
-        if last_resort is not None:
-            self._last_resort[did] = last_resort
+        self._bundles[did] = list(dict.fromkeys((*self._bundles[did], *made.one_time)))[:KEPT_MAX]
+        self._last_resort[did] = made.last_resort or self._last_resort.get(did, "")
 
     def take(self, did: str) -> str | None:
         """Take from the shelf: a one-time bundle once, else the last resort."""
-        return self._bundles[did].pop(0) if self._bundles[did] else self._last_resort.get(did)
+        return self._bundles[did].pop(0) if self._bundles.get(did) else self._last_resort.get(did) or None
+
+
+async def body_of(request: Request, max_bytes: int) -> bytes:
+    """Return a body, read in pieces and no further than the bound."""
+    body = b""
+    async for chunk in request.stream():
+        if len(body := body + chunk) > max_bytes:
+            raise HTTPException(413)
+    return body
 
 
 def app_of(relay: Relay) -> FastAPI:
@@ -100,27 +113,25 @@ def app_of(relay: Relay) -> FastAPI:
 
     @app.post("/to/{did}", status_code=202)
     async def publish(did: str, request: Request) -> None:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_MAX_BYTES:
-                raise HTTPException(413)
-        await relay.pass_on(did, body, "" if request.client is None else request.client.host)
+        await relay.pass_on(
+            did, await body_of(request, BODY_MAX_BYTES), "" if request.client is None else request.client.host
+        )
 
     @app.get("/for/{did}")
-    async def envelopes(did: str, after: int = 0, wait_seconds: float = 0) -> Response:
-        found = await relay.next_for(did, after, wait_seconds)
-        if found is None:
-            return Response(status_code=204)
-        return Response(found[1], media_type="application/octet-stream", headers={"X-Number": str(found[0])})
+    async def envelopes(did: str, after: int = 0, wait_seconds: Wait = 0) -> Response:
+        number, body = await relay.next_for(did, after, wait_seconds) or (0, b"")
+        return Response(body, 200 if number else 204, {"X-Number": str(number)}, "application/octet-stream")
 
     @app.delete("/for/{did}/{number}", status_code=204)
     async def acknowledge(did: str, number: int) -> None:
         relay.acknowledge(did, number)
 
     @app.put("/bundles/{did}", status_code=204)
-    async def put_bundles(did: str, one_time: OneTime, last_resort: LastResort = None) -> None:
-        relay.put(did, one_time, last_resort)
+    async def put_bundles(did: str, request: Request) -> None:
+        try:
+            relay.put(did, Put.model_validate_json(await body_of(request, PUT_MAX_BYTES)))
+        except ValidationError:
+            raise HTTPException(422) from None
 
     @app.post("/bundles/{did}/take")
     async def take_bundle(did: str) -> str | None:
@@ -135,5 +146,5 @@ if __name__ == "__main__":
     parser.add_argument("--log", metavar="FILE", required=True, help="where it records what passed")
     options = parser.parse_args()
     with LogFile(options.log) as file:
-        made = Relay(AuditLog(file), RelayLimiter())
-        uvicorn.run(app_of(made), host="127.0.0.1", port=options.port, log_level="warning")
+        app = app_of(Relay(AuditLog(file), RelayLimiter()))
+        uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")

@@ -26,7 +26,7 @@ from agentmesh.audit.merkle import CHUNK, EntryHash, MerkleTree, RootHash, leaf_
 from agentmesh.audit.owner import can_stand, owner_named
 from agentmesh.audit.page import check_entry, check_pages
 from agentmesh.audit.prepared import Prepared
-from agentmesh.audit.record import AuditEvent, Record, decode_entry
+from agentmesh.audit.record import AuditEvent, Record, number_in
 from agentmesh.audit.sink import LongSink, Milestone, SealedSink, Sink
 from agentmesh.audit.verification import VerifiedLog, check_root, covered_size, verify_entries
 from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, RemoteError, StoreError, StoreFailed
@@ -79,7 +79,8 @@ class AuditLog:
         self._encode = _wire.public_encoder()
         size = None if checkpoint is None else covered_size(checkpoint)
         # Those of a store are sealed with its other rows, under the owner's key.
-        vouched = 0 if self._long is None or isinstance(self._long, SealedSink) else len(self._long.milestones)
+        is_sealed = isinstance(sink, SealedSink) and sink.is_sealed is True
+        vouched = 0 if self._long is None or is_sealed else len(self._long.milestones)
         self._load()
         if checkpoint is not None and size is not None:
             if len(self._tree) < size:
@@ -118,9 +119,10 @@ class AuditLog:
         if long is not None and not owner:  # last, because whoever can write an index can forge it
             owner = long.owner
         self._tree, self._size, self._head, self._owner = tree, len(tree), head, owner
-        self._is_in_step = True
         if long is not None and milestones:
             long.mark(owner, milestones)
+        # Last: broken off before the mark, the next chunk would take this one's place.
+        self._is_in_step: bool | None = True
 
     def _catch_up(self) -> None:
         if not self._is_in_step:
@@ -233,6 +235,7 @@ class AuditLog:
         except StoreError:
             self._is_in_step = True
             raise
+        self._is_in_step = None  # from here on the tree may be half grown
         self._size += len(entries)
         self._head, self._owner = hashes[-1], owner
         tree, milestones = self._tree, None
@@ -302,6 +305,8 @@ class AuditLog:
         """
         self._birthplace.check()
         with self._lock:
+            if self._is_in_step is None:
+                self._catch_up()
             return self._tree.root(size)
 
     def verify(self) -> VerifiedLog:
@@ -315,6 +320,7 @@ class AuditLog:
         """
         self._birthplace.check()
         with self._lock:
+            self._catch_up()
             handover, size, root = self._handover, len(self._tree), self._tree.root()
             entries = iter(self._sink.entries())
         verified = verify_entries(_after(handover, islice(entries, size - handover.size)))
@@ -341,6 +347,7 @@ class AuditLog:
         """
         self.vouch()
         with self._lock:
+            self._catch_up()
             return self._signed(identity, mesh, time_ms)
 
     def vouch(self) -> None:
@@ -419,6 +426,7 @@ class AuditLog:
         """
         self._birthplace.check()
         with self._lock:
+            self._catch_up()
             return self._tree.inclusion_proof(sequence, size)
 
     def consistency_proof(self, old_size: int, size: int | None = None) -> tuple[bytes, ...]:
@@ -430,6 +438,7 @@ class AuditLog:
         """
         self._birthplace.check()
         with self._lock:
+            self._catch_up()
             return self._tree.consistency_proof(old_size, size)
 
 
@@ -484,13 +493,6 @@ def _entries_behind(long: LongSink, tree: MerkleTree, head: EntryHash) -> Iterat
     entries = iter(long.entries_from(last))
     entry = next(entries, None)
     # Its number too: any other entry has a hash as well, and the log would go on behind it with a number that it has.
-    if entry is None or leaf_hash(entry) != head or _number_of(entry) != last:
+    if entry is None or leaf_hash(entry) != head or number_in(entry) != last:
         raise LogBroken(last, "index")
     return entries
-
-
-def _number_of(entry: bytes) -> int | None:
-    try:
-        return decode_entry(entry)[0]
-    except RemoteError:
-        return None

@@ -20,7 +20,7 @@ from sys import intern
 from typing import Any, ClassVar, Final, final
 
 from agentmesh.envelope import is_mesh_name
-from agentmesh.errors import ArgumentInvalid, Malformed, UnknownVersion
+from agentmesh.errors import ArgumentInvalid, Malformed, RemoteError, UnknownVersion
 from agentmesh.handshake.prekeys import BundleClass
 from agentmesh.limits import DID_MAX_BYTES, MESH_MAX_BYTES, UINT_MAX
 from agentmesh.primitives import _wire
@@ -273,6 +273,14 @@ def decode_entry(entry: bytes) -> tuple[int, bytes, Record]:
     ):
         raise Malformed
     return sequence, previous, record_of(fields)
+
+
+def number_in(entry: bytes) -> int | None:
+    """Return the sequence number of an entry, or `None` where it is none."""
+    try:
+        return decode_entry(entry)[0]
+    except RemoteError:
+        return None
 
 
 def are_rows(columns: Sequence[Sequence[Any]]) -> bool:

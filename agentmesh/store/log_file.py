@@ -225,7 +225,7 @@ class LogFile:
             os.ftruncate(self._descriptor, self._size)
 
     def _take_back(self, syncing: bool) -> None:
-        """Make the file again what it was before this append, or take no more."""
+        """Make the file again what it was before this append, if one was begun, or take no more."""
         try:
             self._cut_tail()
             self._is_tail_dirty = False
@@ -262,12 +262,16 @@ class LogFile:
         self._index.add(owner, milestones)
         if self._broken or not milestones:
             return
-        with contextlib.suppress(OSError):
-            # The index may say nothing of the log that a power cut could still undo.
-            if self._synced_size < self._index.rows[-1].end:
+        # The index may say nothing of the log that a power cut could still undo.
+        if self._synced_size < self._index.rows[-1].end:
+            try:
                 os.fsync(self._descriptor)
-                self._unsynced, self._synced_size = 0, self._size
-            self._index.write()
+            except OSError:
+                if self._fsync_every is not None:  # else nothing was promised that could be lost
+                    self._take_back(syncing=True)
+                return
+            self._unsynced, self._synced_size = 0, self._size
+        self._index.write()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

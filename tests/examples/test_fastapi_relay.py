@@ -154,3 +154,47 @@ def test_the_log_needs_no_key_and_the_command_line_verifies_it(ask: Callable[...
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "relay.log").write_bytes(damaged)
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
+
+
+NO_BUNDLES = (
+    b'{"one_time":["' + b"a" * (11 << 20) + b'"]}',
+    b'{"one_time":["\\ud800"]}',
+    b"[" * 10_000,
+    b'{"one_time":[1]}',
+    b'{"one_time":[],"last_resort":"\\u00e9"}',
+)
+
+
+@pytest.mark.parametrize("body", NO_BUNDLES, ids=("long", "surrogate", "deep", "number", "letter"))
+def test_what_are_no_bundles_is_not_put_on_the_shelf(ask: Callable[..., None], body: bytes) -> None:
+    async def talk(http: Any) -> None:
+        put = await http.put("/bundles/bob", content=body, headers={"Content-Type": "application/json"})
+        assert put.status_code in (413, 422)
+        taken = await http.post("/bundles/bob/take")
+        assert (taken.status_code, taken.json()) == (200, None)
+
+    ask(talk)
+
+
+@pytest.mark.parametrize("wait", ["nan", "inf", "-1", "1e9"])
+def test_nobody_waits_for_longer_than_is_offered(ask: Callable[..., None], wait: str) -> None:
+    async def talk(http: Any) -> None:
+        async with asyncio.timeout(15):
+            assert (await http.get(f"/for/bob?wait_seconds={wait}")).status_code == 422
+
+    ask(talk)
+
+
+def test_who_asks_for_agents_that_are_not_there_fills_nothing(brokers: ModuleType) -> None:
+    if what := brokers.Http.missing():
+        pytest.skip(what)
+    made = brokers.example("fastapi_relay").Relay(AuditLog(MemorySink()), RelayLimiter())
+
+    async def run() -> None:
+        for number in range(20):
+            assert await made.next_for(f"did:{number}", 0, 0) is None
+            assert made.take(f"did:{number}") is None
+            made.acknowledge(f"did:{number}", 1)
+
+    asyncio.run(run())
+    assert (len(made._queues), len(made._bundles)) == (0, 0)

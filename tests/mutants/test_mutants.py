@@ -1127,7 +1127,7 @@ FAULTS = (
     Fault(
         "any entry may stand where an index says that a chunk ends",
         "audit/log.py",
-        " or _number_of(entry) != last:",
+        " or number_in(entry) != last:",
         ":",
         index("a_place_of_an_entry_with_another_number_is_refused"),
     ),
@@ -1165,6 +1165,29 @@ FAULTS = (
         "    except Exception:  # built for",
         "    except ImportError:  # built for",
         ("tests/unit/test_build.py::test_compiled_calls_of_another_release_are_left_alone",),
+    ),
+    Fault(
+        "a sync that fails before the index is written is forgotten",
+        "store/log_file.py",
+        "                if self._fsync_every is not None:  # else nothing",
+        "                if False:  # else nothing",
+        index("a_sync_that_fails_before_the_index_is_written_loses_nothing_acknowledged"),
+    ),
+    Fault(
+        "a root over half a call is signed",
+        "audit/log.py",
+        "            self._catch_up()\n            return self._signed(",
+        "            return self._signed(",
+        (
+            "tests/hostile/test_audit_broken_off.py::test_what_is_told_behind_a_call_that_was_broken_off_is_of_the_log_as_it_is",
+        ),
+    ),
+    Fault(
+        "a chunk that was broken off leaves its place to the next",
+        "audit/log.py",
+        "        if long is not None and milestones:\n            long.mark",
+        "        self._is_in_step = True\n        if long is not None and milestones:\n            long.mark",
+        ("tests/hostile/test_audit_broken_off.py::test_a_chunk_of_a_call_that_was_broken_off_keeps_its_place",),
     ),
     Fault(
         "a pipe in the place of an index is waited for, or a link written through",

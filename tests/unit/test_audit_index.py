@@ -24,8 +24,8 @@ from agentmesh.audit import (
     verify_entry,
 )
 from agentmesh.audit.merkle import leaf_hash
-from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch
-from agentmesh.store import LogFile, log_index, read_log_file
+from agentmesh.errors import ArgumentInvalid, LogBroken, OwnerMismatch, StoreFailed
+from agentmesh.store import LogFile, files, log_index, read_log_file
 
 MESH = "example/test"
 OWNER = Identity.from_seed(bytes(31) + b"\x01")
@@ -261,6 +261,45 @@ def test_the_index_says_nothing_that_a_power_cut_could_undo(tmp_path: Path, monk
         assert happened == ["fsync", "index"]
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_sync_that_fails_before_the_index_is_written_loses_nothing_acknowledged(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a sync may drop what it was to write and forget it: the next one would succeed without it."""
+    path = tmp_path / "log"
+    record = Record(AuditEvent.MESSAGE_SEALED, at_ms=1, mesh=MESH, sender=OWNER.did)
+    written: list[tuple[int, int]] = []
+    failing = [errno.EIO] * failures
+    fsync, overwrite = os.fsync, files.overwrite
+
+    def sync(descriptor: int) -> None:
+        if failing:
+            raise OSError(failing.pop(), "")
+        fsync(descriptor)
+
+    def over(name: str, descriptor: int, data: bytes, at: int) -> None:
+        written.append((at, len(data)))
+        overwrite(name, descriptor, data, at)
+
+    with LogFile(path, fsync_every=3) as sink:
+        opened = AuditLog(sink)
+        opened.append([record] * 4_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            patch.setattr(files, "overwrite", over)
+            opened.append([record] * 100)
+        size = path.stat().st_size
+        assert sum(length for _, length in written) == size - 16
+        assert not path.with_name("log.index").exists()
+        if failures == 1:
+            opened.append([record] * 4_096)
+        else:  # written again, and not known to be on the disk: nothing more is acknowledged
+            with pytest.raises(StoreFailed):
+                opened.append(record)
+    with LogFile(path) as sink:
+        assert len(AuditLog(sink)) == (8_196 if failures == 1 else 4_100)
+
+
 def test_a_long_log_in_a_file_keeps_no_hash_an_entry(path: Path) -> None:
     with LogFile(path) as sink:
         opened = AuditLog(sink)
@@ -383,6 +422,23 @@ def test_what_a_checkpoint_covers_or_was_verified_is_not_read_again_to_be_signed
         assert checked == []
         opened.rotate(path.with_name("log.1"))
         assert len(opened) == COUNT + 4_096
+
+
+@pytest.mark.parametrize(("is_sealed", "unread"), [(True, []), (False, [0, 1, 2]), ("no", [0, 1, 2])])
+def test_a_sink_is_sealed_where_it_says_so_and_not_where_it_can_say(
+    is_sealed: object, unread: list[int], path: Path
+) -> None:
+    with LogFile(path) as sink:
+
+        class Around:
+            handover, owner, milestones = sink.handover, sink.owner, sink.milestones
+            append, entries, entries_from, mark, rotate = (
+                sink.append, sink.entries, sink.entries_from, sink.mark, sink.rotate,
+            )  # fmt: skip
+
+        around = Around()
+        around.is_sealed = is_sealed  # type: ignore[attr-defined]
+        assert [*AuditLog(around)._unread] == unread
 
 
 def test_an_agent_is_not_held_while_what_it_signs_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -125,7 +126,12 @@ def test_each_type_draws_its_own(name: str) -> None:
     drawn()
 
 
-def test_a_name_that_is_no_type_is_passed_over() -> None:
+@pytest.mark.parametrize("of_theirs", ["no type", type("Intent", (), {})])
+def test_another_package_of_this_name_is_left_alone(of_theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def registered(*given: Any) -> None:
+        raise AssertionError(given)
+
+    monkeypatch.setattr(st, "register_type_strategy", registered)
     package = ModuleType("agentmesh")
-    package.Intent = "no type"  # type: ignore[attr-defined]
+    package.Intent = of_theirs  # type: ignore[attr-defined]
     entry._register_types(package)
