@@ -10,7 +10,7 @@ class StoreFailed(StoreError):
 
     code = "store.failed"
     text = "reading or writing the store failed"
-    hint = "see __cause__; free space or mend the disk, then make the call again"
+    hint = "see __cause__; free space, or mend the disk or the path, then make the call again"
 
 
 class StoreLocked(StoreError):

@@ -71,7 +71,7 @@ def _words(name: str, value: Iterable[str] | None, minimum: int, maximum: int) -
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ArgumentInvalid(name)
+        raise ArgumentInvalid(name, "not a list of words")
     return tuple(text_argument(name, word, minimum, maximum) for word in value)
 
 

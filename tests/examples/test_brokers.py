@@ -103,6 +103,30 @@ def test_what_one_sends_too_much_of_stops_nobody_else(broker: Any, brokers: Modu
     asyncio.run(main())
 
 
+def test_a_server_of_nats_that_is_away_is_given_up_at_once_and_quietly(
+    brokers: ModuleType, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself the client tries its first connection sixty times, two seconds apart, and logs each at length."""
+    errors = pytest.importorskip("nats.errors")
+    transport = brokers.example("nats_transport").NatsTransport(f"nats://127.0.0.1:{brokers.free_port()}", "did:a:a")
+    refused: list[str] = []
+
+    async def connect(*_arguments: Any, **_named: Any) -> None:
+        refused.append("once")
+        if len(refused) > 2:
+            raise asyncio.CancelledError  # what no client takes for a server that is away
+        raise ConnectionRefusedError
+
+    async def main() -> None:
+        with pytest.raises((errors.Error, OSError)):
+            await transport.publish("did:a:b", b"1")
+
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+    asyncio.run(main())
+    assert len(refused) == 2
+    assert not [record for record in caplog.records if record.name.startswith("nats")]
+
+
 def test_every_example_is_short_and_stands_in_a_how_to() -> None:
     pages = "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs" / "how-to").glob("*.md")))
     for path in sorted((ROOT / "examples").glob("*.py")):

@@ -592,6 +592,14 @@ def test_a_score_makes_known_from_one_on() -> None:
     assert whole.still_allowed(PEER)
 
 
+@pytest.mark.parametrize("words", ["count", 5])
+@pytest.mark.parametrize("name", ["actions", "capabilities"])
+def test_one_word_is_no_list_of_words(name: str, words: Any) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        Tier(min_score=0, **{name: words})
+    assert (caught.value.argument, caught.value.why) == (name, "not a list of words")
+
+
 def test_the_widest_and_the_narrowest_policy() -> None:
     assert AdmissionPolicy(threshold=0).still_allowed(PEER)
     assert not scoring(999, threshold=1000, tiers=()).still_allowed(PEER)
