@@ -1083,8 +1083,9 @@ FAULTS = (
     Fault(
         "what only an index vouched for is signed unread",
         "audit/log.py",
-        "        self.vouch()\n        with self._lock:\n            return self._signed(",
-        "        with self._lock:\n            return self._signed(",
+        "        self.vouch()\n        with self._lock:\n"
+        "            self._catch_up()\n            return self._signed(",
+        "        with self._lock:\n            self._catch_up()\n            return self._signed(",
         FORGED,
     ),
     Fault(
