@@ -1144,7 +1144,7 @@ FAULTS = (
         "store/log_index.py",
         " or not is_name(owner):",
         ":",
-        index("a_forged_owner_is_not_signed_nor_handed_over"),
+        index("an_index_whose_owner_no_record_can_name_is_none"),
     ),
     Fault(
         "a log opens with a checkpoint of another identity",

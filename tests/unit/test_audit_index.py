@@ -639,6 +639,18 @@ def test_the_owner_is_known_where_nothing_behind_the_index_names_one(tmp_path: P
         assert AuditLog(sink).owner == OWNER.did
 
 
+@pytest.mark.parametrize("owner", ["not a name", "\x1b[2J", "did:"], ids=ascii)
+def test_an_index_whose_owner_no_record_can_name_is_none(
+    owner: str, path: Path, written: tuple[bytes, bytes, AuditLog]
+) -> None:
+    """The log of a relay names none that would contradict it."""
+    index = path.with_name("log.index")
+    index.write_bytes(_forged(written[1], owner=owner))
+    assert log_index.LogIndex.read(str(index), 0) == log_index.LogIndex(str(index), 0)
+    index.write_bytes(_forged(written[1], owner=OTHER.did))
+    assert log_index.LogIndex.read(str(index), 0).owner == OTHER.did
+
+
 @pytest.mark.parametrize("owner", ["", OTHER.did, "did:example:x", "not a name", "\x1b[2J"], ids=ascii)
 @pytest.mark.parametrize("count", [3 * 4_096, COUNT], ids=["whole chunks", "and some"])
 def test_a_forged_owner_is_not_signed_nor_handed_over(

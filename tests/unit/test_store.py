@@ -160,8 +160,10 @@ def test_each_call_that_changes_something_is_one_write_and_a_refused_one_none() 
     sealed = scene.alice.send(scene.bob.did, b"one")
     assert scene.rows.writes == writes + 1
     held = content(scene.backend.below)
+    spoiled = bytearray(scene.bob.send(scene.alice.did, b"x").envelope)
+    spoiled[-1] ^= 1
     with pytest.raises(DecryptionFailed):
-        scene.alice.receive(scene.bob.send(scene.alice.did, b"x").envelope[:-1] + b"\x00")
+        scene.alice.receive(bytes(spoiled))
     assert content(scene.backend.below) == held
     with scene.alice.batch():
         for _ in range(10):
