@@ -42,9 +42,9 @@ def _iso_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _data(record: Record, sequence: int) -> dict[str, Any]:
+def record_data(record: Record) -> dict[str, Any]:
+    """Return what a record says, but for its event and time, in the types of JSON, by the names of its attributes."""
     return {
-        "sequence": sequence,
         "mesh": record.mesh,
         "sender": record.sender,
         "recipient": record.recipient,
@@ -58,6 +58,10 @@ def _data(record: Record, sequence: int) -> dict[str, Any]:
         "reason": record.reason,
         "count": record.count,
     }
+
+
+def _data(record: Record, sequence: int) -> dict[str, Any]:
+    return {"sequence": sequence, **record_data(record)}
 
 
 def to_json_lines(entries: Iterable[bytes]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, NoReturn, cast
 from attrs import define, field
 
 from agentmesh.audit import Handover, Record
+from agentmesh.audit.exports import record_data
 from agentmesh.cli.streams import overwrite, remark
 from agentmesh.cli.text import Exit, amount, escaped, fail, reason
 from agentmesh.errors import AgentMeshError, ArgumentInvalid, LogBroken, StoreFailed
@@ -147,19 +148,4 @@ def log_time(time_ms: int) -> str:
 
 def record_value(record: Record) -> dict[str, Any]:
     """Return a record in the types of JSON, by the names of its attributes."""
-    return {
-        "at_ms": record.at_ms,
-        "event": str(record.event),
-        "mesh": record.mesh,
-        "sender": record.sender,
-        "recipient": record.recipient,
-        "envelope_time_ms": record.envelope_time_ms,
-        "receipt": record.receipt.hex(),
-        "session_id": record.session_id.hex(),
-        "number": record.number,
-        "size_bytes": record.size_bytes,
-        "bundle_class": 0 if record.bundle_class is None else int(record.bundle_class),
-        "outcome": str(record.outcome),
-        "reason": record.reason,
-        "count": record.count,
-    }
+    return {"at_ms": record.at_ms, "event": str(record.event), **record_data(record)}

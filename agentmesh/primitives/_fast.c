@@ -174,13 +174,25 @@ static PyObject *kdf(PyObject *module, PyObject *const *args, Py_ssize_t count) 
     return by_pure(module, KDF, args, count);
 }
 
-/* Take (addresses, pure functions), two tuples in the order of `Calls`; once. */
+/* Whose addresses `bind` is to be told, in the order of `Calls`: a build of another release could have others. */
+static const char FUNCTIONS[] =
+    "crypto_secretbox_easy crypto_secretbox_open_easy crypto_scalarmult crypto_scalarmult_base crypto_sign "
+    "crypto_sign_open crypto_generichash_blake2b_salt_personal";
+
+static int is_functions(PyObject *given) {
+    Py_ssize_t length = 0;
+    const char *text = PyUnicode_Check(given) ? PyUnicode_AsUTF8AndSize(given, &length) : NULL;
+    PyErr_Clear(); /* of a text that has no UTF-8 */
+    return text != NULL && length == (Py_ssize_t)sizeof FUNCTIONS - 1 && memcmp(text, FUNCTIONS, (size_t)length) == 0;
+}
+
+/* Take (names, addresses, pure functions): `FUNCTIONS`, and two tuples in its order; once. */
 static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     state *to = state_of(module);
     void *addresses[CALLS];
-    if (count != 2 || !PyTuple_CheckExact(args[0]) || !PyTuple_CheckExact(args[1]) || PyTuple_Size(args[0]) != CALLS ||
-        PyTuple_Size(args[1]) != CALLS) {
-        PyErr_SetString(PyExc_TypeError, "bind takes a tuple of addresses and a tuple of functions");
+    if (count != 3 || !is_functions(args[0]) || !PyTuple_CheckExact(args[1]) || !PyTuple_CheckExact(args[2]) ||
+        PyTuple_Size(args[1]) != CALLS || PyTuple_Size(args[2]) != CALLS) {
+        PyErr_SetString(PyExc_TypeError, "bind takes the names of its functions, their addresses, and functions");
         return NULL;
     }
     if (is_bound(module)) {
@@ -188,9 +200,9 @@ static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     for (int at = 0; at < CALLS; at++) {
-        PyObject *address = PyTuple_GetItem(args[0], at);
+        PyObject *address = PyTuple_GetItem(args[1], at);
         addresses[at] = PyLong_CheckExact(address) ? PyLong_AsVoidPtr(address) : NULL;
-        if (addresses[at] == NULL || !PyCallable_Check(PyTuple_GetItem(args[1], at))) {
+        if (addresses[at] == NULL || !PyCallable_Check(PyTuple_GetItem(args[2], at))) {
             PyErr_SetString(PyExc_TypeError, "no address, or no function");
             return NULL;
         }
@@ -202,7 +214,7 @@ static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t count)
     memcpy(&to->sign, &addresses[SIGN], sizeof(void *));
     memcpy(&to->sign_open, &addresses[SIGN_OPEN], sizeof(void *));
     memcpy(&to->hash, &addresses[KDF], sizeof(void *));
-    for (int at = 0; at < CALLS; at++) to->pure[at] = Py_NewRef(PyTuple_GetItem(args[1], at));
+    for (int at = 0; at < CALLS; at++) to->pure[at] = Py_NewRef(PyTuple_GetItem(args[2], at));
     Py_RETURN_NONE;
 }
 

@@ -29,6 +29,9 @@ _SHAPES: Final = {
     _HASH: f"int(*)({_CHARS}, size_t, {_CHARS}, unsigned long long, {_CHARS}, size_t, {_CHARS}, {_CHARS})",
 }
 
+FUNCTIONS: Final = " ".join(_SHAPES)
+"""Whose addresses the compiled calls are told. They were compiled for the same, or are not bound."""
+
 # The key of RFC 8032's first test: seed || public key.
 _SIGNING: Final = bytes.fromhex(
     "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
@@ -70,7 +73,8 @@ def chosen(sodium: _sodium.Calls, kdf: Kdf) -> tuple[_sodium.Calls, Kdf]:
 def bound(module: Any, sodium: _sodium.Calls, kdf: Kdf) -> _sodium.Calls:
     """Tell a compiled module where libsodium's functions are, and what answers in its place; return its calls."""
     ffi, lib = _sodium.HANDLE.ffi, _sodium.HANDLE.lib
-    module.bind(tuple(int(ffi.cast("size_t", ffi.addressof(lib, name))) for name in _SHAPES), (*sodium, kdf))
+    addresses = tuple(int(ffi.cast("size_t", ffi.addressof(lib, name))) for name in _SHAPES)
+    module.bind(FUNCTIONS, addresses, (*sodium, kdf))
     return _sodium.Calls(*(getattr(module, name) for name in _sodium.Calls._fields))
 
 

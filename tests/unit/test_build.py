@@ -60,10 +60,11 @@ def test_compiled_calls_that_answer_alike_are_used(monkeypatch: pytest.MonkeyPat
     compiled = Compiled()
     assert chosen(monkeypatch, compiled) == tuple(getattr(compiled, name) for name in NAMES)
     assert build.BUILD == "compiled"
-    [(addresses, pure)] = compiled.told
+    [(names, addresses, pure)] = compiled.told
     assert is_pure(pure)
     ffi, lib = _sodium.HANDLE.ffi, _sodium.HANDLE.lib
     functions = [*_sodium.SHAPES, "crypto_generichash_blake2b_salt_personal"]
+    assert names.split() == functions
     assert [ffi.cast("void *", address) for address in addresses] == [ffi.addressof(lib, name) for name in functions]
 
 

@@ -224,7 +224,7 @@ class Seen:
         self._stand_ins = [TYPES[name](self._noting(name)) for name in NAMES]
         self.module = unbound()
         addresses = tuple(ctypes.cast(function, ctypes.c_void_p).value for function in self._stand_ins)
-        self.module.bind(addresses, tuple(self._leaving(name) for name in NAMES))
+        self.module.bind(build.FUNCTIONS, addresses, tuple(self._leaving(name) for name in NAMES))
 
     def _noting(self, name: str) -> Callable[..., int]:
         def stand_in(*args: Any) -> int:
@@ -378,11 +378,18 @@ def test_what_is_not_bound_calls_nothing(name: str) -> None:
 def test_calls_are_bound_once_and_whole_or_not_at_all() -> None:
     module = unbound()
     addresses, pure = tuple(range(1, 8)), tuple(PURE.values())
+    names = build.FUNCTIONS
+    swapped = " ".join(reversed(names.split()))
     for args in (
-        (), (addresses,), (addresses, pure, 1), (list(addresses), pure), (addresses, list(pure)),
-        (addresses[1:], pure), (addresses, pure[1:]), ((*addresses, 1), pure), (addresses, (*pure, print)),
-        ((0, *addresses[1:]), pure), ((None, *addresses[1:]), pure), ((True, *addresses[1:]), pure),
-        ((*addresses[:6], 1 << 70), pure), ((*addresses[:6], 1.0), pure), (addresses, (*pure[:6], None)), (None, None),
+        (), (names,), (addresses, pure), (names, addresses), (names, addresses, pure, 1),
+        (swapped, addresses, pure), (names[:-1], addresses, pure), (names + " ", addresses, pure),
+        (names + "\0", addresses, pure), ("", addresses, pure), ("\ud800", addresses, pure),
+        (names.encode(), addresses, pure), (None, addresses, pure),
+        (names, list(addresses), pure), (names, addresses, list(pure)),
+        (names, addresses[1:], pure), (names, addresses, pure[1:]), (names, (*addresses, 1), pure),
+        (names, addresses, (*pure, print)), (names, (0, *addresses[1:]), pure), (names, (None, *addresses[1:]), pure),
+        (names, (True, *addresses[1:]), pure), (names, (*addresses[:6], 1 << 70), pure),
+        (names, (*addresses[:6], 1.0), pure), (names, addresses, (*pure[:6], None)), (names, None, None),
     ):  # fmt: skip
         with pytest.raises((TypeError, OverflowError)):
             module.bind(*args)
@@ -404,7 +411,7 @@ def test_what_is_bound_goes_with_its_module() -> None:
     module, pure = unbound(), Pure()
     pure.module = module  # type: ignore[attr-defined] # a circle, which only the collector can undo
     pure.end = type("End", (), {"__del__": lambda _: gone.append(1)})()  # type: ignore[attr-defined]
-    module.bind((1,) * 7, (pure,) * 7)
+    module.bind(build.FUNCTIONS, (1,) * 7, (pure,) * 7)
     module.scalarmult_base(b"short")
     assert alive == [(b"short",)]
     del module, pure
