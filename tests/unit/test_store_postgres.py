@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -87,6 +88,12 @@ def waits(cluster: Any, conninfo: str) -> None:
         pass
 
 
+def wait_until_told(rows: PostgresRows) -> None:
+    """Return once it can be seen from here that the other side has ended the connection, where there is one still."""
+    connection = rows._backend.link._connection
+    assert connection is None or select.select([connection], [], [], 60)[0]
+
+
 @contextmanager
 def row_held(conninfo: str, name: str = "worker-17") -> Iterator[Any]:
     """Hold an agent's row, as a transaction that does not end would."""
@@ -147,7 +154,7 @@ def test_a_write_of_another_number_writes_nothing(number: int, backends: Any) ->
     assert (rows.commit_number, contents(rows)) == (1, {ONE: b"a"})
 
 
-def test_a_write_is_on_disk_whatever_the_role_is_told(backends: Any, cluster: Any, conninfo: str) -> None:
+def test_a_write_is_on_disk_whatever_the_role_wait_until_told(backends: Any, cluster: Any, conninfo: str) -> None:
     for told, is_so in (("off", "on"), ("remote_apply", "remote_apply")):
         cluster.ask(f"ALTER ROLE mesh SET synchronous_commit = {told}")
         try:
@@ -454,6 +461,7 @@ def test_an_answer_that_is_cut_anywhere_is_told_and_found_to_be_written(
         except StoreFailed:
             failed += 1
         assert proxy.answered is None
+        wait_until_told(rows)  # a whole answer comes before the cut
         assert rows.commit_number == number
         assert contents(rows) == {ONE: number.to_bytes(4, "big")}
     assert length <= failed <= length + 1 > 30
@@ -658,7 +666,7 @@ def test_a_store_of_a_newer_release_is_refused_and_left(backends: Any, cluster: 
         ("ALTER TABLE agentmesh.rows ALTER sealed TYPE text USING 'x'", "rows"),
     ],
 )
-def test_what_is_no_store_is_told(damage: str, what: str, backends: Any, cluster: Any, conninfo: str) -> None:
+def test_what_is_no_store_wait_until_told(damage: str, what: str, backends: Any, cluster: Any, conninfo: str) -> None:
     rows = opened(backends())
     rows.write(1, {ONE: b"a"}, ())
     rows._backend.close()
