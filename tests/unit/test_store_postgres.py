@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -79,13 +79,13 @@ def end_sessions(cluster: Any, conninfo: str) -> None:
     )
 
 
-def waits(cluster: Any, conninfo: str) -> None:
-    """Return once a process of the server waits for a lock in a database."""
+def waits(cluster: Any, conninfo: str, writing: Future[None]) -> None:
+    """Return once a process of the server waits for a lock in a database, as a write that is under way is to."""
     while not cluster.ask(
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
         conninfo=conninfo,
     ):
-        pass
+        assert not writing.done(), "it has not waited"
 
 
 def wait_until_told(rows: PostgresRows) -> None:
@@ -382,7 +382,7 @@ def test_a_write_that_the_server_dies_in_is_found_not_to_be_written(
         try:
             with row_held(conninfo):
                 writing = pool.submit(rows.write, 2, {ONE: b"b"}, ())
-                waits(cluster, conninfo)
+                waits(cluster, conninfo, writing)
                 if how == "ended":
                     end_sessions(cluster, conninfo)
                 else:
@@ -524,7 +524,7 @@ def test_a_write_that_is_still_under_way_is_waited_for(
     proxy.asked = ask
     with ThreadPoolExecutor(1) as pool, row_held(conninfo) as holder:
         writing = pool.submit(rows.write, 1, {ONE: b"a"}, ())
-        waits(cluster, conninfo)
+        waits(cluster, conninfo, writing)
         pipes[0].cut(pipes[0].client)
         with pytest.raises(StoreFailed):
             writing.result()
