@@ -18,7 +18,7 @@ import agentmesh
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "agt_agent.py"
 PACKAGE = Path(agentmesh.__file__).resolve().parent
-ENDING_SECONDS = 40  # only so that a hang fails
+ENDING_SECONDS = 120  # only so that a hang fails
 
 # The example with other constants: what it waits for is its own business, and not a test's.
 _CHANGED = """
@@ -55,7 +55,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # so that the line which is read takes none with it that `communicate` would miss
         )
         self.lines: list[dict[str, Any]] = []
 
@@ -76,9 +76,10 @@ class Running:
     def end(self) -> Ended:
         """Wait for its end; standard output is the two lines and nothing else."""
         out, err = self._child.communicate(timeout=ENDING_SECONDS)
+        said = err.decode()
         self.lines += [json.loads(line) for line in out.splitlines()]
-        assert [line["event"] for line in self.lines] in (["ready", "result"], ["result"]), err
-        return Ended(self._child.returncode, self.lines[-1], err)
+        assert [line["event"] for line in self.lines] in (["ready", "result"], ["result"]), said
+        return Ended(self._child.returncode, self.lines[-1], said)
 
     def stop(self) -> None:
         self.kill()
