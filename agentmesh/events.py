@@ -64,7 +64,13 @@ class KnockRefused:
 
 @frozen(kw_only=True)
 class AnswerRepeated:
-    """A KNOCK that was answered came again, so its answer may have been lost; `reply` is the same answer."""
+    """A KNOCK that was answered came again, so its answer may have been lost; `reply` is the same answer.
+
+    Attributes:
+        peer: Who knocked.
+        receipt: The KNOCK's receipt.
+        reply: The ACCEPT or REJECT, the same bytes as the first time.
+    """
 
     peer: IdentityKey
     receipt: Receipt = field(repr=_hex)
@@ -136,10 +142,10 @@ class KeptReceipt:
 
 @final
 class MessageReceived:
-    """A data message, opened. Slotted and not frozen, because one is made for every message.
+    """A data message, opened.
 
-    It holds the sealed envelope too, for its receipt: keep `plaintext` and not the event where many are kept. One that
-    a store hands up again holds the receipt alone.
+    Slotted and not frozen, because one is made for every message. It holds the sealed envelope too, for its receipt:
+    keep `plaintext` and not the event where many are kept. One that a store hands up again holds the receipt alone.
 
     Attributes:
         peer: Who sent it: the session's other side, proved.
@@ -354,7 +360,11 @@ class SignalDue:
 
 @frozen(kw_only=True)
 class StockLow:
-    """Few unused one-time bundles are left: publish more."""
+    """Few unused one-time bundles are left: publish more.
+
+    Attributes:
+        unused: How many.
+    """
 
     unused: int
     reply: None = field(default=None, repr=False)
@@ -362,7 +372,11 @@ class StockLow:
 
 @frozen(kw_only=True)
 class RotationDue:
-    """The last-resort bundle is old enough to be replaced: publish bundles."""
+    """The last-resort bundle is old enough to be replaced: publish bundles.
+
+    Attributes:
+        published_at_ms: When that was, by this agent's clock, in milliseconds since the epoch.
+    """
 
     published_at_ms: int
     reply: None = field(default=None, repr=False)

@@ -10,9 +10,11 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NewType
+from typing import Any, NewType, get_args
 
 from agentmesh import errors, limits
+from agentmesh.engine.event_rows import Kept
+from agentmesh.events import Event
 
 PAGES = Path(__file__).parent
 MARK = re.compile(
@@ -145,7 +147,36 @@ def settable(_of: str) -> str:
     return "\n".join(f"{why}\n\n{table('limit | default | why', iter(rows))}" for why, rows in parts)
 
 
-KINDS = {"names": names, "errors": leaves_of, "constants": constants, "limits": settable}
+# --- events ----------------------------------------------------------------------------------------------------------
+
+ATTRIBUTE = re.compile(r"^    (?P<name>\w+): (?P<said>.+(?:\n {8}.+)*)$", re.MULTILINE)
+
+
+def events(_of: str) -> str:
+    """Return every event: when it is told, what it has, and whether an inbox keeps it until `done`."""
+    rows = [
+        (f"`{kind.__name__}`", _said(kind.__name__, kind), "yes" if kind in get_args(Kept) else "no", _attributes(kind))
+        for kind in get_args(Event)
+    ]
+    return table("event | told when | `done` | attributes", iter(rows))
+
+
+def _attributes(kind: type[Any]) -> str:
+    """Return what an event has, each with its type and the first sentence that its docstring says of it."""
+    said = {}
+    for base in reversed(kind.__mro__):
+        _, _, listed = (inspect.getdoc(base) or "").partition("\nAttributes:\n")
+        said.update((match["name"], " ".join(match["said"].split())) for match in ATTRIBUTE.finditer(listed))
+    types = {name: str(given.annotation) for name, given in inspect.signature(kind).parameters.items()}
+    for name, value in inspect.getmembers(kind, lambda value: isinstance(value, property)):
+        types[name], said[name] = value.fget.__annotations__["return"], inspect.getdoc(value)
+    # What a maker takes and no event has, and the reply of those that never have one, is left out.
+    shown = [name for name, of in types.items() if of != "None" and hasattr(kind, name)]
+    parts = (f"`{name}`, `{types[name]}`: {said[name].partition('. ')[0].rstrip('.')}" for name in shown)
+    return "<br>".join(parts).replace("|", "\\|")
+
+
+KINDS = {"names": names, "errors": leaves_of, "constants": constants, "limits": settable, "events": events}
 
 
 def written(page: str) -> str:

@@ -174,6 +174,20 @@ def test_the_events_table_holds_every_event() -> None:
     assert set(stated) <= set(agentmesh.__all__)
 
 
+def test_the_page_of_events_has_every_attribute_and_says_for_which_done_is_owed() -> None:
+    stated = table(DOCS / "reference" / "events.md", "| event | told when | `done` | attributes |")
+    assert list(stated) == [event.__name__ for event in typing.get_args(Event)]
+    for event in typing.get_args(Event):
+        _, done, attributes = stated[event.__name__]
+        has = {name for name in dir(event) if not name.startswith("_")}
+        # `reply` is named where there can be one: it is `None` by the class elsewhere.
+        hints = "" if event is agentmesh.MessageReceived else str(attrs.fields_dict(event)["reply"].type)
+        has -= set() if "Outgoing" in hints else {"reply"}
+        named = re.findall(r"(?:^|<br>)`(\w+)`, `", attributes)
+        assert sorted(named) == sorted(has), event
+        assert done == ("yes" if event in typing.get_args(event_rows.Kept) else "no"), event
+
+
 def test_the_protocol_numbers_the_rows_of_events_as_they_are() -> None:
     stated = {
         int(number): event
