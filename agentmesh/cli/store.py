@@ -59,10 +59,10 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     check = add_command(
         stores, "check", _check,
-        what="open every row, and the audit logs",
-        description="Open every row of every agent, hold them to one another, and verify the audit logs. Nothing is "
-        "written; another process may have the store open. An older copy of the whole store passes: only a counter "
-        "outside tells it.",
+        what="open every row and the audit logs, and say each agent's DID",
+        description="Open every row of every agent, hold them to one another, verify the audit logs, and say each "
+        "agent's DID. Nothing is written; another process may have the store open. An older copy of the whole store "
+        "passes: only a counter outside tells it.",
         example="alice.mesh --key-file alice.key",
     )  # fmt: skip
     add_key_arguments(check)
@@ -201,8 +201,9 @@ def _check(arguments: argparse.Namespace) -> int:
             entries = found.rows.get(LOG, 0)
             others = sum(found.rows.values()) - entries
             log = f", {amount(entries, 'entries')} of its log verified" if entries else ""
-            agents.append({"name": name, "rows": others, "log_entries": entries})
+            agents.append({"name": name, "did": found.did, "rows": others, "log_entries": entries})
             lines.append(f"{escaped(name)}: {amount(others, 'rows')} open and agree{log}")
+            lines += [] if found.did is None else [f"  did     {escaped(found.did)}"]
     answer(arguments, {"agents": agents}, lines)
     return Exit.OK
 

@@ -21,7 +21,7 @@ from agentmesh.store.sealing import KEY, Sealer
 
 @frozen(kw_only=True)
 class AgentInfo:
-    """What can be said of an agent in a store without its key.
+    """What can be said of an agent in a store, but for its DID without its key.
 
     Attributes:
         name: Its name in the store.
@@ -29,6 +29,7 @@ class AgentInfo:
         rows: How many rows there are, by kind.
         size_bytes: What they hold together, sealed.
         passphrase_costs: (passes, KiB) that Argon2id takes, where a passphrase seals them; `None` where a key does.
+        did: Its DID, where `check` opened its rows; `None` where nobody did, and where there is no agent in them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class AgentInfo:
     rows: dict[str, int]
     size_bytes: int
     passphrase_costs: tuple[int, int] | None
+    did: str | None = None
 
 
 def info(backend: Backend, name: str) -> AgentInfo:
@@ -51,10 +53,9 @@ def check(backend: Backend, name: str, key: StoreKey) -> AgentInfo:
             return _info(name, rows)
         sealer, opened, generation = Sealer.open(name, key, rows.read(), rows.commit_number, entropy=SystemEntropy())
         state, others = state_rows(opened, generation)
-        if state:
-            form_of(state).state_of(state)
+        did: str | None = form_of(state).state_of(state).identity.did if state else None
         AuditLog(StoreLog(entries_from(sealer, rows), others)).verify()
-        return _info(name, rows)
+        return _info(name, rows, did)
 
 
 def rekey(backend: Backend, name: str, old: StoreKey, new: StoreKey) -> bool:
@@ -90,7 +91,7 @@ def _opened(backend: Backend, name: str) -> Iterator[Rows]:
         rows.close()
 
 
-def _info(name: str, rows: Rows) -> AgentInfo:
+def _info(name: str, rows: Rows, did: str | None = None) -> AgentInfo:
     kinds: Counter[str] = Counter()
     size_bytes = 0
     costs: tuple[int, int] | None = None
@@ -106,4 +107,5 @@ def _info(name: str, rows: Rows) -> AgentInfo:
         rows=dict(sorted(kinds.items())),
         size_bytes=size_bytes,
         passphrase_costs=costs,
+        did=did,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import json
 import os
 import re
 import sqlite3
@@ -15,8 +17,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import agentmesh
+from agentmesh import Identity
+from agentmesh.agt_identity import AgtIdentity
 from agentmesh.cli import store as store_commands
 from agentmesh.cli.main import main
 from agentmesh.cli.text import Exit
@@ -151,10 +157,62 @@ def test_check_opens_every_row(store: Path, run: Run) -> None:
     before = contents(store)
     status, out, err = run("check", store, "--key-file", store.with_name("key"))
     assert (status, err) == (0, "")
-    first, second = out.splitlines()
+    first, of_first, second, of_second = out.splitlines()
     assert re.fullmatch(r"agent: \d+ rows open and agree, 4 entries of its log verified", first)
     assert re.fullmatch(r"b\\x1b\[31m\\u202e: \d+ rows open and agree", second)
+    assert re.fullmatch(r"  did     did:agentmesh:\S+", of_first)
+    assert of_first != of_second
     assert contents(store) == before
+
+
+@given(
+    kinds=st.lists(st.sampled_from(("agent", "agt", "states")), min_size=1, max_size=4),
+    seed=st.binary(min_size=32, max_size=32),
+)
+@settings(
+    max_examples=max(1, settings().max_examples // 5), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_check_says_each_agents_did_and_nothing_secret(
+    kinds: list[str], seed: bytes, tmp_path_factory: pytest.TempPathFactory, run: Run
+) -> None:
+    """And `info`, which has no key, says none: it cannot know it."""
+    path = tmp_path_factory.mktemp("dids") / "store"
+    secrets, expected = [KEY, seed], {}
+    with SQLiteStore(path, key=KEY) as opened:
+        for number, kind in enumerate(kinds):
+            own = (int.from_bytes(seed, "big") + 1 + number) % 2**256
+            secrets.append(own.to_bytes(32, "big"))
+            name = f"{kind} {number}"
+            if kind == "states":
+                opened.open_states(name=name).keep("revoked", RevocationList(MESH))
+                expected[name] = None
+            elif kind == "agt":
+                agt = opened.open_agt_agent(MESH, name=name, identity=AgtIdentity.from_seed(secrets[-1]))
+                expected[name] = agt.did
+            else:
+                agent = opened.open_agent(MESH, name=name, identity=Identity.from_seed(secrets[-1]))
+                agent.publish_bundles(1)
+                expected[name] = agent.did
+    private(path.with_name("key"), KEY)
+    before = contents(path)
+    status, text, err = run("check", path, "--key-file", path.with_name("key"))
+    assert (status, err) == (0, "")
+    lines = re.findall(r"^(?:(.+): \d+ rows open and agree|  did     (.+))$", text, re.MULTILINE)
+    found: dict[str, str | None] = {}
+    for name, did in lines:
+        if name:
+            found[last := name] = None
+        else:
+            found[last] = did
+    assert found == expected
+    answer = run("check", path, "--key-file", path.with_name("key"), "--json")[1]
+    assert {one["name"]: one["did"] for one in json.loads(answer)["agents"]} == expected
+    info = run("info", path)[1] + run("info", path, "--json")[1]
+    assert "did:" not in info.replace(str(path), "")
+    assert contents(path) == before
+    for secret in secrets:
+        for form in (secret.hex(), base64.b64encode(secret).decode().rstrip("="), str(list(secret))):
+            assert form not in text + answer + info
 
 
 @pytest.mark.parametrize(
@@ -200,7 +258,8 @@ def test_an_agent_of_which_nothing_was_written_yet_is_no_damage(store: Path, run
     with SQLiteBackend(store) as backend:
         assert backend.open_rows("a", create=True) is not None
     assert run("info", store)[1].count("commits 0") == 1
-    assert run("check", store, "--key-file", store.with_name("key"))[1].startswith("a: 0 rows open and agree\n")
+    out = run("check", store, "--key-file", store.with_name("key"))[1]
+    assert out.startswith("a: 0 rows open and agree\nagent: ")  # and no DID, because it has none yet
     assert run("rekey", store, "--key-file", store.with_name("key"), "--new-key-file", store.with_name("new"))[0] == 0
     with SQLiteStore(store, key=NEW_KEY) as opened:
         opened.open_agent(MESH, name="a")
