@@ -21,7 +21,7 @@ from agentmesh.store.sealing import KEY, Sealer
 
 @frozen(kw_only=True)
 class AgentInfo:
-    """What can be said of an agent in a store, but for its DID without its key.
+    """What can be said of an agent in a store: its DID with the store's key, the rest without.
 
     Attributes:
         name: Its name in the store.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import pytest
 
 from agentmesh import (
@@ -476,7 +477,9 @@ def test_what_is_there_is_told_without_a_key_and_checked_with_it() -> None:
     info = Store(MemoryBackend(scene.backend.below), bytes(32)).info()
     assert info.rows["session"] == 1
     assert info.rows["log"] == 4
-    assert Store(MemoryBackend(scene.backend.below), KEY).check() == info
+    assert info.did is None
+    # With the key its DID is known besides.
+    assert Store(MemoryBackend(scene.backend.below), KEY).check() == attrs.evolve(info, did=scene.alice.did)
     with pytest.raises(StoreKeyWrong):
         Store(MemoryBackend(scene.backend.below), bytes(32)).check()
     with pytest.raises(ArgumentInvalid):
