@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NewType, get_args
 
-from agentmesh import errors, limits
+from agentmesh import BundleClass, Conditions, Deny, Grant, Identity, IdentityKey, Intent, KnockRequest, errors, limits
 from agentmesh.engine.event_rows import Kept
 from agentmesh.events import Event
+from agentmesh.limits import SCORE_MAX
+from agentmesh.policy import Decision
+from agentmesh.primitives.keys import Receipt, SessionId
+from agentmesh.trust import AdmissionPolicy, Tier
 
 PAGES = Path(__file__).parent
 MARK = re.compile(
@@ -176,7 +180,58 @@ def _attributes(kind: type[Any]) -> str:
     return "<br>".join(parts).replace("|", "\\|")
 
 
-KINDS = {"names": names, "errors": leaves_of, "constants": constants, "limits": settable, "events": events}
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+# The policy of the page of policies, as its code has it.
+TIERS = [
+    Tier(min_score=500, actions=["summarise"]),
+    Tier(min_score=800, actions=["summarise", "delete"], conditions=Conditions(max_messages=10)),
+]
+SCORED = {"tiers": TIERS, "ask_from": 300}
+
+
+def scores(_of: str) -> str:
+    """Return what each score gets at a policy of tiers: by asking it about every score, on either list and on none."""
+    rows = []
+    peer = Identity.from_seed(bytes(32)).key
+    for listed, where in ({}, ""), ({"allow": [peer]}, ", on the allow list"), ({"block": [peer]}, ", blocked"):
+        bands: list[tuple[tuple[str, ...], list[int]]] = []
+        for score in range(SCORE_MAX + 1):
+            fares = _fares(AdmissionPolicy(scores=lambda _, score=score: score, **SCORED, **listed), peer)
+            if not bands or bands[-1][0] != fares:
+                bands.append((fares, [score]))
+            bands[-1][1].append(score)
+        for fares, (first, *_, last) in bands:
+            rows.append((f"{first} to {last}{where}".replace("0 to 0", "0"), *fares))
+    return table("score | KNOCK for `summarise` | KNOCK for `delete` | messages of a session | known", iter(rows))
+
+
+def _fares(policy: AdmissionPolicy, peer: IdentityKey) -> tuple[str, ...]:
+    return (
+        *(_decided(policy.decide(_knock(peer, action))) for action in ("summarise", "delete")),
+        "go on" if policy.still_allowed(peer) else "refused",
+        "yes" if policy.is_known(peer.raw) else "no",
+    )
+
+
+def _decided(decision: Decision) -> str:
+    if isinstance(decision, Grant):
+        [tier] = [tier for tier in TIERS if tier.conditions == decision.conditions]
+        return f"the tier of {tier.min_score}"
+    return "rejected" if isinstance(decision, Deny) else "the application is asked"
+
+
+def _knock(peer: IdentityKey, action: str) -> KnockRequest:
+    return KnockRequest(
+        peer=peer, session_id=SessionId(bytes(16)), receipt=Receipt(bytes(32)), intent=Intent(action),
+        bundle_class=BundleClass.ONE_TIME, time_ms=0, expires_ms=0, has_early_payload=False, fresh=False,
+        open_sessions=0,
+    )  # fmt: skip
+
+
+KINDS = {
+    "names": names, "errors": leaves_of, "constants": constants, "limits": settable, "events": events, "scores": scores,
+}  # fmt: skip
 
 
 def written(page: str) -> str:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -35,12 +36,14 @@ from agentmesh.engine import event_rows
 from agentmesh.events import Event
 from agentmesh.handshake import prekeys, verdict
 from agentmesh.primitives import _crypto, _labels, _wire
+from agentmesh.primitives.keys import Receipt, SessionId
 from agentmesh.primitives.padding import pad
 from agentmesh.session import content, epochs, suite
 from agentmesh.session.at_rest import export_session
 from agentmesh.session.content import pad_data, pad_signal
 from agentmesh.session.epochs import ANSWER_BYTES, MOVES, OFFER_BYTES
 from agentmesh.testing import ManualClock, established_pair
+from agentmesh.trust import DIRECT_THRESHOLD, TrustGraph, TrustLedger, issue_edge
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -210,6 +213,69 @@ def test_the_policy_page_has_the_three_questions() -> None:
         for cell in table(DOCS / "how-to" / "policy.md", "| call | asked | answer | what it is given |")
     }
     assert stated == {name for name in vars(agentmesh.Policy) if not name.startswith("_")}
+
+
+def decided(policy: agentmesh.Policy, peer: agentmesh.IdentityKey, action: str) -> str:
+    decision = policy.decide(
+        agentmesh.KnockRequest(
+            peer=peer, session_id=SessionId(bytes(16)), receipt=Receipt(bytes(32)), intent=Intent(action),
+            bundle_class=BundleClass.ONE_TIME, time_ms=0, expires_ms=0, has_early_payload=False, fresh=False,
+            open_sessions=0,
+        )
+    )  # fmt: skip
+    if not isinstance(decision, agentmesh.Grant):
+        return {agentmesh.Deny: "rejected", agentmesh.Ask: "the application is asked"}[type(decision)]
+    tiers = {("summarise",): "the tier of 500", ("summarise", "delete"): "the tier of 800"}
+    return tiers[tuple(decision.conditions.allowed_actions or ())]
+
+
+def test_the_table_of_scores_is_what_the_policy_beside_it_does() -> None:
+    page = DOCS / "how-to" / "policy.md"
+    [block] = [one for one in re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL) if "by_score" in one]
+    alice = Agent.create("example/scores")
+    found: dict[str, Any] = {"alice": alice, "Conditions": Conditions}
+    exec(block, found)
+    by_score = found["by_score"]
+    head = "| score | KNOCK for `summarise` | KNOCK for `delete` | messages of a session | known |"
+    shown: dict[str, set[int]] = {}
+    for band, *fares in rows(page, head):
+        first, last, listed = re.fullmatch(r"(\d+)(?: to (\d+))?(?:, (.*))?", band).groups("")  # type: ignore[union-attr]
+        change = {"": [], "on the allow list": [by_score.allow, by_score.disallow],
+                  "blocked": [by_score.block, by_score.unblock]}[listed]  # fmt: skip
+        for do in change[:1]:
+            do(alice.key)
+        for score in range(int(first), int(last or first) + 1):
+            found["SCORES"][alice.key.raw] = score
+            assert score not in shown.setdefault(listed, set())
+            shown[listed].add(score)
+            assert fares == [
+                decided(by_score, alice.key, "summarise"),
+                decided(by_score, alice.key, "delete"),
+                "go on" if by_score.still_allowed(alice.key) else "refused",
+                "yes" if by_score.is_known(alice.key.raw) else "no",
+            ], (score, listed)
+        for undo in change[1:]:
+            undo(alice.key)
+    assert [len(scores) for scores in shown.values()] == [limits.SCORE_MAX + 1] * 3
+
+
+def test_what_a_score_comes_to_is_as_the_page_of_policies_says() -> None:
+    said = re.search(
+        r"has the threshold, (\d+), .* it is (\d+)\. .* by (\d+) a day .* is worth (\d+) at most",
+        " ".join(text_of(DOCS / "how-to" / "policy.md").split()),
+    )
+    assert said is not None
+    me, voucher, stranger = Identity.generate(), Identity.generate(), Identity.generate()
+    graph = TrustGraph("example/scores", me.key)
+    for issuer, subject in ((me, voucher), (voucher, stranger)):
+        edge = issue_edge(issuer, subject.key, limits.SCORE_MAX, mesh="example/scores", sequence=1, time_ms=1)
+        graph.apply(edge, now_ms=1)
+    ledger = TrustLedger("example/scores")
+    newcomer = ledger.score(stranger.key)
+    assert [int(number) for number in said.groups()] == [
+        DIRECT_THRESHOLD, newcomer, limits.SIGNAL_MAX, graph.derived(stranger.key)
+    ]  # fmt: skip
+    assert Limits().trust_window_seconds == 86_400
 
 
 def test_the_table_of_guarantees_is_what_sessions_give() -> None:
