@@ -12,7 +12,8 @@ from agentmesh.audit import Handover, verified_records
 from agentmesh.cli.audit_log import Log
 from agentmesh.cli.command import Commands, Parser, add_command, answer
 from agentmesh.cli.pictures.graph import graph
-from agentmesh.cli.pictures.report import report
+from agentmesh.cli.pictures.listed import Listed
+from agentmesh.cli.pictures.report import ROWS_MAX, report
 from agentmesh.cli.pictures.traffic import Traffic
 from agentmesh.cli.text import Exit, amount, escaped, fail
 from agentmesh.cli.whole_files import write_new
@@ -21,14 +22,14 @@ from agentmesh.cli.whole_files import write_new
 def add(audits: Commands) -> tuple[Parser, Parser]:
     """Add the two to `audit`; return their parsers, which take logs as the others do."""
     drawn = add_command(
-        audits, "graph", partial(_picture, graph),
+        audits, "graph", partial(_picture, lambda traffic: iter([graph(traffic)]), 0),
         what="draw who talked to whom, and when, as an SVG",
         description="Draw who talked to whom, how much and when, refusals in a colour of their own. Of many agents "
         "and ways the busiest are drawn, and how many are left is said. The same log gives the same bytes.",
         example="alice.log -o mesh.svg",
     )  # fmt: skip
     page = add_command(
-        audits, "report", partial(_picture, report),
+        audits, "report", partial(_picture, report, ROWS_MAX),
         what="write a page with a timeline, filters and all records",
         description="Write one HTML file with sums, a timeline, filters and all records. It loads nothing from "
         "elsewhere, and its policy lets nothing else run. The same log gives the same bytes.",
@@ -40,28 +41,27 @@ def add(audits: Commands) -> tuple[Parser, Parser]:
     return drawn, page
 
 
-def _picture(draw: Callable[[Traffic], str], arguments: argparse.Namespace) -> int:
+def _picture(draw: Callable[[Traffic], Iterator[str]], listed: int, arguments: argparse.Namespace) -> int:
     to = arguments.output
     if to == "-" and arguments.json:
         fail("standard output is the picture's or the answer's, and not both", Exit.USAGE)
     if to != "-" and os.path.lexists(to):
         fail(f"{escaped(to)} is there already; nothing is replaced", Exit.USAGE)
-    traffic = _read(Log(arguments.log), arguments.progress)
-    picture = draw(traffic)
+    traffic = Traffic(Listed(listed))
+    _read(traffic, Log(arguments.log), arguments.progress)
     if to == "-":
-        sys.stdout.write(picture)
+        sys.stdout.writelines(draw(traffic))
         return Exit.OK
-    write_new(to, picture.encode())
+    size_bytes = write_new(to, (piece.encode() for piece in draw(traffic)))
     value = {
-        "path": to, "size_bytes": len(picture.encode()), "records": len(traffic.rows), "envelopes": traffic.envelopes,
+        "path": to, "size_bytes": size_bytes, "records": traffic.records, "envelopes": traffic.envelopes,
         "refused": traffic.refused, "root": traffic.root,
     }  # fmt: skip
-    answer(arguments, value, (f"{escaped(to)}: {amount(len(traffic.rows), 'records')}",))
+    answer(arguments, value, (f"{escaped(to)}: {amount(traffic.records, 'records')}",))
     return Exit.OK
 
 
-def _read(log: Log, progress: bool) -> Traffic:
-    traffic = Traffic()
+def _read(traffic: Traffic, log: Log, progress: bool) -> None:
     with log.watched(progress) as (entries, tell):
 
         def seen() -> Iterator[bytes | Handover]:
@@ -74,4 +74,3 @@ def _read(log: Log, progress: bool) -> Traffic:
 
         for record in verified_records(seen(), progress=tell):
             traffic.add(record)
-    return traffic

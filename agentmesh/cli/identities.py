@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 def _keygen(arguments: argparse.Namespace) -> int:
     secret = SystemEntropy().token(_SEED_BYTES)
-    write_new(arguments.file, secret.hex().encode() + b"\n")
+    write_new(arguments.file, [secret.hex().encode(), b"\n"])
     is_identity = arguments.purpose == "identity"
     key = Identity.from_seed(secret).key if is_identity else None
     value = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from agentmesh.cli.text import WIDTH, Exit, escaped, fail, reason
@@ -31,8 +32,8 @@ def read(path: str, max_bytes: int) -> bytes:
         fail(f"cannot read {shown(path)}: not a file name", Exit.UNREADABLE)
 
 
-def write_new(path: str, data: bytes) -> None:
-    """Write a new file of mode 0600, whole and durable; nothing stands there where that failed.
+def write_new(path: str, pieces: Iterable[bytes]) -> int:
+    """Write a new file of mode 0600, whole and durable; nothing stands there where that failed. Return its size.
 
     Raises:
         SystemExit: something is there already, or it cannot be written.
@@ -41,13 +42,14 @@ def write_new(path: str, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                file.write(data)
+                size_bytes = sum(map(file.write, pieces))
                 file.flush()
                 os.fsync(descriptor)
         except BaseException:
             # Half a key would stand in the way of the next try, or pass for one.
             os.unlink(path)
             raise
+        return size_bytes
     except FileExistsError:
         fail(f"{shown(path)} is there already; nothing is replaced", Exit.USAGE)
     except OSError as error:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agentmesh.audit import AuditEvent, Record
-from agentmesh.cli.pictures.report import report
+from agentmesh.cli.pictures.listed import Listed
+from agentmesh.cli.pictures.report import ROWS_MAX, report
 from agentmesh.cli.pictures.traffic import Traffic
 from agentmesh.primitives.keys import Receipt
 
@@ -24,10 +25,10 @@ HOSTILE = (
 
 
 def written(path: Path, records: list[Record]) -> Path:
-    traffic = Traffic()
+    traffic = Traffic(Listed(ROWS_MAX))
     for record in records:
         traffic.add(record)
-    path.write_text(report(traffic), "utf-8")
+    path.write_text("".join(report(traffic)), "utf-8")
     return path
 
 

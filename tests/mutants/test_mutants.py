@@ -1248,6 +1248,20 @@ FAULTS = (
         PICTURES,
     ),
     Fault(
+        "a page holds every record of a log, and not the last alone",
+        "cli/pictures/listed.py",
+        'if len(self._columns["at"]) > self.most + self.most // 8:',
+        "if False:",
+        PICTURES,
+    ),
+    Fault(
+        "a log is held whole before it is drawn",
+        "cli/audit_pictures.py",
+        "for record in verified_records(seen(), progress=tell):",
+        "for record in list(verified_records(seen(), progress=tell)):",
+        PICTURES,
+    ),
+    Fault(
         "what could act on a page stays in a picture",
         "cli/pictures/traffic.py",
         "return escaped(text, TEXT_MAX, plain=True)",

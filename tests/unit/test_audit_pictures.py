@@ -7,7 +7,9 @@ import hashlib
 import json
 import re
 import tracemalloc
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,14 +19,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmesh import Agent, Intent
-from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, Record
+from agentmesh.audit import AuditEvent, AuditJournal, AuditLog, Outcome, Record, owner_of
+from agentmesh.cli import audit_pictures
 from agentmesh.cli.main import main
 from agentmesh.cli.pictures import graph as graphs
 from agentmesh.cli.pictures import report as reports
 from agentmesh.cli.pictures.graph import graph
-from agentmesh.cli.pictures.report import report
-from agentmesh.cli.pictures.traffic import TEXT_MAX, Traffic
+from agentmesh.cli.pictures.listed import Listed
+from agentmesh.cli.pictures.traffic import TEXT_MAX, Traffic, safe
 from agentmesh.cli.text import Exit
+from agentmesh.errors import ArgumentInvalid
+from agentmesh.primitives.keys import Receipt
 from agentmesh.store import LogFile
 from agentmesh.testing import ManualClock, SeededEntropy
 
@@ -56,10 +61,14 @@ ANY_TEXT = st.one_of(
 
 
 def traffic_of(records: list[Record]) -> Traffic:
-    traffic = Traffic()
+    traffic = Traffic(Listed(reports.ROWS_MAX))
     for record in records:
         traffic.add(record)
     return traffic
+
+
+def report(traffic: Traffic) -> str:
+    return "".join(reports.report(traffic))
 
 
 def sent(number: int, sender: str = "did:a:alice", recipient: str = "did:a:bob", **fields: Any) -> Record:
@@ -236,6 +245,58 @@ def test_parties_without_number_fill_nothing() -> None:
     assert most < 20_000 * 1000
 
 
+def many(count: int) -> Iterator[Record]:
+    """Records of twenty agents, made as they are asked for."""
+    for number in range(count):
+        receipt = Receipt(hashlib.sha256(b"%d" % number).digest())
+        yield sent(number, "did:a:hub", f"did:a:{number % 20}", receipt=receipt, size_bytes=256)
+
+
+def bytes_held(listed: int, count: int) -> tuple[int, int]:
+    """Return what is held of so many records, and what drawing them takes at once besides."""
+    tracemalloc.start()
+    traffic = Traffic(Listed(listed))
+    for record in many(count):
+        traffic.add(record)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    for piece in [graph(traffic)] if not listed else reports.report(traffic):
+        del piece
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return held, most - held
+
+
+@pytest.mark.parametrize(("listed", "a_record"), [(0, 32), (1000, 32), (10**6, 150)])
+def test_of_a_record_no_more_is_held_than_a_picture_needs(listed: int, a_record: int) -> None:
+    """Its time, and of those that a page lists what the page says: not the record, and not the page."""
+    bytes_held(listed, 10)  # what is loaded once is
+    (few, drawing_few), (more, drawing_more) = (bytes_held(listed, count) for count in (5_000, 20_000))
+    assert more - few < 15_000 * a_record
+    assert drawing_more - drawing_few < 15_000 * 10  # it goes by pieces, and so takes the same
+
+
+@pytest.mark.parametrize(("command", "listed"), [("graph", 0), ("report", 1000)])
+def test_a_picture_takes_little_more_memory_than_verifying_the_log(
+    command: str, listed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_pictures, "ROWS_MAX", listed)
+    with LogFile(tmp_path / "log", fsync_every=100) as file:
+        log, records = AuditLog(file), many(20_000)
+        while some := list(islice(records, 1000)):
+            log.append(some)
+
+    def most_bytes(*words: str) -> int:
+        tracemalloc.start()
+        assert main(["audit", *words]) == Exit.OK
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    path = str(tmp_path / "log")
+    assert most_bytes(command, path, "-o", str(tmp_path / "to")) < most_bytes("verify", path) + 20_000 * 100
+
+
 def test_who_is_in_no_listed_record_is_not_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "ROWS_MAX", 5)
     data = data_of(report(traffic_of([sent(number, f"did:a:{number}") for number in range(300)])))
@@ -250,6 +311,65 @@ def test_of_too_many_records_the_last_are_listed_and_all_are_summed(monkeypatch:
     assert (data["first"], len(data["columns"]["at"])) == (7, 5)
     assert "The last 5 are listed; 7 records before them are in the sums." in page
     assert '<dd class="">12</dd>' in page
+
+
+NAMES = st.sampled_from(("", "did:a:alice", "did:a:bob", "<b>", "x" * (TEXT_MAX + 1), "x" * (TEXT_MAX + 2), "\ud800"))
+NUMBERS = st.sampled_from((0, 1, 7, 2**64 - 1))
+RECORDS = st.builds(
+    Record,
+    st.sampled_from(AuditEvent),
+    at_ms=NUMBERS,
+    mesh=st.just("m"),
+    sender=NAMES,
+    recipient=NAMES,
+    receipt=st.sampled_from((b"", bytes(32), bytes(range(32)))),
+    number=NUMBERS,
+    size_bytes=NUMBERS,
+    outcome=st.sampled_from((None, *Outcome)),
+    reason=NAMES,
+    count=st.sampled_from((1, 2, 2**64 - 1)),
+)
+
+
+@given(records=st.lists(RECORDS, max_size=30), most=st.integers(1, 20))
+def test_the_list_is_of_the_last_records_as_they_are(records: list[Record], most: int) -> None:
+    traffic = Traffic(Listed(most))
+    for record in records:
+        traffic.add(record)
+    data = data_of(report(traffic))
+    listed = records[-most:]
+    words: dict[str, int] = {"": 0}
+    agents: dict[str, int] = {}
+    # In this order: a word has its number from where it first stands in the data.
+    columns: dict[str, list[Any]] = {
+        "at": [row.at_ms for row in listed],
+        "event": [words.setdefault(safe(str(row.event)), len(words)) for row in listed],
+        "from": [agents.setdefault(row.sender, len(agents)) for row in listed],
+        "to": [agents.setdefault(row.recipient, len(agents)) for row in listed],
+        "size": [row.size_bytes for row in listed],
+        "count": [row.count for row in listed],
+        "number": [row.number for row in listed],
+        "refused": [int(row.outcome is Outcome.DENY) for row in listed],
+        "reason": [words.setdefault(safe(row.reason), len(words)) for row in listed],
+        "receipt": [row.receipt.hex()[:16] for row in listed],
+    }
+    assert data == {
+        "first": len(records) - len(listed), "agents": [safe(did) for did in agents], "words": list(words),
+        "columns": columns,
+    }  # fmt: skip
+    assert list(data) == ["first", "agents", "words", "columns"]
+    assert list(data["columns"]) == list(columns)
+
+
+@given(records=st.lists(RECORDS, max_size=30), others=st.integers(0, 9))
+def test_the_owner_is_whom_alone_the_records_name(records: list[Record], others: int) -> None:
+    try:
+        expected = owner_of(records)
+    except ArgumentInvalid:
+        expected = ""
+    assert traffic_of(records).owner == expected
+    more = [sent(number, f"did:b:{number}") for number in range(others)]
+    assert len(traffic_of([*records, *more])._owners) <= 2
 
 
 @given(
@@ -267,6 +387,13 @@ def test_what_is_drawn_adds_up(rows: list[tuple[int, int, int, bool, int]]) -> N
     traffic = traffic_of(records)
     assert traffic.envelopes == sum(count for *_, count in rows)
     assert traffic.refused == sum(count for *_, refused, count in rows if refused)
+    times = [at_ms for _, _, at_ms, *_ in rows]
+    assert traffic.span_ms == ((min(times), max(times)) if rows else (0, 0))
+    binned = traffic.binned(7, traffic.pairs)
+    for sender, recipient, at_ms, refused, count in rows:  # taken out again, each from its own seventh
+        ends = (traffic.agents[f"did:a:{sender}"], traffic.agents[f"did:a:{recipient}"])
+        binned[ends][refused][(at_ms - min(times)) * 7 // (max(times) - min(times) + 1)] -= count
+    assert not any(any(bins) for both in binned.values() for bins in both)
     binned = traffic.binned(7, traffic.pairs)
     assert binned.keys() == traffic.pairs.keys()
     for ends, (taken, refused) in binned.items():

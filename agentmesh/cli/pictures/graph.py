@@ -55,7 +55,7 @@ def figure(traffic: Traffic) -> tuple[list[str], int]:
     height = 70 + ring + (60 + _ROW * len(lanes) if lanes else 40) + 40
     first, last = traffic.span_ms
     said = (
-        f"{amount(len(traffic.rows), 'records')}; {amount(traffic.envelopes, 'envelopes')} between "
+        f"{amount(traffic.records, 'records')}; {amount(traffic.envelopes, 'envelopes')} between "
         f"{amount(len([did for did in traffic.agents if did]), 'agents')}, {traffic.refused:,} refused"
     )
     lines = [
@@ -65,7 +65,7 @@ def figure(traffic: Traffic) -> tuple[list[str], int]:
         _text(24, 34, "Who talked to whom", "t h"),
         _text(24, 54, said, "s"),
     ]
-    if traffic.rows:
+    if traffic.records:
         lines.append(_text(_WIDTH - 24, 34, f"{moment(first)} to {moment(last)}", "s", anchor="end"))
     lines += _network(traffic, shown, ring)
     lines += _lanes(traffic, lanes, 70 + ring)

@@ -2,40 +2,39 @@
 
 The script and the style stand in the page, and its policy names their hashes: so nothing else runs, whatever stands in
 the data. The data are JSON in a block that is never run, of ASCII without `<`; the script puts text into the page as
-text alone.
+text alone. The file is made in pieces, so that no page of 15 MB is held besides what it is made of.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Final
 
-from agentmesh.audit import owner_of
 from agentmesh.cli.pictures.graph import FIGURE_STYLE, figure
-from agentmesh.cli.pictures.traffic import Traffic, is_refusal, safe
+from agentmesh.cli.pictures.traffic import Traffic, safe
 from agentmesh.cli.text import amount, moment
-from agentmesh.errors import ArgumentInvalid
 from agentmesh.primitives import _crypto
 
 ROWS_MAX: Final = 200_000  # that many are listed: a browser holds them, and a page of them has 15 MB
 PAIRS_MAX: Final = 200
-RECEIPT_DIGITS: Final = 16
+_PIECE: Final = 4096  # rows of a column that are put into text at once
 _FOLDER: Final = files("agentmesh.cli.pictures")
 
 
-def report(traffic: Traffic) -> str:
-    """Return the whole file."""
+def report(traffic: Traffic) -> Iterator[str]:
+    """Yield the file, in pieces."""
     style = f"{(_FOLDER / 'report.css').read_text('utf-8')}{FIGURE_STYLE}"
     script = (_FOLDER / "report.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'"
     )
-    lines = [
+    head = [
         "<!doctype html>",
         '<html lang="en">',
         "<head>",
@@ -48,50 +47,55 @@ def report(traffic: Traffic) -> str:
         f"<style>{style}</style>",
         "</head>",
         "<body>",
-        *_body(traffic),
-        f'<script type="application/json" id="data">{_data(traffic)}</script>',
-        f"<script>{script}</script>",
-        "</body>",
-        "</html>",
     ]
-    return "\n".join((*lines, ""))
+    for line in (*head, *_body(traffic)):
+        yield f"{line}\n"
+    yield '<script type="application/json" id="data">'
+    yield from _data(traffic)
+    yield f"</script>\n<script>{script}</script>\n</body>\n</html>\n"
 
 
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(_crypto.sha256(text.encode())).decode()}"
 
 
-def _data(traffic: Traffic) -> str:
-    """Return the rows as columns, each text once, and numbers where they stand."""
-    listed = traffic.rows[-ROWS_MAX:]
-    words: dict[str, int] = {"": 0}
-    agents: dict[str, int] = {}  # those of the rows that are listed
-
-    def word(text: str) -> int:
-        return words.setdefault(text, len(words))
-
-    def agent(did: str) -> int:
-        return agents.setdefault(did, len(agents))
-
-    columns: dict[str, list[Any]] = {
-        "at": [row.at_ms for row in listed],
-        "event": [word(safe(str(row.event))) for row in listed],
-        "from": [agent(row.sender) for row in listed],
-        "to": [agent(row.recipient) for row in listed],
-        "size": [row.size_bytes for row in listed],
-        "count": [row.count for row in listed],
-        "number": [row.number for row in listed],
-        "refused": [int(is_refusal(row)) for row in listed],
-        "reason": [word(safe(row.reason)) for row in listed],
-        "receipt": [row.receipt.hex()[:RECEIPT_DIGITS] for row in listed],
+def _data(traffic: Traffic) -> Iterator[str]:
+    """Yield the rows as columns, each text once, and numbers where they stand."""
+    columns = traffic.listed.columns()
+    agents = _places(columns["from"], columns["to"])  # those of the rows that are listed
+    words = _places((0,), columns["event"], columns["reason"])
+    names, said = traffic.names(), list(traffic.listed.words)
+    head = {
+        "first": traffic.first + traffic.records - len(columns["at"]),
+        "agents": [names[agent] for agent in agents],
+        "words": [said[word] for word in words],
     }
-    data = {
-        "first": traffic.first + len(traffic.rows) - len(listed),
-        "agents": [safe(did) for did in agents],
-        "words": list(words),
-        "columns": columns,
-    }
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    yield _inert(_json(head).removesuffix("}"))
+    places = {"from": agents, "to": agents, "event": words, "reason": words}
+    before = ',"columns":{'
+    for name, column in columns.items():
+        yield f'{before}"{name}":['
+        for start in range(0, len(column), _PIECE):
+            some: list[Any] = list(column[start : start + _PIECE])
+            if name in places:
+                some = [places[name][number] for number in some]
+            elif name == "receipt":
+                some = [receipt.hex() for receipt in some]
+            yield ("," if start else "") + _inert(_json(some))[1:-1]
+        before = "],"
+    yield "]}}"
+
+
+def _places(*columns: Iterable[int]) -> dict[int, int]:
+    """Return each number with its place among those that are there, in the order of first appearance."""
+    return {number: place for place, number in enumerate(dict.fromkeys(chain(*columns)))}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _inert(text: str) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -103,14 +107,14 @@ def _body(traffic: Traffic) -> Iterator[str]:
     yield '<a class="skip" href="#records">To the records</a>'
     yield '<header><h1>Audit report</h1><p class="soft">Who wrote to whom, when and how much. No content is in it.</p>'
     yield "<dl>"
-    yield _fact("records", f"{len(traffic.rows):,}")
+    yield _fact("records", f"{traffic.records:,}")
     yield _fact("envelopes", f"{traffic.envelopes:,}")
     yield _fact("refused", f"{traffic.refused:,}", kind="bad" if traffic.refused else "")
     yield _fact("agents", f"{len([did for did in traffic.agents if did]):,}")
-    yield _fact("from", _second(first) if traffic.rows else "none", kind="time")
-    yield _fact("to", _second(last) if traffic.rows else "none", kind="time")
+    yield _fact("from", _second(first) if traffic.records else "none", kind="time")
+    yield _fact("to", _second(last) if traffic.records else "none", kind="time")
     yield "</dl>"
-    owner = escape(safe(_owner(traffic)) or "none named: a relay, or nothing of its own yet")
+    owner = escape(safe(traffic.owner) or "none named: a relay, or nothing of its own yet")
     yield f'<p class="soft root">owner {owner}<br>root {traffic.root}</p></header>'
     yield "<main>"
     lines, height = figure(traffic)
@@ -121,13 +125,6 @@ def _body(traffic: Traffic) -> Iterator[str]:
     yield from _records(traffic)
     yield from _pairs(traffic)
     yield "</main>"
-
-
-def _owner(traffic: Traffic) -> str:
-    try:
-        return owner_of(traffic.rows)
-    except ArgumentInvalid:
-        return ""
 
 
 def _second(time_ms: int) -> str:
@@ -162,11 +159,12 @@ def _pairs(traffic: Traffic) -> Iterator[str]:
 
 
 def _records(traffic: Traffic) -> Iterator[str]:
-    left = len(traffic.rows) - ROWS_MAX
+    most = traffic.listed.most
+    left = traffic.records - most
     yield '<section aria-labelledby="records"><h2 id="records" tabindex="-1">Records</h2>'
     if left > 0:
         before = amount(left, "records")
-        yield f'<p class="soft">The last {ROWS_MAX:,} are listed; {before} before them are in the sums.</p>'
+        yield f'<p class="soft">The last {most:,} are listed; {before} before them are in the sums.</p>'
     yield "<noscript><p>The list and its filters need JavaScript, of this file alone.</p></noscript>"
     yield (
         '<form id="filters" hidden><label>event <select id="event"></select></label>'

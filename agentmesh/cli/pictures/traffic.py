@@ -1,7 +1,12 @@
-"""What pictures are drawn from: the records of a log, in columns, and their sums by who wrote to whom."""
+"""What pictures are drawn from: the sums of a log by who wrote to whom, when, and what a page lists of its records.
+
+No record is kept. The time of each is, in twenty bytes: what a picture counts by, a part of the time between the first
+and the last, is known at the end of the log.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from typing import Final
 
@@ -9,6 +14,8 @@ from attrs import define, field
 
 from agentmesh.audit import Handover, Outcome, Record
 from agentmesh.audit.merkle import RunningRoot, leaf_hash
+from agentmesh.audit.owner import owner_named
+from agentmesh.cli.pictures.listed import Listed
 from agentmesh.cli.text import escaped
 
 _Ends = tuple[int, int]  # the numbers of sender and recipient
@@ -20,6 +27,7 @@ class Pair:
     """What one agent sent to another, as this log has it.
 
     Attributes:
+        number: The how many-th pair it is, from 0.
         envelopes: How many; a record may stand for several.
         refused: How many of them were refused or rejected.
         size_bytes: Of all that have a size.
@@ -27,6 +35,7 @@ class Pair:
         last_ms: The time of the last.
     """
 
+    number: int
     envelopes: int = 0
     refused: int = 0
     size_bytes: int = 0
@@ -36,19 +45,27 @@ class Pair:
 
 @define
 class Traffic:
-    """The records of a log.
+    """What is drawn of a log.
 
     Attributes:
-        rows: The records.
+        listed: The last records, as many as it holds.
+        records: How many there are.
+        span_ms: The earliest and the latest time.
         agents: Each DID with its number, in the order of first appearance; the empty one is nobody.
         pairs: By the numbers of sender and recipient.
         first: The number of the first record in the log.
     """
 
-    rows: list[Record] = field(factory=list)
+    listed: Listed = field(factory=Listed)
+    records: int = 0
+    span_ms: tuple[int, int] = (0, 0)
     agents: dict[str, int] = field(factory=dict)
     pairs: dict[tuple[int, int], Pair] = field(factory=dict)
     first: int = 0
+    _owners: set[str] = field(factory=set)  # two are as bad as many, and a hostile log may name a million
+    _times: array[int] = field(factory=lambda: array("Q"))  # of each record that is between two
+    _ways: array[int] = field(factory=lambda: array("I"))  # twice the number of its pair, and one where it was refused
+    _counts: array[int] = field(factory=lambda: array("Q"))
     _tree: RunningRoot = field(factory=RunningRoot)
 
     def begin(self, handover: Handover) -> None:
@@ -62,28 +79,41 @@ class Traffic:
 
     def add(self, record: Record) -> None:
         """Take a record, which was verified."""
-        self.rows.append(record)
+        at_ms, refused = record.at_ms, record.outcome is Outcome.DENY
+        first, last = self.span_ms if self.records else (at_ms, at_ms)
+        self.span_ms = (min(first, at_ms), max(last, at_ms))
+        self.records += 1
+        owner = owner_named(record)
+        if owner and len(self._owners) < 2:
+            self._owners.add(owner)
         sender, recipient = self._number(record.sender), self._number(record.recipient)
+        if self.listed.most:
+            event, reason = safe(str(record.event)), safe(record.reason)
+            self.listed.add(record, sender, recipient, event, reason, refused=refused)
         if record.sender and record.recipient:
-            pair = self.pairs.setdefault((sender, recipient), Pair(first_ms=record.at_ms))
+            pair = self.pairs.get((sender, recipient))
+            if pair is None:
+                pair = self.pairs[sender, recipient] = Pair(len(self.pairs), first_ms=at_ms)
             pair.envelopes += record.count
-            pair.refused += record.count if is_refusal(record) else 0
+            pair.refused += record.count if refused else 0
             pair.size_bytes += record.size_bytes
-            pair.last_ms = record.at_ms
+            pair.last_ms = at_ms
+            self._times.append(at_ms)
+            self._ways.append(2 * pair.number + refused)
+            self._counts.append(record.count)
 
     def _number(self, did: str) -> int:
         return self.agents.setdefault(did, len(self.agents))
 
     @property
+    def owner(self) -> str:
+        """Whose log it is, as the records have it, or empty text where they name nobody, or more than one."""
+        return "".join(self._owners) if len(self._owners) == 1 else ""
+
+    @property
     def root(self) -> str:
         """The Merkle root over all entries, in hexadecimal: what a checkpoint signs."""
         return self._tree.root().hex()
-
-    @property
-    def span_ms(self) -> tuple[int, int]:
-        """The earliest and the latest time."""
-        times = [row.at_ms for row in self.rows]
-        return (min(times), max(times)) if times else (0, 0)
 
     @property
     def envelopes(self) -> int:
@@ -108,17 +138,12 @@ class Traffic:
         first, last = self.span_ms
         step = max(1, last - first + 1)
         found = {pair: ([0] * count, [0] * count) for pair in pairs}
-        for row in self.rows:
-            bins = found.get((self.agents[row.sender], self.agents[row.recipient]))
+        by_way = {2 * self.pairs[pair].number + side: bins[side] for pair, bins in found.items() for side in (0, 1)}
+        for at_ms, way, envelopes in zip(self._times, self._ways, self._counts, strict=True):
+            bins = by_way.get(way)
             if bins is not None:
-                taken, refused = bins
-                (refused if is_refusal(row) else taken)[(row.at_ms - first) * count // step] += row.count
+                bins[(at_ms - first) * count // step] += envelopes
         return found
-
-
-def is_refusal(record: Record) -> bool:
-    """Say whether a record tells of a refusal or a rejection."""
-    return record.outcome is Outcome.DENY
 
 
 def safe(text: str) -> str:
