@@ -65,7 +65,7 @@ INPUT_AND_OUTPUT = (
     "sqlite3", "ssl", "subprocess", "tempfile", "urllib", "webbrowser",
 )  # fmt: skip
 # Who waits for something: the courier, and what tests it. All else is called, and returns.
-WAITS = ("courier.courier", "courier.workings", "testing.broker")
+WAITS = ("courier.courier", "courier.workings", "testing.broker", "testing.transport_bench", "testing.transport_kit")
 TOUCHES_THE_WORLD = ("store", "store.*", "cli", "cli.*", "__main__")
 # Values that applications and relays share between threads.
 LOCKED = ("primitives.buckets", "relay.limiter", "trust.steps")
