@@ -3,7 +3,6 @@
 It needs `fastapi` and `uvicorn`: `pip install '.[examples]'`.
 
     python examples/fastapi_relay.py --port 8080 --log relay.log
-    python -m agentmesh audit verify relay.log
 
 The agents of examples/http_agent.py speak to it. docs/how-to/fastapi.md says what to add in earnest.
 """
@@ -30,8 +29,8 @@ from agentmesh.store import LogFile
 
 KEPT_MAX: Final = 10_000  # of one agent: envelopes, and bundles
 BODY_MAX_BYTES, PUT_MAX_BYTES = 2 << 20, 10 << 20
-BUNDLE_MAX_CHARACTERS: Final = 8192
-WAIT_MAX_SECONDS: Final = 20.0
+BUNDLE_MAX_CHARACTERS, WAIT_MAX_SECONDS = 8192, 20.0
+REPLAY_SECONDS: Final = 3  # shorter than an agent's first pause: what it offers again, it offers for a reason
 Wait = Annotated[float, Query(ge=0, le=WAIT_MAX_SECONDS, allow_inf_nan=False)]
 Bundle = Annotated[str, Field(max_length=BUNDLE_MAX_CHARACTERS, pattern="^[A-Za-z0-9+/]*=*$")]
 
@@ -47,8 +46,7 @@ class Relay:
     """Queues and a shelf in memory, behind a limiter, and the log."""
 
     def __init__(self, log: AuditLog, limiter: RelayLimiter) -> None:
-        self._log = log
-        self._limiter = limiter
+        self._log, self._limiter = log, limiter
         self._queues: dict[str, dict[int, bytes]] = defaultdict(dict)
         self._bundles: dict[str, list[str]] = defaultdict(list)
         self._last_resort: dict[str, str] = {}
@@ -65,11 +63,13 @@ class Relay:
                 raise HTTPException(503, "no more is kept for this agent")
             self._limiter.admit(envelope, source=source)
         except EnvelopeReplayed:
-            return  # it passed, and is kept until it is acknowledged
+            return  # it has just passed
         except Busy as error:
             raise HTTPException(429, error.code, {"Retry-After": "1"}) from None
         except RemoteError as error:
             raise HTTPException(400, error.code) from None
+        if body in self._queues.get(did, {}).values():
+            return  # offered again, and kept until it is acknowledged
         await asyncio.to_thread(self._log.append, relay_record(envelope, at_ms=time.time_ns() // 1_000_000))
         self._queues[did][next(self._numbers)] = body
         self._come.set()
@@ -113,9 +113,8 @@ def app_of(relay: Relay) -> FastAPI:
 
     @app.post("/to/{did}", status_code=202)
     async def publish(did: str, request: Request) -> None:
-        await relay.pass_on(
-            did, await body_of(request, BODY_MAX_BYTES), "" if request.client is None else request.client.host
-        )
+        source = "" if request.client is None else request.client.host
+        await relay.pass_on(did, await body_of(request, BODY_MAX_BYTES), source)
 
     @app.get("/for/{did}")
     async def envelopes(did: str, after: int = 0, wait_seconds: Wait = 0) -> Response:
@@ -144,7 +143,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A relay for AgentMesh.", allow_abbrev=False)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--log", metavar="FILE", required=True, help="where it records what passed")
+    parser.add_argument("--rate", type=int, default=50, help="envelopes a second of one address")
     options = parser.parse_args()
+    limiter = RelayLimiter(per_identity=options.rate, together=10 * options.rate, replay_window_seconds=REPLAY_SECONDS)
     with LogFile(options.log) as file:
-        app = app_of(Relay(AuditLog(file), RelayLimiter()))
-        uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+        uvicorn.run(app_of(Relay(AuditLog(file), limiter)), host="127.0.0.1", port=options.port, log_level="warning")

@@ -32,6 +32,10 @@ class HttpTransport:
         self._did = did
         self._http = httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS + 5, trust_env=False)
 
+    async def close(self) -> None:
+        """End what connections there are."""
+        await self._http.aclose()
+
     async def publish(self, recipient: str, envelope: bytes, /) -> None:
         """Hand an envelope to the relay. One that it will not have now, it is offered again."""
         (await self._http.post(f"/to/{recipient}", content=envelope)).raise_for_status()

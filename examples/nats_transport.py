@@ -6,17 +6,17 @@ docs/how-to/nats.md says why it is as it is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import nats
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NothingCame
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, RetentionPolicy
-from nats.js.errors import BucketNotFoundError, KeyWrongLastSequenceError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
+from nats.js.errors import APIError, BucketNotFoundError
 from nats.js.kv import KeyValue
 
 from agentmesh.courier import Acknowledge
@@ -27,6 +27,7 @@ DAY_SECONDS: Final = 86_400
 AGAIN_SECONDS: Final = 2  # after which what was not acknowledged comes again
 LOOK_SECONDS: Final = 1
 LAST_RESORT: Final = "last-resort"
+WRONG_LAST_SEQUENCE: Final = 10071  # the server's word that a key has another revision
 
 
 class NatsTransport:
@@ -80,7 +81,7 @@ class NatsTransport:
         config = ConsumerConfig(ack_wait=AGAIN_SECONDS, max_ack_pending=-1)
         stream = await self._stream()
         consumer = await stream.pull_subscribe(f"{STREAM}.{self._name}", durable=self._name, config=config)
-        while True:
+        while not is_broken_off():
             try:
                 messages = await consumer.fetch(16, timeout=LOOK_SECONDS)
             except NothingCame:
@@ -89,6 +90,7 @@ class NatsTransport:
                 continue
             for message in messages:
                 yield message.data, message.ack
+        raise asyncio.CancelledError
 
     async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
         """Put each under a key of its own: one that is put twice is there once."""
@@ -100,27 +102,46 @@ class NatsTransport:
 
     async def take_bundle(self, did: str, /) -> bytes | None:
         """Take one that nobody else takes: a key is deleted at the revision that was read, or not at all."""
-        bucket = await self._bucket()
+        bucket, stream = await self._bucket(), await self._stream()
+        # Not by `watch`, which says now and then that there is nothing: what is under way to it has not come.
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, ack_policy=AckPolicy.NONE)
+        keys = await stream.pull_subscribe(f"$KV.{BUCKET}.{name_of(did)}.*", stream=f"KV_{BUCKET}", config=config)
         last: bytes | None = None
-        watcher: Any = await bucket.watch(f"{name_of(did)}.*", ignore_deletes=True)
         try:
-            async for entry in watcher:
-                if entry is None:  # that was all
-                    break
-                if entry.key.endswith(LAST_RESORT):
-                    last = entry.value
-                    continue
-                with contextlib.suppress(KeyWrongLastSequenceError):  # somebody else took it
-                    await bucket.delete(entry.key, last=entry.revision)
-                    return bytes(entry.value)
+            left = (await keys.consumer_info()).num_pending or 0
+            while left:
+                for entry in await keys.fetch(16, timeout=LOOK_SECONDS):
+                    left, key = entry.metadata.num_pending, entry.subject.rpartition(".")[2]
+                    if key == LAST_RESORT:
+                        last = entry.data
+                    elif not entry.headers and await taken(bucket, f"{name_of(did)}.{key}", entry):
+                        return entry.data
+        except NothingCame:
+            pass  # what was left has expired
         finally:
-            await watcher.stop()
+            await keys.unsubscribe()
         return last
+
+
+async def taken(bucket: KeyValue, key: str, entry: Msg) -> bool:
+    """Delete a key, and say whether nobody else has."""
+    try:
+        return await bucket.delete(key, last=entry.metadata.sequence.stream)
+    except APIError as error:
+        if error.err_code != WRONG_LAST_SEQUENCE:
+            raise
+    return False
 
 
 def name_of(did: str) -> str:
     """Return what an agent is called in subjects, consumers and keys: a colon may not stand in all of them."""
     return did.rpartition(":")[2]
+
+
+def is_broken_off() -> bool:
+    """Say whether this task was cancelled: `asyncio.wait_for` of Python 3.11, which the client uses, may lose that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def unheard(_error: Exception) -> None:

@@ -5,6 +5,7 @@ docs/how-to/redis.md says why it is as it is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -46,7 +47,7 @@ class RedisTransport:
             if not str(error).startswith("BUSYGROUP"):  # it is there
                 raise
         after = "0"
-        while True:
+        while not is_broken_off():
             found = await self._redis.xreadgroup(GROUP, CONSUMER, {stream: after}, count=16, block=LOOK_MS)
             entries = found[0][1] if found else []
             for number, fields in entries:
@@ -54,6 +55,7 @@ class RedisTransport:
                 yield (fields or {}).get(b"envelope", b""), partial(self._acknowledge, number)
             if after != ">":
                 after = entries[-1][0] if entries else ">"
+        raise asyncio.CancelledError
 
     async def _acknowledge(self, number: bytes) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -79,3 +81,9 @@ class RedisTransport:
 def stream_of(did: str) -> str:
     """Return the stream of an agent."""
     return f"agentmesh:to:{did}"
+
+
+def is_broken_off() -> bool:
+    """Say whether this task was cancelled: `asyncio.wait_for` of Python 3.11, which the client uses, may lose that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

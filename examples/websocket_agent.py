@@ -39,12 +39,13 @@ class WebSocketTransport:
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._come: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()  # no more than the relay keeps
+        self._is_read = False  # what this connection brought
 
     async def _connected(self) -> ClientConnection:
         async with self._lock:
             if self._socket is None:
                 self._socket = await connect(self._url, max_size=FRAME_MAX_BYTES, proxy=None, open_timeout=5)
-                self._come = asyncio.Queue()
+                self._come, self._is_read = asyncio.Queue(), False
                 self._listening = asyncio.create_task(self._listen(self._socket, self._come))
             return self._socket
 
@@ -62,7 +63,8 @@ class WebSocketTransport:
             self._socket = None
             come.put_nowait(None)
             for waiting in self._asked.values():
-                waiting.cancel()
+                if not waiting.done():
+                    waiting.set_exception(ConnectionError("the connection ended before there was an answer"))
             self._asked.clear()
             await socket.close()
 
@@ -88,9 +90,11 @@ class WebSocketTransport:
             raise ConnectionError("the relay keeps no more for this agent")
 
     async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
-        """Yield what comes, until the connection ends."""
+        """Yield what comes, until the connection ends. Each begins one, which brings all that was not acknowledged."""
+        if self._is_read:
+            await self.close()
         await self._connected()
-        come = self._come
+        self._is_read, come = True, self._come
         while (one := await come.get()) is not None:
             number, envelope = one
             yield envelope, partial(self._ask, "acknowledge", number=number)

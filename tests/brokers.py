@@ -143,7 +143,10 @@ class Nats(Broker):
     program, advice = "nats-server", "apt-get install nats-server"
 
     def command(self) -> list[str]:
-        return [self.program, "-js", "-sd", str(self.folder / "kept"), "-a", "127.0.0.1", "-p", str(self.port)]
+        options = self.folder / "options"
+        options.write_text("max_payload: 3MB\n")  # the largest envelope; the server's own bound is 1 MiB
+        return [self.program, "-js", "-sd", str(self.folder / "kept"), "-a", "127.0.0.1", "-p", str(self.port),
+                "-c", str(options)]  # fmt: skip
 
 
 class Redis(Broker):
@@ -168,10 +171,11 @@ class Http(Broker):
     """The endpoint of the examples: it keeps its log, and all else in memory."""
 
     example, scheme, package = "http_agent.py", "http", "fastapi uvicorn httpx"
+    rate = 10_000  # of all agents here, which come from one address
 
     def command(self) -> list[str]:
         return [sys.executable, str(EXAMPLES / "fastapi_relay.py"), "--port", str(self.port),
-                "--log", str(self.folder / "relay.log")]  # fmt: skip
+                "--log", str(self.folder / "relay.log"), "--rate", str(self.rate)]  # fmt: skip
 
 
 KINDS: Final = {kind.__name__: kind for kind in (Nats, Redis, WebSocket, Http)}

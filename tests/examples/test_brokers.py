@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from agentmesh import Agent, Identity, Intent
-from agentmesh.courier import Courier
 from agentmesh.store import SQLiteStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,34 +71,6 @@ def test_the_broker_is_killed(broker: Any, brokers: ModuleType, tmp_path: Path) 
             broker.kill()
             broker.start()
         check(pair, reader, writer)
-
-
-@pytest.mark.parametrize("broker", ["Nats", "Redis", "WebSocket"], indirect=True)
-def test_what_one_sends_too_much_of_stops_nobody_else(broker: Any, brokers: ModuleType) -> None:
-    """A thousand KNOCKs of one stranger are held back, and not acknowledged: what others send passes them."""
-    made = brokers.example(broker.example.removesuffix(".py"))
-    transport_of = getattr(made, f"{type(broker).__name__}Transport")
-    refused: list[bytes | None] = []
-
-    async def main() -> None:
-        bob, mallory = Agent.create("example/rows", reliable=True), Identity.from_seed(bytes(32))
-        bundle = bob.publish_bundles(1).last_resort
-        assert bundle is not None
-        theirs, own = transport_of(broker.url, mallory.did), transport_of(broker.url, bob.did)
-        for _ in range(1100):  # more than NATS would have under way by itself
-            knock = Agent.create("example/rows", identity=mallory).knock(bob.did, bundle, Intent("x"))
-            await theirs.publish(bob.did, knock.envelope)
-        await theirs.publish(bob.did, b"of somebody else")
-        async with (
-            asyncio.timeout(brokers.DEADLINE_SECONDS),
-            Courier(bob, own, one_time=0, notice=lambda _error, envelope: refused.append(envelope)),
-        ):
-            while b"of somebody else" not in refused:
-                await asyncio.sleep(0.01)
-        for transport in (theirs, own):
-            await transport.close()
-
-    asyncio.run(main())
 
 
 def test_a_server_of_nats_that_is_away_is_given_up_at_once_and_quietly(

@@ -71,6 +71,24 @@ def test_what_passes_is_kept_until_it_is_acknowledged(ask: Callable[..., None]) 
     ask(talk)
 
 
+def test_a_copy_is_not_kept_beside_the_first_and_passes_once_that_is_acknowledged(ask: Callable[..., None]) -> None:
+    did, [envelope] = knocks(1)
+    now_ms, log = [0], AuditLog(MemorySink())
+
+    async def talk(http: Any) -> None:
+        for now_ms[0] in (0, 10_000):
+            assert (await http.post(f"/to/{did}", content=envelope)).status_code == 202
+        number = int((await http.get(f"/for/{did}")).headers["X-Number"])
+        assert (await http.get(f"/for/{did}", params={"after": number})).status_code == 204
+        assert (await http.delete(f"/for/{did}/{number}")).status_code == 204
+        for now_ms[0], status in ((11_000, 204), (20_000, 200)):
+            assert (await http.post(f"/to/{did}", content=envelope)).status_code == 202
+            assert (await http.get(f"/for/{did}")).status_code == status
+
+    ask(talk, log=log, replay_window_seconds=3, clock=lambda: now_ms[0])
+    assert len(log) == 2  # a copy of what is kept passes nobody
+
+
 def test_whoever_sends_too_much_is_told_to_wait_and_nothing_is_kept_or_logged(ask: Callable[..., None]) -> None:
     did, envelopes = knocks(3)
     log = AuditLog(MemorySink())
