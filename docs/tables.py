@@ -67,6 +67,7 @@ OF_VALUES = {
     "HONEST": "The faults of an honest network: none.",
     "Reference": "What a message can name: an `Attachment`, or an `UnknownReference`.",
     "StoreKey": "The key of a store: 32 bytes, a passphrase, or a callable that asks a key service.",
+    "TRANSPORT_CHECKS": "Every check of the kit, in the order in which `check_transport` runs them.",
     "__version__": "The release, as `1.2.3`.",
 }
 

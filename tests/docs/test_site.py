@@ -28,7 +28,7 @@ INDEX = (DOCS / "index.md").read_text("utf-8")
 PUBLIC = (
     "agentmesh", "agentmesh.agt", "agentmesh.attachments", "agentmesh.audit", "agentmesh.courier", "agentmesh.errors",
     "agentmesh.relay", "agentmesh.retries", "agentmesh.store", "agentmesh.testing", "agentmesh.testing.store_kit",
-    "agentmesh.testing.strategies", "agentmesh.trust",
+    "agentmesh.testing.strategies", "agentmesh.testing.transport_kit", "agentmesh.trust",
 )  # fmt: skip
 NAMES = [(module, name) for module in PUBLIC for name in tables.public_names(module)]
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
