@@ -182,11 +182,11 @@ class Connection:
                 envelopes = self.transport.envelopes()
                 while missing and (one := await bench.within(following(envelopes), otherwise, last - loop.time())):
                     came.append(bench.judge(self.did, one[0]))
-                    if came[-1] in acknowledge:
-                        await bench.within(one[1](), "an acknowledgement was not answered")
                     if came[-1] in missing:
                         missing.remove(came[-1])
                         last = loop.time() + bench.bounds.within_seconds
+                    if came[-1] in acknowledge:
+                        await self._acknowledge(one[1])
             except AssertionError:
                 raise
             except Exception as error:
@@ -197,6 +197,16 @@ class Connection:
                 raise bench.failure(otherwise)
             await asyncio.sleep(PAUSE_SECONDS if missing else 0)
         return came
+
+    async def _acknowledge(self, acknowledge: Acknowledge) -> None:
+        try:
+            await self.bench.within(
+                acknowledge(), "an acknowledgement was not answered: its courier waits, and takes nothing meanwhile"
+            )
+        except AssertionError:
+            raise
+        except Exception as error:  # it comes again
+            self.bench.raised = error
 
     async def close(self, envelopes: AsyncIterator[Any] | None) -> None:
         """End what `envelopes` returned, where it can be ended: it need not be a generator."""
@@ -324,8 +334,8 @@ def _looked_at(task: asyncio.Task[Any]) -> None:
 
 def _force(task: asyncio.Task[Any]) -> None:
     call = task.get_coro()
-    with suppress(KeyboardInterrupt, RuntimeError, StopIteration):
+    with suppress(Exception, KeyboardInterrupt, asyncio.CancelledError):
         call.throw(KeyboardInterrupt())  # which nobody swallows, and which ends a generator too
-    with suppress(RuntimeError):
+    with suppress(Exception):
         call.close()
     task.cancel()

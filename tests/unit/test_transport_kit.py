@@ -174,6 +174,20 @@ class AcknowledgesNothing(Sound):
             yield envelope, partial(asyncio.sleep, 0)
 
 
+class RefusesAcknowledgements(Sound):
+    async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
+        async for envelope, _ in self.inner.envelopes():
+            yield envelope, self.refuse
+
+    async def refuse(self) -> None:
+        raise ConnectionError
+
+
+class AnswersNoAcknowledgement(RefusesAcknowledgements):
+    async def refuse(self) -> None:
+        await asyncio.Event().wait()
+
+
 class DropsCopies(Sound):
     async def publish(self, recipient: str, envelope: bytes, /) -> None:
         if envelope not in self.shared:
@@ -421,6 +435,8 @@ FAULTS: list[tuple[type[Sound], str, str]] = [
     (GivenOverAConnection, "acknowledging", "did not come again over a new connection"),
     (AcknowledgesAllBefore, "acknowledging", "did not come again over a new connection"),
     (AcknowledgesNothing, "acknowledging", "was acknowledged comes again for ever"),
+    (RefusesAcknowledgements, "acknowledging conversation", "was acknowledged comes again for ever"),
+    (AnswersNoAcknowledgement, "bytes acknowledging copies conversation", "was not answered"),
     (DropsCopies, "copies", "the same bytes did not come again"),
     (StopsAtAThousand, "held_back", "of 1100 envelopes that nobody acknowledged not all came"),
     (ServesNothingAsBytes, "shelf agents_apart", "where the shelf had nothing"),
