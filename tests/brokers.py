@@ -171,7 +171,7 @@ class Http(Broker):
     """The endpoint of the examples: it keeps its log, and all else in memory."""
 
     example, scheme, package = "http_agent.py", "http", "fastapi uvicorn httpx"
-    rate = 10_000  # of all agents here, which come from one address
+    rate = 50  # of all agents here, which come from one address
 
     def command(self) -> list[str]:
         return [sys.executable, str(EXAMPLES / "fastapi_relay.py"), "--port", str(self.port),
