@@ -12,9 +12,10 @@ class Transport(Protocol):
     """A connection to a broker, for one agent. It is trusted with nothing but to try.
 
     Whatever a method raises means that the broker was not reached: the courier makes the call again later, or, where
-    an application waits for it, raises `TransportFailed`. So a method need not connect again by itself, and must not
-    swallow errors, nor a cancellation: any of them may be cancelled while it waits, ends promptly then, and leaves the
-    transport usable. Several may be called at once. `agentmesh.testing.transport_kit` holds a broker to all of this.
+    an application waits for it, raises `TransportFailed`. It is made on this same object: so a call whose connection is
+    lost need not try again, but the next one has to connect. None may swallow errors, nor a cancellation: any of them
+    may be cancelled while it waits, ends promptly then, and leaves the transport usable. Several may be called at once.
+    `agentmesh.testing.transport_kit` holds a broker to what can be asked of it.
     """
 
     async def publish(self, recipient: str, envelope: bytes, /) -> None:

@@ -15,11 +15,13 @@ A transport of your own is tested so. One broker serves all checks, because each
         asyncio.run(check(connect))
 
 Of an agent only one connection is open at a time. Where `publish` or `envelopes` raises, the call is made again, as a
-courier does; a shelf that raises has failed. Whatever is wrong is an `AssertionError`, whose cause is what the
-transport raised last; nothing is waited for without a bound.
+courier does; a shelf that raises has failed. What the broker does not do is an `AssertionError`, whose cause is what
+the transport raised last. Each step is waited for so long and no longer, but for one that blocks the event loop. Let it
+be a broker of the tests' own: what no check acknowledges stays there.
 
 What only its author can do is not among them: kill the broker in the midst of a call, cut its connections, wipe its
-disk, fill it up.
+disk, fill it up. And a call that swallows its cancellation looks like one that was answered at that moment: only of
+`envelopes`, which waits for ever, can it be told.
 """
 
 from __future__ import annotations
@@ -61,7 +63,12 @@ _TURNS: Final = 16  # of the event loop: after each a call is broken off
 _AT_ONCE: Final = 8
 _MOMENT_SECONDS: Final = 0.25  # for what is to wait to have begun to
 _OFFER_SECONDS: Final = 1.0  # until the same bytes are offered again
-_ODD: Final = (*(bytes([byte]) for byte in (0, 9, 10, 13, 32, 34, 127, 128, 255)), bytes(range(256)), b"\r\n\x00\r\n")
+_ODD: Final = (
+    b"",
+    *(bytes([byte]) for byte in (0, 9, 10, 13, 32, 34, 127, 128, 255)),
+    bytes(range(256)),
+    b"\r\n\x00\r\n",
+)
 
 __all__ = [
     "TRANSPORT_CHECKS",
@@ -75,6 +82,7 @@ __all__ = [
     "check_copies",
     "check_held_back",
     "check_kept",
+    "check_publishers",
     "check_shelf",
     "check_takers",
     "check_transport",
@@ -105,13 +113,14 @@ async def check_kept(connect: Connect, bounds: Bounds = USUAL) -> None:
 
 
 async def check_bytes(connect: Connect, bounds: Bounds = USUAL) -> None:
-    """Bytes come as they were: from one byte, of any value, to the largest envelope. What is none may be refused."""
+    """Bytes come as they were, of any value and size. What is no envelope, or too large, may be refused, not lost."""
     most = bounds.envelope_max_bytes
     async with _pair(connect, bounds) as (sender, reader):
         for size_bytes in (USUAL_BYTES, most // 2, most - 1, most):
             sent = await sender.publish(reader.did, sender.made(reader.did, size_bytes))
             await reader.read((sent,), f"an envelope of {size_bytes} bytes was taken and did not come", (sent,))
-        odd = [one for one in _ODD if await sender.offer(reader.did, one)]
+        larger = sender.made(reader.did, most + 1)
+        odd = [one for one in (*_ODD, larger) if await sender.offer(reader.did, one)]
         await reader.read(odd, "bytes that were taken did not come: what the broker does not want, it is to refuse")
 
 
@@ -137,18 +146,26 @@ async def check_acknowledging(connect: Connect, bounds: Bounds = USUAL) -> None:
 
 async def check_copies(connect: Connect, bounds: Bounds = USUAL) -> None:
     """The same bytes come again, published after they were acknowledged: nothing is dropped as a duplicate."""
+    again = (
+        "the same bytes did not come again, published after they were acknowledged: where the word that they arrived "
+        "is lost, they are offered on purpose"
+    )
     async with _pair(connect, bounds) as (sender, reader):
-        sent = await sender.publish(reader.did)
-        await reader.read((sent,), "what was published did not come", acknowledge=(sent,))
-        await sender.publish(reader.did, sent)
-        again = "the same bytes did not come again, published after they were acknowledged: where the word that they "
-        reading = asyncio.create_task(reader.read((sent,), f"{again}arrived is lost, they are offered on purpose"))
-        try:
-            while not (await asyncio.wait({reading}, timeout=_OFFER_SECONDS))[0]:
-                await sender.publish(reader.did, sent)
-            await reading
-        finally:
-            await end(reading)
+        for is_new in (False, True):  # within one call of `envelopes`, and over another
+            sent, acknowledged = await sender.publish(reader.did), asyncio.Event()
+            if is_new:
+                await reader.read((sent,), "what was published did not come", acknowledge=(sent,))
+                acknowledged.set()
+            wanted = (sent,) if is_new else (sent, sent)
+            reading = asyncio.create_task(reader.read(wanted, again, (sent,), acknowledged.set))
+            try:
+                while not reading.done():
+                    if acknowledged.is_set():
+                        await sender.publish(reader.did, sent)
+                    await asyncio.wait({reading}, timeout=_OFFER_SECONDS)
+                await reading
+            finally:
+                await end(reading)
 
 
 async def check_held_back(connect: Connect, bounds: Bounds = USUAL) -> None:
@@ -190,6 +207,26 @@ async def check_waking(connect: Connect, bounds: Bounds = USUAL) -> None:
             await end(reading)
 
 
+async def check_publishers(connect: Connect, bounds: Bounds = USUAL) -> None:
+    """What many publish at the same moment comes, all of it, to who waits for it meanwhile."""
+    async with _pair(connect, bounds) as (one, reader), AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(one.bench.connection()) for _ in range(_TAKERS)]
+        sent = {sender: [sender.made(reader.did) for _ in range(_AT_ONCE)] for sender in (one, *others)}
+        otherwise = "of what several published at the same moment not all came: the reader went past what was not there"
+        reading = asyncio.create_task(reader.read([each for own in sent.values() for each in own], otherwise))
+        try:
+            await asyncio.sleep(_MOMENT_SECONDS)
+            await together(*(_publish(sender, reader.did, own) for sender, own in sent.items()))
+            await reading
+        finally:
+            await end(reading)
+
+
+async def _publish(sender: Connection, did: str, envelopes: list[bytes]) -> None:
+    for envelope in envelopes:
+        await sender.publish(did, envelope)
+
+
 # --- the shelf -------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +244,9 @@ async def check_shelf(connect: Connect, bounds: Bounds = USUAL) -> None:
         await serves(None, "take_bundle served something where the shelf had nothing: it is to return None")
         first = await owner.stock(Limits().one_time_bundles)
         served = [await taker.take(owner.did) for _ in first.one_time]
-        if set(served) != set(first.one_time):
+        if not {*served} <= {*first.one_time, first.last_resort}:
+            raise bench.failure("what was served is not what was put on the shelf: nobody can knock with it")
+        if {*served} != {*first.one_time}:
             raise bench.failure(
                 "the one-time bundles were not each served once, before the last resort: used twice, one is refused"
             )
@@ -217,8 +256,9 @@ async def check_shelf(connect: Connect, bounds: Bounds = USUAL) -> None:
             )
         newer = await owner.stock(0)
         await serves(newer.last_resort, "a newer last resort did not take the place of the old one, which expires")
-        one = await owner.stock(1, last_resort=False)
-        await serves(one.one_time[0], "a one-time bundle that was added later was not served before the last resort")
+        added = [(await owner.stock(1, last_resort=False)).one_time[0] for _ in range(2)]
+        if {await taker.take(owner.did) for _ in added} != {*added}:
+            raise bench.failure("one-time bundles that were added one by one were not each served once")
         await serves(newer.last_resort, "the last resort was gone once bundles were added without one")
 
 
@@ -232,6 +272,8 @@ async def check_takers(connect: Connect, bounds: Bounds = USUAL) -> None:
             return [await one.take(owner.did) for _ in range(_AT_ONCE)]
 
         served = [bundle for each in await together(*map(takes, takers)) for bundle in each]
+        if not {*served} <= {*put.one_time, put.last_resort}:
+            raise owner.bench.failure("what was served to who took at the same moment is not what was put on the shelf")
         one_time = [bundle for bundle in served if bundle != put.last_resort]
         if len(set(one_time)) < len(one_time):
             raise owner.bench.failure("a bundle was served twice to who took at the same moment: the second is refused")
@@ -249,13 +291,24 @@ async def check_cancelling(connect: Connect, bounds: Bounds = USUAL) -> None:
     async with _pair(connect, bounds) as (one, other):
         await other.stock(1)
         mine = await one.stock(0)
+        if await one.take(one.did) != mine.last_resort:
+            raise one.bench.failure("the last resort that an agent had put was not served")
         for wait in (lambda: asyncio.sleep(0), lambda: asyncio.sleep(_MOMENT_SECONDS)):
-            await other.cancel(other.first(), "envelopes", wait)
+            if await other.cancel(other.first(), "envelopes", wait) is False:
+                raise one.bench.failure("envelopes swallows that it is cancelled: who breaks off is not told from it")
+        transport = one.transport
+        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "publish": lambda: transport.publish(other.did, one.made(other.did)),
+            "take_bundle": lambda: transport.take_bundle(other.did),
+            "put_bundles": lambda: transport.put_bundles(one.did, (), mine.last_resort),
+        }
         for turns in range(1, _TURNS + 1):
-            wait = partial(_turn, turns)
-            await one.cancel(one.transport.publish(other.did, one.made(other.did)), "publish", wait)
-            await one.cancel(one.transport.take_bundle(other.did), "take_bundle", wait)
-            if await one.take(one.did) != mine.last_resort:
+            for name, call in calls.items():
+                await one.cancel(call(), name, partial(_turn, turns))
+            served = await one.take(one.did)
+            if served is None:
+                raise one.bench.failure("the last resort was gone once put_bundles had been broken off")
+            if served != mine.last_resort:
                 raise one.bench.failure("take_bundle gave the answer to a call that was broken off before it")
         sent = await one.publish(other.did)
         await other.read((sent,), "what was published did not come: calls had been broken off before")
@@ -269,6 +322,7 @@ async def _turn(turns: int) -> None:
 async def check_at_once(connect: Connect, bounds: Bounds = USUAL) -> None:
     """Several calls at once on one transport are answered each for itself."""
     async with Bench(connect, bounds).connection() as one:
+        await one.take(one.did)  # so that a transport that connects when it must has done it, once
         sent = [one.made(one.did) for _ in range(_AT_ONCE)]
         otherwise = "what was published did not come, where other calls were made at the same time on one transport"
         reading = asyncio.create_task(one.read(sent, otherwise))
@@ -293,12 +347,16 @@ async def check_conversation(connect: Connect, bounds: Bounds = USUAL) -> None:
     noted: list[str] = []
     told = ["the beginning"]
 
+    def note(error: AgentMeshError, _envelope: bytes | None) -> None:
+        noted.append(error.code)
+        bench.raised = error
+
     def run(connection: Connection, one_time: int) -> Courier:
         return Courier(
             connection.agent,
             Guarded(connection),
             one_time=one_time,
-            notice=lambda error, _: noted.append(error.code),
+            notice=note,
             clock=clock,
             thread=AtOnce(),
             answer_seconds=bounds.within_seconds,
@@ -363,6 +421,7 @@ TRANSPORT_CHECKS: Final[tuple[Check, ...]] = (
     check_acknowledging,
     check_copies,
     check_held_back,
+    check_publishers,
     check_shelf,
     check_takers,
     check_agents_apart,

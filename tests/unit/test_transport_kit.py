@@ -195,6 +195,51 @@ class DropsCopies(Sound):
             await super().publish(recipient, envelope)
 
 
+class RemembersWithinACall(Sound):
+    async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
+        seen = set()
+        async for envelope, acknowledge in self.inner.envelopes():
+            if envelope not in seen:
+                seen.add(envelope)
+                yield envelope, acknowledge
+
+
+class DropsWhatIsTooLarge(Sound):
+    async def publish(self, recipient: str, envelope: bytes, /) -> None:
+        if len(envelope) <= 2 * MIB:
+            await super().publish(recipient, envelope)
+
+
+class GoesPastWhatComesLate(Sound):
+    """Numbers what is published before it is there, and reads behind the last number that it saw."""
+
+    async def publish(self, recipient: str, envelope: bytes, /) -> None:
+        number = self.shared["number"] = self.shared.get("number", 0) + 1
+        for _ in range(3 if number % 2 else 0):
+            await asyncio.sleep(0)
+        self.shared.setdefault(recipient, {})[number] = envelope
+        self.shared.setdefault(("come", recipient), asyncio.Event()).set()
+
+    async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
+        seen, come = 0, self.shared.setdefault(("come", self.did), asyncio.Event())
+        while True:
+            come.clear()
+            kept = self.shared.setdefault(self.did, {})
+            for number in sorted(number for number in kept if number > seen):
+                seen = number
+                yield kept[number], partial(self.acknowledge, number)
+            await come.wait()
+
+    async def acknowledge(self, number: int) -> None:
+        self.shared[self.did].pop(number, None)
+
+
+class GivesNoPairs(Sound):
+    async def envelopes(self) -> AsyncIterator[Any]:
+        async for envelope, _ in self.inner.envelopes():
+            yield envelope
+
+
 class StopsAtAThousand(Sound):
     async def envelopes(self) -> AsyncIterator[tuple[bytes, Acknowledge]]:
         given = 0
@@ -244,6 +289,31 @@ class LosesAcceptances(Sound):
 class ServesNothingAsBytes(Sound):
     async def take_bundle(self, did: str, /) -> bytes | None:
         return await super().take_bundle(did) or b""
+
+
+class ServesViews(Sound):
+    async def take_bundle(self, did: str, /) -> Any:
+        taken = await super().take_bundle(did)
+        return None if taken is None else memoryview(taken)
+
+
+class CutsOffBundles(Sound):
+    async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
+        await super().put_bundles(did, [bundle[:255] for bundle in one_time], last_resort)
+
+
+class KeepsTheNewestBundles(Sound):
+    async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
+        if one_time and (earlier := self.broker.shelf._one_time.get(did)) is not None:
+            earlier.clear()
+        await super().put_bundles(did, one_time, last_resort)
+
+
+class RemovesBeforeItPuts(Sound):
+    async def put_bundles(self, did: str, one_time: Sequence[bytes], last_resort: bytes | None, /) -> None:
+        if last_resort is not None:
+            self.broker.shelf._last_resort.pop(did, None)
+        await super().put_bundles(did, one_time, last_resort)
 
 
 class ServesTwice(Sound):
@@ -418,28 +488,33 @@ class NeverAnswers(Sound):
                 await asyncio.Event().wait()
 
 
+READING = "kept bytes waking acknowledging copies held_back publishers agents_apart cancelling at_once conversation"
 FAULTS: list[tuple[type[Sound], str, str]] = [
     (KeepsNothingForWhoIsNew, "kept", "before its recipient ever connected did not come"),
     (CutsOff, "bytes", "1048576 bytes came that nobody published"),
     (LosesWhatIsLarge, "bytes", "an envelope of 2097152 bytes was taken and did not come"),
     (RefusesWhatIsLarge, "bytes", "no success with an envelope of 2097152 bytes"),
-    (Strips, "bytes", "0 bytes came that nobody published"),
+    (DropsWhatIsTooLarge, "bytes", "bytes that were taken did not come"),
+    (Strips, "bytes", "bytes that were taken did not come"),
     (LosesWhatIsShort, "bytes", "bytes that were taken did not come"),
-    (
-        GivesText,
-        "kept bytes waking acknowledging copies held_back agents_apart cancelling at_once conversation",
-        "is no bytes",
-    ),
-    (WakesNobody, "waking at_once conversation", "while its recipient waited did not come"),
+    (GivesText, READING, "is no bytes"),
+    (GivesNoPairs, READING, "is no pair"),
+    (WakesNobody, "waking copies publishers at_once conversation", "while its recipient waited did not come"),
     (Given, "acknowledging", "did not come again when `envelopes` was called again"),
     (GivenOverAConnection, "acknowledging", "did not come again over a new connection"),
     (AcknowledgesAllBefore, "acknowledging", "did not come again over a new connection"),
     (AcknowledgesNothing, "acknowledging", "was acknowledged comes again for ever"),
     (RefusesAcknowledgements, "acknowledging conversation", "was acknowledged comes again for ever"),
     (AnswersNoAcknowledgement, "bytes acknowledging copies conversation", "was not answered"),
+    (RemembersWithinACall, "copies", "the same bytes did not come again"),
+    (GoesPastWhatComesLate, "publishers at_once", "not all came"),
     (DropsCopies, "copies", "the same bytes did not come again"),
     (StopsAtAThousand, "held_back", "of 1100 envelopes that nobody acknowledged not all came"),
     (ServesNothingAsBytes, "shelf agents_apart", "where the shelf had nothing"),
+    (ServesViews, "shelf takers cancelling at_once", "neither bytes nor None"),
+    (CutsOffBundles, "shelf takers at_once", "is not what was put"),
+    (KeepsTheNewestBundles, "shelf", "were added one by one"),
+    (RemovesBeforeItPuts, "cancelling", "was gone once put_bundles had been broken off"),
     (ServesTwice, "shelf takers", "not each served once"),
     (ServesTheLastResortOnce, "shelf cancelling", "not served again and again"),
     (KeepsTheFirstLastResort, "shelf", "a newer last resort did not take the place"),
