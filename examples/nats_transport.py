@@ -116,8 +116,6 @@ class NatsTransport:
                         last = entry.data
                     elif not entry.headers and await taken(bucket, f"{name_of(did)}.{key}", entry):
                         return entry.data
-        except NothingCame:
-            pass  # what was left has expired
         finally:
             await keys.unsubscribe()
         return last

@@ -65,6 +65,7 @@ class WebSocketTransport:
             for waiting in self._asked.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionError("the connection ended before there was an answer"))
+                    waiting.exception()  # so that nothing is logged where whoever asked has failed to send
             self._asked.clear()
             await socket.close()
 

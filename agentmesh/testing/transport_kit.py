@@ -58,7 +58,7 @@ Check = Callable[..., Coroutine[Any, Any, None]]
 USUAL: Final[Bounds] = Bounds()
 _MANY: Final = 1100  # more than brokers have under way by themselves: NATS has 1000
 _ROUNDS: Final = 5  # an acknowledgement may be lost, but not five times
-_TAKERS: Final = 4
+_CONNECTIONS: Final = 4
 _TURNS: Final = 16  # of the event loop: after each a call is broken off
 _AT_ONCE: Final = 8
 _MOMENT_SECONDS: Final = 0.25  # for what is to wait to have begun to
@@ -210,7 +210,7 @@ async def check_waking(connect: Connect, bounds: Bounds = USUAL) -> None:
 async def check_publishers(connect: Connect, bounds: Bounds = USUAL) -> None:
     """What many publish at the same moment comes, all of it, to who waits for it meanwhile."""
     async with _pair(connect, bounds) as (one, reader), AsyncExitStack() as stack:
-        others = [await stack.enter_async_context(one.bench.connection()) for _ in range(_TAKERS)]
+        others = [await stack.enter_async_context(one.bench.connection()) for _ in range(_CONNECTIONS)]
         sent = {sender: [sender.made(reader.did) for _ in range(_AT_ONCE)] for sender in (one, *others)}
         otherwise = "of what several published at the same moment not all came: the reader went past what was not there"
         reading = asyncio.create_task(reader.read([each for own in sent.values() for each in own], otherwise))
@@ -265,8 +265,8 @@ async def check_shelf(connect: Connect, bounds: Bounds = USUAL) -> None:
 async def check_takers(connect: Connect, bounds: Bounds = USUAL) -> None:
     """Who takes at the same moment gets one each: none is served twice, and none is lost."""
     async with _pair(connect, bounds) as (taker, owner), AsyncExitStack() as stack:
-        takers = [await stack.enter_async_context(owner.bench.connection()) for _ in range(_TAKERS)]
-        put = await owner.stock(_TAKERS * _AT_ONCE)
+        takers = [await stack.enter_async_context(owner.bench.connection()) for _ in range(_CONNECTIONS)]
+        put = await owner.stock(_CONNECTIONS * _AT_ONCE)
 
         async def takes(one: Connection) -> list[bytes | None]:
             return [await one.take(owner.did) for _ in range(_AT_ONCE)]

@@ -11,9 +11,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentmesh import Agent, Intent
+from agentmesh import Agent, Intent, Limits
 from agentmesh.audit import AuditLog, MemorySink
+from agentmesh.engine.offers import Offers
+from agentmesh.engine.outbox import Outbox
+from agentmesh.primitives.keys import Receipt
 from agentmesh.relay import RelayLimiter
 from agentmesh.store import LogFile
 
@@ -87,6 +92,16 @@ def test_a_copy_is_not_kept_beside_the_first_and_passes_once_that_is_acknowledge
 
     ask(talk, log=log, replay_window_seconds=3, clock=lambda: now_ms[0])
     assert len(log) == 2  # a copy of what is kept passes nobody
+
+
+@given(receipt=st.binary(min_size=32, max_size=32))
+def test_what_an_agent_offers_again_comes_behind_the_window(receipt: bytes, brokers: ModuleType) -> None:
+    if what := brokers.Http.missing():
+        pytest.skip(what)
+    window_ms = 1000 * brokers.example("fastapi_relay").REPLAY_SECONDS
+    offers, outbox = Offers(Limits()), Outbox()
+    offers.handed_over(Receipt(receipt), outbox, 0)
+    assert offers._paused[Receipt(receipt)][1] >= 3750 > window_ms
 
 
 def test_whoever_sends_too_much_is_told_to_wait_and_nothing_is_kept_or_logged(ask: Callable[..., None]) -> None:

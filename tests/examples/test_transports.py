@@ -33,3 +33,47 @@ def test_it_passes_the_kit(
             await transport.close()
 
     asyncio.run(check(connect))
+
+
+class Deaf:
+    """A client of a broker that takes a cancellation for an answer, as that of Python 3.11 may; then it has ended."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    async def __call__(self, *_arguments: Any, **_named: Any) -> Any:
+        return self
+
+    pull_subscribe = xgroup_create = __call__
+
+    async def fetch(self, *_arguments: Any, **_named: Any) -> list[Any]:
+        self.waits += 1
+        if self.waits > 1:
+            raise ConnectionError
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return []
+        raise AssertionError
+
+    xreadgroup = fetch
+
+
+@pytest.mark.parametrize(("kind", "client"), [("Nats", "_stream"), ("Redis", "_redis")])
+def test_a_cancellation_that_the_client_loses_ends_the_reading(kind: str, client: str, brokers: ModuleType) -> None:
+    pytest.importorskip(kind.lower())
+    transport = getattr(brokers.example(f"{kind.lower()}_transport"), f"{kind}Transport")(
+        f"{kind}://x".lower(), "did:a:a"
+    )
+    deaf = Deaf()
+    setattr(transport, client, deaf)
+
+    async def main() -> None:
+        reading = asyncio.ensure_future(anext(transport.envelopes()))
+        while not deaf.waits:
+            await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(main())
